@@ -1,0 +1,36 @@
+"""
+WebSocket servers composed the way a shell composes programs:
+``cat server_event | behavior_a | behavior_b``.
+
+These names can be imported before ``django.setup()``; the rest of the public
+surface is imported from its own module.
+"""
+
+from .exceptions import Close, Drop, PublishError
+from .filters.base import (
+    FilterBase,
+    FilterMeta,
+    WebSocketConnectFilter,
+    WebSocketConsumerFilter,
+    WebSocketDataFilter,
+    WebSocketDisconnectFilter,
+    WebSocketGroupFilter,
+    WebSocketMessageFilter,
+)
+
+__version__ = "1.0.0.dev0"
+
+__all__ = [
+    "Close",
+    "Drop",
+    "FilterBase",
+    "FilterMeta",
+    "PublishError",
+    "WebSocketConnectFilter",
+    "WebSocketConsumerFilter",
+    "WebSocketDataFilter",
+    "WebSocketDisconnectFilter",
+    "WebSocketGroupFilter",
+    "WebSocketMessageFilter",
+    "__version__",
+]

@@ -1,0 +1,61 @@
+"""
+The house's own threads, for filters with ``blocking = True``.
+
+They are apart from asgiref's one thread-sensitive thread, where a single slow call
+stalls every other user of the process.
+"""
+
+import asyncio
+import contextvars
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.db import close_old_connections
+
+from .conf import conf
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(conf.BLOCKING_THREADS, thread_name_prefix="fws-blocking")
+
+
+#: Set by ``filtered_websocket.testing``: a TestCase sees its rows in one thread only.
+_thread_sensitive: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    "fws_thread_sensitive", default=False
+)
+
+
+@contextmanager
+def in_the_thread_sensitive_thread() -> Any:
+    """Run blocking filters where Django's TestCase has its transaction, for a test."""
+    token = _thread_sensitive.set(True)
+    try:
+        yield
+    finally:
+        _thread_sensitive.reset(token)
+
+
+def _with_fresh_connections(call: Callable[..., Any], *args: Any) -> Any:
+    close_old_connections()
+    try:
+        return call(*args)
+    finally:
+        close_old_connections()
+
+
+async def run_blocking(call: Callable[..., Any], *args: Any) -> Any:
+    """
+    Await ``call(*args)`` in a thread, with this task's context.
+
+    Database connections that are too old are closed before and after it. A
+    cancelled caller does not stop the thread, which ends by itself.
+    """
+    if _thread_sensitive.get():
+        return await sync_to_async(call, thread_sensitive=True)(*args)
+    run = functools.partial(contextvars.copy_context().run, _with_fresh_connections, call, *args)
+    return await asyncio.get_running_loop().run_in_executor(_pool(), run)

@@ -1,0 +1,115 @@
+"""
+From messages to frames: the boundary where a route's codec works, and what the house
+does without one.
+
+Whether bytes are text or binary travels beside them, in a context variable that is
+set while an event's chains run, because no mark on a bytearray survives ``.upper()``.
+"""
+
+import json
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any, Literal
+
+from django.core.serializers.json import DjangoJSONEncoder
+
+from .types import Codec
+
+#: Whether the event whose chains run now was text (True), binary (False), neither.
+text_event: ContextVar[bool | None] = ContextVar("fws_text_event", default=None)
+
+#: What crosses the layer: text, binary, or JSON that a codec gets as an object again.
+Kind = Literal["t", "b", "j"]
+#: A message as it crosses the layer.
+Packed = tuple[Kind, bytes]
+
+
+class Frame:
+    """A payload ready for the wire, made once and shared by all who receive it."""
+
+    __slots__ = ("_event", "payload", "text")
+
+    def __init__(self, payload: bytes, text: bool) -> None:
+        self.payload = payload
+        self.text = text
+        self._event: dict[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.payload)
+
+    def event(self) -> dict[str, Any]:
+        """The ASGI ``websocket.send`` event."""
+        if self._event is None:
+            key, value = ("text", self.payload.decode()) if self.text else ("bytes", self.payload)
+            self._event = {"type": "websocket.send", key: value}
+        return self._event
+
+
+def is_utf8(payload: bytes) -> bool:
+    if payload.isascii():
+        return True
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def dump_json(message: Any) -> str:
+    """JSON as ``publish`` makes it: Django's encoder, no NaN (no browser parses it)."""
+    return json.dumps(
+        message,
+        cls=DjangoJSONEncoder,
+        ensure_ascii=False,
+        allow_nan=False,
+        separators=(",", ":"),
+    )
+
+
+def pack(message: Any, text: bool | None) -> Packed:
+    """
+    ``message`` as bytes and their kind; ``text`` is the kind of bare bytes.
+
+    Raises TypeError or ValueError, with words for the caller, for what cannot be
+    sent: a lone surrogate, a NaN, an object JSON does not know.
+    """
+    if isinstance(message, str):
+        return "t", message.encode()
+    if isinstance(message, bytes | bytearray | memoryview):
+        payload = bytes(message)
+        return ("t" if text and is_utf8(payload) else "b"), payload
+    if isinstance(message, dict | list):
+        return "j", dump_json(message).encode()
+    raise TypeError(
+        f"a message is str, bytes, dict or list, not {type(message).__name__}: {message!r:.80}"
+    )
+
+
+def unpack(packed: Packed, codec: Codec | None) -> tuple[Any, bool]:
+    """What a group chain gets, and whether it is text."""
+    kind, payload = packed
+    if codec is None:
+        return bytearray(payload), kind != "b"
+    if kind == "b":
+        return bytearray(payload), False
+    text = payload.decode()
+    return (json.loads(text) if kind == "j" else text), True
+
+
+def to_frame(
+    message: Any,
+    codec: Codec | None = None,
+    meta: Mapping[str, Any] | None = None,
+    text: bool | None = None,
+) -> Frame:
+    """
+    The frame for ``message``; ``text`` says what bare bytes are.
+
+    What should be text and is not UTF-8 goes as binary, never as an invalid text
+    frame (RFC 6455 section 8.1). Raises as :func:`pack`.
+    """
+    if codec is not None:
+        message = codec.encode(message, meta or {})
+        text = False
+    kind, payload = pack(message, text)
+    return Frame(payload, kind != "b")

@@ -1,0 +1,81 @@
+"""
+``FILTERED_WEBSOCKET``: its keys, their defaults, and what each may hold.
+
+Values are read live, so ``override_settings`` works and nothing has to be reset.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from django.conf import settings
+
+
+class Rule(NamedTuple):
+    """What a setting may hold, as a test and in words."""
+
+    allows: Callable[[Any], bool]
+    words: str
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+COUNT = Rule(lambda value: _is_int(value) and value > 0, "an int above 0")
+SECONDS = Rule(
+    lambda value: (_is_int(value) or isinstance(value, float)) and value > 0,
+    "a number of seconds above 0",
+)
+PAUSE = Rule(
+    lambda value: (_is_int(value) or isinstance(value, float)) and value >= 0,
+    "a number of seconds, 0 or more",
+)
+NAME = Rule(
+    lambda value: (
+        isinstance(value, str)
+        and 0 < len(value) <= 32
+        and value.isascii()
+        and value.replace("-", "").replace("_", "").isalnum()
+    ),
+    "1 to 32 of the letters A-Z a-z 0-9 - _",
+)
+ALIAS = Rule(lambda value: isinstance(value, str), "a key of CHANNEL_LAYERS")
+PATH = Rule(lambda value: value is None or isinstance(value, str), "None or a dotted path")
+
+
+def one_of(*choices: str) -> Rule:
+    return Rule(lambda value: value in choices, " or ".join(map(repr, choices)))
+
+
+#: Key -> (default, what it may hold). Units and prose are in docs/settings.md.
+SETTINGS: dict[str, tuple[Any, Rule]] = {
+    "BLOCKING_THREADS": (8, COUNT),
+    "CHANNEL_LAYER": ("default", ALIAS),
+    "CODEC": (None, PATH),
+    "LAYER_SETTLE": (1.5, PAUSE),
+    "LAYER_TIMEOUT": (2.0, SECONDS),
+    "MAX_MESSAGE_SIZE": (262_144, COUNT),
+    "MAX_OUTBOX": (1_048_576, COUNT),
+    "NAMESPACE": ("fws", NAME),
+    "ON_ERROR": ("drop", one_of("drop", "close")),
+    "PUBLISH_MAX_AGE": (30.0, SECONDS),
+    "PUBLISH_QUEUE": (10_000, COUNT),
+    "REFUSE_WITH": ("403", one_of("403", "close")),
+}
+
+DEFAULTS: dict[str, Any] = {key: default for key, (default, _) in SETTINGS.items()}
+
+
+class Conf:
+    """``conf.KEY`` is the site's value, or the default."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in DEFAULTS:
+            raise AttributeError(f"no such setting: FILTERED_WEBSOCKET[{name!r}]")
+        chosen: dict[str, Any] = (
+            getattr(settings, "FILTERED_WEBSOCKET", {}) if settings.configured else {}
+        )
+        return chosen.get(name, DEFAULTS[name])
+
+
+conf = Conf()

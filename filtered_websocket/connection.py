@@ -1,0 +1,228 @@
+"""What a filter holds: one socket, and what can be done with it."""
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .codecs import Frame, text_event, to_frame
+from .envelope import check_group
+from .exceptions import check_close
+from .transports import AsgiTransport
+from .types import Codec, Scope
+
+if TYPE_CHECKING:
+    import asyncio
+
+#: Whom a publish leaves out: connections or their ids.
+Exclude = Iterable["Connection | str"]
+
+
+class Handshake:
+    """
+    The request that asks for a connection: what the connect chain gets.
+
+    ``headers`` has lower-case names and values as sent (Latin-1); of a repeated header
+    all values, joined by ``", "`` (RFC 9110 section 5.2). A filter that sets
+    ``subprotocol`` to one of ``subprotocols`` chooses what is answered.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self.path: str = scope["path"]
+        self.query_string: str = scope.get("query_string", b"").decode("latin-1")
+        self.headers: dict[str, str] = {}
+        for raw_name, raw_value in scope.get("headers", ()):
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            known = self.headers.get(name)
+            self.headers[name] = value if known is None else f"{known}, {value}"
+        self.subprotocols: tuple[str, ...] = tuple(scope.get("subprotocols", ()))
+        self.subprotocol: str | None = None
+
+
+class View(Protocol):
+    """The part of a hub's view (:class:`~filtered_websocket.hub.HubView`) a connection uses."""
+
+    @property
+    def loop(self) -> "asyncio.AbstractEventLoop": ...
+    @property
+    def codec(self) -> Codec | None: ...
+    @property
+    def crowded(self) -> bool: ...
+    @property
+    def users(self) -> Mapping[str, "Connection"]: ...
+    @property
+    def queue(self) -> Any: ...
+    def call(self, function: Callable[..., object], *args: Any) -> None: ...
+    async def join(self, connection: "Connection", group: str) -> bool: ...
+    def leave(self, connection: "Connection", group: str) -> None: ...
+    def submit(
+        self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
+    ) -> None: ...
+    async def asubmit(
+        self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
+    ) -> None: ...
+
+
+class Connection:
+    """
+    One socket. A filter may set any attribute on it; ``state`` is a dict for the same
+    use, and ``token`` is such an attribute, which grants nothing.
+
+    ``push``, ``sendMessage``, ``publish`` and ``close`` may be called from any thread.
+    """
+
+    def __init__(self, scope: Scope, view: View, transport: AsgiTransport, home: str) -> None:
+        #: Unique among all processes.
+        self.id: str = str(uuid.uuid4())
+        self.scope = scope
+        self.state: dict[str, Any] = {}
+        self.token: Any = None
+        #: How the connection ended, in the disconnect chain; RFC 6455 section 7.4.
+        self.close_code: int | None = None
+        self.close_reason: str = ""
+        #: Set where this connection published into a crowded queue: do not read it.
+        self.crowding = False
+        #: The group that ``publish`` means without one.
+        self.home = home
+        #: Groups by name; the hub keeps it.
+        self.joined: set[str] = set()
+        #: How bytes leave; the house's.
+        self.transport = transport
+        self._view = view
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} {self.scope['path']!r}>"
+
+    @property
+    def user(self) -> Any:
+        """Django's user of the session, or None where no authentication ran."""
+        return self.scope.get("user")
+
+    @property
+    def session(self) -> Any:
+        """Django's session, to read; it is not saved over a WebSocket."""
+        return self.scope.get("session")
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The names of the groups this connection is in."""
+        return frozenset(self.joined)
+
+    @property
+    def users(self) -> Mapping[str, "Connection"]:
+        """id -> connection, of this process and pipeline; iterating sees one moment."""
+        return self._view.users
+
+    @property
+    def queue(self) -> Any:
+        """``queue.put(event)`` hands an event to the pipeline's consumer chain."""
+        return self._view.queue
+
+    @property
+    def closing(self) -> bool:
+        """Whether a close was asked for, by either side."""
+        return self.transport.closing
+
+    def push(self, message: Any) -> None:
+        """
+        Queue ``message`` for this socket; never waits.
+
+        ``str``, dict and list go as text; bytes as the event was whose chain runs now,
+        binary outside one. TypeError or ValueError for what cannot be encoded. Once
+        the connection closes, nothing happens.
+        """
+        self.push_frame(to_frame(message, self._view.codec, text=text_event.get()))
+
+    def sendMessage(self, message: Any) -> None:
+        """:meth:`push`, as in 2014: bytes that are UTF-8 go as text."""
+        self.push_frame(to_frame(message, self._view.codec, text=True))
+
+    def push_frame(self, frame: Frame) -> None:
+        """Queue a frame that is already encoded."""
+        self._view.call(self.transport.write, frame)
+
+    async def send(self, message: Any) -> None:
+        """
+        :meth:`push`, returning when the server has taken it, or the connection is over.
+
+        Keeps the order with what was pushed before.
+        """
+        frame = to_frame(message, self._view.codec, text=text_event.get())
+        done = self._view.loop.create_future()
+        self.transport.write(frame, done)
+        await done
+
+    def publish(
+        self,
+        message: Any,
+        group: str | None = None,
+        *,
+        exclude: Exclude = (),
+        on_commit: bool = False,
+        to_self: bool = False,
+    ) -> None:
+        """
+        Send ``message`` to every member of ``group`` (its home group if None), in all
+        processes, but not to itself unless ``to_self``.
+
+        Returns when it is queued. At most once, in order per publisher and group.
+        Raises :exc:`~filtered_websocket.PublishError` for what is wrong with the call;
+        what fails later reaches the consumer chain as ``publish_failed``.
+        """
+        self._view.submit(
+            message,
+            self.home if group is None else group,
+            sender=self.id,
+            exclude=self._excluded(exclude, to_self),
+            on_commit=on_commit,
+        )
+        self.crowding = self._view.crowded
+
+    async def apublish(
+        self,
+        message: Any,
+        group: str | None = None,
+        *,
+        exclude: Exclude = (),
+        to_self: bool = False,
+    ) -> None:
+        """:meth:`publish`, returning when the layer has taken it, or PublishError."""
+        await self._view.asubmit(
+            message,
+            self.home if group is None else group,
+            sender=self.id,
+            exclude=self._excluded(exclude, to_self),
+        )
+
+    def _excluded(self, exclude: Exclude, to_self: bool) -> list[str]:
+        ids = excluded_ids(exclude)
+        return ids if to_self else [self.id, *ids]
+
+    async def join(self, group: str) -> bool:
+        """
+        Join ``group``; what is published to it from now on reaches this connection.
+
+        False where the layer did not answer within ``LAYER_TIMEOUT``: the connection
+        joins as soon as it does, and what was missed is told as a gap. Raises
+        :exc:`~filtered_websocket.Close` (4403) where the route does not allow it.
+        """
+        return await self._view.join(self, check_group(group))
+
+    async def leave(self, group: str) -> None:
+        """Leave ``group``, at once; no error where it is not a member."""
+        self._view.leave(self, group)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """
+        Close, after what was pushed before.
+
+        ``code`` and ``reason`` as in :exc:`~filtered_websocket.Close`.
+        """
+        check_close(code, reason)
+        self._view.call(self.transport.close, code, reason)
+
+
+def excluded_ids(exclude: Exclude) -> list[str]:
+    """The ids of connections, given as connections or ids."""
+    if isinstance(exclude, str):
+        return [exclude]
+    return [entry if isinstance(entry, str) else entry.id for entry in exclude]

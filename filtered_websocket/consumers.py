@@ -1,0 +1,299 @@
+"""
+The ASGI edge: one connection from handshake to disconnect chain.
+
+::
+
+    connect   connect chain -> join groups -> accept | refuse
+    receive   data chain on the frame -> codec -> message chain
+    push      Connection -> transport, beside all this: a slow filter holds up
+              only the reading of its own socket
+    over      leave groups -> disconnect chain -> the hub lets go
+
+Reads are a loop of its own, not Channels' dispatch: that one awaits a database
+thread for every event of every socket.
+"""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, ClassVar
+
+from channels.consumer import AsyncConsumer
+from django.apps import apps
+
+from .close_codes import FILTER_ERROR, FORBIDDEN, TOO_LARGE
+from .codecs import text_event
+from .conf import conf
+from .connection import Connection, Handshake
+from .exceptions import Close, Drop
+from .filters.base import Chain, printable
+from .filters.entries import Entry
+from .filters.pipeline import MayJoin, Pipeline, Route, check_route_group
+from .hub import Hub, get_hub
+from .transports import AsgiTransport
+from .types import ASGIApplication, Codec, Event, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
+
+#: RFC 6455 section 7.1.5: the code of a close frame that had none.
+NO_STATUS = 1005
+
+
+class FilteredWebSocketConsumer(AsyncConsumer):
+    """
+    Runs a pipeline on every connection of a route.
+
+    ``filters``, ``groups`` and ``codec`` may be set by a subclass or given to
+    :meth:`as_asgi`; without ``filters`` the route runs ``INSTALLED_FILTERS``.
+    """
+
+    #: As ``INSTALLED_FILTERS``, for this route.
+    filters: ClassVar[Iterable[Entry] | None] = None
+    #: Joined by every connection; ``publish`` without a group means the first.
+    groups: ClassVar[Iterable[str] | None] = None
+    #: A codec, or the dotted path of one.
+    codec: ClassVar[Codec | str | None] = None
+    #: ``may_join(connection, group) -> bool``, a static or class method, ``def`` or
+    #: ``async def``: who may join what. None allows all that the pipeline joins.
+    may_join: ClassVar[MayJoin | None] = None
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self._reading = False
+        self._woken = False
+
+    @classmethod
+    def as_asgi(cls, **initkwargs: Any) -> ASGIApplication:
+        """
+        The ASGI application of a route: ``filters=``, ``groups=``, ``codec=``.
+
+        Builds the pipeline at once where Django's apps are ready, else at the first
+        connection; :exc:`~django.core.exceptions.ImproperlyConfigured` says what is
+        wrong with it, in the words of ``manage.py check``.
+        """
+        unknown = set(initkwargs) - {"filters", "groups", "codec"}
+        if unknown:
+            raise TypeError(
+                f"{cls.__name__}.as_asgi() takes filters, groups and codec,"
+                f" not {', '.join(sorted(unknown))}"
+            )
+        route = Route(
+            initkwargs.get("filters", cls.filters),
+            initkwargs.get("groups", cls.groups),
+            initkwargs.get("codec", cls.codec),
+            cls.may_join,
+            dynamic=cls.get_groups is not FilteredWebSocketConsumer.get_groups,
+        )
+        if apps.ready:
+            route.pipeline  # noqa: B018 - built, or raises
+        app: Any = super().as_asgi(route=route)
+        app.route = route
+        application: ASGIApplication = app
+        return application
+
+    def get_groups(self) -> Iterable[str] | Awaitable[Iterable[str]]:
+        """
+        The groups to join before accept; the first is the home group. For override,
+        also ``async``: ``self.scope`` and ``self.connection`` are there, the connect
+        chain has run.
+        """
+        return self.route.groups
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection, from ``websocket.connect`` to the end of its disconnect chain."""
+        if scope["type"] != "websocket":
+            raise ValueError(f"a WebSocket route was asked to serve {scope['type']!r}")
+        self.scope = scope
+        event = await receive()
+        if event["type"] != "websocket.connect":
+            return
+        self.base_send = send
+        self.pipeline: Pipeline = self.route.pipeline
+        self.hub: Hub = get_hub()
+        self._view = self.hub.view(self.pipeline)
+        self._over = asyncio.Event()
+        transport = AsgiTransport(send, conf.MAX_OUTBOX, self._is_over)
+        self.connection = Connection(scope, self._view, transport, self.pipeline.home)
+        self._max_size: int = conf.MAX_MESSAGE_SIZE
+        self.hub.attach(self.connection)
+        try:
+            if await self._open():
+                try:
+                    await self._serve(receive)
+                finally:
+                    await self._finish()
+        finally:
+            transport.stop()
+            self._leave()
+            await self.hub.detach(self.connection)
+
+    # Connect
+
+    async def _open(self) -> bool:
+        """Whether the connection was accepted."""
+        handshake = Handshake(self.scope)
+        refusal = await self._refusal(handshake)
+        if refusal is not None:
+            await self._refuse(*refusal)
+            return False
+        await self.send({"type": "websocket.accept", "subprotocol": handshake.subprotocol})
+        self._view.connections[self.connection.id] = self.connection
+        self.connection.transport.open()
+        return True
+
+    async def _refusal(self, handshake: Handshake) -> tuple[int, str] | None:
+        """Code and reason where connect chain or groups refuse; None is a welcome."""
+        try:
+            if self.pipeline.connect:
+                await self.pipeline.connect.arun(self.connection, handshake)
+            await self._join_groups()
+        except Drop:
+            return FORBIDDEN, "refused"
+        except Close as close:
+            return close.code, close.reason
+        except Exception as error:
+            self.pipeline.failed(error, f"connection {self.connection.id}")
+            return FILTER_ERROR, "a filter failed"
+        return self.connection.transport.closed
+
+    async def _join_groups(self) -> None:
+        chosen = self.get_groups()
+        names: Any = await chosen if inspect.isawaitable(chosen) else chosen
+        try:
+            groups = [check_route_group(name) for name in names]
+        except (TypeError, ValueError) as error:
+            # A name from a URL: the client's mistake, not an error of the site.
+            logger.info("refused connection %s: %s", self.connection.id, error)
+            raise Close(FORBIDDEN, "no such group") from None
+        if groups:
+            self.connection.home = groups[0]
+        if len(groups) == 1:
+            await self.connection.join(groups[0])
+        else:
+            # Together: a layer that does not answer delays them once, not one by one.
+            await asyncio.gather(*map(self.connection.join, groups))
+
+    async def _refuse(self, code: int, reason: str) -> None:
+        if conf.REFUSE_WITH == "close":
+            await self.send({"type": "websocket.accept"})
+        await self.send({"type": "websocket.close", "code": code, "reason": reason})
+
+    # Receive
+
+    async def _serve(self, receive: Receive) -> None:
+        """Read until either side closes."""
+        transport = self.connection.transport
+        self._task: Any = asyncio.current_task()
+        while not transport.closing:
+            event = await self._next(receive)
+            if event is None:
+                break
+            if event["type"] == "websocket.disconnect":
+                transport.lost(event.get("code") or NO_STATUS, event.get("reason") or "")
+                break
+            await self._receive(event)
+            if self.connection.crowding:
+                self.connection.crowding = False
+                await self.hub.batches.room()
+        await self._over.wait()
+
+    async def _next(self, receive: Receive) -> Event | None:
+        """The server's next event; None once our own close has been sent."""
+        self._reading = True
+        try:
+            return await receive()
+        except asyncio.CancelledError:
+            if self._woken and self._task.uncancel() == 0:
+                return None
+            raise
+        finally:
+            self._reading = False
+
+    def _is_over(self, code: int, reason: str) -> None:
+        """The transport is done: note how, and stop waiting for more to read."""
+        self.connection.close_code = code
+        self.connection.close_reason = reason
+        self._over.set()
+        if self._reading:
+            self._woken = True
+            self._task.cancel()
+
+    async def _receive(self, event: Event) -> None:
+        """One frame through the data chain, the codec and the message chain."""
+        text = event.get("text")
+        frame = bytearray(event["bytes"]) if text is None else bytearray(text, "utf-8")
+        if len(frame) > self._max_size:
+            self.connection.close(TOO_LARGE, f"a message has at most {self._max_size} bytes")
+            return
+        pipeline = self.pipeline
+        token = text_event.set(text is not None)
+        try:
+            if pipeline.data:
+                frame = await self._pipe(pipeline.data, frame)
+            message = frame
+            if pipeline.codec is not None:
+                message = pipeline.codec.decode(frame, text is not None)
+            if pipeline.message:
+                await self._pipe(pipeline.message, message)
+        except Drop:
+            pass
+        except Close as close:
+            self.connection.close(close.code, close.reason)
+        except Exception as error:
+            pipeline.failed(error, f"connection {self.connection.id}")
+            if conf.ON_ERROR == "close":
+                self.connection.close(FILTER_ERROR, "a filter failed")
+        finally:
+            text_event.reset(token)
+
+    async def _pipe(self, chain: Chain, data: Any) -> Any:
+        if chain.awaits:
+            return await chain.arun(self.connection, data)
+        return chain.run(self.connection, data)
+
+    # Over
+
+    def _leave(self) -> None:
+        self._view.connections.pop(self.connection.id, None)
+        for group in self.connection.groups:
+            self._view.leave(self.connection, group)
+
+    async def _finish(self) -> None:
+        """
+        Leave, then run the disconnect chain: every filter, on every way out.
+
+        A cancellation ends the filter it hits, not the chain, and goes on afterwards.
+        """
+        self.connection.transport.stop()
+        self._leave()
+        cancelled = await _until_done(self.connection.transport.stopped)
+        for chain in self.pipeline.disconnect:
+            try:
+                await self._pipe(chain, None)
+            except (Drop, Close):
+                pass
+            except asyncio.CancelledError:
+                cancelled = True
+            except Exception as error:
+                self.pipeline.failed(error, f"connection {self.connection.id}")
+        if cancelled:
+            raise asyncio.CancelledError
+
+
+async def _until_done(wait: Callable[[], Awaitable[None]]) -> bool:
+    """Await ``wait()`` to its end; whether a cancellation came meanwhile."""
+    cancelled = False
+    while True:
+        try:
+            await wait()
+            return cancelled
+        except asyncio.CancelledError:
+            cancelled = True
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """The ASGI application of unknown paths: HTTP 403, and one line in the log."""
+    await receive()
+    logger.info("no WebSocket route for %s", printable(scope["path"])[:256])
+    await send({"type": "websocket.close"})

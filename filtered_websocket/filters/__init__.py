@@ -1,0 +1,1 @@
+"""Chains (``base``), the pipelines made of them (``pipeline``), and the bundled filters."""

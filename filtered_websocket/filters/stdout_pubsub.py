@@ -1,0 +1,11 @@
+"""Print every event that reaches the consumer chain, the house's own included."""
+
+from typing import Any
+
+from .base import WebSocketConsumerFilter, printable
+
+
+class StdoutPubsubFilter(WebSocketConsumerFilter):
+    @classmethod
+    def filter(cls, web_socket_instance: Any, event: Any) -> None:
+        print(f"--PUBSUB--\n{printable(event)}", flush=True)

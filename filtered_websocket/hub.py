@@ -1,0 +1,271 @@
+"""
+One per event loop: who is connected here, which groups they joined, and the one
+channel-layer mailbox that serves them all.
+
+::
+
+    connection.publish -> Batches -> the layer -> Link -> Hub._deliver
+                                                            └ per pipeline: HubView.deliver
+                                                                 group chain, encode once,
+                                                                 every local member's transport
+"""
+
+import asyncio
+import logging
+import os
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from channels.layers import get_channel_layer
+
+from .batches import Batches
+from .conf import conf
+from .connection import Connection
+from .envelope import Batch, Item, Sequence, group_key
+from .exceptions import PublishError
+from .filters.pipeline import Pipeline, known_routes
+from .hub_view import HubView
+from .layer import LayerLink, LocalLink
+
+logger = logging.getLogger(__name__)
+
+
+class Group:
+    """The members of one group in this process, pipeline by pipeline."""
+
+    __slots__ = ("key", "members", "name", "sequence")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.key = group_key(name)
+        self.members: dict[HubView, dict[str, Connection]] = {}
+        self.sequence = Sequence()
+
+
+class Hub:
+    """
+    Belongs to one event loop. Unless it says otherwise, a method is called there.
+
+    Lives from the first connection, or publish, until the last connection has left
+    and nothing is queued; then its tasks have ended.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.connections: dict[str, Connection] = {}
+        self.views: dict[Pipeline, HubView] = {}
+        self.groups: dict[str, Group] = {}
+        self._by_key: dict[str, Group] = {}
+        #: What happened that no filter saw: duplicates, bad envelopes, missed, ...
+        self.counts: Counter[str] = Counter()
+        self.batches = Batches(self._send, self._publish_failed)
+        self._thread = threading.get_ident()
+        self._link: LayerLink | LocalLink | None = None
+        self._running = False
+
+    # Life
+
+    def attach(self, connection: Connection) -> None:
+        """A connection begins; the first one makes the hub listen."""
+        self.connections[connection.id] = connection
+        if not self._running:
+            self._running = True
+            _announce(self)
+            self.link.start()
+
+    async def detach(self, connection: Connection) -> None:
+        """A connection has ended and left its groups; with the last one the hub ends."""
+        self.connections.pop(connection.id, None)
+        if not self.connections and self._running:
+            await self._end()
+
+    async def _end(self) -> None:
+        await self.settled()
+        if self.connections or not self._running:
+            return
+        self._running = False
+        _withdraw(self)
+        link, self._link = self.link, None
+        self.groups.clear()
+        self._by_key.clear()
+        self.views.clear()
+        await link.stop()
+
+    async def settled(self) -> None:
+        """Return when nothing is queued: publishes, group messages, events."""
+        while True:
+            await self.batches.sent()
+            busy = [view for view in tuple(self.views.values()) if view.busy]
+            if not busy and not self.batches.size:
+                return
+            for view in busy:
+                await view.settled()
+
+    @property
+    def link(self) -> LayerLink | LocalLink:
+        if self._link is None:
+            layer = get_channel_layer(conf.CHANNEL_LAYER)
+            if layer is None:
+                self._link = LocalLink(self._deliver)
+            else:
+                self._link = LayerLink(
+                    layer, self._deliver, self._layer_lost, self._layer_back, self._bad_envelope
+                )
+        return self._link
+
+    def view(self, pipeline: Pipeline) -> HubView:
+        """The hub as ``pipeline`` sees it."""
+        view = self.views.get(pipeline)
+        if view is None:
+            view = self.views[pipeline] = HubView(self, pipeline)
+        return view
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """``function(*args)`` on the hub's loop: now from there, else soon. Any thread."""
+        if threading.get_ident() == self._thread:
+            function(*args)
+        else:
+            self.loop.call_soon_threadsafe(function, *args)
+
+    # Groups
+
+    async def join(self, connection: Connection, view: HubView, name: str) -> bool:
+        """Whether the layer's subscription stands; the membership does, in any case."""
+        if connection.id not in self.connections:
+            return False
+        group = self.groups.get(name)
+        if group is None:
+            group = self.groups[name] = Group(name)
+            self._by_key[group.key] = group
+            self.link.want(group.key)
+        group.members.setdefault(view, {})[connection.id] = connection
+        connection.joined.add(name)
+        return self.link.is_joined(group.key) or await self.link.joined(group.key)
+
+    def leave(self, connection: Connection, view: HubView, name: str) -> None:
+        """At once; the layer is told by the hub's own task."""
+        group = self.groups.get(name)
+        if group is None or name not in connection.joined:
+            return
+        connection.joined.discard(name)
+        members = group.members[view]
+        del members[connection.id]
+        if not members:
+            del group.members[view]
+        if not group.members:
+            del self.groups[name]
+            del self._by_key[group.key]
+            self.link.unwant(group.key)
+
+    def members(self, view: HubView, name: str) -> Mapping[str, Connection]:
+        """Of one pipeline, in this process."""
+        group = self.groups.get(name)
+        return {} if group is None else group.members.get(view, {})
+
+    def group_names(self, view: HubView) -> frozenset[str]:
+        return frozenset(name for name, group in self.groups.items() if view in group.members)
+
+    async def _send(self, batch: Batch) -> None:
+        await self.link.send(batch)
+
+    # In
+
+    def _deliver(self, batch: Batch) -> None:
+        group = self._by_key.get(batch.key)
+        if group is None:
+            return
+        missed = group.sequence.note(batch)
+        if missed is None:
+            self.counts["duplicate"] += len(batch.items)
+            return
+        if missed:
+            self.counts["missed"] += missed
+            self.post_gap(group.name, batch.origin, missed)
+        for view in tuple(group.members):
+            view.deliver(group.name, batch.items)
+
+    # Events of the house
+
+    def post(self, kind: str, data: Any) -> None:
+        """Hand an event of the house to the consumer chain of every pipeline."""
+        event = {"type": kind, "data": data}
+        for pipeline in {route.built for route in known_routes()}:
+            if pipeline is not None and pipeline.consumer:
+                self.view(pipeline).post(event)
+
+    def post_gap(self, group: str, origin: str | None, missed: int | None) -> None:
+        self.post("gap", {"origin": origin, "missed": missed, "group": group})
+
+    def _layer_lost(self, error: BaseException) -> None:
+        logger.warning("the channel layer is away: %r", error)
+        self.post("layer_lost", {"error": repr(error)})
+
+    def _layer_back(self, seconds: float) -> None:
+        logger.warning("the channel layer is back after %.1f s", seconds)
+        self.post("layer_back", {"seconds": seconds})
+        for group in tuple(self.groups):
+            self.post_gap(group, None, None)
+
+    def _bad_envelope(self, error: Exception) -> None:
+        self.counts["bad_envelope"] += 1
+        if self.counts["bad_envelope"] == 1:
+            logger.warning("skipped what is no envelope of ours on the channel layer: %r", error)
+
+    def _publish_failed(self, group: str, items: list[Item], error: PublishError) -> None:
+        self.counts["publish_failed"] += len(items)
+        logger.error("%s", error)
+        self.post("publish_failed", {"group": group, "messages": len(items), "error": str(error)})
+
+
+_hubs: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub]" = weakref.WeakKeyDictionary()
+#: Hubs with connections, for publishers on other threads; replaced, never changed.
+_active: tuple[Hub, ...] = ()
+_lock = threading.Lock()
+
+
+def _announce(hub: Hub) -> None:
+    global _active
+    with _lock:
+        _active = (*_active, hub)
+
+
+def _withdraw(hub: Hub) -> None:
+    global _active
+    with _lock:
+        _active = tuple(other for other in _active if other is not hub)
+    # A hub refers to its loop, which would keep this entry alive for ever.
+    _hubs.pop(hub.loop, None)
+
+
+def _forget() -> None:
+    """After a fork: hubs, and the loops they belong to, are the parent's."""
+    global _active
+    _active = ()
+    _hubs.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def get_hub() -> Hub:
+    """The hub of the running event loop."""
+    loop = asyncio.get_running_loop()
+    hub = _hubs.get(loop)
+    if hub is None:
+        hub = _hubs[loop] = Hub(loop)
+    return hub
+
+
+def active_hub() -> Hub | None:
+    """A hub of this process that has connections: this loop's if it can be. Any thread."""
+    hubs = _active
+    try:
+        mine = _hubs.get(asyncio.get_running_loop())
+    except RuntimeError:
+        mine = None
+    if mine in hubs:
+        return mine
+    return hubs[-1] if hubs else None

@@ -1,0 +1,273 @@
+"""A hub as one pipeline sees it: what filters of the group and consumer chains hold."""
+
+import asyncio
+import inspect
+import queue
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+from django.db import transaction
+
+from .batches import Batches, new_item
+from .close_codes import FORBIDDEN
+from .codecs import Frame, text_event, to_frame, unpack
+from .conf import conf
+from .connection import Connection, Exclude, excluded_ids
+from .envelope import EXCLUDE, Item, check_group
+from .exceptions import Close, Drop
+from .filters.pipeline import Pipeline
+from .queues import SerialQueue
+from .types import Codec
+
+
+class Host(Protocol):
+    """The part of a hub that its views use."""
+
+    loop: asyncio.AbstractEventLoop
+    batches: Batches
+    counts: Counter[str]
+
+    def call(self, function: Callable[..., object], *args: Any) -> None: ...
+    def members(self, view: "HubView", group: str) -> Mapping[str, Connection]: ...
+    def group_names(self, view: "HubView") -> frozenset[str]: ...
+    async def join(self, connection: Connection, view: "HubView", name: str) -> bool: ...
+    def leave(self, connection: Connection, view: "HubView", name: str) -> None: ...
+
+
+class Users(Mapping[str, Connection]):
+    """id -> connection. Read-only; iterating sees one moment, from any thread."""
+
+    def __init__(self, connections: dict[str, Connection]) -> None:
+        self._connections = connections
+
+    def __getitem__(self, key: str) -> Connection:
+        return self._connections[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._connections))
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    # The inherited views would look every key up again, after it may have gone.
+    def items(self) -> Any:
+        return tuple(self._connections.items())
+
+    def values(self) -> Any:
+        return tuple(self._connections.values())
+
+
+class EventQueue:
+    """Where events for the consumer chain are put, from any thread."""
+
+    def __init__(self, view: "HubView") -> None:
+        self._view = view
+
+    def put(self, event: Any, block: bool = True, timeout: float | None = None) -> None:
+        """
+        Hand ``event`` to the consumer chain as it is; :exc:`queue.Full` where too many wait.
+
+        Never waits: ``block`` and ``timeout`` are those of :class:`queue.Queue`, which
+        stood here in 2014.
+        """
+        if len(self._view.events) >= conf.PUBLISH_QUEUE:
+            raise queue.Full
+        self._view.call(self._view.post, event)
+
+
+class HubView:
+    """``fan_out``, ``publish`` and ``queue.put`` may be called from any thread."""
+
+    def __init__(self, hub: Host, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.connections: dict[str, Connection] = {}
+        #: id -> connection, of this process and pipeline.
+        self.users = Users(self.connections)
+        self.queue = EventQueue(self)
+        self.events: SerialQueue[Any] = SerialQueue(
+            self._handle_event, conf.PUBLISH_QUEUE, "fws-events"
+        )
+        self._hub = hub
+        self._backlogs: dict[str, SerialQueue[tuple[str, Item]]] = {}
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._hub.loop
+
+    @property
+    def codec(self) -> Codec | None:
+        return self.pipeline.codec
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The names of the groups that this pipeline has members of here."""
+        return self._hub.group_names(self)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the publish queue is above half of its bound."""
+        return self._hub.batches.crowded
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        self._hub.call(function, *args)
+
+    # Groups
+
+    async def join(self, connection: Connection, group: str) -> bool:
+        """The one door into a group: the route's ``may_join``, then the hub."""
+        may_join = self.pipeline.may_join
+        if may_join is not None:
+            allowed = may_join(connection, group)
+            if inspect.isawaitable(allowed):
+                allowed = await allowed
+            if not allowed:
+                raise Close(FORBIDDEN, "may not join this group")
+        return await self._hub.join(connection, self, group)
+
+    def leave(self, connection: Connection, group: str) -> None:
+        self._hub.leave(connection, self, group)
+        backlog = self._backlogs.get(group)
+        if backlog is not None and not backlog.busy:
+            del self._backlogs[group]
+
+    # Out
+
+    def publish(
+        self,
+        message: Any,
+        group: str | None = None,
+        *,
+        exclude: Exclude = (),
+        on_commit: bool = False,
+    ) -> None:
+        """As :meth:`Connection.publish`, from no connection in particular."""
+        self.submit(
+            message,
+            self.pipeline.home if group is None else group,
+            sender="",
+            exclude=excluded_ids(exclude),
+            on_commit=on_commit,
+        )
+
+    def submit(
+        self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
+    ) -> None:
+        """Check and queue one publish; PublishError for what is wrong with it."""
+        item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
+        self._hub.batches.check_room()
+        hand_over = partial(self.call, self._hub.batches.put, check_group(group), item)
+        if on_commit:
+            transaction.on_commit(hand_over)
+        else:
+            hand_over()
+
+    async def asubmit(
+        self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
+    ) -> None:
+        """:meth:`submit`, returning when the layer has taken it; on the hub's loop."""
+        item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
+        self._hub.batches.check_room()
+        done = self.loop.create_future()
+        self._hub.batches.put(check_group(group), item, done)
+        await done
+
+    def fan_out(self, group: str, message: Any, *, exclude: Exclude = ()) -> None:
+        """Push ``message`` to the members of ``group`` in this process and pipeline."""
+        frame = to_frame(message, self.codec, text=text_event.get())
+        self.call(self._fan_out, group, frame, excluded_ids(exclude))
+
+    def _fan_out(self, group: str, frame: Frame, exclude: Iterable[str]) -> None:
+        # Writing never raises, waits, or takes a member away: see transports.
+        for key, member in self._hub.members(self, group).items():
+            if key not in exclude:
+                member.transport.write(frame)
+
+    # In
+
+    def deliver(self, group: str, items: Iterable[Item]) -> None:
+        """Group messages, in order, through the group chain to the members here."""
+        chain = self.pipeline.group
+        backlog = self._backlogs.get(group)
+        if chain.awaits and backlog is None:
+            bound = conf.PUBLISH_QUEUE
+            backlog = SerialQueue(self._handle_item, bound, f"fws-group {group!r:.40}")
+            self._backlogs[group] = backlog
+        for item in items:
+            if backlog is None:
+                self._pass_on(group, item)
+                continue
+            try:
+                backlog.put((group, item))
+            except queue.Full:
+                self._hub.counts["group_dropped"] += 1
+
+    def _pass_on(self, group: str, item: Item) -> None:
+        """One message where no filter of the group chain awaits."""
+        pipeline = self.pipeline
+        if not pipeline.group and pipeline.codec is None:
+            frame = Frame(item.payload, item.kind != "b")
+            self._fan_out(group, frame, item.meta.get(EXCLUDE, ()))
+            return
+        token = None
+        try:
+            message, text = unpack(item.packed, pipeline.codec)
+            token = text_event.set(text)
+            self._finish(group, item, pipeline.group.run(self, message), text)
+        except Drop:
+            pass
+        except Exception as error:
+            pipeline.failed(error, f"group {group!r:.80}")
+        finally:
+            if token is not None:
+                text_event.reset(token)
+
+    async def _handle_item(self, pair: tuple[str, Item]) -> None:
+        """One message where a filter of the group chain awaits."""
+        group, item = pair
+        try:
+            message, text = unpack(item.packed, self.codec)
+            text_event.set(text)
+            self._finish(group, item, await self.pipeline.group.arun(self, message), text)
+        except Drop:
+            pass
+        except Exception as error:
+            self.pipeline.failed(error, f"group {group!r:.80}")
+
+    def _finish(self, group: str, item: Item, message: Any, text: bool) -> None:
+        frame = to_frame(message, self.codec, item.meta, text)
+        self._fan_out(group, frame, item.meta.get(EXCLUDE, ()))
+
+    # Events
+
+    def post(self, event: Any) -> None:
+        """Queue an event for the consumer chain; counted where it is full."""
+        if self.pipeline.consumer:
+            try:
+                self.events.put(event)
+            except queue.Full:
+                self._hub.counts["event_dropped"] += 1
+
+    async def _handle_event(self, event: Any) -> None:
+        chain = self.pipeline.consumer
+        try:
+            if chain.awaits:
+                await chain.arun(self, event)
+            else:
+                chain.run(self, event)
+        except Drop:
+            pass
+        except Exception as error:
+            self.pipeline.failed(error, "the hub")
+
+    # Life
+
+    @property
+    def busy(self) -> bool:
+        return self.events.busy or any(line.busy for line in self._backlogs.values())
+
+    async def settled(self) -> None:
+        """Return when no event and no group message is being handled."""
+        for line in (self.events, *self._backlogs.values()):
+            await line.settled()

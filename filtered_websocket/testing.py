@@ -1,0 +1,258 @@
+"""
+What users need to test their own filters: no server, no Redis, no threads.
+
+::
+
+    async def test_shout():
+        async with connect([Shout, BroadcastMessagesFilter]) as ann, connect(...) as bob:
+            await ann.send("hi")
+            assert await bob.receive() == "HI"
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from django.contrib.auth.models import AnonymousUser
+from django.test.utils import override_settings
+
+from .batches import captures
+from .blocking import in_the_thread_sensitive_thread
+from .codecs import unpack
+from .consumers import FilteredWebSocketConsumer
+from .envelope import EXCLUDE, Item
+from .filters.entries import Entry
+from .hub import get_hub
+from .types import ASGIApplication, Event
+
+#: How long ``receive`` and the like wait before they fail, seconds.
+PATIENCE = 5.0
+
+
+class Closed(AssertionError):
+    """The connection was closed where a message was expected."""
+
+
+class Refused(AssertionError):
+    """The connection was not accepted."""
+
+
+class Published(NamedTuple):
+    """One captured publish: ``str`` for text and JSON, ``bytes`` for binary."""
+
+    group: str
+    message: str | bytes
+    exclude: tuple[str, ...]
+
+
+def only_filters(*filters: Entry) -> Any:
+    """``INSTALLED_FILTERS`` is just these: a context manager and a decorator."""
+    return override_settings(INSTALLED_FILTERS=list(filters))
+
+
+@contextmanager
+def published() -> Iterator[list[Published]]:
+    """
+    A list of what is published meanwhile, from connections and from anywhere in Django.
+
+    Where nobody is connected it is captured only, as mail is in tests.
+    """
+    seen: list[Published] = []
+
+    def capture(group: str, item: Item) -> None:
+        message, _ = unpack(item.packed, None)
+        seen.append(
+            Published(
+                group,
+                bytes(message) if item.kind == "b" else message.decode(),
+                tuple(item.meta.get(EXCLUDE, ())),
+            )
+        )
+
+    captures.append(capture)
+    try:
+        yield seen
+    finally:
+        captures.remove(capture)
+
+
+class Client:
+    """The other end of a connection."""
+
+    def __init__(self, app: ASGIApplication, scope: dict[str, Any]) -> None:
+        self._app = app
+        self._scope = scope
+        self._input: asyncio.Queue[Event] = asyncio.Queue()
+        self._output: asyncio.Queue[Event] = asyncio.Queue()
+        self._read = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.accepted = False
+        #: What the server answered of the subprotocols offered.
+        self.subprotocol: str | None = None
+        #: Set when the connection is closed, by either side.
+        self.close_code: int | None = None
+        self.close_reason: str = ""
+
+    async def open(self) -> None:
+        """Shake hands; ``accepted`` tells how it went."""
+        self._task = asyncio.create_task(self._serve(), name="fws-test-connection")
+        self._input.put_nowait({"type": "websocket.connect"})
+        event = await self._next()
+        if event["type"] == "websocket.accept":
+            self.accepted = True
+            self.subprotocol = event.get("subprotocol")
+        else:
+            self._note_close(event)
+
+    async def _serve(self) -> None:
+        with in_the_thread_sensitive_thread():
+            await self._app(self._scope, self._receive, self._output.put)
+
+    async def _receive(self) -> Event:
+        # The application asks for more: what came before has been handled.
+        if self._input.empty():
+            self._read.set()
+        event = await self._input.get()
+        return event
+
+    async def _next(self) -> Event:
+        getting = asyncio.ensure_future(self._output.get())
+        waiting: set[asyncio.Future[Any]] = {getting}
+        if self._task is not None:
+            waiting.add(self._task)
+        await asyncio.wait(waiting, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        if getting.done():
+            return getting.result()
+        getting.cancel()
+        if self._task is not None and self._task.done():
+            self._task.result()
+            raise Closed("the application has ended")
+        raise TimeoutError(f"nothing came within {PATIENCE} s")
+
+    async def send(self, message: str | bytes) -> None:
+        """Send a frame, text for ``str`` and binary for ``bytes``."""
+        key = "text" if isinstance(message, str) else "bytes"
+        self._read.clear()
+        self._input.put_nowait({"type": "websocket.receive", key: message})
+
+    async def receive(self) -> str | bytes:
+        """The next message. :exc:`Closed` where a close comes instead."""
+        event = await self._next()
+        if event["type"] == "websocket.close":
+            self._note_close(event)
+            raise Closed(f"closed with {self.close_code} {self.close_reason!r}")
+        message: str | bytes | None = event.get("text")
+        return event["bytes"] if message is None else message
+
+    async def received_nothing(self) -> bool:
+        """Whether nothing is on its way here, now that all that was sent is handled."""
+        await self.settle()
+        return self._output.empty()
+
+    async def settle(self) -> None:
+        """Return when what was sent is handled, and what that published delivered."""
+        if self._task is not None and not self._task.done():
+            reading = asyncio.ensure_future(self._read.wait())
+            await asyncio.wait(
+                {reading, self._task}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED
+            )
+            reading.cancel()
+        hub = get_hub()
+        await hub.settled()
+        if hub.connections:
+            await hub.link.round_trip()
+            await hub.settled()
+        # A writer's turn on the loop.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async def closed(self) -> int:
+        """Wait for the server's close; its code. Messages before it are passed over."""
+        while self.close_code is None:
+            event = await self._next()
+            if event["type"] == "websocket.close":
+                self._note_close(event)
+        return self.close_code
+
+    async def close(self, code: int = 1000) -> None:
+        """Close from this side, and return when the disconnect chain has run."""
+        if self.close_code is None:
+            self.close_code = code
+        self._input.put_nowait({"type": "websocket.disconnect", "code": code})
+        if self._task is not None:
+            await self._task
+
+    def _note_close(self, event: Event) -> None:
+        self.close_code = event.get("code", 1000)
+        self.close_reason = event.get("reason", "")
+
+
+class connect:
+    """
+    A connection to an ASGI application, or to a pipeline of ``filters``:
+    ``client = await connect(...)``, or ``async with connect(...) as client``, which closes it.
+
+    ``user`` is what ``web_socket_instance.user`` is. A refusal is :exc:`Refused` in
+    ``async with``; awaited, the client tells it by ``accepted`` and ``close_code``.
+    """
+
+    def __init__(
+        self,
+        app_or_filters: ASGIApplication | Iterable[Entry] | None = None,
+        path: str = "/",
+        *,
+        user: Any = None,
+        headers: Mapping[str, str] | None = None,
+        subprotocols: Iterable[str] = (),
+    ) -> None:
+        if callable(app_or_filters):
+            app = app_or_filters
+        elif app_or_filters is None:
+            app = FilteredWebSocketConsumer.as_asgi()
+        else:
+            app = FilteredWebSocketConsumer.as_asgi(filters=list(app_or_filters))
+        parts = urlsplit(path)
+        scope = {
+            "type": "websocket",
+            "asgi": {"version": "3.0"},
+            "path": unquote(parts.path),
+            "raw_path": parts.path.encode(),
+            "query_string": parts.query.encode(),
+            "root_path": "",
+            "headers": [
+                (name.lower().encode(), value.encode("latin-1"))
+                for name, value in (headers or {}).items()
+            ],
+            "subprotocols": list(subprotocols),
+            "user": AnonymousUser() if user is None else user,
+        }
+        self._client = Client(app, scope)
+
+    def __await__(self) -> Generator[Any, None, Client]:
+        return self._open().__await__()
+
+    async def _open(self) -> Client:
+        await self._client.open()
+        return self._client
+
+    async def __aenter__(self) -> Client:
+        client = await self._open()
+        if not client.accepted:
+            raise Refused(f"refused with {client.close_code} {client.close_reason!r}")
+        return client
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+
+@contextlib.asynccontextmanager
+async def connect_many(
+    count: int, app_or_filters: ASGIApplication | Iterable[Entry], path: str = "/"
+) -> AsyncIterator[list[Client]]:
+    """``count`` connections to one application, all at the same moment."""
+    async with AsyncExitStack() as stack:
+        connections = [connect(app_or_filters, path) for _ in range(count)]
+        yield await asyncio.gather(*map(stack.enter_async_context, connections))

@@ -1,0 +1,1 @@
+"""The runnable example: a chat at ``/`` and rooms at ``/rooms/<name>/``."""

@@ -1,0 +1,24 @@
+"""Two filters of a site's own."""
+
+from typing import Any
+
+from filtered_websocket import Drop, WebSocketMessageFilter
+
+
+class Tidy(WebSocketMessageFilter):
+    """Strip white space around a message; drop what is then empty."""
+
+    @classmethod
+    def filter(cls, web_socket_instance: Any, message: bytearray) -> bytearray:
+        tidy = message.strip()
+        if not tidy:
+            raise Drop
+        return tidy
+
+
+class Shout(WebSocketMessageFilter):
+    """Upper-case every message."""
+
+    @classmethod
+    def filter(cls, web_socket_instance: Any, message: bytearray) -> str:
+        return message.decode("utf-8", "replace").upper()

@@ -1,0 +1,22 @@
+"""What every test may use."""
+
+import asyncio
+import os
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+async def no_task_is_left_behind():
+    """Whoever creates a task awaits it: nothing may run when a test has ended."""
+    yield
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not left, f"tasks left behind: {left}"
+
+
+def pytest_runtest_makereport(item, call):
+    """Where CI is set nothing may be skipped: a skip is a failure that says so."""
+    if os.environ.get("CI") and call.excinfo and call.excinfo.errisinstance(pytest.skip.Exception):
+        call.excinfo = pytest.ExceptionInfo.from_exception(
+            AssertionError(f"skipped under CI: {call.excinfo.value}")
+        )

@@ -1,0 +1,16 @@
+"""Settings of the tests: the example's, with nothing from the environment."""
+
+from fws_project.settings import *  # noqa: F403
+
+DEBUG = False
+SECRET_KEY = "tests"
+ALLOWED_HOSTS = ["testserver", "localhost", "127.0.0.1"]
+INSTALLED_FILTERS = ["filtered_websocket.filters.broadcast_messages"]
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels.layers.InMemoryChannelLayer",
+        "CONFIG": {"capacity": 10_000},
+    }
+}
