@@ -64,13 +64,14 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         self._woken = False
 
     @classmethod
-    def as_asgi(cls, **initkwargs: Any) -> ASGIApplication:
+    def as_asgi(cls, *, build: bool = True, **initkwargs: Any) -> ASGIApplication:
         """
         The ASGI application of a route: ``filters=``, ``groups=``, ``codec=``.
 
-        Builds the pipeline at once where Django's apps are ready, else at the first
-        connection; :exc:`~django.core.exceptions.ImproperlyConfigured` says what is
-        wrong with it, in the words of ``manage.py check``.
+        Builds the pipeline at once where Django's apps are ready, else (and with
+        ``build=False``) when it is first served;
+        :exc:`~django.core.exceptions.ImproperlyConfigured` says what is wrong with it,
+        in the words of ``manage.py check``.
         """
         unknown = set(initkwargs) - {"filters", "groups", "codec"}
         if unknown:
@@ -85,7 +86,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             cls.may_join,
             dynamic=cls.get_groups is not FilteredWebSocketConsumer.get_groups,
         )
-        if apps.ready:
+        if build and apps.ready:
             route.pipeline  # noqa: B018 - built, or raises
         app: Any = super().as_asgi(route=route)
         app.route = route
@@ -187,16 +188,19 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         self._task: Any = asyncio.current_task()
         while not transport.closing:
             event = await self._next(receive)
-            if event is None:
-                break
-            if event["type"] == "websocket.disconnect":
-                transport.lost(event.get("code") or NO_STATUS, event.get("reason") or "")
-                break
-            await self._receive(event)
-            if self.connection.crowding:
-                self.connection.crowding = False
-                await self.hub.batches.room()
+            if event is not None:
+                await self._handle(event)
         await self._over.wait()
+
+    async def _handle(self, event: Event) -> None:
+        if event["type"] == "websocket.disconnect":
+            code = event.get("code") or NO_STATUS
+            self.connection.transport.lost(code, event.get("reason") or "")
+            return
+        await self._receive(event)
+        if self.connection.crowding:
+            self.connection.crowding = False
+            await self.hub.batches.room()
 
     async def _next(self, receive: Receive) -> Event | None:
         """The server's next event; None once our own close has been sent."""

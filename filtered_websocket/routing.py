@@ -27,9 +27,10 @@ from .filters.base import printable
 from .filters.pipeline import Route
 from .types import ASGIApplication, Receive, Scope, Send
 
-#: Every path to the site's pipeline, ``INSTALLED_FILTERS``.
+#: The site's pipeline, ``INSTALLED_FILTERS``, at the root. Built when it is served, not
+#: here: a mistake in settings should reach ``manage.py check``, which may import this.
 websocket_urlpatterns: list[Any] = [
-    path("", FilteredWebSocketConsumer.as_asgi()),  # type: ignore[arg-type]
+    path("", FilteredWebSocketConsumer.as_asgi(build=False)),  # type: ignore[arg-type]
 ]
 
 #: Who may connect where ``DEBUG`` is on and ``ALLOWED_HOSTS`` empty, as for HTTP.

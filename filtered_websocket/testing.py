@@ -88,7 +88,7 @@ class Client:
         self._input: asyncio.Queue[Event] = asyncio.Queue()
         self._output: asyncio.Queue[Event] = asyncio.Queue()
         self._read = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None]
         self.accepted = False
         #: What the server answered of the subprotocols offered.
         self.subprotocol: str | None = None
@@ -120,14 +120,13 @@ class Client:
 
     async def _next(self) -> Event:
         getting = asyncio.ensure_future(self._output.get())
-        waiting: set[asyncio.Future[Any]] = {getting}
-        if self._task is not None:
-            waiting.add(self._task)
-        await asyncio.wait(waiting, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            {getting, self._task}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED
+        )
         if getting.done():
             return getting.result()
         getting.cancel()
-        if self._task is not None and self._task.done():
+        if self._task.done():
             self._task.result()
             raise Closed("the application has ended")
         raise TimeoutError(f"nothing came within {PATIENCE} s")
@@ -154,7 +153,7 @@ class Client:
 
     async def settle(self) -> None:
         """Return when what was sent is handled, and what that published delivered."""
-        if self._task is not None and not self._task.done():
+        if not self._task.done():
             reading = asyncio.ensure_future(self._read.wait())
             await asyncio.wait(
                 {reading, self._task}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED
@@ -182,8 +181,7 @@ class Client:
         if self.close_code is None:
             self.close_code = code
         self._input.put_nowait({"type": "websocket.disconnect", "code": code})
-        if self._task is not None:
-            await self._task
+        await self._task
 
     def _note_close(self, event: Event) -> None:
         self.close_code = event.get("code", 1000)

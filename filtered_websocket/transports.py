@@ -37,6 +37,7 @@ class AsgiTransport:
         self._on_over = on_over
         self._waiting: deque[tuple[Event, int, asyncio.Future[None] | None]] = deque()
         self._writer: asyncio.Task[None] | None = None
+        self._in_flight: asyncio.Future[None] | None = None
         self._is_open = False
         #: Code and reason of the close that was asked for, or of the loss.
         self.closed: tuple[int, str] | None = None
@@ -118,27 +119,31 @@ class AsgiTransport:
         if self._is_open and self._writer is None and self._waiting:
             loop = asyncio.get_running_loop()
             self._writer = loop.create_task(self._write(), name="fws-writer")
+            # Not a "finally" of the task: one cancelled before it began has none.
+            self._writer.add_done_callback(self._written)
 
     async def _write(self) -> None:
-        done: asyncio.Future[None] | None = None
-        try:
-            while self._waiting:
-                event, size, done = self._waiting.popleft()
+        while self._waiting:
+            event, size, self._in_flight = self._waiting.popleft()
+            try:
                 await self._send(event)
-                self.unsent = max(0, self.unsent - size)
-                settle(done)
-        except asyncio.CancelledError:
-            pass
-        except Exception as error:
-            # The server refuses: the peer has gone, or the frame is over its limit.
-            logger.info("a connection ended: its server refused to send (%r)", error)
-            self.closed = (ABNORMAL, "")
-            self._forget()
-        finally:
-            settle(done)
-            self._writer = None
-            if self.closed is not None:
-                self._end(self.closed)
+            except Exception as error:
+                # The server refuses: the peer has gone, or the frame is over its limit.
+                logger.info("a connection ended: its server refused to send (%r)", error)
+                self.closed = (ABNORMAL, "")
+                self._forget()
+                return
+            self.unsent = max(0, self.unsent - size)
+            settle(self._in_flight)
+
+    def _written(self, writer: "asyncio.Task[None]") -> None:
+        self._writer = None
+        settle(self._in_flight)
+        if self.closed is not None:
+            self._end(self.closed)
+        else:
+            # Written to between the writer's last look and now.
+            self._wake()
 
 
 def settle(done: "asyncio.Future[None] | None") -> None:

@@ -145,7 +145,9 @@ async def test_blocking_filters_run_in_a_thread_of_the_house():
 def test_a_filter_may_do_without_data_and_be_a_staticmethod():
     seen = []
 
-    class Without(base := with_metaclass_keyword()):
+    base = with_metaclass_keyword()
+
+    class Without(base):
         @staticmethod
         def filter(web_socket_instance):
             seen.append(web_socket_instance)
@@ -182,7 +184,9 @@ def test_a_filter_cannot_be_on_two_chains():
 
 
 def test_a_leading_underscore_keeps_a_helper_base_out():
-    class _Helper(base := with_metaclass_keyword()):
+    base = with_metaclass_keyword()
+
+    class _Helper(base):
         pass
 
     class Real(_Helper):
@@ -195,7 +199,9 @@ def test_a_leading_underscore_keeps_a_helper_base_out():
 
 
 async def test_a_filter_without_filter_says_so():
-    class Empty(base := with_metaclass_keyword()):
+    base = with_metaclass_keyword()
+
+    class Empty(base):
         pass
 
     with pytest.raises(NotImplementedError, match=r"Empty defines no filter\(\)"):
@@ -206,7 +212,9 @@ async def test_a_filter_without_filter_says_so():
 
 @pytest.mark.parametrize("returned", ["Tes", b"Tes", memoryview(b"Tes"), bytearray(b"Tes")])
 async def test_bytes_stay_mutable_whatever_a_filter_returns(returned):
-    class Return(base := with_metaclass_keyword()):
+    base = with_metaclass_keyword()
+
+    class Return(base):
         @classmethod
         def filter(cls, web_socket_instance, data):
             return returned

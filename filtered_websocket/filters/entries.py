@@ -1,6 +1,7 @@
 """Entries of ``INSTALLED_FILTERS``: from what a site writes to filter classes."""
 
 import importlib
+import inspect
 import json
 import re
 from collections.abc import Mapping
@@ -150,7 +151,7 @@ def _usable(path: Any, value: Any) -> type[FilterBase]:
             10,
         )
     cls: Any = value
-    if cls.filter.__func__ is FilterBase.filter.__func__:  # type: ignore[attr-defined]
+    if inspect.getattr_static(cls, "filter") is inspect.getattr_static(FilterBase, "filter"):
         raise PipelineError(
             f"INSTALLED_FILTERS entry {path!r}: {cls.__name__} defines no filter().",
             "Give it a classmethod filter(cls, web_socket_instance, data), or a leading"

@@ -151,7 +151,8 @@ class Route:
                 entries = installed_filters()
             codec = conf.CODEC if self._codec is None else self._codec
             home = self.groups[0]
-            key = (tuple(map(_cache_key, entries)), codec, self._may_join, home)
+            named = codec if isinstance(codec, str) else id(codec)
+            key = (tuple(map(_cache_key, entries)), named, self._may_join, home)
             pipeline = _built.get(key)
             if pipeline is None:
                 pipeline = Pipeline(entries, _codec(codec), self._may_join, home)

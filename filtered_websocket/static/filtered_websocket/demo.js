@@ -1,0 +1,190 @@
+/*
+ * A chat over the WebSocket at the page's own path, in plain text: "name: text".
+ * What comes from others is only ever shown through textContent.
+ */
+(() => {
+  "use strict";
+
+  // Milliseconds.
+  const [BASE, CAP, STABLE, SOON] = [500, 30_000, 60_000, 1_000];
+  const MAX_ITEMS = 500;
+  const HUES = 8;
+  const STORED_NAME = "filtered_websocket.name";
+
+  /** Full jitter: when a server comes back, its clients must not come back as one. */
+  function reconnectDelay(attempt, random = Math.random) {
+    return random() * Math.min(CAP, BASE * 2 ** attempt);
+  }
+
+  /** The same after a close code; null is "do not come back". close_codes.py has the ranges. */
+  function delayAfter(code, attempt, random = Math.random) {
+    if (code >= 4400 && code <= 4499) return null;
+    if (code >= 4200 && code <= 4299) return random() * SOON;
+    return reconnectDelay(attempt, random);
+  }
+
+  /** Author and text of a frame; command-line clients send bare text. */
+  function parse(data) {
+    if (typeof data !== "string") return ["guest", `(${data.byteLength} bytes)`];
+    const match = /^([^:\n]{1,32}): ([\s\S]*)$/.exec(data);
+    return match ? [match[1], match[2]] : ["guest", data];
+  }
+
+  window.fwsDemo = Object.freeze({ reconnectDelay, delayAfter, parse });
+
+  const { body } = document;
+  const byId = (id) => document.getElementById(id);
+  const [status, log, nameInput, textInput] = ["status", "log", "name", "text"].map(byId);
+  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+  const url = `${scheme}//${location.host}${body.dataset.websocketPath}`;
+
+  function element(tag, className, text) {
+    const made = document.createElement(tag);
+    made.className = className;
+    made.textContent = text;
+    return made;
+  }
+
+  /** One author, one colour, also where a filter has shouted the name. */
+  function hue(author) {
+    let hash = 0;
+    for (const char of author.toLowerCase()) hash = (hash * 31 + char.codePointAt(0)) >>> 0;
+    return `hue-${hash % HUES}`;
+  }
+
+  const atBottom = () => log.scrollHeight - log.scrollTop - log.clientHeight < 16;
+  const toBottom = () => log.scrollTo(0, log.scrollHeight);
+  let pinned = true;
+  log.addEventListener("scroll", () => { pinned = atBottom(); });
+  // A phone's keyboard takes its room from the log, and would hide the newest message.
+  new ResizeObserver(() => { if (pinned) toBottom(); }).observe(log);
+
+  function append(item) {
+    const follow = atBottom();
+    log.append(item);
+    while (log.children.length > MAX_ITEMS) log.firstChild.remove();
+    if (follow) toBottom();
+  }
+
+  function showMessage(author, text, own = false) {
+    const item = element("li", own ? "message own" : "message", "");
+    const by = element("span", `author ${hue(author)}`, author);
+    const said = element("span", "text", text);
+    by.dir = said.dir = "auto";
+    const last = log.lastElementChild;
+    const goesOn = last?.classList.contains("own") === own
+      && last.querySelector(".author")?.textContent === author;
+    item.classList.toggle("goes-on", goesOn);
+    item.append(by, " ", said);
+    append(item);
+  }
+
+  function showNotice(text) {
+    const last = log.lastElementChild;
+    if (last && !last.classList.contains("notice")) append(element("li", "notice", text));
+  }
+
+  let socket, retry, countdown;
+  let attempt = 0;
+  let wasOpen = false;
+
+  function show(state, text, aside = "") {
+    // Screen readers need to hear that it reconnects, not every second of it.
+    const quiet = element("span", "", aside);
+    quiet.ariaHidden = "true";
+    status.replaceChildren(text, quiet);
+    body.dataset.state = state;
+    byId("send").disabled = state !== "open";
+  }
+
+  function wait(delay) {
+    const due = performance.now() + delay;
+    const left = () => ` in ${Math.max(1, Math.ceil((due - performance.now()) / 1000))} s`;
+    show("waiting", "reconnecting", left());
+    countdown = setInterval(() => { status.lastChild.textContent = left(); }, 250);
+    retry = setTimeout(connect, delay);
+  }
+
+  function connect() {
+    clearTimeout(retry);
+    clearInterval(countdown);
+    show("connecting", "connecting");
+    let openedAt = Infinity;
+    socket = new WebSocket(url);
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => {
+      openedAt = performance.now();
+      show("open", "connected");
+      if (wasOpen) showNotice("Connected again. What was said meanwhile did not reach you.");
+      wasOpen = true;
+    };
+    socket.onmessage = ({ data }) => showMessage(...parse(data));
+    socket.onclose = ({ code, reason }) => {
+      // A server that accepts and then fails must not be asked again and again at once.
+      if (performance.now() - openedAt >= STABLE) attempt = 0;
+      const delay = delayAfter(code, attempt);
+      attempt += 1;
+      if (delay !== null) wait(delay);
+      else show("closed", `closed: ${reason || "the server does not want this page"} (${code})`);
+    };
+  }
+
+  window.addEventListener("online", () => { if (body.dataset.state === "waiting") connect(); });
+
+  // Storage may be forbidden: the name then lasts as long as the page.
+  function remembered(storage) {
+    try { return window[storage].getItem(STORED_NAME); } catch { return null; }
+  }
+
+  function remember(storage) {
+    try { window[storage].setItem(STORED_NAME, ownName()); } catch { /* as above */ }
+  }
+
+  function randomName() {
+    const pick = (words) => words.split(" ")[Math.floor(Math.random() * 8)];
+    return `${pick("quiet early brave amber plain swift mellow curious")}-${
+      pick("otter heron maple comet badger fern wren lynx")}`;
+  }
+
+  const ownName = () => nameInput.value.replace(/[:\n]/g, "").trim();
+
+  // Each tab keeps its own name, so that two windows can talk; a new one gets the last chosen.
+  nameInput.value = remembered("sessionStorage") || remembered("localStorage") || randomName();
+  remember("sessionStorage");
+  nameInput.addEventListener("input", () => ["sessionStorage", "localStorage"].forEach(remember));
+
+  byId("composer").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const text = textInput.value;
+    if (socket.readyState !== WebSocket.OPEN || !text.trim()) return;
+    const author = ownName() || "guest";
+    socket.send(`${author}: ${text}`);
+    // The server sends a message to everybody else.
+    showMessage(author, text, true);
+    textInput.value = "";
+    textInput.focus();
+  });
+
+  byId("rooms")?.addEventListener("submit", (event) => {
+    event.preventDefault();
+    // A slash would be another path, and so would "." and "..".
+    const room = byId("room").value.trim().replaceAll("/", "-");
+    if (!/^\.{0,2}$/.test(room)) {
+      location.assign(byId("rooms").dataset.url.replace(/-\/$/, `${encodeURIComponent(room)}/`));
+    }
+  });
+
+  // The strip: the server wrote it as text, colours are ours.
+  for (const line of document.querySelectorAll("#pipes code")) {
+    const [event, ...stages] = line.textContent.split(" | ");
+    line.replaceChildren(element("span", "event", event));
+    for (const stage of stages) {
+      const pipe = element("span", "stage", "");
+      pipe.append(element("span", "bar", "|"), ` ${stage}`);
+      line.append(" ", pipe);
+    }
+  }
+  byId("command").textContent = `python -m websockets ${url}`;
+
+  connect();
+})();

@@ -1,0 +1,73 @@
+"""Servers and a browser for the tests that need them real."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from .processes import ROOT, Daphne, Valkey
+
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def valkey():
+    server = Valkey()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory):
+    """A migrated SQLite file; what makes the example's processes use it."""
+    path = tmp_path_factory.mktemp("db") / "db.sqlite3"
+    env = {"DJANGO_DB": str(path), "DJANGO_SETTINGS_MODULE": "fws_project.settings"}
+    subprocess.run(
+        [sys.executable, "manage.py", "migrate", "-v", "0"],
+        env={**os.environ, **env},
+        cwd=ROOT,
+        check=True,
+    )
+    return env
+
+
+@pytest.fixture(scope="session")
+def server(database):
+    """One process, without Redis."""
+    process = Daphne(env=database)
+    yield process
+    process.stop()
+
+
+@pytest.fixture(scope="session")
+def two_servers(database, valkey):
+    """Two processes on one Redis."""
+    env = {**database, "REDIS_URL": valkey.url}
+    processes = Daphne(env=env), Daphne(env=env)
+    yield processes
+    for process in processes:
+        process.stop()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium, the one Debian ships."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        yield chromium
+        chromium.close()

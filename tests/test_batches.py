@@ -1,0 +1,160 @@
+"""The outgoing queue: batches."""
+
+import asyncio
+
+import pytest
+
+from filtered_websocket import PublishError
+from filtered_websocket.batches import MAX_BATCH, Batches, new_item
+from filtered_websocket.envelope import group_key
+
+
+class Layer:
+    def __init__(self):
+        self.sent = []
+        self.failed = []
+        self.error = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.batches = Batches(self.send, lambda *args: self.failed.append(args))
+
+    async def send(self, batch):
+        self.sent.append(batch)
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+
+
+def payloads(batch):
+    return [item.payload for item in batch.items]
+
+
+async def test_what_is_published_while_a_send_is_in_flight_leaves_together():
+    layer = Layer()
+    layer.gate.clear()
+    layer.batches.put("g", new_item("1"))
+    await asyncio.sleep(0)
+    layer.batches.put("g", new_item("2"))
+    layer.batches.put("g", new_item("3"))
+    layer.batches.put("h", new_item("4"))
+    await asyncio.sleep(0)
+    assert [payloads(batch) for batch in layer.sent] == [[b"1"], [b"4"]]
+    layer.gate.set()
+    await layer.batches.sent()
+    assert [payloads(batch) for batch in layer.sent] == [[b"1"], [b"4"], [b"2", b"3"]]
+    assert [batch.first for batch in layer.sent] == [0, 0, 1]
+    assert layer.sent[0].key == group_key("g") and layer.batches.size == 0
+
+
+async def test_a_batch_is_bounded_in_messages_and_bytes():
+    layer = Layer()
+    for _ in range(MAX_BATCH + 1):
+        layer.batches.put("g", new_item("x"))
+    for _ in range(6):
+        layer.batches.put("h", new_item("x" * 262_144))
+    await layer.batches.sent()
+    sizes = {}
+    for batch in layer.sent:
+        sizes.setdefault(batch.key, []).append(len(batch.items))
+    assert sizes == {group_key("g"): [MAX_BATCH, 1], group_key("h"): [4, 2]}
+
+
+async def test_a_failed_batch_is_told_and_not_sent_again():
+    layer = Layer()
+    layer.error = OSError("no layer")
+    done = asyncio.get_running_loop().create_future()
+    given_up = asyncio.get_running_loop().create_future()
+    given_up.cancel()
+    layer.batches.put("g", new_item("1"))
+    layer.batches.put("g", new_item("2"), done)
+    layer.batches.put("g", new_item("3"), given_up)
+    await layer.batches.sent()
+    with pytest.raises(PublishError, match="no layer"):
+        await done
+    [(group, items, error)] = layer.failed
+    assert group == "g" and [item.payload for item in items] == [b"1"]
+    assert isinstance(error.__cause__, OSError)
+    layer.error = None
+    layer.batches.put("g", new_item("4"))
+    await layer.batches.sent()
+    assert payloads(layer.sent[-1]) == [b"4"] and layer.sent[-1].first == 3
+
+
+async def test_who_waits_for_its_message_is_the_only_one_told():
+    layer = Layer()
+    layer.error = TimeoutError()
+    done = asyncio.get_running_loop().create_future()
+    layer.batches.put("g", new_item("1"), done)
+    with pytest.raises(PublishError):
+        await done
+    await layer.batches.sent()
+    assert layer.failed == []
+
+
+async def test_apublish_is_told_when_the_layer_has_it():
+    layer = Layer()
+    done, given_up = (asyncio.get_running_loop().create_future() for _ in range(2))
+    given_up.cancel()
+    layer.batches.put("g", new_item("1"), done)
+    layer.batches.put("g", new_item("1"), given_up)
+    await done
+    await layer.batches.sent()
+
+
+async def test_what_waits_too_long_fails(settings):
+    settings.FILTERED_WEBSOCKET = {"PUBLISH_MAX_AGE": 1e-9}
+    layer = Layer()
+    layer.batches.put("g", new_item("1"))
+    await layer.batches.sent()
+    assert layer.sent == [] and layer.batches.size == 0
+    assert "waited over" in str(layer.failed[0][2])
+
+
+async def test_the_queue_is_bounded_and_tells_when_there_is_room(settings):
+    settings.FILTERED_WEBSOCKET = {"PUBLISH_QUEUE": 4}
+    layer = Layer()
+    layer.gate.clear()
+    for _ in range(4):
+        layer.batches.check_room()
+        layer.batches.put("g", new_item("x"))
+        await asyncio.sleep(0)  # the first leaves alone
+    assert layer.batches.crowded
+    with pytest.raises(PublishError, match="the publish queue is full"):
+        layer.batches.check_room()
+    room = asyncio.ensure_future(layer.batches.room())
+    await asyncio.sleep(0)
+    assert not room.done()
+    layer.gate.set()
+    await room
+    assert not layer.batches.crowded
+    await layer.batches.sent()
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("\ud800", "surrogates not allowed"),
+        ({"a": {1, 2}}, "not JSON serializable"),
+        ([float("inf")], "not JSON compliant"),
+        (3, "a message is str, bytes, dict or list, not int"),
+        ("x" * 262_145, "MAX_MESSAGE_SIZE is 262144"),
+        ("ü" * 131_073, "cannot publish 262146 bytes"),
+    ],
+)
+def test_what_cannot_be_published_is_an_error_of_the_call(message, words):
+    with pytest.raises(PublishError, match=words):
+        new_item(message)
+
+
+def test_a_message_nested_too_deep_is_an_error_of_the_call():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(PublishError):
+        new_item(deep)
+
+
+def test_an_item_carries_whom_to_leave_out():
+    assert new_item("x", exclude=["me"]).meta == {"x": ["me"]}
+    assert new_item("x").meta == {}
+    assert new_item(b"x", text=True).kind == "t" and new_item(b"x").kind == "b"

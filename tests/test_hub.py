@@ -1,0 +1,286 @@
+"""One hub per loop: hub."""
+
+import asyncio
+import os
+
+import pytest
+from channels.layers import channel_layers
+
+from filtered_websocket import (
+    WebSocketConsumerFilter,
+    WebSocketDisconnectFilter,
+    WebSocketMessageFilter,
+)
+from filtered_websocket.batches import new_item
+from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.envelope import Batch, group_key, seal
+from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
+from filtered_websocket.hub import active_hub, get_hub
+from filtered_websocket.testing import connect, connect_many
+
+from .test_connection import message_filter
+from .test_layer import Layer
+
+
+@pytest.fixture
+def layer(settings):
+    """The site's layer, which can be away."""
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.2, "LAYER_SETTLE": 0}
+    layer = Layer()
+    channel_layers.set("default", layer)
+    yield layer
+    channel_layers.backends.clear()
+
+
+def noted():
+    """A consumer filter that keeps the events of the house, and the events."""
+    events = []
+
+    def note(hub, event):
+        events.append(event)
+
+    return message_filter(note, WebSocketConsumerFilter), events
+
+
+async def test_a_hub_begins_with_its_first_connection_and_ends_with_its_last():
+    assert active_hub() is None
+    async with connect([]) as ann:
+        hub = get_hub()
+        assert active_hub() is hub
+        async with connect([]):
+            assert len(hub.connections) == 2
+        assert active_hub() is hub
+        await ann.settle()
+    assert active_hub() is None
+    assert not hub.groups and not hub.views and not hub.connections
+    async with connect([]):
+        assert get_hub() is not hub
+
+
+async def test_500_at_once_subscribe_once_and_hear_each_message_once(layer):
+    app = FilteredWebSocketConsumer.as_asgi(filters=[BroadcastMessagesFilter], groups=["g"])
+    async with connect_many(500, app) as clients:
+        assert layer.count("add", group_key("g")) == 1
+        await clients[0].send("one")
+        assert {await client.receive() for client in clients[1:]} == {"one"}
+        assert await clients[1].received_nothing() and await clients[0].received_nothing()
+    assert layer.groups == {}
+    assert layer.count("discard", group_key("g")) == 1
+
+
+async def test_the_last_to_leave_a_group_unsubscribes_it(layer):
+    async def move(web_socket_instance, data):
+        await web_socket_instance.join("g")
+        await web_socket_instance.leave("g")
+
+    async with connect([message_filter(move)]) as ann:
+        await ann.send("x")
+        await ann.settle()
+        assert group_key("g") not in layer.groups
+
+
+async def test_connections_live_while_the_layer_is_away(layer, caplog):
+    note, events = noted()
+
+    def echo_and_publish(web_socket_instance, data):
+        web_socket_instance.push(data)
+        web_socket_instance.publish(data)
+
+    filters = [message_filter(echo_and_publish), note]
+    async with connect(filters) as ann, connect(filters) as bob:
+        layer.away = True
+        await ann.send("1")
+        assert await ann.receive() == "1"
+        await ann.settle()
+        layer.away = False
+        while "layer_back" not in {event["type"] for event in events}:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        await ann.send("2")
+        assert await bob.receive() == "2"
+        assert get_hub().counts["publish_failed"] == 1
+    kinds = [event["type"] for event in events]
+    assert kinds.count("layer_lost") == kinds.count("layer_back") == 1
+    assert kinds.count("publish_failed") == 1 and "gap" in kinds
+    assert events[-1]["data"]["origin"] != "" and "group" in events[-1]["data"]
+    words = [record.getMessage() for record in caplog.records]
+    assert sum("is away" in line for line in words) == 1
+    assert sum("is back" in line for line in words) == 1
+
+
+async def test_a_new_connection_is_accepted_while_the_layer_is_away(layer):
+    layer.away = True
+    async with connect([BroadcastMessagesFilter]) as ann:
+        await ann.send("heard by nobody")
+
+
+async def test_duplicates_are_dropped_and_holes_are_told(layer):
+    note, events = noted()
+    app = FilteredWebSocketConsumer.as_asgi(filters=[note], groups=["g"])
+    key = group_key("g")
+    async with connect(app) as ann:
+        for first in (0, 0, 5):
+            await layer.group_send(key, seal(Batch("o", key, first, [new_item(str(first))])))
+        assert [await ann.receive(), await ann.receive()] == ["0", "5"]
+        await ann.settle()
+        hub = get_hub()
+        assert hub.counts["duplicate"] == 1 and hub.counts["missed"] == 4
+    assert events == [{"type": "gap", "data": {"origin": "o", "missed": 4, "group": "g"}}]
+
+
+async def test_garbage_on_the_layer_is_counted_and_said_once(layer, caplog):
+    app = FilteredWebSocketConsumer.as_asgi(filters=[], groups=["g"])
+    key = group_key("g")
+    other = group_key("other")
+    async with connect(app) as ann:
+        for message in ({"type": "chat.message"}, {"v": 7}):
+            await layer.group_send(key, message)
+        await layer.group_send(key, seal(Batch("o", other, 0, [new_item("misrouted")])))
+        await layer.group_send(key, seal(Batch("o", key, 0, [new_item("fine")])))
+        assert await ann.receive() == "fine"
+        assert get_hub().counts["bad_envelope"] == 2
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+async def test_without_channel_layers_the_hub_fans_out_locally(settings):
+    settings.CHANNEL_LAYERS = {}
+    filters = [BroadcastMessagesFilter]
+    async with connect(filters) as ann, connect(filters) as bob:
+        for n in range(3):
+            await ann.send(str(n))
+        assert [await bob.receive() for _ in range(3)] == ["0", "1", "2"]
+        assert await ann.received_nothing()
+
+
+async def test_pipelines_that_name_one_group_share_its_messages():
+    def mark(web_socket_instance, data):
+        return data + b"!"
+
+    plain = FilteredWebSocketConsumer.as_asgi(filters=[BroadcastMessagesFilter], groups=["g"])
+    other = FilteredWebSocketConsumer.as_asgi(
+        filters=[message_filter(mark), BroadcastMessagesFilter], groups=["g"]
+    )
+    async with connect(plain) as ann, connect(other) as bob:
+        await ann.send("a")
+        assert await bob.receive() == "a"
+        await bob.send("b")
+        assert await ann.receive() == "b!"
+
+
+async def test_a_client_that_connects_while_the_hub_ends_finds_a_hub():
+    for _ in range(20):
+        ann = await connect([BroadcastMessagesFilter])
+        leaving = asyncio.ensure_future(ann.close())
+        async with connect([BroadcastMessagesFilter]) as bob:
+            await leaving
+            async with connect([BroadcastMessagesFilter]) as cy:
+                await cy.send("x")
+                assert await bob.receive() == "x"
+
+
+async def test_a_connection_that_comes_while_the_last_one_leaves_keeps_the_hub(layer):
+    gate = asyncio.Event()
+
+    async def slow(web_socket_instance, data):
+        web_socket_instance.publish(data)
+
+    original = layer.group_send
+
+    async def held(group, message):
+        await gate.wait()
+        await original(group, message)
+
+    filters = [message_filter(slow)]
+    ann = await connect(filters)
+    hub = get_hub()
+    layer.group_send = held
+    await ann.send("x")
+    leaving = asyncio.ensure_future(ann.close())
+    while hub.connections:  # noqa: ASYNC110 - a few turns of the loop
+        await asyncio.sleep(0)
+    async with connect(filters) as bob:
+        gate.set()
+        await leaving
+        assert get_hub() is hub
+        async with connect(filters) as cy:
+            await cy.send("y")
+            assert [await bob.receive(), await bob.receive()] == ["x", "y"]
+
+
+async def test_events_that_are_queued_when_the_last_one_leaves_are_handled():
+    handled = []
+
+    async def slowly(hub, event):
+        for _ in range(10):
+            await asyncio.sleep(0)
+        handled.append(event)
+
+    def put(web_socket_instance):
+        web_socket_instance.queue.put("last words")
+
+    filters = [
+        message_filter(put, WebSocketDisconnectFilter),
+        message_filter(slowly, WebSocketConsumerFilter),
+    ]
+    await (await connect(filters)).close()
+    assert handled == ["last words"]
+
+
+async def test_a_message_a_codec_cannot_take_is_dropped_and_said(layer, caplog):
+    class Codec:
+        def decode(self, frame, text):
+            return frame.decode()
+
+        def encode(self, message, meta):
+            return message
+
+    app = FilteredWebSocketConsumer.as_asgi(filters=[], groups=["g"], codec=Codec())
+    key = group_key("g")
+    bad = new_item("x")._replace(payload=b"\xff")
+    async with connect(app) as ann:
+        await layer.group_send(key, seal(Batch("o", key, 0, [bad, new_item("fine")])))
+        assert await ann.receive() == "fine"
+    assert "the codec raised UnicodeDecodeError on group 'g'" in caplog.text
+
+
+async def test_after_a_fork_no_hub_is_left():
+    from filtered_websocket import hub
+
+    async with connect([]):
+        kept, active = dict(hub._hubs), hub._active
+        hub._forget()
+        try:
+            assert active_hub() is None
+        finally:
+            hub._hubs.update(kept)
+            hub._active = active
+
+
+def test_a_forked_child_has_no_hub_of_its_parents():
+    def fork():
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if active_hub() is None else 1)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    async def main():
+        async with connect([]):
+            assert active_hub() is not None
+            return fork()
+
+    assert asyncio.run(main()) == 0
+
+
+async def test_a_plain_message_filter_without_publish_costs_no_layer_call(layer):
+    class Quiet(WebSocketMessageFilter):
+        _registers = False
+
+        @classmethod
+        def filter(cls, web_socket_instance, data):
+            pass
+
+    async with connect([Quiet]) as ann:
+        before = len(layer.calls)
+        for _ in range(5):
+            await ann.send("x")
+        await ann.settle()
+        assert len(layer.calls) == before

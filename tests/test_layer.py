@@ -1,0 +1,291 @@
+"""The one mailbox on the channel layer: layer."""
+
+import asyncio
+
+import pytest
+from channels.layers import InMemoryChannelLayer
+
+from filtered_websocket import layer as layer_module
+from filtered_websocket.batches import new_item
+from filtered_websocket.envelope import Batch, seal
+from filtered_websocket.layer import LayerLink, LocalLink
+
+
+class Layer(InMemoryChannelLayer):
+    """An in-memory layer that can be away, and notes what it is asked."""
+
+    def __init__(self, **kwargs):
+        super().__init__(capacity=1000, **kwargs)
+        self.away = False
+        self.error = ConnectionError("away")
+        self.calls = []
+        self.bad = []
+        self.discarding = asyncio.Event()
+        self.renewed = asyncio.Event()
+
+    def _call(self, *call):
+        self.calls.append(call)
+        if self.calls.count(call) == 3:
+            self.renewed.set()
+        if self.away:
+            raise self.error
+
+    async def new_channel(self, prefix="specific."):
+        self._call("new_channel")
+        return await super().new_channel(prefix)
+
+    async def group_add(self, group, channel):
+        self._call("add", group)
+        await asyncio.sleep(0)
+        await super().group_add(group, channel)
+
+    async def group_discard(self, group, channel):
+        self._call("discard", group)
+        self.discarding.set()
+        await asyncio.sleep(0)
+        await super().group_discard(group, channel)
+
+    async def group_send(self, group, message):
+        self._call("send", group)
+        await super().group_send(group, message)
+
+    async def send(self, channel, message):
+        if self.away:
+            raise self.error
+        await super().send(channel, message)
+
+    async def receive(self, channel):
+        if self.bad:
+            raise self.bad.pop()
+        return await super().receive(channel)
+
+    def count(self, *call):
+        return self.calls.count(call)
+
+
+class House:
+    """What the link tells its hub."""
+
+    def __init__(self, layer):
+        self.layer = layer
+        self.batches, self.lost, self.back, self.bad = [], [], [], []
+        self.told = asyncio.Event()
+        self.link = LayerLink(
+            layer,
+            self._note(self.batches),
+            self._note(self.lost),
+            self._note(self.back),
+            self._note(self.bad),
+        )
+
+    def _note(self, seen):
+        def note(what):
+            seen.append(what)
+            self.told.set()
+
+        return note
+
+    async def until(self, condition):
+        async with asyncio.timeout(10):
+            while not condition():
+                self.told.clear()
+                await self.told.wait()
+
+    async def __aenter__(self):
+        self.link.start()
+        return self
+
+    async def __aexit__(self, *_):
+        await self.link.stop()
+
+
+@pytest.fixture(autouse=True)
+def quick(settings, monkeypatch):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.5, "LAYER_SETTLE": 0}
+    monkeypatch.setattr(layer_module, "MAX_PAUSE", 0.02)
+
+
+BATCH = Batch("o", "fws.g.x", 0, [new_item("hello")])
+
+
+async def test_a_wanted_group_is_joined_once_and_heard():
+    async with House(Layer()) as house:
+        house.link.want("fws.g.x")
+        joined = await asyncio.gather(*(house.link.joined("fws.g.x") for _ in range(50)))
+        assert all(joined) and house.link.is_joined("fws.g.x")
+        assert house.layer.count("add", "fws.g.x") == 1
+        await house.link.send(BATCH)
+        await house.until(lambda: house.batches)
+        assert house.batches == [BATCH]
+        assert await house.link.joined("fws.g.x")
+    assert house.layer.groups == {}
+
+
+async def test_an_unwanted_group_is_left_and_may_be_wanted_again():
+    async with House(Layer()) as house:
+        for _ in range(3):
+            house.link.want("fws.g.x")
+            assert await house.link.joined("fws.g.x")
+            house.link.unwant("fws.g.x")
+            await house.link.round_trip()
+        assert not house.link.is_joined("fws.g.x")
+        house.link.want("fws.g.x")
+        house.link.unwant("fws.g.x")
+        house.link.want("fws.g.x")
+        assert await house.link.joined("fws.g.x")
+
+
+async def test_what_was_wanted_for_a_moment_only_is_not_joined():
+    async with House(Layer()) as house:
+        assert await house_is_listening(house)
+        house.link.want("fws.g.x")
+        house.link.unwant("fws.g.x")
+        house.link.unwant("fws.g.first")
+        house.link.want("fws.g.first")
+        await house.link.round_trip()
+        assert house.layer.count("add", "fws.g.x") == 0
+        assert house.layer.count("add", "fws.g.first") == 1
+        assert house.layer.count("discard", "fws.g.first") == 0
+
+
+async def test_leaving_while_a_join_is_under_way_does_not_leave_a_member_deaf():
+    async with House(Layer()) as house:
+        house.link.want("fws.g.x")
+        assert await house.link.joined("fws.g.x")
+        house.link.unwant("fws.g.x")
+        await house.layer.discarding.wait()
+        house.link.want("fws.g.x")  # the discard is in flight now
+        assert await house.link.joined("fws.g.x")
+        await house.link.send(BATCH)
+        await house.until(lambda: house.batches)
+
+
+async def test_a_join_that_takes_too_long_answers_false_and_happens_later(settings):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.05, "LAYER_SETTLE": 0}
+    layer = Layer()
+    layer.away = True
+    async with House(layer) as house:
+        house.link.want("fws.g.x")
+        assert not await house.link.joined("fws.g.x")
+        layer.away = False
+        await house.until(lambda: house.back)
+        assert await house.link.joined("fws.g.x")
+    assert len(house.lost) == 1 and isinstance(house.lost[0], ConnectionError)
+
+
+async def test_a_layer_that_went_and_came_is_told_once_each_and_joined_again(caplog):
+    layer = Layer()
+    async with House(layer) as house:
+        house.link.want("fws.g.x")
+        assert await house.link.joined("fws.g.x")
+        layer.away = True
+        for _ in range(3):
+            with pytest.raises(ConnectionError):
+                await house.link.send(BATCH)
+        layer.groups.clear()
+        layer.away = False
+        await house.until(lambda: house.back)
+        assert len(house.lost) == len(house.back) == 1 and house.back[0] > 0
+        assert await house.link.joined("fws.g.x")
+        await house.link.send(BATCH)
+        await house.until(lambda: house.batches)
+
+
+async def test_a_group_add_that_fails_is_tried_again():
+    layer = Layer()
+    async with House(layer) as house:
+        assert await house_is_listening(house)
+        layer.away = True
+        house.link.want("fws.g.x")
+        await house.until(lambda: house.lost)
+        layer.away = False
+        await house.until(lambda: house.back)
+        assert await house.link.joined("fws.g.x")
+
+
+async def house_is_listening(house):
+    house.link.want("fws.g.first")
+    return await house.link.joined("fws.g.first")
+
+
+async def test_no_error_of_the_layer_ends_the_listener():
+    layer = Layer()
+    async with House(layer) as house:
+        assert await house_is_listening(house)
+        layer.bad = [ValueError("garbage"), ValueError("garbage"), OSError("reset")]
+        house.link.want("fws.g.x")
+        assert await house.link.joined("fws.g.x")
+        for _ in range(4):
+            await house.link.send(BATCH)
+        await house.until(lambda: len(house.batches) == 4)
+        assert len(house.bad) == 2 and len(house.lost) == 1
+        await house.until(lambda: house.back)
+
+
+@pytest.mark.parametrize("message", [{"type": "chat.message"}, {"v": 9}, {"v": 1, "probe": "no"}])
+async def test_what_is_no_envelope_is_skipped(message):
+    async with House(Layer()) as house:
+        assert await house_is_listening(house)
+        await house.layer.group_send("fws.g.first", message)
+        await house.layer.group_send("fws.g.first", seal(BATCH))
+        await house.until(lambda: house.batches)
+        assert len(house.bad) == (0 if "probe" in message else 1)
+
+
+async def test_memberships_are_renewed_before_the_layer_forgets_them():
+    layer = Layer(group_expiry=0.06)
+    async with House(layer) as house:
+        house.link.want("fws.g.x")
+        assert await house.link.joined("fws.g.x")
+        async with asyncio.timeout(10):
+            await layer.renewed.wait()
+    assert not house.lost
+
+
+async def test_a_round_trip_without_a_mailbox_is_none():
+    house = House(Layer())
+    assert not await house.link.round_trip()
+    house.layer.away = True
+    with pytest.raises(ConnectionError):
+        await house.link.send(BATCH)
+    assert house.lost == []  # nobody listens: a publisher is told by its error
+    await house.link.stop()
+
+
+async def test_a_hanging_layer_is_given_up_after_layer_timeout(settings):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.01, "LAYER_SETTLE": 0}
+    layer = Layer()
+
+    async def hang(*args):
+        await asyncio.Event().wait()
+
+    async with House(layer) as house:
+        assert await house_is_listening(house)
+        layer.group_send = hang
+        with pytest.raises(TimeoutError):
+            await house.link.send(BATCH)
+        await house.until(lambda: house.back)
+
+
+async def test_stopping_while_a_join_waits_lets_the_waiter_go():
+    layer = Layer()
+    layer.away = True
+    house = House(layer)
+    house.link.start()
+    house.link.want("fws.g.x")
+    waiting = asyncio.ensure_future(house.link.joined("fws.g.x"))
+    await asyncio.sleep(0)
+    await house.link.stop()
+    assert await waiting is False
+
+
+async def test_without_a_layer_the_loop_is_the_world():
+    seen = []
+    link = LocalLink(seen.append)
+    link.start()
+    link.want("a")
+    assert link.is_joined("a") and await link.joined("a") and await link.round_trip()
+    await link.send(BATCH)
+    link.unwant("a")
+    await link.stop()
+    assert seen == [BATCH]

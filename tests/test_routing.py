@@ -1,0 +1,202 @@
+"""From asgi.py to consumers: routing."""
+
+import asyncio
+import logging
+
+import pytest
+from channels.routing import URLRouter
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import path
+
+from filtered_websocket import WebSocketMessageFilter
+from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
+from filtered_websocket.routing import websocket_application, with_websockets
+from filtered_websocket.testing import connect
+
+# Sessions and users are looked up.
+pytestmark = pytest.mark.django_db
+
+
+@pytest.mark.parametrize(
+    ("origin", "welcome"),
+    [
+        (None, True),
+        ("http://example.com", True),
+        ("https://EXAMPLE.com:8443", True),
+        ("http://sub.wild.example", True),
+        ("http://[::1]:9000", True),
+        ("http://evil.example", False),
+        ("http://example.com.evil.example", False),
+        ("http://example.com@evil.example", False),
+        ("http://evil.example@example.com", False),
+        ("null", False),
+        ("", False),
+        ("example.com", False),
+        ("file://", False),
+        ("ftp://example.com", False),
+        ("http://example.com:99999", False),
+        ("http://[::1", False),
+        ("http://exämple.com", False),
+    ],
+)
+async def test_the_origin_must_be_a_host_of_this_site(settings, origin, welcome, caplog):
+    settings.ALLOWED_HOSTS = ["example.com", ".wild.example", "[::1]"]
+    application = websocket_application([path("", FilteredWebSocketConsumer.as_asgi(filters=[]))])
+    headers = {} if origin is None else {"origin": origin}
+    with caplog.at_level(logging.INFO):
+        client = await connect(application, headers=headers)
+    assert client.accepted is welcome
+    await client.close()
+    assert ("refused origin" in caplog.text) is not welcome
+
+
+async def test_two_origins_are_refused():
+    application = websocket_application()
+    client = connect(application)
+    client._client._scope["headers"] = [(b"origin", b"http://testserver")] * 2
+    assert not (await client).accepted
+    await client._client.close()
+
+
+async def test_with_debug_and_no_allowed_hosts_this_machine_is_welcome(settings):
+    settings.ALLOWED_HOSTS = []
+    settings.DEBUG = True
+    application = websocket_application([path("", FilteredWebSocketConsumer.as_asgi(filters=[]))])
+    async with connect(application, headers={"origin": "http://localhost:9000"}):
+        pass
+
+
+async def test_an_unknown_path_is_refused_with_one_line(caplog):
+    application = websocket_application()
+    with caplog.at_level(logging.INFO):
+        client = await connect(application, "/nosuch/%0Aforged")
+    assert not client.accepted
+    await client.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "no WebSocket route for /nosuch/\\nforged"
+    ]
+
+
+async def test_a_path_outside_of_root_path_is_refused():
+    application = websocket_application()
+    opening = connect(application, "/")
+    opening._client._scope["root_path"] = "/site"
+    client = await opening
+    assert not client.accepted
+    await client.close()
+
+
+async def test_without_routes_the_sites_pipeline_is_at_the_root():
+    application = websocket_application()
+    async with connect(application) as ann, connect(application) as bob:
+        await ann.send("hi")
+        assert await bob.receive() == "hi"
+
+
+async def test_a_route_with_filters_and_no_groups_hears_nothing_of_the_site():
+    other = FilteredWebSocketConsumer.as_asgi(filters=[BroadcastMessagesFilter])
+    application = websocket_application(
+        [path("", FilteredWebSocketConsumer.as_asgi()), path("other/", other)]
+    )
+    async with (
+        connect(application) as ann,
+        connect(application) as bob,
+        connect(application, "/other/") as cy,
+    ):
+        await ann.send("to the site")
+        assert await bob.receive() == "to the site"
+        assert await cy.received_nothing()
+
+
+async def test_nested_routers_know_their_paths_and_pass_on_what_they_do_not_match():
+    inner = FilteredWebSocketConsumer.as_asgi(filters=[])
+    application = websocket_application([path("a/", URLRouter([path("b/", inner)]))])
+    assert inner.route.paths == ["/a/b/"]
+    async with connect(application, "/a/b/"):
+        pass
+    client = await connect(application, "/a/c/")
+    assert not client.accepted
+    await client.close()
+
+
+async def test_sessions_and_users_are_there_where_their_apps_are(settings, db):
+    seen = []
+
+    class See(WebSocketMessageFilter):
+        _registers = False
+
+        @classmethod
+        def filter(cls, web_socket_instance, data):
+            seen.append((web_socket_instance.user, web_socket_instance.session))
+
+    async def look(apps):
+        settings.INSTALLED_APPS = apps
+        app = FilteredWebSocketConsumer.as_asgi(filters=[See])
+        opening = connect(websocket_application([path("", app)]))
+        del opening._client._scope["user"]
+        async with opening as ann:
+            await ann.send("x")
+            await ann.settle()
+        return seen.pop()
+
+    everything = ["django.contrib.contenttypes", "django.contrib.auth", "django.contrib.sessions"]
+    user, session = await look(everything)
+    assert user.is_anonymous and session is not None
+    user, session = await look(["django.contrib.sessions"])
+    assert user is None and session is not None
+    assert await look([]) == (None, None)
+
+
+async def test_http_goes_to_the_site_and_lifespan_is_answered():
+    seen = []
+
+    async def http(scope, receive, send):
+        seen.append(scope["type"])
+
+    application = with_websockets(http)
+    await application({"type": "http"}, None, None)
+    assert seen == ["http"]
+    events = [{"type": "lifespan.shutdown"}, {"type": "lifespan.startup"}]
+    answers = []
+
+    async def receive():
+        return events.pop()
+
+    async def send(event):
+        answers.append(event["type"])
+
+    await application({"type": "lifespan"}, receive, send)
+    assert answers == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    async with connect(application):
+        pass
+
+
+def test_a_pipeline_that_cannot_be_built_stops_the_site_from_starting(settings):
+    app = FilteredWebSocketConsumer.as_asgi()
+    settings.INSTALLED_FILTERS = ["nowhere"]
+    with pytest.raises(ImproperlyConfigured, match="'nowhere'"):
+        with_websockets(None, [path("", app)])
+
+
+def test_before_django_is_ready_nothing_is_built(settings, monkeypatch):
+    from django.apps import apps
+
+    monkeypatch.setattr(apps, "ready", False)
+    settings.INSTALLED_FILTERS = ["nowhere"]
+    app = FilteredWebSocketConsumer.as_asgi()
+    websocket_application([path("late/", app)])
+    assert app.route.paths == ["/late/"]
+
+
+def test_loops_are_not_kept_alive_by_hubs():
+    from filtered_websocket import hub
+
+    async def once():
+        async with connect([]):
+            pass
+
+    before = len(hub._hubs)
+    for _ in range(5):
+        asyncio.run(once())
+    assert len(hub._hubs) <= before

@@ -1,0 +1,103 @@
+"""What users test their filters with: testing."""
+
+import asyncio
+
+import pytest
+from django.test import TestCase
+
+from filtered_websocket import WebSocketDisconnectFilter
+from filtered_websocket import testing as testing_module
+from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
+from filtered_websocket.testing import Closed, connect, only_filters, published
+
+from .lone_filter import Pop
+from .test_connection import message_filter
+
+
+async def test_only_filters_is_the_whole_pipeline():
+    with only_filters(Pop, BroadcastMessagesFilter):
+        async with connect() as ann, connect() as bob:
+            await ann.send("Test")
+            assert await bob.receive() == "Tes"
+
+
+@only_filters("tests.lone_filter", "filtered_websocket.filters.broadcast_messages")
+class WithDjangosTestCase(TestCase):
+    async def test_filters_run_in_a_test_case(self):
+        async with connect() as ann, connect() as bob:
+            await ann.send("Test")
+            self.assertEqual(await bob.receive(), "Tes")
+
+
+async def test_published_sees_groups_and_messages():
+    with published() as messages:
+        async with connect([BroadcastMessagesFilter]) as ann:
+            await ann.send("hi")
+            await ann.settle()
+    [message] = messages
+    assert message.message == "hi" and len(message.exclude) == 1
+
+
+async def test_a_message_that_never_comes_is_a_timeout(monkeypatch):
+    monkeypatch.setattr(testing_module, "PATIENCE", 0.01)
+    async with connect([]) as ann:
+        with pytest.raises(TimeoutError, match=r"nothing came within 0\.01 s"):
+            await ann.receive()
+
+
+async def test_an_application_that_fails_tells_its_own_error():
+    async def broken(scope, receive, send):
+        await receive()
+        raise KeyError("site")
+
+    with pytest.raises(KeyError, match="site"):
+        await connect(broken)
+
+
+async def test_a_plain_asgi_application_can_be_tested():
+    async def plain(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept", "subprotocol": "chat"})
+        await send({"type": "websocket.send", "text": None, "bytes": b"x"})
+        await send({"type": "websocket.close"})
+
+    client = await connect(plain, subprotocols=["chat"])
+    assert client.subprotocol == "chat"
+    assert await client.receive() == b"x"
+    with pytest.raises(Closed):
+        await client.receive()
+    assert client.close_code == 1000
+    assert await client.received_nothing()
+    await client.close()
+
+
+async def test_messages_before_a_close_are_passed_over_by_closed():
+    def end(web_socket_instance, data):
+        web_socket_instance.push("x")
+        web_socket_instance.close(4000)
+
+    async with connect([message_filter(end)]) as ann:
+        await ann.send("x")
+        assert await ann.closed() == 4000
+
+
+async def test_settle_waits_for_a_slow_filter():
+    async def slow(web_socket_instance, data):
+        for _ in range(20):
+            await asyncio.sleep(0)
+        web_socket_instance.push("at last")
+
+    async with connect([message_filter(slow)]) as ann:
+        await ann.send("x")
+        assert not await ann.received_nothing()
+
+
+async def test_leaving_the_block_runs_the_disconnect_chain():
+    codes = []
+
+    def note(web_socket_instance):
+        codes.append(web_socket_instance.close_code)
+
+    async with connect([message_filter(note, WebSocketDisconnectFilter)]):
+        pass
+    assert codes == [1000]

@@ -1,0 +1,138 @@
+"""How bytes leave: transports."""
+
+import asyncio
+
+import pytest
+
+from filtered_websocket import transports
+from filtered_websocket.codecs import Frame
+from filtered_websocket.transports import AsgiTransport
+
+
+class Peer:
+    """A server's ``send``, and what the house heard of the end."""
+
+    def __init__(self, max_unsent=100):
+        self.events = []
+        self.ended = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error = None
+        self.transport = AsgiTransport(self.send, max_unsent, lambda *end: self.ended.append(end))
+
+    async def send(self, event):
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        self.events.append(event)
+
+    @property
+    def texts(self):
+        return [event["text"] for event in self.events if event["type"] == "websocket.send"]
+
+
+def text(payload="a"):
+    return Frame(payload.encode(), True)
+
+
+async def test_nothing_leaves_before_it_is_open():
+    peer = Peer()
+    peer.transport.write(text("1"))
+    await asyncio.sleep(0)
+    assert peer.texts == [] and peer.transport.unsent == 1
+    peer.transport.open()
+    await peer.transport.stopped()
+    assert peer.texts == ["1"] and peer.transport.unsent == 0
+
+
+async def test_frames_and_close_keep_their_order():
+    peer = Peer()
+    peer.transport.open()
+    for payload in "123":
+        peer.transport.write(text(payload))
+    peer.transport.close(4000, "bye")
+    peer.transport.close(4001, "twice")
+    peer.transport.write(text("late"))
+    await peer.transport.stopped()
+    assert peer.texts == ["1", "2", "3"]
+    assert peer.events[-1] == {"type": "websocket.close", "code": 4000, "reason": "bye"}
+    assert peer.ended == [(4000, "bye")] and peer.transport.closing
+    peer.transport.stop()
+    assert peer.ended == [(4000, "bye")]
+
+
+async def test_a_waiter_is_told_when_its_frame_has_left_or_never_can():
+    peer = Peer()
+    peer.transport.open()
+    done, never, late = (asyncio.get_running_loop().create_future() for _ in range(3))
+    peer.transport.write(text(), done)
+    await done
+    assert peer.texts == ["a"]
+    peer.gate.clear()
+    peer.transport.write(text(), never)
+    peer.transport.stop()
+    await never
+    peer.transport.write(text(), late)
+    await late
+    await peer.transport.stopped()
+
+
+async def test_a_slow_reader_is_closed_and_its_frames_forgotten():
+    peer = Peer(max_unsent=10)
+    peer.gate.clear()
+    peer.transport.open()
+    peer.transport.write(text("x" * 6))
+    await asyncio.sleep(0)
+    peer.transport.write(text("x" * 6))
+    assert peer.transport.closed[0] == 4101 and peer.transport.unsent == 0
+    peer.gate.set()
+    await peer.transport.stopped()
+    assert peer.events[-1]["code"] == 4101
+    assert peer.ended[0][0] == 4101 and peer.transport.unsent == 0
+
+
+async def test_a_socket_that_takes_nothing_is_given_up(monkeypatch):
+    monkeypatch.setattr(transports, "CLOSE_TIMEOUT", 0)
+    peer = Peer()
+    peer.gate.clear()
+    peer.transport.open()
+    peer.transport.write(text())
+    await asyncio.sleep(0)
+    peer.transport.close(4000, "")
+    await peer.transport.stopped()
+    assert peer.ended == [(4000, "")] and peer.events == []
+
+
+async def test_a_refused_send_ends_the_connection(caplog):
+    peer = Peer()
+    peer.error = OSError("gone")
+    peer.transport.open()
+    with caplog.at_level("INFO"):
+        peer.transport.write(text("1"))
+        peer.transport.write(text("2"))
+        await peer.transport.stopped()
+    assert peer.ended == [(1006, "")] and peer.transport.unsent == 0
+    assert "refused to send" in caplog.text
+
+
+async def test_a_lost_peer_is_told_once_with_its_code():
+    peer = Peer()
+    peer.transport.lost(1001, "away")
+    peer.transport.lost(1000, "")
+    assert peer.ended == [(1001, "away")]
+
+
+async def test_stopping_without_a_word_is_an_abnormal_end():
+    peer = Peer()
+    peer.transport.open()
+    peer.transport.stop()
+    assert peer.ended == [(1006, "")]
+
+
+async def test_a_waiter_that_gave_up_does_no_harm():
+    done = asyncio.get_running_loop().create_future()
+    done.cancel()
+    transports.settle(done)
+    transports.settle(None)
+    with pytest.raises(asyncio.CancelledError):
+        await done
