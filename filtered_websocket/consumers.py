@@ -187,12 +187,20 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         transport = self.connection.transport
         self._task: Any = asyncio.current_task()
         while not transport.closing:
-            event = await self._next(receive)
-            if event is not None:
-                await self._handle(event)
+            await self._read(receive)
         await self._over.wait()
 
-    async def _handle(self, event: Event) -> None:
+    async def _read(self, receive: Receive) -> None:
+        """Handle the server's next event; return without one once our close was sent."""
+        self._reading = True
+        try:
+            event = await receive()
+        except asyncio.CancelledError:
+            if self._woken and self._task.uncancel() == 0:
+                return
+            raise
+        finally:
+            self._reading = False
         if event["type"] == "websocket.disconnect":
             code = event.get("code") or NO_STATUS
             self.connection.transport.lost(code, event.get("reason") or "")
@@ -201,18 +209,6 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         if self.connection.crowding:
             self.connection.crowding = False
             await self.hub.batches.room()
-
-    async def _next(self, receive: Receive) -> Event | None:
-        """The server's next event; None once our own close has been sent."""
-        self._reading = True
-        try:
-            return await receive()
-        except asyncio.CancelledError:
-            if self._woken and self._task.uncancel() == 0:
-                return None
-            raise
-        finally:
-            self._reading = False
 
     def _is_over(self, code: int, reason: str) -> None:
         """The transport is done: note how, and stop waiting for more to read."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from playwright.async_api import async_playwright
 
 from .processes import ROOT, Daphne, Valkey
 
@@ -59,15 +60,13 @@ def two_servers(database, valkey):
         process.stop()
 
 
-@pytest.fixture(scope="session")
-def browser():
+@pytest.fixture
+async def browser():
     """Headless Chromium, the one Debian ships."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
-        yield chromium
-        chromium.close()
+    async with async_playwright() as playwright:
+        process = await playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        yield process
+        await process.close()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -66,6 +67,16 @@ class Process:
         assert found, f"never said {pattern!r}:\n{self.output}"
         return found
 
+    def listens_on(self, port, timeout=30):
+        """Wait for a server that does not say when it is ready."""
+        deadline = time.monotonic() + timeout
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return
+            ended = self._process.poll() is not None
+            assert not ended and time.monotonic() < deadline, f"never listened:\n{self.output}"
+            threading.Event().wait(0.05)
+
     def signal(self, number):
         self._process.send_signal(number)
 
@@ -119,11 +130,12 @@ class Valkey(Process):
 
 
 class Daphne(Process):
-    """``daphne APPLICATION`` on a free port, as the README starts it."""
+    """``daphne APPLICATION``, on a free port unless told which."""
 
-    def __init__(self, application="fws_project.asgi:application", *, env=None, cwd=ROOT):
+    def __init__(self, application="fws_project.asgi:application", *, env=None, cwd=ROOT, port=0):
+        endpoint = f"tcp:port={port}:interface=127.0.0.1"
         super().__init__(
-            [sys.executable, "-m", "daphne", "-e", "tcp:port=0:interface=127.0.0.1", application],
+            [sys.executable, "-m", "daphne", "-e", endpoint, application],
             env=env,
             cwd=cwd,
         )
