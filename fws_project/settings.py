@@ -93,4 +93,5 @@ DATABASES = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = "static/"
+TIME_ZONE = "UTC"
 USE_TZ = True

@@ -1,0 +1,37 @@
+"""Filters that do on demand what a test wants to see the effect of."""
+
+import threading
+
+from filtered_websocket import Close, Drop, WebSocketDisconnectFilter, WebSocketMessageFilter
+
+released = threading.Event()
+
+
+class Misbehave(WebSocketMessageFilter):
+    @classmethod
+    def filter(cls, web_socket_instance, data):
+        if data == b"drop":
+            raise Drop
+        if data == b"raise":
+            raise KeyError("on demand")
+        if data == b"close":
+            raise Close(4321, "on demand")
+        if data == b"release":
+            released.set()
+
+
+class Block(WebSocketMessageFilter):
+    blocking = True
+
+    @classmethod
+    def filter(cls, web_socket_instance, data):
+        if data == b"block":
+            released.clear()
+            print("BLOCKING in", threading.current_thread().name, flush=True)
+            released.wait(30)
+
+
+class SayGoodbye(WebSocketDisconnectFilter):
+    @classmethod
+    def filter(cls, web_socket_instance):
+        print("GOODBYE", web_socket_instance.close_code, flush=True)

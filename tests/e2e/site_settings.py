@@ -1,0 +1,28 @@
+"""The example with a pipeline that misbehaves on demand, on the layer a test asks for."""
+
+import os
+
+from fws_project.settings import *  # noqa: F403
+
+INSTALLED_FILTERS = [
+    "tests.e2e.site_filters",
+    "filtered_websocket.filters.broadcast_messages",
+]
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"stderr": {"class": "logging.StreamHandler"}},
+    "loggers": {
+        "filtered_websocket": {"handlers": ["stderr"], "level": "INFO", "propagate": False}
+    },
+}
+if os.environ.get("TEST_LAYER") == "core":
+    CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "channels_redis.core.RedisChannelLayer",
+            "CONFIG": {
+                "hosts": [{"address": os.environ["REDIS_URL"], "socket_timeout": None}],
+                "capacity": 10_000,
+            },
+        }
+    }

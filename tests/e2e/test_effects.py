@@ -1,0 +1,94 @@
+"""What a misbehaving filter does to its sender, to the others and to the log."""
+
+import asyncio
+import uuid
+from urllib.parse import quote
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from .processes import Daphne
+from .test_serving import hears
+
+SITE = {"DJANGO_SETTINGS_MODULE": "tests.e2e.site_settings"}
+
+
+@pytest.fixture
+def site(database):
+    process = Daphne(env=database | SITE)
+    yield process
+    process.stop()
+
+
+async def test_a_dropped_message_is_silence(site):
+    async with connect(site.ws()) as ann, connect(site.ws()) as bob:
+        await ann.send("drop")
+        await ann.send("next")
+        assert await hears(bob, 1) == ["next"]
+    assert "ERROR" not in site.output and "Traceback" not in site.output
+
+
+async def test_a_raising_filter_is_logged_once_and_everybody_lives(site):
+    async with connect(site.ws()) as ann, connect(site.ws()) as bob:
+        for _ in range(5):
+            await ann.send("raise")
+        await ann.send("next")
+        assert await hears(bob, 1) == ["next"]
+    assert site.output.count("tests.e2e.site_filters.Misbehave raised KeyError on connection") == 1
+    assert site.output.count("Traceback") == 1
+
+
+async def test_a_closing_filter_closes_its_connection_only(site):
+    async with connect(site.ws()) as ann, connect(site.ws()) as bob, connect(site.ws()) as cy:
+        await ann.send("close")
+        with pytest.raises(ConnectionClosed) as caught:
+            await hears(ann, 1)
+        assert caught.value.rcvd.code == 4321
+        await asyncio.to_thread(site.said, "GOODBYE 4321")
+        await bob.send("next")
+        assert await hears(cy, 1) == ["next"]
+    assert site.output.count("GOODBYE 4321") == 1 and "Traceback" not in site.output
+
+
+async def test_a_filter_that_blocks_in_a_thread_holds_up_only_its_own_connection(site):
+    async with connect(site.ws()) as ann, connect(site.ws()) as bob, connect(site.ws()) as cy:
+        await ann.send("block")
+        await ann.send("behind it")
+        await asyncio.to_thread(site.said, "BLOCKING in fws-blocking")
+        for n in range(20):
+            await bob.send(str(n))
+        assert await hears(cy, 20) == [str(n) for n in range(20)]
+        # The blocked connection is written to meanwhile, too.
+        assert await hears(ann, 20) == [str(n) for n in range(20)]
+        await bob.send("release")
+        last = await hears(cy, 3)
+        assert sorted(last) == ["behind it", "block", "release"]
+        assert last.index("block") < last.index("behind it")
+
+
+@pytest.mark.parametrize("layer", ["core", "pubsub"])
+async def test_both_redis_layers_carry_any_name_and_any_message(database, valkey, layer):
+    env = database | SITE | {"REDIS_URL": valkey.url, "TEST_LAYER": layer}
+    servers = [await asyncio.to_thread(Daphne, env=env) for _ in range(2)]
+    try:
+        for name in ("世界", "a b", "💥" * 40, uuid.uuid4().hex):
+            path = f"/rooms/{quote(name)}/"
+            async with connect(servers[0].ws(path)) as ann, connect(servers[1].ws(path)) as bob:
+                await ann.send("GRÜSSE")
+                assert await hears(bob, 1) == ["GRÜSSE"]
+        async with connect(servers[0].ws()) as ann, connect(servers[1].ws()) as bob:
+            for message in ("Grüße", b"\x00\xff", "x" * 262_144):
+                await ann.send(message)
+                assert await hears(bob, 1) == [message]
+        assert all("Traceback" not in server.output for server in servers)
+    finally:
+        for server in servers:
+            await asyncio.to_thread(server.stop)
+
+
+async def test_the_disconnect_chain_runs_when_the_client_vanishes(site):
+    async with connect(site.ws()) as ann:
+        ann.transport.abort()
+        await asyncio.to_thread(site.said, "GOODBYE 1006")
+    assert site.output.count("GOODBYE") == 1
