@@ -41,6 +41,15 @@ NAME = Rule(
 )
 ALIAS = Rule(lambda value: isinstance(value, str), "a key of CHANNEL_LAYERS")
 PATH = Rule(lambda value: value is None or isinstance(value, str), "None or a dotted path")
+STORAGE = Rule(
+    lambda value: (
+        isinstance(value, dict)
+        and isinstance(value.get("BACKEND"), str)
+        and isinstance(value.get("OPTIONS", {}), dict)
+        and set(value) <= {"BACKEND", "OPTIONS"}
+    ),
+    '{"BACKEND": "dotted.path", "OPTIONS": {...}}',
+)
 
 
 def one_of(*choices: str) -> Rule:
@@ -61,6 +70,10 @@ SETTINGS: dict[str, tuple[Any, Rule]] = {
     "PUBLISH_MAX_AGE": (30.0, SECONDS),
     "PUBLISH_QUEUE": (10_000, COUNT),
     "REFUSE_WITH": ("403", one_of("403", "close")),
+    "STORAGE": (
+        {"BACKEND": "filtered_websocket.storage_objects.default", "OPTIONS": {}},
+        STORAGE,
+    ),
 }
 
 DEFAULTS: dict[str, Any] = {key: default for key, (default, _) in SETTINGS.items()}

@@ -46,6 +46,8 @@ class View(Protocol):
     @property
     def codec(self) -> Codec | None: ...
     @property
+    def storage_object(self) -> Any: ...
+    @property
     def crowded(self) -> bool: ...
     @property
     def users(self) -> Mapping[str, "Connection"]: ...
@@ -116,6 +118,11 @@ class Connection:
     def queue(self) -> Any:
         """``queue.put(event)`` hands an event to the pipeline's consumer chain."""
         return self._view.queue
+
+    @property
+    def storage_object(self) -> Any:
+        """Sets of text that all filters share; see ``filtered_websocket.storage_objects``."""
+        return self._view.storage_object
 
     @property
     def closing(self) -> bool:

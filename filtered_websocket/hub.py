@@ -11,6 +11,7 @@ channel-layer mailbox that serves them all.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -29,6 +30,7 @@ from .exceptions import PublishError
 from .filters.pipeline import Pipeline, known_routes
 from .hub_view import HubView
 from .layer import LayerLink, LocalLink
+from .storage_objects import get_storage_object
 
 logger = logging.getLogger(__name__)
 
@@ -65,28 +67,69 @@ class Hub:
         self._thread = threading.get_ident()
         self._link: LayerLink | LocalLink | None = None
         self._running = False
+        self._held = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._listening: asyncio.Task[None] | None = None
 
     # Life
 
     def attach(self, connection: Connection) -> None:
         """A connection begins; the first one makes the hub listen."""
         self.connections[connection.id] = connection
-        if not self._running:
-            self._running = True
-            _announce(self)
-            self.link.start()
+        self._empty.clear()
+        self._begin()
+
+    def hold(self) -> None:
+        """Listen although nobody is connected, until :meth:`release`."""
+        self._held = True
+        self._begin()
+
+    async def release(self) -> None:
+        """End the hub, unless somebody is connected."""
+        self._held = False
+        if not self.connections and self._running:
+            await self._end()
+
+    def _begin(self) -> None:
+        if self._running:
+            return
+        self._running = True
+        _announce(self)
+        self.link.start()
+        storage = get_storage_object()
+        storage.attach(self._storage_event)
+        if storage.listens:
+            self._listening = self.loop.create_task(self._listen(storage), name="fws-pubsub")
 
     async def detach(self, connection: Connection) -> None:
         """A connection has ended and left its groups; with the last one the hub ends."""
         self.connections.pop(connection.id, None)
-        if not self.connections and self._running:
-            await self._end()
+        if not self.connections:
+            self._empty.set()
+            if self._running and not self._held:
+                await self._end()
+
+    async def close_all(self, code: int, reason: str, timeout: float) -> None:
+        """Close every connection, and return when the last is over, or after ``timeout`` s."""
+        for connection in tuple(self.connections.values()):
+            connection.close(code, reason)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._empty.wait()
 
     async def _end(self) -> None:
         await self.settled()
-        if self.connections or not self._running:
+        if self.connections or self._held or not self._running:
             return
         self._running = False
+        storage = get_storage_object()
+        storage.attach(None)
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
+            self._listening = None
+        await storage.aclose()
         _withdraw(self)
         link, self._link = self.link, None
         self.groups.clear()
@@ -187,11 +230,21 @@ class Hub:
         for view in tuple(group.members):
             view.deliver(group.name, batch.items)
 
-    # Events of the house
+    # Events of the house, and of pub/sub
+
+    async def _listen(self, storage: Any) -> None:
+        async for event in storage.listen():
+            self._post(event)
+
+    def _storage_event(self, event: Any) -> None:
+        """An event of this process's own storage object, from any thread."""
+        self.call(self._post, event)
 
     def post(self, kind: str, data: Any) -> None:
         """Hand an event of the house to the consumer chain of every pipeline."""
-        event = {"type": kind, "data": data}
+        self._post({"type": kind, "data": data})
+
+    def _post(self, event: Any) -> None:
         for pipeline in {route.built for route in known_routes()}:
             if pipeline is not None and pipeline.consumer:
                 self.view(pipeline).post(event)

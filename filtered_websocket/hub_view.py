@@ -19,6 +19,7 @@ from .envelope import EXCLUDE, Item, check_group
 from .exceptions import Close, Drop
 from .filters.pipeline import Pipeline
 from .queues import SerialQueue
+from .storage_objects import get_storage_object
 from .types import Codec
 
 
@@ -104,6 +105,11 @@ class HubView:
     def groups(self) -> frozenset[str]:
         """The names of the groups that this pipeline has members of here."""
         return self._hub.group_names(self)
+
+    @property
+    def storage_object(self) -> Any:
+        """The storage object of this process."""
+        return get_storage_object()
 
     @property
     def crowded(self) -> bool:

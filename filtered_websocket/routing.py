@@ -10,9 +10,9 @@ From a site's ``asgi.py`` to consumers: one line that wraps its HTTP application
     lifespan  -> answered
 """
 
-from collections.abc import Sequence
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+from urllib.parse import SplitResult, urlsplit
 
 from channels.auth import AuthMiddlewareStack
 from channels.routing import URLRouter
@@ -33,44 +33,75 @@ websocket_urlpatterns: list[Any] = [
     path("", FilteredWebSocketConsumer.as_asgi(build=False)),  # type: ignore[arg-type]
 ]
 
+#: Whether a page of this origin may connect.
+OriginRule: TypeAlias = Callable[[Scope, SplitResult], bool]
+
 #: Who may connect where ``DEBUG`` is on and ``ALLOWED_HOSTS`` empty, as for HTTP.
 DEBUG_HOSTS = [".localhost", "127.0.0.1", "[::1]"]
 
 
-def origin_is_allowed(scope: Scope) -> bool:
+def parse_origin(scope: Scope) -> SplitResult | None:
     """
-    Whether the handshake's Origin (RFC 6455 section 4.1) names a host of ALLOWED_HOSTS.
+    The one Origin of a handshake (RFC 6455 section 4.1); ValueError for what is none.
 
-    No Origin header is no browser, so nobody's cookies are abused: allowed.
+    None where there is no such header: no browser sent this, so nobody's cookies are
+    abused.
     """
     origins = [value for name, value in scope["headers"] if name == b"origin"]
     if not origins:
-        return True
+        return None
     if len(origins) > 1:
-        return False
-    try:
-        parts = urlsplit(origins[0].decode("ascii"))
-        host = parts.hostname
-        # A port that is no number raises here, as bad brackets do above.
-        _ = parts.port
-    except ValueError:
-        return False
-    if host is None or parts.scheme not in ("http", "https") or parts.username is not None:
-        return False
+        raise ValueError("more than one Origin header")
+    origin: SplitResult = urlsplit(origins[0].decode("ascii"))
+    if origin.scheme not in ("http", "https") or not origin.hostname or origin.username is not None:
+        raise ValueError("not the origin of a page")
+    _ = origin.port  # raises for what is no port
+    return origin
+
+
+def is_allowed_host(scope: Scope, origin: SplitResult) -> bool:
+    """Whether a page's host is one of ALLOWED_HOSTS."""
     allowed = settings.ALLOWED_HOSTS
     if settings.DEBUG and not allowed:
         allowed = DEBUG_HOSTS
+    host = str(origin.hostname)
     return validate_host(f"[{host}]" if ":" in host else host, allowed)
+
+
+def is_same_origin(scope: Scope, origin: SplitResult) -> bool:
+    """Whether a page came from where this request goes: its Host header, port included."""
+    host = urlsplit("//" + dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
+    default = 443 if origin.scheme == "https" else 80
+    return (origin.hostname, origin.port or default) == (host.hostname, host.port or default)
+
+
+def one_of_origins(origins: Iterable[str]) -> OriginRule:
+    """A rule that allows just these origins, as ``https://example.com:8443``; "*" is any."""
+    wanted = {origin.lower().rstrip("/") for origin in origins}
+
+    def is_listed(scope: Scope, origin: SplitResult) -> bool:
+        return "*" in wanted or f"{origin.scheme}://{origin.netloc}".lower() in wanted
+
+    return is_listed
 
 
 class OriginCheck:
     """Refuses handshakes from pages of other sites, before anything reads a session."""
 
-    def __init__(self, inner: ASGIApplication) -> None:
+    def __init__(self, inner: ASGIApplication, rule: OriginRule = is_allowed_host) -> None:
         self.inner = inner
+        self.rule = rule
+
+    def allows(self, scope: Scope) -> bool:
+        """Whether a handshake has no Origin, or one that the rule allows."""
+        try:
+            origin = parse_origin(scope)
+            return origin is None or self.rule(scope, origin)
+        except ValueError:
+            return False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if origin_is_allowed(scope):
+        if self.allows(scope):
             await self.inner(scope, receive, send)
             return
         await receive()
@@ -125,8 +156,23 @@ def with_websockets(http: ASGIApplication, routes: Sequence[Any] | None = None) 
     Call it after ``get_asgi_application()``: it needs Django's apps, and raises
     ImproperlyConfigured for a pipeline that cannot be built.
     """
-    websocket = websocket_application(routes)
+    return _by_protocol(http, websocket_application(routes))
 
+
+def standalone_application(
+    websocket: ASGIApplication, where: str | None, origins: Sequence[str] | None
+) -> ASGIApplication:
+    """
+    ``websocket`` with no site around it: at one path, or at every one; for pages of
+    ``origins``, or of the origin that is connected to.
+    """
+    view: Any = websocket
+    route = re_path(r"", view) if where is None else path(where.lstrip("/"), view)
+    rule = is_same_origin if origins is None else one_of_origins(origins)
+    return _by_protocol(_upgrade_required, OriginCheck(Router([route]), rule))
+
+
+def _by_protocol(http: ASGIApplication, websocket: ASGIApplication) -> ASGIApplication:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await websocket(scope, receive, send)
@@ -136,6 +182,13 @@ def with_websockets(http: ASGIApplication, routes: Sequence[Any] | None = None) 
             await http(scope, receive, send)
 
     return application
+
+
+async def _upgrade_required(scope: Scope, receive: Receive, send: Send) -> None:
+    """What a WebSocket server says to plain HTTP (RFC 9110 section 15.5.22)."""
+    headers = [(b"content-type", b"text/plain"), (b"upgrade", b"websocket")]
+    await send({"type": "http.response.start", "status": 426, "headers": headers})
+    await send({"type": "http.response.body", "body": b"This is a WebSocket server.\n"})
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -65,6 +65,13 @@ WRONG = {
     "PUBLISH_MAX_AGE": [0, "30s"],
     "PUBLISH_QUEUE": [0, None],
     "REFUSE_WITH": [403, "401"],
+    "STORAGE": [
+        "path",
+        {},
+        {"BACKEND": 3},
+        {"BACKEND": "x", "OPTIONS": []},
+        {"BACKEND": "x", "A": 1},
+    ],
 }
 
 

@@ -10,11 +10,11 @@ ROOT = Path(filtered_websocket.__file__).parent
 FLOORS = [
     ["exceptions", "close_codes", "types"],
     ["conf", "transports", "envelope", "codecs", "blocking", "queues", "filters.base"],
-    ["connection", "batches", "layer"],
+    ["connection", "batches", "layer", "storage_objects"],
     ["hub", "hub_view", "publish", "filters.entries", "filters.options", "filters.pipeline"],
     ["consumers"],
-    ["routing", "checks", "testing", "views"],
-    ["apps", "urls", "management"],
+    ["routing", "checks", "testing", "views", "standalone"],
+    ["apps", "urls", "server", "servers", "pipe", "management"],
 ]
 BUNDLED = 3
 STANDARD_LIBRARY_ONLY = FLOORS[0]

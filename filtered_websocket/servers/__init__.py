@@ -1,0 +1,18 @@
+"""One module per ASGI server that the command line can run; each has ``serve(server)``."""
+
+from typing import Any, Protocol
+
+from ..hub import Hub
+
+#: How long clients have to answer a close frame at the end, seconds.
+END_TIMEOUT = 5.0
+
+
+class Served(Protocol):
+    """The part of :class:`filtered_websocket.server.Server` that is used here."""
+
+    options: Any
+    application: Any
+
+    def started(self, hub: Hub, port: int) -> None: ...
+    def stopping(self) -> None: ...

@@ -1,0 +1,105 @@
+"""
+daphne, with what it lacks for a program of its own.
+
+Its ``Server`` is subclassed: it says when the port is open or why not, and at the end
+gives every client a close frame (daphne's own shutdown cancels applications, and fails
+with a KeyError where a socket is less than a second old).
+"""
+
+import asyncio
+from typing import Any
+
+from daphne.server import Server as DaphneServer
+from twisted.internet import defer, reactor
+from twisted.internet.endpoints import quoteStringArgument
+
+from ..close_codes import RESTART
+from ..hub import get_hub
+from . import END_TIMEOUT, Served
+
+#: Handshakes that may wait for this process; Twisted's 50 is soon full.
+BACKLOG = 1024
+
+
+class _Server(DaphneServer):
+    """One endpoint, and an end that every client is told of."""
+
+    def __init__(self, served: Served) -> None:
+        options = served.options
+        super().__init__(
+            application=served.application,
+            endpoints=[endpoint(options)],
+            verbosity=options.verbosity,
+            server_name="filtered_websocket",
+        )
+        self.served = served
+        self.ports: list[Any] = []
+        self.failure: Exception | None = None
+
+    def listen_success(self, port: Any) -> None:
+        super().listen_success(port)
+        self.ports.append(port)
+        reactor.callWhenRunning(self._begin, port.getHost().port)
+
+    def listen_error(self, failure: Any) -> None:
+        self.failure = failure.value
+        self.stop()
+
+    def _begin(self, port: int) -> None:
+        # The reactor's asyncio loop runs from here on, but this is no coroutine of it.
+        asyncio.get_event_loop().call_soon(self._hold, port)
+
+    def _hold(self, port: int) -> None:
+        hub = get_hub()
+        hub.hold()
+        self.served.started(hub, port)
+
+    def kill_all_applications(self) -> Any:
+        return defer.Deferred.fromFuture(asyncio.ensure_future(self._end()))
+
+    async def _end(self) -> None:
+        """No new clients, a close frame to the old ones, and their answers."""
+        for port in self.ports:
+            port.stopListening()
+        self.served.stopping()
+        hub = get_hub()
+        closed = [
+            # Autobahn's own word for "the socket is gone": the frame has left by then.
+            protocol.is_closed.asFuture(hub.loop)
+            for protocol in self.connections
+            if hasattr(protocol, "is_closed")
+        ]
+        await hub.close_all(RESTART, "the server ends", END_TIMEOUT)
+        if closed:
+            await asyncio.wait(closed, timeout=END_TIMEOUT)
+        await hub.release()
+        left = [
+            details["application_instance"]
+            for details in self.connections.values()
+            if "application_instance" in details
+        ]
+        for application in left:
+            application.cancel()
+        if left:
+            await asyncio.wait(left, timeout=END_TIMEOUT)
+
+
+def endpoint(options: Any) -> str:
+    """Twisted's description of where to listen; TLS 1.2 is its minimum."""
+    interface = f"interface={quoteStringArgument(options.host)}:backlog={BACKLOG}"
+    if options.key is None:
+        return f"tcp:port={options.port}:{interface}"
+    files = (
+        f"privateKey={quoteStringArgument(options.key)}:certKey={quoteStringArgument(options.cert)}"
+    )
+    return f"ssl:port={options.port}:{files}:{interface}"
+
+
+def serve(served: Served) -> None:
+    """Serve until SIGINT or SIGTERM; OSError where the port cannot be opened."""
+    server = _Server(served)
+    server.run()
+    if server.failure is not None:
+        # Twisted wraps the system's own error, which says it in fewer words.
+        error = getattr(server.failure, "socketError", server.failure)
+        raise OSError(getattr(error, "strerror", None) or str(error)) from server.failure

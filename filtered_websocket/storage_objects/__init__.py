@@ -1,0 +1,85 @@
+"""
+Storage objects: sets of text that filters share, and where raw pub/sub comes from.
+
+A storage object is a module with a class ``StorageObject``; ``STORAGE_OBJECT_MODULE`` in
+the environment chooses it, else the setting ``STORAGE``.
+"""
+
+import argparse
+import functools
+import os
+from importlib import import_module
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+from ..conf import conf
+from .base import BaseStorageObject
+
+#: The environment's choice, which wins over the setting.
+VARIABLE = "STORAGE_OBJECT_MODULE"
+
+
+def storage_class(path: str) -> type[BaseStorageObject]:
+    """``StorageObject`` of the module at ``path``; ImproperlyConfigured where there is none."""
+    try:
+        found: type[BaseStorageObject] = import_module(path).StorageObject
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ImproperlyConfigured(
+            f"storage object {path!r}: {error}. Give the path of a module that has a class"
+            " StorageObject."
+        ) from error
+    return found
+
+
+def storage_path() -> str:
+    """The module that is chosen."""
+    chosen: str = os.environ.get(VARIABLE) or conf.STORAGE["BACKEND"]
+    return chosen
+
+
+def default_options(cls: type[BaseStorageObject]) -> argparse.Namespace:
+    """The options of a storage object as nobody set them."""
+    return cls.parser(argparse.ArgumentParser(add_help=False)).parse_args([])
+
+
+def use_storage_object(storage_object: Any) -> None:
+    """Make this the storage object of the process, whatever settings say; None ends it."""
+    global _used
+    _used = storage_object
+
+
+_used: Any = None
+
+
+def get_storage_object() -> Any:
+    """This process's storage object, made at first use."""
+    return _storage_object() if _used is None else _used
+
+
+@functools.cache
+def _storage_object() -> Any:
+    """
+    The one that settings choose.
+
+    Its options are those its ``parser()`` declares, with ``STORAGE["OPTIONS"]`` set.
+    """
+    cls = storage_class(storage_path())
+    options = default_options(cls)
+    for name, value in conf.STORAGE.get("OPTIONS", {}).items():
+        if not hasattr(options, name):
+            known = ", ".join(sorted(vars(options))) or "none"
+            raise ImproperlyConfigured(
+                f"FILTERED_WEBSOCKET['STORAGE'] has no option {name!r}. Its options: {known}."
+            )
+        setattr(options, name, value)
+    return cls(options)
+
+
+def _forget(setting: str, **kwargs: Any) -> None:
+    if setting == "FILTERED_WEBSOCKET":
+        _storage_object.cache_clear()
+
+
+setting_changed.connect(_forget, dispatch_uid="filtered_websocket.storage_objects")

@@ -1,0 +1,94 @@
+"""What every storage object can do."""
+
+import argparse
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+#: An event of the consumer chain that came from pub/sub.
+Event = dict[str, Any]
+
+
+def as_text(value: Any) -> str:
+    """
+    A key or member as text: ``bytes`` are decoded, a UUID or int is written out.
+
+    TypeError for anything else: two backends would not agree on it.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes | bytearray):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, uuid.UUID | int) and not isinstance(value, bool):
+        return str(value)
+    raise TypeError(f"a key or member is str, bytes, UUID or int, not {value!r:.80}")
+
+
+class BaseStorageObject:
+    """
+    Sets of text by key, shared by all filters of a server.
+
+    ``get``, ``add``, ``remove`` and ``publish`` are for plain filters; the same with an
+    ``a`` before it are for async ones, derived here by a thread.
+    """
+
+    #: Whether :meth:`listen` yields anything.
+    listens = False
+
+    def __init__(self, options: argparse.Namespace, *args: Any, **kwargs: Any) -> None:
+        self.options = options
+        self._on_publish: Callable[[Event], None] | None = None
+
+    @classmethod
+    def parser(cls, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        """Add this storage object's own arguments to a command line."""
+        return parser
+
+    def attach(self, on_publish: Callable[[Event], None] | None) -> None:
+        """The house tells where events of this process enter; None: nowhere any more."""
+        self._on_publish = on_publish
+
+    def get(self, item: Any) -> frozenset[str]:
+        """The members of a key; empty where there is none."""
+        raise NotImplementedError
+
+    def __getitem__(self, item: Any) -> frozenset[str]:
+        return self.get(item)
+
+    def add(self, key: Any, value: Any) -> None:
+        """Put a member into a key's set."""
+        raise NotImplementedError
+
+    def remove(self, key: Any, value: Any) -> None:
+        """Take a member out; no error where it is not in."""
+        raise NotImplementedError
+
+    def publish(self, channel: Any, data: Any) -> None:
+        """Send an event to the consumer chains of this server."""
+        raise NotImplementedError
+
+    async def aget(self, item: Any) -> frozenset[str]:
+        """:meth:`get`, awaited."""
+        return await asyncio.to_thread(self.get, item)
+
+    async def aadd(self, key: Any, value: Any) -> None:
+        """:meth:`add`, awaited."""
+        await asyncio.to_thread(self.add, key, value)
+
+    async def aremove(self, key: Any, value: Any) -> None:
+        """:meth:`remove`, awaited."""
+        await asyncio.to_thread(self.remove, key, value)
+
+    async def apublish(self, channel: Any, data: Any) -> None:
+        """:meth:`publish`, awaited."""
+        await asyncio.to_thread(self.publish, channel, data)
+
+    async def listen(self) -> AsyncIterator[Event]:
+        """Events of pub/sub, for as long as it is read; survives any loss of the source."""
+        nothing: tuple[Event, ...] = ()
+        for event in nothing:
+            yield event
+
+    async def aclose(self) -> None:
+        """Let go of what belongs to the running event loop."""

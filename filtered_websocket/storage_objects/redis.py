@@ -1,0 +1,193 @@
+"""
+Redis sets, shared by every process, and Redis pub/sub into the consumer chain.
+
+One command per change (SADD, SREM), so changes that race lose nothing.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import random
+import weakref
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, cast
+
+import redis
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from .base import BaseStorageObject, Event, as_text
+
+logger = logging.getLogger(__name__)
+
+#: How long a plain filter may hold up the event loop for Redis, seconds.
+SYNC_TIMEOUT = 1.0
+#: The same for those who await, and for a subscription that hears nothing.
+ASYNC_TIMEOUT = 2.0
+#: Longest pause between two tries to subscribe again, seconds.
+MAX_PAUSE = 1.0
+#: A channel with one of these is a pattern (Redis' PSUBSCRIBE).
+GLOB = frozenset("*?[")
+LOST = (OSError, TimeoutError, redis.RedisError)
+
+
+class StorageObject(BaseStorageObject):
+    """Sets under ``<redis_key>:<key>``; events of ``redis_channels``, "global" by default."""
+
+    listens = True
+
+    def __init__(self, options: argparse.Namespace, *args: Any, **kwargs: Any) -> None:
+        super().__init__(options, *args, **kwargs)
+        self.url: str = options.redis_url or f"redis://{options.redis_host}:{options.redis_port}"
+        self._prefix: str = options.redis_key
+        self._client = redis.Redis.from_url(
+            self.url,
+            socket_timeout=SYNC_TIMEOUT,
+            socket_connect_timeout=SYNC_TIMEOUT,
+            # A publish that is tried again may arrive twice.
+            retry=Retry(NoBackoff(), 0),
+        )
+        # A connection of redis.asyncio belongs to the event loop that made it.
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Redis] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    @classmethod
+    def parser(cls, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        add = parser.add_argument_group("Redis").add_argument
+        add("--redis_url", help="redis://..., instead of host and port")
+        add("--redis_host", default="localhost")
+        add("--redis_port", type=int, default=6379)
+        add("--redis_channels", nargs="*", help="pub/sub channels and patterns to listen to")
+        add("--redis_key", default="fws", help="what keys in Redis begin with")
+        return parser
+
+    def get_client(self) -> redis.Redis:
+        """The plain client, as in 2014."""
+        return self._client
+
+    def _key(self, key: Any) -> str:
+        return f"{self._prefix}:{as_text(key)}"
+
+    def get(self, item: Any) -> frozenset[str]:
+        members = cast("set[Any]", self._client.smembers(self._key(item)))
+        return frozenset(map(as_text, members))
+
+    def add(self, key: Any, value: Any) -> None:
+        self._client.sadd(self._key(key), as_text(value))
+
+    def remove(self, key: Any, value: Any) -> None:
+        self._client.srem(self._key(key), as_text(value))
+
+    def publish(self, channel: Any, data: Any) -> None:
+        self._client.publish(as_text(channel), data)
+
+    # The same, awaited
+
+    def _aclient(self) -> Redis:
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            client = self._clients[loop] = Redis.from_url(
+                self.url,
+                socket_timeout=ASYNC_TIMEOUT,
+                socket_connect_timeout=ASYNC_TIMEOUT,
+                retry=AsyncRetry(NoBackoff(), 0),
+            )
+        return client
+
+    async def aget(self, item: Any) -> frozenset[str]:
+        reading = cast("Awaitable[set[Any]]", self._aclient().smembers(self._key(item)))
+        return frozenset(map(as_text, await reading))
+
+    async def aadd(self, key: Any, value: Any) -> None:
+        await self._aclient().sadd(self._key(key), as_text(value))
+
+    async def aremove(self, key: Any, value: Any) -> None:
+        await self._aclient().srem(self._key(key), as_text(value))
+
+    async def apublish(self, channel: Any, data: Any) -> None:
+        await self._aclient().publish(as_text(channel), data)
+
+    async def aclose(self) -> None:
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.aclose()
+
+    # Pub/sub
+
+    async def listen(self) -> AsyncIterator[Event]:
+        """
+        Messages of the channels, never subscribe notices.
+
+        Subscribes again, with back-off, whenever Redis went away, and says so once. What
+        is published meanwhile is lost: Redis keeps nothing.
+        """
+        channels, patterns = self._names()
+        if not channels and not patterns:
+            return
+        failures = 0
+        while True:
+            pubsub = self._aclient().pubsub(ignore_subscribe_messages=True)
+            try:
+                await _subscribe(pubsub, channels, patterns)
+                if failures:
+                    logger.warning("Redis pub/sub is back")
+                    failures = 0
+                async for event in _events(pubsub):
+                    yield event
+            except LOST as error:
+                if not failures:
+                    logger.warning("Redis pub/sub is away: %r", error)
+                failures += 1
+                longest = min(MAX_PAUSE, 0.05 * 2.0 ** min(failures, 10))
+                await asyncio.sleep(random.uniform(0.02, longest))
+            finally:
+                await pubsub.aclose()  # type: ignore[no-untyped-call]
+
+    def _names(self) -> tuple[list[str], list[str]]:
+        """Channels and patterns. An empty list is nothing, no list is the default."""
+        names = self.options.redis_channels
+        if names is None:
+            names = ["global"]
+        patterns = [name for name in names if GLOB & set(name)]
+        return [name for name in names if name not in patterns], patterns
+
+
+async def _subscribe(pubsub: PubSub, channels: list[str], patterns: list[str]) -> None:
+    if channels:
+        await pubsub.subscribe(*channels)
+    if patterns:
+        await pubsub.psubscribe(*patterns)
+
+
+async def _events(pubsub: PubSub) -> AsyncIterator[Event]:
+    """Messages as they come; TimeoutError where Redis does not even answer a PING."""
+    asked = False
+    while True:
+        raw = await pubsub.get_message(ignore_subscribe_messages=True, timeout=ASYNC_TIMEOUT)
+        if raw is None:
+            if asked:
+                raise TimeoutError("Redis does not answer")
+            asked = True
+            await pubsub.ping()
+            continue
+        asked = False
+        if raw["type"] in ("message", "pmessage"):
+            yield _event(raw)
+
+
+def _event(raw: dict[str, Any]) -> Event:
+    data, pattern = raw["data"], raw["pattern"]
+    with contextlib.suppress(UnicodeDecodeError):
+        data = data.decode()
+    return {
+        "type": raw["type"],
+        "channel": as_text(raw["channel"]),
+        "data": data,
+        "pattern": None if pattern is None else as_text(pattern),
+    }
