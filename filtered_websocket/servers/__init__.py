@@ -6,6 +6,8 @@ from ..hub import Hub
 
 #: How long clients have to answer a close frame at the end, seconds.
 END_TIMEOUT = 5.0
+#: Handshakes that may wait for this process; Twisted's default of 50 is soon full.
+BACKLOG = 1024
 
 
 class Served(Protocol):

@@ -15,10 +15,7 @@ from twisted.internet.endpoints import quoteStringArgument
 
 from ..close_codes import RESTART
 from ..hub import get_hub
-from . import END_TIMEOUT, Served
-
-#: Handshakes that may wait for this process; Twisted's 50 is soon full.
-BACKLOG = 1024
+from . import BACKLOG, END_TIMEOUT, Served
 
 
 class _Server(DaphneServer):

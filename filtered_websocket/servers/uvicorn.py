@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 
 from ..hub import get_hub
-from . import END_TIMEOUT, Served
+from . import BACKLOG, END_TIMEOUT, Served
 
 
 class _Server(uvicorn.Server):
@@ -61,9 +61,13 @@ def serve(served: Served) -> None:
     """Serve until SIGINT or SIGTERM; OSError where the port cannot be opened."""
     options = served.options
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    with socket.create_server(
-        (options.host, options.port), family=family, backlog=1024
-    ) as listener:
+    address = (options.host, options.port)
+    try:
+        listener = socket.create_server(address, family=family, backlog=BACKLOG)
+    except OSError as error:
+        # Python adds the address, which the caller says already.
+        raise OSError(os.strerror(error.errno) if error.errno else str(error)) from error
+    with listener:
         config = uvicorn.Config(
             served.application,
             ws="websockets-sansio",

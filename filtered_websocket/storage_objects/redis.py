@@ -132,7 +132,7 @@ class StorageObject(BaseStorageObject):
             return
         failures = 0
         while True:
-            pubsub = self._aclient().pubsub(ignore_subscribe_messages=True)
+            pubsub = self._aclient().pubsub()
             try:
                 await _subscribe(pubsub, channels, patterns)
                 if failures:
@@ -169,7 +169,8 @@ async def _events(pubsub: PubSub) -> AsyncIterator[Event]:
     """Messages as they come; TimeoutError where Redis does not even answer a PING."""
     asked = False
     while True:
-        raw = await pubsub.get_message(ignore_subscribe_messages=True, timeout=ASYNC_TIMEOUT)
+        # Subscribe notices come too: ignored by redis-py, they would look like silence.
+        raw = await pubsub.get_message(timeout=ASYNC_TIMEOUT)
         if raw is None:
             if asked:
                 raise TimeoutError("Redis does not answer")

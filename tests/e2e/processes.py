@@ -128,6 +128,13 @@ class Valkey(Process):
         self._folder.cleanup()
         return status
 
+    def restart(self):
+        """Killed, and a new one in its place that knows nothing: the new one."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+        self._folder.cleanup()
+        return Valkey(self.port)
+
 
 class Daphne(Process):
     """``daphne APPLICATION``, on a free port unless told which."""

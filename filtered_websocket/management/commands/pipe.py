@@ -1,0 +1,20 @@
+"""``manage.py pipe FILTER...``: standard input through filters, a message a line."""
+
+import asyncio
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from filtered_websocket.pipe import run
+
+
+class Command(BaseCommand):
+    help = "Runs standard input through filters, a message a line, and prints what comes out."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("filters", nargs="+", metavar="FILTER", help="a module or a class")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        sys.exit(asyncio.run(run(options["filters"])))

@@ -1,0 +1,202 @@
+"""
+A pipeline over standard input: a message a line in, what comes out a line out::
+
+    $ printf 'a\\nb\\n' | python -m filtered_websocket.pipe myfilters.Shout
+    A
+    B
+
+How a filter is tried out before it is served. The connection is a stand-in: what is
+pushed to it is printed; what it publishes, and groups it joins, are counted.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, BinaryIO, cast
+
+from django.core.exceptions import ImproperlyConfigured
+
+from .batches import new_item
+from .codecs import Frame, text_event, to_frame
+from .connection import Connection, Handshake
+from .envelope import check_group
+from .exceptions import Close, Drop, FilterError
+from .filters.pipeline import Pipeline
+from .standalone import build, in_words, set_up
+from .storage_objects import get_storage_object
+from .transports import AsgiTransport, settle
+
+
+class Printer:
+    """Stands in for a transport: a frame is a line."""
+
+    def __init__(self, output: BinaryIO) -> None:
+        self._output = output
+        self.closed: tuple[int, str] | None = None
+
+    @property
+    def closing(self) -> bool:
+        return self.closed is not None
+
+    def line(self, data: bytes) -> None:
+        # At once: what reads this pipe may be waiting.
+        self._output.write(data + b"\n")
+        self._output.flush()
+
+    def write(self, frame: Frame, done: "asyncio.Future[None] | None" = None) -> None:
+        if self.closed is None:
+            self.line(frame.payload)
+        settle(done)
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = self.closed or (code, reason)
+
+
+class StandInView:
+    """Stands in for the hub: nobody else is there."""
+
+    codec = None
+    crowded = False
+    queue = property(lambda self: self)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.users: Mapping[str, Connection] = {}
+        self.published = 0
+        self.groups: set[str] = set()
+
+    @property
+    def storage_object(self) -> Any:
+        return get_storage_object()
+
+    def put(self, event: Any, block: bool = True, timeout: float | None = None) -> None:
+        """An event for the consumer chain, which does not run here."""
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        function(*args)
+
+    async def join(self, connection: Connection, group: str) -> bool:
+        self.groups.add(group)
+        connection.joined.add(group)
+        return True
+
+    def leave(self, connection: Connection, group: str) -> None:
+        connection.joined.discard(group)
+
+    def submit(
+        self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
+    ) -> None:
+        check_group(group)
+        new_item(message, sender=sender, exclude=exclude, text=text_event.get())
+        self.published += 1
+
+    async def asubmit(
+        self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
+    ) -> None:
+        self.submit(message, group, sender=sender, exclude=exclude, on_commit=False)
+
+
+class Pipe:
+    """One run of a pipeline over ``lines``."""
+
+    def __init__(self, pipeline: Pipeline, output: BinaryIO, errors: Any) -> None:
+        self._pipeline = pipeline
+        self._errors = errors
+        self._printer = Printer(output)
+        self._view = StandInView(asyncio.get_running_loop())
+        scope = {"type": "websocket", "path": "/", "headers": []}
+        transport = cast(AsgiTransport, self._printer)
+        self._connection = Connection(scope, self._view, transport, pipeline.home)
+        self._view.users = {self._connection.id: self._connection}
+        self.failed = False
+
+    async def run(self, lines: Iterable[bytes]) -> None:
+        """Connect, every line, disconnect; memory does not grow with the input."""
+        connection, pipeline = self._connection, self._pipeline
+        handshake = Handshake(connection.scope)
+        if not await self._step("connect", pipeline.connect.arun(connection, handshake)):
+            self._say("the connect chain refuses")
+            self.failed = True
+            return
+        for number, line in enumerate(lines, 1):
+            await self._step(f"line {number}", self._message(bytearray(line.rstrip(b"\r\n"))))
+            if self._printer.closed is not None:
+                break
+        connection.close_code, connection.close_reason = self._printer.closed or (1000, "")
+        for chain in pipeline.disconnect:
+            await self._step("disconnect", chain.arun(connection))
+        self._sum_up()
+
+    async def _message(self, frame: bytearray) -> None:
+        text_event.set(True)
+        frame = await self._pipeline.data.arun(self._connection, frame)
+        message = await self._pipeline.message.arun(self._connection, frame)
+        self._printer.line(to_frame(message, text=True).payload)
+
+    async def _step(self, where: str, running: Awaitable[Any]) -> bool:
+        """
+        Await one event's chains; whether it came through and the connection stands.
+
+        What a filter raises is told with where it was, and the next event goes on.
+        """
+        try:
+            await running
+        except Drop:
+            return False
+        except Close as close:
+            self._printer.close(close.code, close.reason)
+        except (FilterError, TypeError, ValueError) as error:
+            cause = error.__cause__ or error
+            who = f"{error.path} raised " if isinstance(error, FilterError) else ""
+            self._say(f"{where}: {who}{type(cause).__name__}: {cause}")
+            self.failed = True
+            return False
+        return self._printer.closed is None
+
+    def _say(self, words: str) -> None:
+        print(f"pipe: {words}", file=self._errors, flush=True)
+
+    def _sum_up(self) -> None:
+        if self._view.published:
+            self._say(f"{self._view.published} published")
+        if self._view.groups:
+            self._say(f"{len(self._view.groups)} groups joined")
+        if self._printer.closed is not None:
+            self._say(f"closed with {self._printer.closed[0]} {self._printer.closed[1]!r}")
+
+
+async def run(filters: Sequence[str]) -> int:
+    """Pipe standard input through ``filters``; the exit status."""
+    try:
+        pipeline = build(list(filters))
+    except ImproperlyConfigured as error:
+        print(f"pipe: error: {in_words(error)}", file=sys.stderr)
+        return 2
+    pipe = Pipe(pipeline, sys.stdout.buffer, sys.stderr)
+    try:
+        await pipe.run(sys.stdin.buffer)
+    except BrokenPipeError:
+        # Whoever read this has seen enough. Python must not find out again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return int(pipe.failed)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m filtered_websocket.pipe",
+        description="Runs standard input through filters, a message a line.",
+    )
+    parser.add_argument("filters", nargs="+", metavar="FILTER", help="a module or a class")
+    options = parser.parse_args(arguments)
+    set_up()
+    try:
+        return asyncio.run(run(options.filters))
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
