@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 #: An event of the consumer chain that came from pub/sub.
@@ -84,11 +84,9 @@ class BaseStorageObject:
         """:meth:`publish`, awaited."""
         await asyncio.to_thread(self.publish, channel, data)
 
-    async def listen(self) -> AsyncIterator[Event]:
+    def listen(self) -> AsyncGenerator[Event, None]:
         """Events of pub/sub, for as long as it is read; survives any loss of the source."""
-        nothing: tuple[Event, ...] = ()
-        for event in nothing:
-            yield event
+        raise NotImplementedError
 
     async def aclose(self) -> None:
         """Let go of what belongs to the running event loop."""

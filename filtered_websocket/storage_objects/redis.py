@@ -10,7 +10,7 @@ import contextlib
 import logging
 import random
 import weakref
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, cast
 
 import redis
@@ -120,7 +120,7 @@ class StorageObject(BaseStorageObject):
 
     # Pub/sub
 
-    async def listen(self) -> AsyncIterator[Event]:
+    async def listen(self) -> AsyncGenerator[Event, None]:
         """
         Messages of the channels, never subscribe notices.
 
@@ -138,8 +138,13 @@ class StorageObject(BaseStorageObject):
                 if failures:
                     logger.warning("Redis pub/sub is back")
                     failures = 0
-                async for event in _events(pubsub):
-                    yield event
+                watch = _Watch()
+                while True:
+                    # Subscribe notices come too: ignored by redis-py, they look like silence.
+                    raw = await pubsub.get_message(timeout=ASYNC_TIMEOUT)
+                    event = await watch.note(pubsub, raw)
+                    if event is not None:
+                        yield event
             except LOST as error:
                 if not failures:
                     logger.warning("Redis pub/sub is away: %r", error)
@@ -165,21 +170,22 @@ async def _subscribe(pubsub: PubSub, channels: list[str], patterns: list[str]) -
         await pubsub.psubscribe(*patterns)
 
 
-async def _events(pubsub: PubSub) -> AsyncIterator[Event]:
-    """Messages as they come; TimeoutError where Redis does not even answer a PING."""
-    asked = False
-    while True:
-        # Subscribe notices come too: ignored by redis-py, they would look like silence.
-        raw = await pubsub.get_message(timeout=ASYNC_TIMEOUT)
-        if raw is None:
-            if asked:
-                raise TimeoutError("Redis does not answer")
-            asked = True
-            await pubsub.ping()
-            continue
-        asked = False
-        if raw["type"] in ("message", "pmessage"):
-            yield _event(raw)
+class _Watch:
+    """Tells silence from a Redis that has stopped, or gone without a word."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    async def note(self, pubsub: PubSub, raw: dict[str, Any] | None) -> Event | None:
+        """The event in what came; TimeoutError where not even a PING was answered."""
+        if raw is not None:
+            self._asked = False
+            return _event(raw) if raw["type"] in ("message", "pmessage") else None
+        if self._asked:
+            raise TimeoutError("Redis does not answer")
+        self._asked = True
+        await pubsub.ping()
+        return None
 
 
 def _event(raw: dict[str, Any]) -> Event:

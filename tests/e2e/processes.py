@@ -1,5 +1,6 @@
 """Real processes for tests: started, waited for by what they say, ended by their pid."""
 
+import asyncio
 import os
 import re
 import signal
@@ -153,6 +154,13 @@ class Daphne(Process):
 
     def http(self, path="/"):
         return f"http://127.0.0.1:{self.port}{path}"
+
+
+async def until(condition):
+    """Wait for what tells nobody when it happens."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 def free_port():

@@ -7,8 +7,7 @@
 
   // Milliseconds.
   const [BASE, CAP, STABLE, SOON] = [500, 30_000, 60_000, 1_000];
-  const MAX_ITEMS = 500;
-  const HUES = 8;
+  const [MAX_ITEMS, HUES] = [500, 8];
   const STORED_NAME = "filtered_websocket.name";
 
   /** Full jitter: when a server comes back, its clients must not come back as one. */
@@ -30,13 +29,15 @@
     return match ? [match[1], match[2]] : ["guest", data];
   }
 
+  // Some servers, daphne among them, send a close code but lose its reason.
+  const REASONS = { 4401: "not allowed", 4403: "not allowed", 4413: "too large a message" };
+
   window.fwsDemo = Object.freeze({ reconnectDelay, delayAfter, parse });
 
   const { body } = document;
   const byId = (id) => document.getElementById(id);
   const [status, log, nameInput, textInput] = ["status", "log", "name", "text"].map(byId);
-  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  const url = `${scheme}//${location.host}${body.dataset.websocketPath}`;
+  const url = location.origin.replace("http", "ws") + body.dataset.websocketPath;
 
   function element(tag, className, text) {
     const made = document.createElement(tag);
@@ -85,13 +86,12 @@
   }
 
   let socket, retry, countdown;
-  let attempt = 0;
-  let wasOpen = false;
+  let [attempt, wasOpen] = [0, false];
 
   function show(state, text, aside = "") {
     // Screen readers need to hear that it reconnects, not every second of it.
     const quiet = element("span", "", aside);
-    quiet.ariaHidden = "true";
+    quiet.setAttribute("aria-hidden", "true");
     status.replaceChildren(text, quiet);
     body.dataset.state = state;
     byId("send").disabled = state !== "open";
@@ -124,34 +124,33 @@
       if (performance.now() - openedAt >= STABLE) attempt = 0;
       const delay = delayAfter(code, attempt);
       attempt += 1;
-      if (delay !== null) wait(delay);
-      else show("closed", `closed: ${reason || "the server does not want this page"} (${code})`);
+      if (delay !== null) return wait(delay);
+      const why = reason || REASONS[code] || "refused";
+      show("closed", `closed: ${why} (${code}). Reload the page to try again.`);
     };
   }
 
   window.addEventListener("online", () => { if (body.dataset.state === "waiting") connect(); });
 
   // Storage may be forbidden: the name then lasts as long as the page.
-  function remembered(storage) {
-    try { return window[storage].getItem(STORED_NAME); } catch { return null; }
-  }
+  const recall = (store) => {
+    try { return window[store].getItem(STORED_NAME); } catch { return null; }
+  };
+  const keep = (store) => {
+    try { window[store].setItem(STORED_NAME, ownName()); } catch { /* as above */ }
+  };
 
-  function remember(storage) {
-    try { window[storage].setItem(STORED_NAME, ownName()); } catch { /* as above */ }
-  }
-
-  function randomName() {
-    const pick = (words) => words.split(" ")[Math.floor(Math.random() * 8)];
-    return `${pick("quiet early brave amber plain swift mellow curious")}-${
-      pick("otter heron maple comet badger fern wren lynx")}`;
-  }
-
+  const pick = (words) => words.split(" ")[Math.floor(Math.random() * 8)];
+  const randomName = () => [
+    pick("quiet early brave amber plain swift mellow curious"),
+    pick("otter heron maple comet badger fern wren lynx"),
+  ].join("-");
   const ownName = () => nameInput.value.replace(/[:\n]/g, "").trim();
 
   // Each tab keeps its own name, so that two windows can talk; a new one gets the last chosen.
-  nameInput.value = remembered("sessionStorage") || remembered("localStorage") || randomName();
-  remember("sessionStorage");
-  nameInput.addEventListener("input", () => ["sessionStorage", "localStorage"].forEach(remember));
+  nameInput.value = recall("sessionStorage") || recall("localStorage") || randomName();
+  keep("sessionStorage");
+  nameInput.addEventListener("input", () => ["sessionStorage", "localStorage"].forEach(keep));
 
   byId("composer").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -159,7 +158,7 @@
     if (socket.readyState !== WebSocket.OPEN || !text.trim()) return;
     const author = ownName() || "guest";
     socket.send(`${author}: ${text}`);
-    // The server sends a message to everybody else.
+    // Nobody gets their own messages back.
     showMessage(author, text, true);
     textInput.value = "";
     textInput.focus();
@@ -169,9 +168,8 @@
     event.preventDefault();
     // A slash would be another path, and so would "." and "..".
     const room = byId("room").value.trim().replaceAll("/", "-");
-    if (!/^\.{0,2}$/.test(room)) {
-      location.assign(byId("rooms").dataset.url.replace(/-\/$/, `${encodeURIComponent(room)}/`));
-    }
+    const base = byId("rooms").dataset.url.slice(0, -"-/".length);
+    if (!/^\.{0,2}$/.test(room)) location.assign(`${base}${encodeURIComponent(room)}/`);
   });
 
   // The strip: the server wrote it as text, colours are ours.
@@ -184,6 +182,7 @@
       line.append(" ", pipe);
     }
   }
+  byId("aside").hidden = false;
   byId("command").textContent = `python -m websockets ${url}`;
 
   connect();

@@ -1,0 +1,225 @@
+"""A pipeline over standard input: pipe."""
+
+import asyncio
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+from filtered_websocket import (
+    Close,
+    Drop,
+    WebSocketConnectFilter,
+    WebSocketDataFilter,
+    WebSocketDisconnectFilter,
+)
+from filtered_websocket import pipe as pipe_module
+from filtered_websocket.filters.pipeline import Pipeline
+from filtered_websocket.pipe import Pipe, main
+
+from .snippets import ROOT
+from .test_connection import message_filter
+
+
+def piped(text, *filters):
+    """Exit status, output and errors of a run."""
+    output, errors = io.BytesIO(), io.StringIO()
+
+    async def run():
+        pipe = Pipe(Pipeline(filters), output, errors)
+        await pipe.run(io.BytesIO(text.encode("utf-8", "surrogateescape")))
+        return int(pipe.failed)
+
+    status = asyncio.run(run())
+    return status, output.getvalue().decode("utf-8", "surrogateescape"), errors.getvalue()
+
+
+def test_a_line_in_is_a_line_out():
+    assert piped("a\nb\r\n\nc", "tests.examples.Shout") == (0, "A\nB\n\nC\n", "")
+
+
+def test_a_dropped_line_prints_nothing():
+    def drop(web_socket_instance, data):
+        if data == b"x":
+            raise Drop
+
+    assert piped("a\nx\nb\n", message_filter(drop)) == (0, "a\nb\n", "")
+
+
+def test_an_error_is_told_with_its_line_and_the_next_line_goes_on():
+    def fail(web_socket_instance, data):
+        if data == b"x":
+            raise KeyError("oh")
+
+    status, out, err = piped("a\nx\nb\n", message_filter(fail))
+    assert (status, out) == (1, "a\nb\n")
+    assert err == "pipe: line 2: tests.test_connection.fail raised KeyError: 'oh'\n"
+
+
+def test_what_is_no_message_is_told_too():
+    def odd(web_socket_instance, data):
+        return 7 if data == b"x" else {"n": data.decode()}
+
+    status, out, err = piped("x\na\n", message_filter(odd))
+    assert (status, out) == (1, '{"n":"a"}\n')
+    assert err.startswith("pipe: line 1: TypeError: a message is str, bytes")
+
+
+def test_connect_data_and_disconnect_chains_run_too():
+    def greet(web_socket_instance, handshake):
+        web_socket_instance.push("hello")
+
+    def shorten(web_socket_instance, data):
+        data.pop()
+
+    def farewell(web_socket_instance):
+        web_socket_instance.push(f"bye {web_socket_instance.close_code}")
+
+    status, out, err = piped(
+        "ab\n",
+        message_filter(farewell, WebSocketDisconnectFilter),
+        message_filter(shorten, WebSocketDataFilter),
+        message_filter(greet, WebSocketConnectFilter),
+    )
+    assert (status, out, err) == (0, "hello\na\nbye 1000\n", "")
+
+
+@pytest.mark.parametrize("error", [Drop(), Close(4401), KeyError("x")])
+def test_a_connect_chain_may_refuse(error):
+    def refuse(web_socket_instance, handshake):
+        raise error
+
+    status, out, err = piped("a\n", message_filter(refuse, WebSocketConnectFilter))
+    assert (status, out) == (1, "")
+    assert err.endswith("pipe: the connect chain refuses\n")
+
+
+def test_a_closing_filter_ends_the_run():
+    def end(web_socket_instance, data):
+        if data == b"x":
+            raise Close(4000, "enough")
+
+    status, out, err = piped("a\nx\nb\n", message_filter(end))
+    assert (status, out, err) == (0, "a\n", "pipe: closed with 4000 'enough'\n")
+
+
+def test_what_a_connection_does_is_printed_or_counted():
+    async def work(web_socket_instance, data):
+        assert list(web_socket_instance.users.values()) == [web_socket_instance]
+        await web_socket_instance.join("g")
+        await web_socket_instance.leave("g")
+        web_socket_instance.publish(data)
+        await web_socket_instance.apublish(data, "g")
+        web_socket_instance.queue.put(1)
+        web_socket_instance.storage_object.add("k", "v")
+        await web_socket_instance.send("sent")
+        web_socket_instance.close(4000)
+        assert web_socket_instance.closing
+        web_socket_instance.push("too late")
+
+    status, out, err = piped("a\n", message_filter(work))
+    assert (status, out) == (0, "sent\na\n")
+    assert err == "pipe: 2 published\npipe: 1 groups joined\npipe: closed with 4000 ''\n"
+
+
+def test_bytes_pass_as_they_are():
+    assert piped("\udcff\n", "tests.examples.Shout") == (0, "\udcff\n", "")
+
+
+def pipe(*filters, **kwargs):
+    return subprocess.Popen(
+        [sys.executable, "-m", "filtered_websocket.pipe", *filters],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **kwargs,
+    )
+
+
+def test_the_command_line_streams_and_ends_quietly_on_a_closed_pipe():
+    with pipe("tests.examples.Shout") as process:
+        process.stdin.write(b"a\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"A\n"  # before the input has ended
+        process.stdout.close()
+        for _ in range(3):
+            try:
+                process.stdin.write(b"b\n")
+                process.stdin.flush()
+            except BrokenPipeError:
+                break
+        process.stdin.close()
+        assert process.wait(30) == 0
+        assert process.stderr.read() == b""
+
+
+def test_the_command_line_says_what_is_wrong_in_one_line():
+    with pipe("nowhere") as process:
+        _, err = process.communicate()
+    assert process.returncode == 2
+    assert err.startswith(b"pipe: error: filter 'nowhere': there is no") and err.count(b"\n") == 1
+
+
+@pytest.fixture
+def standard_input(monkeypatch):
+    """Standard input and output that ``main`` may have in this process."""
+
+    def give(text, fail=None):
+        class Output:
+            buffer = io.BytesIO()
+
+            def fileno(self):
+                return os.open(os.devnull, os.O_WRONLY)
+
+        output = Output()
+        output.buffer = io.BytesIO()
+        if fail is not None:
+
+            def broken(data):
+                raise fail
+
+            output.buffer.write = broken if False else output.buffer.write
+            output.buffer = type("Broken", (), {"write": staticmethod(broken)})()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        monkeypatch.setattr(sys, "stdout", output)
+        return output
+
+    return give
+
+
+def test_main_pipes_standard_input(standard_input):
+    output = standard_input("a\n")
+    assert main(["tests.examples.Shout"]) == 0
+    assert output.buffer.getvalue() == b"A\n"
+
+
+def test_main_ends_quietly_when_nobody_reads(standard_input):
+    standard_input("a\n", BrokenPipeError())
+    assert main(["tests.examples.Shout"]) == 0
+
+
+def test_main_refuses_what_is_no_filter(standard_input, capsys):
+    standard_input("a\n")
+    assert main(["nowhere"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_ctrl_c_is_status_130(standard_input, monkeypatch):
+    def interrupted(coroutine):
+        coroutine.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipe_module.asyncio, "run", interrupted)
+    assert main(["tests.examples.Shout"]) == 130
+
+
+def test_manage_py_pipe_is_the_same(standard_input):
+    from django.core.management import call_command
+
+    output = standard_input("a\n")
+    with pytest.raises(SystemExit) as caught:
+        call_command("pipe", "tests.examples.Shout")
+    assert caught.value.code == 0 and output.buffer.getvalue() == b"A\n"
