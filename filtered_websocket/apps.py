@@ -3,7 +3,7 @@
 from django.apps import AppConfig
 from django.core import checks
 
-from .checks import check_filters, check_layer, check_settings
+from .checks import check_filters, check_layer, check_settings, check_storage
 
 
 class FilteredWebSocketConfig(AppConfig):
@@ -12,5 +12,5 @@ class FilteredWebSocketConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        for check in (check_settings, check_filters, check_layer):
+        for check in (check_settings, check_filters, check_storage, check_layer):
             checks.register(check, checks.Tags.compatibility)

@@ -20,6 +20,7 @@ from django.core.exceptions import ImproperlyConfigured
 from .conf import SETTINGS, conf
 from .filters.entries import PipelineError
 from .filters.pipeline import Pipeline, installed_filters, known_routes
+from .storage_objects import chosen
 
 CORE = "channels_redis.core.RedisChannelLayer"
 PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
@@ -30,17 +31,17 @@ MIN_CAPACITY = 1000
 
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
     """FILTERED_WEBSOCKET: known keys, values of the right type."""
-    chosen = getattr(settings, "FILTERED_WEBSOCKET", {})
-    if not isinstance(chosen, dict):
+    written = getattr(settings, "FILTERED_WEBSOCKET", {})
+    if not isinstance(written, dict):
         return [
             Error(
-                f"FILTERED_WEBSOCKET is {chosen!r:.80}.",
+                f"FILTERED_WEBSOCKET is {written!r:.80}.",
                 hint="It must be a dict.",
                 id="filtered_websocket.E002",
             )
         ]
     found: list[CheckMessage] = []
-    for key, value in chosen.items():
+    for key, value in written.items():
         if key not in SETTINGS:
             close = get_close_matches(str(key), SETTINGS, 1)
             found.append(
@@ -94,6 +95,18 @@ def check_filters(**kwargs: Any) -> list[CheckMessage]:
         except PipelineError as error:
             note(error)
     return list(found.values())
+
+
+def check_storage(**kwargs: Any) -> list[CheckMessage]:
+    """The storage object: its module, and its options."""
+    if not SETTINGS["STORAGE"][1].allows(conf.STORAGE):
+        return []  # check_settings says so
+    try:
+        chosen()
+    except ImproperlyConfigured as error:
+        message, _, hint = str(error).partition(". ")
+        return [Error(f"{message}.", hint=hint, id="filtered_websocket.E017")]
+    return []
 
 
 def check_layer(**kwargs: Any) -> list[CheckMessage]:

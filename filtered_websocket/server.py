@@ -319,6 +319,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.verbosity < 2:
         # What daphne and Twisted say of themselves is not what people started.
         logging.getLogger("daphne").setLevel(logging.ERROR)
+        # A traceback a second while Redis is away; the hub says it once.
+        logging.getLogger("channels_redis").setLevel(logging.CRITICAL)
         logging.getLogger("uvicorn").setLevel(logging.ERROR)
     try:
         check_certificate(options)

@@ -14,10 +14,18 @@ CORE = checks.CORE
 PUBSUB = checks.PUBSUB
 
 
+CHECKS = (
+    checks.check_settings,
+    checks.check_filters,
+    checks.check_storage,
+    checks.check_layer,
+)
+
+
 def found():
     """Id -> its first message with its hint, of this app."""
     messages = {}
-    for check in (checks.check_settings, checks.check_filters, checks.check_layer):
+    for check in CHECKS:
         for message in check():
             messages.setdefault(message.id, f"{message.msg} {message.hint}")
     return messages
@@ -183,6 +191,21 @@ def test_e016_a_serializer_without_bytes(settings):
     hosts = [{"address": "redis://localhost", "socket_timeout": 2}]
     settings.CHANNEL_LAYERS = layers(PUBSUB, hosts=hosts, serializer_format="json")
     assert list(found()) == ["filtered_websocket.E016"]
+
+
+@pytest.mark.parametrize(
+    ("storage", "words"),
+    [
+        ({"BACKEND": "nowhere"}, "storage object 'nowhere': No module named 'nowhere'."),
+        (
+            {"BACKEND": "filtered_websocket.storage_objects.redis", "OPTIONS": {"redis_prot": 1}},
+            "has no option 'redis_prot'. Its options: redis_channels",
+        ),
+    ],
+)
+def test_e017_a_storage_object_that_cannot_be_made(settings, storage, words):
+    settings.FILTERED_WEBSOCKET = {"STORAGE": storage}
+    assert words in found()["filtered_websocket.E017"]
 
 
 def test_w001_the_in_memory_layer_with_debug_off(settings):

@@ -58,12 +58,10 @@ def get_storage_object() -> Any:
     return _storage_object() if _used is None else _used
 
 
-@functools.cache
-def _storage_object() -> Any:
+def chosen() -> tuple[type[BaseStorageObject], argparse.Namespace]:
     """
-    The one that settings choose.
-
-    Its options are those its ``parser()`` declares, with ``STORAGE["OPTIONS"]`` set.
+    The class that settings choose, and its options: those its ``parser()`` declares, with
+    ``STORAGE["OPTIONS"]`` set. ImproperlyConfigured for a mistake.
     """
     cls = storage_class(storage_path())
     options = default_options(cls)
@@ -74,6 +72,12 @@ def _storage_object() -> Any:
                 f"FILTERED_WEBSOCKET['STORAGE'] has no option {name!r}. Its options: {known}."
             )
         setattr(options, name, value)
+    return cls, options
+
+
+@functools.cache
+def _storage_object() -> Any:
+    cls, options = chosen()
     return cls(options)
 
 

@@ -12,13 +12,14 @@ import signal
 import ssl
 import subprocess
 import sys
+import time
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from .certificates import write_pair
-from .processes import ROOT, Process, free_port, until
+from .processes import ROOT, Process, Valkey, free_port, until
 from .test_serving import hears
 
 LEGACY = ROOT / "tests" / "e2e" / "legacy"
@@ -73,6 +74,9 @@ async def both(reference, script, *arguments, **kwargs):
             async with asyncio.timeout(30):
                 transcripts.append(await script(server))
         finally:
+            if command is reference:
+                # Its subscriber's thread may hold up a gentle end for ever.
+                server.signal(signal.SIGKILL)
             await asyncio.to_thread(server.stop)
     return transcripts
 
@@ -321,6 +325,58 @@ async def test_publishers_reach_clients_of_two_servers_once_each(valkey):
     finally:
         for server in servers:
             await asyncio.to_thread(server.stop)
+
+
+async def test_redis_stopped_and_started_under_load_resumes_within_5_seconds(capsys):
+    redis = await asyncio.to_thread(Valkey)
+    arguments = ["--redis_url", redis.url, "-f", FILTERS + "broadcast_pubsub"]
+    arguments += [FILTERS + "broadcast_messages"]
+    servers = [await asyncio.to_thread(Fws, OURS, *arguments, env=REDIS) for _ in range(2)]
+    try:
+        sockets = [await connect(servers[n % 2].ws()).__aenter__() for n in range(20)]
+        heard = [asyncio.Event() for _ in sockets]
+        before = [asyncio.Event() for _ in sockets]
+
+        async def listen(number, socket):
+            async for message in socket:
+                if message == "before":
+                    before[number].set()
+                if message == "after":
+                    heard[number].set()
+
+        async def talk(socket):
+            for n in range(1_000_000):
+                await socket.send(f"load {n}")
+                await asyncio.sleep(0.002)
+
+        listening = [asyncio.create_task(listen(*pair)) for pair in enumerate(sockets)]
+        talking = [asyncio.create_task(talk(socket)) for socket in sockets[:4]]
+        client = redis.client()
+        await until(lambda: client.publish("global", "before") == 2)
+        await until(lambda: all(event.is_set() for event in before))
+        redis = await asyncio.to_thread(redis.restart)
+        back, client = time.monotonic(), redis.client()
+
+        def resumed():
+            client.publish("global", "after")
+            return all(event.is_set() for event in heard)
+
+        await until(resumed)
+        took = time.monotonic() - back
+        with capsys.disabled():
+            print(f"\npub/sub resumed {took:.2f} s after Redis was back, 20 clients, 2 processes")
+        assert took < 5
+        for task in (*talking, *listening):
+            assert not task.done(), "a connection ended"
+            task.cancel()
+        await asyncio.gather(*talking, *listening, return_exceptions=True)
+        assert all("Traceback" not in server.output for server in servers)
+        for socket in sockets:
+            await socket.close()
+    finally:
+        for server in servers:
+            await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(redis.stop)
 
 
 async def test_with_a_site_its_settings_are_used_and_arguments_win(database):
