@@ -145,8 +145,8 @@ async def test_publish_on_the_default_one_enters_the_consumer_chain_of_this_proc
     async with connect([message_filter(say), note]) as ann:
         await ann.send(b"\xff")
         await ann.settle()
-        [view] = get_hub().views.values()
-        assert view.storage_object is get_storage_object()
+        views = get_hub().views.values()
+        assert all(view.storage_object is get_storage_object() for view in views)
     message = {"type": "message", "channel": "global", "pattern": None}
     assert events == [{**message, "data": b"\xff"}, {**message, "data": "text"}]
     get_storage_object().publish("global", "nobody is here")

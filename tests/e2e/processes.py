@@ -19,6 +19,10 @@ import redis
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def _heed_ctrl_c():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Process:
     """A child whose output is read all the time and can be waited on."""
 
@@ -34,6 +38,8 @@ class Process:
             stderr=subprocess.STDOUT,
             text=True,
             errors="backslashreplace",
+            # A shell's background jobs ignore SIGINT, and so would their children.
+            preexec_fn=_heed_ctrl_c,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
