@@ -165,16 +165,20 @@ class LayerLink:
         if tasks:
             await asyncio.wait(tasks)
         channel, self._channel = self._channel, None
-        # A layer that expires memberships keeps them when its reader goes.
-        if channel is not None and self._lost_at is None:
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(conf.LAYER_TIMEOUT):
-                    for key in tuple(self._joined):
-                        await self._layer.group_discard(key, channel)
+        if channel is not None:
+            await self._discard_all(channel)
         self._joined.clear()
         for waiter in self._waiters.values():
             waiter.cancel()
         self._waiters.clear()
+
+    async def _discard_all(self, channel: str) -> None:
+        """A layer keeps memberships although their reader goes."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(conf.LAYER_TIMEOUT):
+                for key in tuple(self._joined):
+                    with contextlib.suppress(*LOST):
+                        await self._layer.group_discard(key, channel)
 
     # How it is kept true
 
