@@ -155,7 +155,12 @@ class Hub:
                 self._link = LocalLink(self._deliver)
             else:
                 self._link = LayerLink(
-                    layer, self._deliver, self._layer_lost, self._layer_back, self._bad_envelope
+                    layer,
+                    self._deliver,
+                    self._layer_lost,
+                    self._layer_back,
+                    self._bad_envelope,
+                    self._joined_late,
                 )
         return self._link
 
@@ -261,6 +266,10 @@ class Hub:
         self.post("layer_back", {"seconds": seconds})
         for group in tuple(self.groups):
             self.post_gap(group, None, None)
+
+    def _joined_late(self, key: str) -> None:
+        """Members were accepted before they could hear their group."""
+        self.post_gap(self._by_key[key].name, None, None)
 
     def _bad_envelope(self, error: Exception) -> None:
         self.counts["bad_envelope"] += 1

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 LOST = (OSError, TimeoutError, RedisError)
 #: Longest pause between two tries while the layer is away, seconds.
 MAX_PAUSE = 1.0
+#: How many groups are joined or left at the same time.
+TOGETHER = 32
 #: The key of a probe, which a hub sends to its own mailbox.
 PROBE = "probe"
 
@@ -80,12 +82,15 @@ class LayerLink:
         on_lost: Callable[[BaseException], None],
         on_back: Callable[[float], None],
         on_bad: Callable[[Exception], None],
+        on_late: Callable[[str], None],
     ) -> None:
         self._layer = layer
         self._on_batch = on_batch
         self._on_lost = on_lost
         self._on_back = on_back
         self._on_bad = on_bad
+        self._on_late = on_late
+        self._late: set[str] = set()
         self._channel: str | None = None
         self._wanted: set[str] = set()
         self._joined: set[str] = set()
@@ -126,7 +131,10 @@ class LayerLink:
         if waiter is None:
             waiter = self._waiters[key] = asyncio.get_running_loop().create_future()
         await asyncio.wait([waiter], timeout=conf.LAYER_TIMEOUT)
-        return key in self._joined
+        if key in self._joined:
+            return True
+        self._late.add(key)
+        return False
 
     async def send(self, batch: Batch) -> None:
         """One ``group_send``. Raises what the layer raises, TimeoutError included."""
@@ -168,6 +176,7 @@ class LayerLink:
         if channel is not None:
             await self._discard_all(channel)
         self._joined.clear()
+        self._late.clear()
         for waiter in self._waiters.values():
             waiter.cancel()
         self._waiters.clear()
@@ -242,7 +251,7 @@ class LayerLink:
                 continue
             try:
                 while self._changed:
-                    await self._adjust(next(iter(self._changed)), self._channel)
+                    await self._adjust_some(tuple(self._changed)[:TOGETHER], self._channel)
             except Exception as error:
                 self._lose(error)
                 failures += 1
@@ -250,6 +259,13 @@ class LayerLink:
                 self._change.set()
             else:
                 failures = 0
+
+    async def _adjust_some(self, keys: tuple[str, ...], channel: str) -> None:
+        """Several groups side by side; raises the first error when all have ended."""
+        calls = [self._adjust(key, channel) for key in keys]
+        for result in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     async def _adjust(self, key: str, channel: str) -> None:
         """Make the layer's state of one group what is wanted now."""
@@ -267,6 +283,10 @@ class LayerLink:
             waiter = self._waiters.pop(key, None)
             if waiter is not None:
                 settle(waiter)
+            if key in self._late:
+                self._late.discard(key)
+                if key in self._joined:
+                    self._on_late(key)
 
     def _rejoin(self) -> None:
         self._joined.clear()

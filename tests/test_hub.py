@@ -107,10 +107,16 @@ async def test_connections_live_while_the_layer_is_away(layer, caplog):
     assert sum("is back" in line for line in words) == 1
 
 
-async def test_a_new_connection_is_accepted_while_the_layer_is_away(layer):
+async def test_a_new_connection_is_accepted_while_the_layer_is_away_and_told_of_the_gap(layer):
+    note, events = noted()
+    app = FilteredWebSocketConsumer.as_asgi(filters=[note], groups=["g"])
     layer.away = True
-    async with connect([BroadcastMessagesFilter]) as ann:
-        await ann.send("heard by nobody")
+    async with connect(app):
+        layer.away = False
+        while not any(event["type"] == "gap" for event in events):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    gap = next(event for event in events if event["type"] == "gap")
+    assert gap["data"] == {"origin": None, "missed": None, "group": "g"}
 
 
 async def test_duplicates_are_dropped_and_holes_are_told(layer):

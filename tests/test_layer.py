@@ -68,7 +68,7 @@ class House:
 
     def __init__(self, layer):
         self.layer = layer
-        self.batches, self.lost, self.back, self.bad = [], [], [], []
+        self.batches, self.lost, self.back, self.bad, self.late = [], [], [], [], []
         self.told = asyncio.Event()
         self.link = LayerLink(
             layer,
@@ -76,6 +76,7 @@ class House:
             self._note(self.lost),
             self._note(self.back),
             self._note(self.bad),
+            self._note(self.late),
         )
 
     def _note(self, seen):
@@ -171,6 +172,33 @@ async def test_a_join_that_takes_too_long_answers_false_and_happens_later(settin
         await house.until(lambda: house.back)
         assert await house.link.joined("fws.g.x")
     assert len(house.lost) == 1 and isinstance(house.lost[0], ConnectionError)
+
+
+async def test_a_slow_layer_joins_many_groups_side_by_side_and_tells_the_late(settings):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.2, "LAYER_SETTLE": 0}
+    gate = asyncio.Event()
+
+    class Slow(Layer):
+        async def group_add(self, group, channel):
+            self.calls.append(("add", group))
+            async with asyncio.timeout(None):
+                await gate.wait()
+
+    async with House(Slow()) as house:
+        keys = [f"fws.g.{n}" for n in range(20)]
+        for key in keys:
+            house.link.want(key)
+        house.link.want("fws.g.unwanted")
+        waiting = [asyncio.ensure_future(house.link.joined(key)) for key in keys]
+        waiting.append(asyncio.ensure_future(house.link.joined("fws.g.unwanted")))
+        while len(house.layer.calls) < 21:  # noqa: ASYNC110 - a few turns of the loop
+            await asyncio.sleep(0)
+        assert not any(await asyncio.gather(*waiting))
+        house.link.unwant("fws.g.unwanted")
+        gate.set()
+        await house.until(lambda: len(house.late) == 20)
+        assert sorted(house.late) == sorted(keys)
+        await house.until(lambda: house.back)
 
 
 async def test_a_layer_that_went_and_came_is_told_once_each_and_joined_again(caplog):
