@@ -16,7 +16,7 @@ thread for every event of every socket.
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any, ClassVar
 
 from channels.consumer import AsyncConsumer
@@ -36,6 +36,8 @@ from .types import ASGIApplication, Codec, Event, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
+#: How long a disconnect chain may go on after its connection was cancelled, seconds.
+DISCONNECT_TIMEOUT = 8.0
 #: RFC 6455 section 7.1.5: the code of a close frame that had none.
 NO_STATUS = 1005
 
@@ -60,8 +62,10 @@ class FilteredWebSocketConsumer(AsyncConsumer):
 
     def __init__(self, route: Route) -> None:
         self.route = route
+        self._accepted = False
         self._reading = False
         self._woken = False
+        self._ahead: Event | None = None
 
     @classmethod
     def as_asgi(cls, *, build: bool = True, **initkwargs: Any) -> ASGIApplication:
@@ -119,29 +123,35 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         self._max_size: int = conf.MAX_MESSAGE_SIZE
         self.hub.attach(self.connection)
         try:
-            if await self._open():
-                try:
-                    await self._serve(receive)
-                finally:
-                    await self._finish()
+            await self._open()
+            if self._accepted:
+                await self._serve(receive)
         finally:
             transport.stop()
             self._leave()
-            await self.hub.detach(self.connection)
+            try:
+                await self._finish()
+            finally:
+                await self.hub.detach(self.connection)
 
     # Connect
 
-    async def _open(self) -> bool:
-        """Whether the connection was accepted."""
+    async def _open(self) -> None:
+        """Accept the connection, or refuse it."""
         handshake = Handshake(self.scope)
         refusal = await self._refusal(handshake)
         if refusal is not None:
             await self._refuse(*refusal)
-            return False
-        await self.send({"type": "websocket.accept", "subprotocol": handshake.subprotocol})
+            return
+        # Before it is sent: a cancellation while it is may come when the client has it.
+        self._accepted = True
+        try:
+            await self.send({"type": "websocket.accept", "subprotocol": handshake.subprotocol})
+        except Exception:
+            self._accepted = False
+            raise
         self._view.connections[self.connection.id] = self.connection
         self.connection.transport.open()
-        return True
 
     async def _refusal(self, handshake: Handshake) -> tuple[int, str] | None:
         """Code and reason where connect chain or groups refuse; None is a welcome."""
@@ -194,7 +204,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         """Handle the server's next event; return without one once our close was sent."""
         self._reading = True
         try:
-            event = await receive()
+            event, self._ahead = self._ahead or await receive(), None
         except asyncio.CancelledError:
             if self._woken and self._task.uncancel() == 0:
                 return
@@ -208,7 +218,24 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         await self._receive(event)
         if self.connection.crowding:
             self.connection.crowding = False
-            await self.hub.batches.room()
+            await self._wait_for_room(receive)
+
+    async def _wait_for_room(self, receive: Receive) -> None:
+        """Read no more while the publish queue is crowded, but do not miss a disconnect."""
+        room = asyncio.ensure_future(self.hub.batches.room())
+        ahead = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait({room, ahead}, return_when=asyncio.FIRST_COMPLETED)
+            if not ahead.done():
+                ahead.cancel()
+                await asyncio.wait({ahead})
+            if not ahead.cancelled():
+                self._ahead = ahead.result()
+                if self._ahead["type"] != "websocket.disconnect":
+                    await room
+        finally:
+            room.cancel()
+            ahead.cancel()
 
     def _is_over(self, code: int, reason: str) -> None:
         """The transport is done: note how, and stop waiting for more to read."""
@@ -261,35 +288,46 @@ class FilteredWebSocketConsumer(AsyncConsumer):
 
     async def _finish(self) -> None:
         """
-        Leave, then run the disconnect chain: every filter, on every way out.
+        The disconnect chain, where the connection was accepted: on every way out, once.
 
-        A cancellation ends the filter it hits, not the chain, and goes on afterwards.
+        A task of its own, so that a cancellation of this one does not end it: only where
+        it takes too long is what it waits for cancelled, filter by filter.
         """
-        self.connection.transport.stop()
-        self._leave()
-        cancelled = await _until_done(self.connection.transport.stopped)
-        for chain in self.pipeline.disconnect:
-            try:
-                await self._pipe(chain, None)
-            except (Drop, Close):
-                pass
-            except asyncio.CancelledError:
-                cancelled = True
-            except Exception as error:
-                self.pipeline.failed(error, f"connection {self.connection.id}")
-        if cancelled:
+        chain = asyncio.ensure_future(self._disconnect())
+        if await _outlast(chain, DISCONNECT_TIMEOUT):
             raise asyncio.CancelledError
 
+    async def _disconnect(self) -> None:
+        """Every filter, whatever an earlier one raises."""
+        await self.connection.transport.stopped()
+        for chain in self.pipeline.disconnect if self._accepted else ():
+            try:
+                await self._pipe(chain, None)
+            except (Drop, Close, asyncio.CancelledError):
+                pass
+            except Exception as error:
+                self.pipeline.failed(error, f"connection {self.connection.id}")
 
-async def _until_done(wait: Callable[[], Awaitable[None]]) -> bool:
-    """Await ``wait()`` to its end; whether a cancellation came meanwhile."""
-    cancelled = False
-    while True:
+
+async def _outlast(task: "asyncio.Future[None]", timeout: float) -> bool:
+    """
+    Wait for ``task``; whether a cancellation came meanwhile. From then on it has
+    ``timeout`` seconds, after which it is cancelled until it ends.
+    """
+    loop = asyncio.get_running_loop()
+    deadline: float | None = None
+    while not task.done():
+        left = None
+        if deadline is not None:
+            left = deadline - loop.time()
+            if left <= 0:
+                task.cancel()
+                left = 0.1
         try:
-            await wait()
-            return cancelled
+            await asyncio.wait({task}, timeout=left)
         except asyncio.CancelledError:
-            cancelled = True
+            deadline = deadline or loop.time() + timeout
+    return deadline is not None
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:

@@ -30,6 +30,7 @@ from .exceptions import PublishError
 from .filters.pipeline import Pipeline, known_routes
 from .hub_view import HubView
 from .layer import LayerLink, LocalLink
+from .logs import Seldom
 from .storage_objects import get_storage_object
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Hub:
         #: What happened that no filter saw: duplicates, bad envelopes, missed, ...
         self.counts: Counter[str] = Counter()
         self.batches = Batches(self._send, self._publish_failed)
+        self._seldom = Seldom()
         self._thread = threading.get_ident()
         self._link: LayerLink | LocalLink | None = None
         self._running = False
@@ -273,12 +275,13 @@ class Hub:
 
     def _bad_envelope(self, error: Exception) -> None:
         self.counts["bad_envelope"] += 1
-        if self.counts["bad_envelope"] == 1:
+        if self._seldom.note("bad_envelope"):
             logger.warning("skipped what is no envelope of ours on the channel layer: %r", error)
 
     def _publish_failed(self, group: str, items: list[Item], error: PublishError) -> None:
         self.counts["publish_failed"] += len(items)
-        logger.error("%s", error)
+        if self._seldom.note("publish_failed"):
+            logger.error("%s (%d messages so far)", error, self.counts["publish_failed"])
         self.post("publish_failed", {"group": group, "messages": len(items), "error": str(error)})
 
 

@@ -94,6 +94,8 @@ class LayerLink:
         self._channel: str | None = None
         self._wanted: set[str] = set()
         self._joined: set[str] = set()
+        #: Left, but the layer failed half-way.
+        self._unclean: set[str] = set()
         self._changed: dict[str, None] = {}
         self._change = asyncio.Event()
         self._waiters: dict[str, asyncio.Future[None]] = {}
@@ -176,6 +178,7 @@ class LayerLink:
         if channel is not None:
             await self._discard_all(channel)
         self._joined.clear()
+        self._unclean.clear()
         self._late.clear()
         for waiter in self._waiters.values():
             waiter.cancel()
@@ -274,10 +277,16 @@ class LayerLink:
                 if key not in self._joined:
                     await self._layer.group_add(key, channel)
                     self._joined.add(key)
-            elif key in self._joined:
+            elif key in self._joined or key in self._unclean:
+                if key in self._unclean:
+                    # The pubsub layer forgets a member before it unsubscribes: where that
+                    # failed, only a member can leave again.
+                    await self._layer.group_add(key, channel)
                 # Not joined from here on: who comes now must wait for a new join.
                 self._joined.discard(key)
+                self._unclean.add(key)
                 await self._layer.group_discard(key, channel)
+            self._unclean.discard(key)
         if (key in self._wanted) == (key in self._joined):
             self._changed.pop(key, None)
             waiter = self._waiters.pop(key, None)

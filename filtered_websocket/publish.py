@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from channels.layers import get_channel_layer
 from django.db import transaction
 
 from .batches import captures, new_item
@@ -26,7 +27,6 @@ from .connection import Exclude, excluded_ids
 from .envelope import Item, check_group
 from .exceptions import PublishError
 from .hub import Hub, active_hub, get_hub
-from .layer import LocalLink
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,8 @@ def _put_and_tell(hub: Hub, group: str, item: Item, told: "Future[None]") -> Non
 
 
 def _warn_if_unheard(hub: Hub) -> None:
-    if isinstance(hub.link, LocalLink) and not hub.counts["unheard"]:
+    # Not hub.link: that is for the hub's own thread to make.
+    if get_channel_layer(conf.CHANNEL_LAYER) is None and not hub.counts["unheard"]:
         logger.warning(
             "published in a process without WebSockets and without CHANNEL_LAYERS:"
             " nobody can hear it; configure a Redis channel layer"

@@ -239,6 +239,7 @@ class connect:
     async def __aenter__(self) -> Client:
         client = await self._open()
         if not client.accepted:
+            await client.close()
             raise Refused(f"refused with {client.close_code} {client.close_reason!r}")
         return client
 

@@ -11,6 +11,7 @@ from filtered_websocket import (
     WebSocketConnectFilter,
     WebSocketDataFilter,
     WebSocketDisconnectFilter,
+    consumers,
 )
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
@@ -355,14 +356,36 @@ async def test_every_disconnect_filter_runs_whatever_an_earlier_one_does(caplog)
     assert "raises raised KeyError" in caplog.text
 
 
-async def test_a_cancellation_ends_the_disconnect_filter_it_hits_not_the_chain():
+async def test_cancellations_do_not_end_a_disconnect_chain():
+    started, gate, ended = asyncio.Event(), asyncio.Event(), []
+
+    async def slow(web_socket_instance):
+        started.set()
+        await gate.wait()
+        ended.append(True)
+
+    ran, filters = disconnects(slow)
+    server = await Server(filters).accepted()
+    server.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
+    await started.wait()
+    for _ in range(3):
+        server.task.cancel()
+        await asyncio.sleep(0)
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await server.task
+    assert ended == [True] and ran == [1000]
+
+
+async def test_a_disconnect_filter_that_never_ends_is_cancelled_and_the_next_one_runs(monkeypatch):
+    monkeypatch.setattr(consumers, "DISCONNECT_TIMEOUT", 0.01)
     started = asyncio.Event()
 
     async def forever(web_socket_instance):
         started.set()
         await asyncio.Event().wait()
 
-    ran, filters = disconnects(forever)
+    ran, filters = disconnects(forever, forever)
     server = await Server(filters).accepted()
     server.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
     await started.wait()
@@ -370,6 +393,69 @@ async def test_a_cancellation_ends_the_disconnect_filter_it_hits_not_the_chain()
     with pytest.raises(asyncio.CancelledError):
         await server.task
     assert ran == [1000]
+
+
+async def test_after_a_cancellation_while_the_accept_is_being_sent():
+    sending = asyncio.Event()
+
+    class Slow(Server):
+        async def send(self, event):
+            self.sent.append(event)
+            sending.set()
+            await asyncio.Event().wait()
+
+    ran, filters = disconnects()
+    server = Slow(filters)
+    server.start()
+    server.events.put_nowait({"type": "websocket.connect"})
+    await sending.wait()
+    server.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await server.task
+    assert ran == [1006] and get_hub().connections == {}
+
+
+@pytest.mark.parametrize("next_event", ["disconnect", "frame", "room"])
+async def test_a_crowded_connection_is_not_read_but_its_disconnect_is_seen(settings, next_event):
+    settings.FILTERED_WEBSOCKET = {"PUBLISH_QUEUE": 4, "LAYER_TIMEOUT": 5}
+    gate, handled = asyncio.Event(), []
+
+    def flood(web_socket_instance, data):
+        handled.append(bytes(data))
+        for n in range(4 if data == b"flood" else 0):
+            web_socket_instance.publish(str(n))
+
+    ran, filters = disconnects()
+    server = await Server([message_filter(flood), *filters]).accepted()
+    link = get_hub().link
+    send = link.send
+
+    async def stopped(batch):
+        await gate.wait()
+        await send(batch)
+
+    link.send = stopped
+    server.events.put_nowait({"type": "websocket.receive", "text": "flood"})
+    if next_event == "disconnect":
+        server.events.put_nowait({"type": "websocket.disconnect", "code": 1001})
+        while not ran:  # noqa: ASYNC110 - a few turns of the loop
+            await asyncio.sleep(0)
+        assert not gate.is_set()
+    elif next_event == "frame":
+        server.events.put_nowait({"type": "websocket.receive", "text": "next"})
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert handled == [b"flood"]
+    gate.set()
+    if next_event == "room":
+        await get_hub().batches.sent()
+        server.events.put_nowait({"type": "websocket.receive", "text": "next"})
+    if next_event != "disconnect":
+        while len(handled) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        server.events.put_nowait({"type": "websocket.disconnect", "code": 1001})
+    await server.task
+    assert ran == [1001]
 
 
 async def test_a_cancellation_while_the_writer_ends_is_not_lost():

@@ -9,7 +9,7 @@ ROOT = Path(filtered_websocket.__file__).parent
 
 FLOORS = [
     ["exceptions", "close_codes", "types"],
-    ["conf", "transports", "envelope", "codecs", "blocking", "queues", "filters.base"],
+    ["conf", "transports", "envelope", "codecs", "blocking", "logs", "queues", "filters.base"],
     ["connection", "batches", "layer", "storage_objects"],
     ["hub", "hub_view", "publish", "filters.entries", "filters.options", "filters.pipeline"],
     ["consumers"],

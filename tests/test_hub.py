@@ -107,6 +107,21 @@ async def test_connections_live_while_the_layer_is_away(layer, caplog):
     assert sum("is back" in line for line in words) == 1
 
 
+async def test_publishes_that_fail_are_counted_each_and_logged_seldom(layer, caplog):
+    def say(web_socket_instance, data):
+        web_socket_instance.publish(data)
+
+    async with connect([message_filter(say)]) as ann:
+        layer.away = True
+        for n in range(50):
+            await ann.send(str(n))
+            await ann.settle()
+        layer.away = False
+        assert get_hub().counts["publish_failed"] == 50
+    lines = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(lines) == 1
+
+
 async def test_a_new_connection_is_accepted_while_the_layer_is_away_and_told_of_the_gap(layer):
     note, events = noted()
     app = FilteredWebSocketConsumer.as_asgi(filters=[note], groups=["g"])

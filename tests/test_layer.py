@@ -219,6 +219,34 @@ async def test_a_layer_that_went_and_came_is_told_once_each_and_joined_again(cap
         await house.until(lambda: house.batches)
 
 
+async def test_a_group_left_while_the_layer_was_away_is_left_when_it_is_back():
+    """As the pubsub layer does, this one forgets a member before it fails."""
+    subscribed = set()
+
+    class HalfWay(Layer):
+        async def group_add(self, group, channel):
+            await super().group_add(group, channel)
+            subscribed.add(group)
+
+        async def group_discard(self, group, channel):
+            if channel in self.groups.get(group, {}):
+                del self.groups[group][channel]
+                self._call("discard", group)
+                subscribed.discard(group)
+
+    layer = HalfWay()
+    async with House(layer) as house:
+        assert await house_is_listening(house)
+        layer.away = True
+        house.link.unwant("fws.g.first")
+        await house.until(lambda: house.lost)
+        layer.away = False
+        await house.until(lambda: house.back)
+        house.link.want("fws.g.x")
+        assert await house.link.joined("fws.g.x")
+        assert subscribed == {"fws.g.x"}
+
+
 async def test_a_group_add_that_fails_is_tried_again():
     layer = Layer()
     async with House(layer) as house:

@@ -7,9 +7,7 @@ setting changed.
 
 import itertools
 import logging
-import time
 import weakref
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +18,7 @@ from django.utils.module_loading import import_string
 from ..conf import conf
 from ..envelope import MAX_GROUP_NAME, check_group
 from ..exceptions import FilterError
+from ..logs import Seldom
 from ..types import Codec
 from . import base
 from .base import Chain, FilterBase
@@ -38,8 +37,6 @@ CHAINS: dict[str, tuple[Any, bool]] = {
 }
 #: The home group of a route that names neither filters nor groups.
 DEFAULT_GROUP = "default"
-#: One failing filter is logged once in this many seconds.
-LOG_EVERY = 10.0
 
 MayJoin = Callable[[Any, str], bool | Awaitable[bool]]
 
@@ -78,9 +75,9 @@ class Pipeline:
         self.disconnect = tuple(
             _chain("disconnect", [cls], False) for cls in chains["disconnect"].filters
         )
+        self._seldom = Seldom()
         #: Filter path -> how often it raised.
-        self.failures: Counter[str] = Counter()
-        self._logged: dict[str, float] = {}
+        self.failures = self._seldom.counts
 
     def lines(self) -> list[str]:
         """The pipeline as one would type it, a line per chain that does something."""
@@ -94,11 +91,8 @@ class Pipeline:
     def failed(self, error: Exception, where: str) -> None:
         """Count an error of a filter, and log it with its traceback, but not in a flood."""
         path = error.path if isinstance(error, FilterError) else "the codec"
-        self.failures[path] += 1
-        now = time.monotonic()
-        if now - self._logged.get(path, -LOG_EVERY) < LOG_EVERY:
+        if not self._seldom.note(path):
             return
-        self._logged[path] = now
         cause = error.__cause__ or error
         logger.error(
             "%s raised %s on %s (%d so far)",
