@@ -8,6 +8,7 @@ stalls every other user of the process.
 import asyncio
 import contextvars
 import functools
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,18 @@ from .conf import conf
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(conf.BLOCKING_THREADS, thread_name_prefix="fws-blocking")
+
+
+def shut_down(timeout: float) -> bool:
+    """Take no more work; whether every thread has ended within ``timeout`` seconds."""
+    if not _pool.cache_info().currsize:
+        return True
+    pool = _pool()
+    _pool.cache_clear()
+    waiting = threading.Thread(target=pool.shutdown, kwargs={"cancel_futures": True}, daemon=True)
+    waiting.start()
+    waiting.join(timeout)
+    return not waiting.is_alive()
 
 
 #: Set by ``filtered_websocket.testing``: a TestCase sees its rows in one thread only.

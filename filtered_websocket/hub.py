@@ -36,6 +36,10 @@ from .storage_objects import get_storage_object
 logger = logging.getLogger(__name__)
 
 
+#: Pause before a storage object that failed is asked to listen again, seconds.
+LISTEN_AGAIN = 1.0
+
+
 class Group:
     """The members of one group in this process, pipeline by pipeline."""
 
@@ -240,8 +244,16 @@ class Hub:
     # Events of the house, and of pub/sub
 
     async def _listen(self, storage: Any) -> None:
-        async for event in storage.listen():
-            self._post(event)
+        """Hand on what a storage object hears; whatever it raises, ask it again."""
+        while True:
+            try:
+                async for event in storage.listen():
+                    self._post(event)
+                return
+            except Exception:
+                if self._seldom.note("listen"):
+                    logger.exception("%s failed to listen", type(storage).__module__)
+            await asyncio.sleep(LISTEN_AGAIN)
 
     def _storage_event(self, event: Any) -> None:
         """An event of this process's own storage object, from any thread."""

@@ -9,7 +9,6 @@ How a filter is tried out before it is served. The connection is a stand-in: wha
 pushed to it is printed; what it publishes, and groups it joins, are counted.
 """
 
-import argparse
 import asyncio
 import os
 import sys
@@ -24,7 +23,7 @@ from .connection import Connection, Handshake
 from .envelope import check_group
 from .exceptions import Close, Drop, FilterError
 from .filters.pipeline import Pipeline
-from .standalone import build, in_words, set_up
+from .standalone import Parser, build, in_words, set_up
 from .storage_objects import get_storage_object
 from .transports import AsgiTransport, settle
 
@@ -149,6 +148,9 @@ class Pipe:
             self._printer.close(close.code, close.reason)
         except (FilterError, TypeError, ValueError) as error:
             cause = error.__cause__ or error
+            if isinstance(cause, BrokenPipeError):
+                # A filter that prints found out first that nobody reads any more.
+                raise cause from None
             who = f"{error.path} raised " if isinstance(error, FilterError) else ""
             self._say(f"{where}: {who}{type(cause).__name__}: {cause}")
             self.failed = True
@@ -156,7 +158,7 @@ class Pipe:
         return self._printer.closed is None
 
     def _say(self, words: str) -> None:
-        print(f"pipe: {words}", file=self._errors, flush=True)
+        print(f"pipe: {' '.join(words.split())}", file=self._errors, flush=True)
 
     def _sum_up(self) -> None:
         if self._view.published:
@@ -169,11 +171,13 @@ class Pipe:
 
 async def run(filters: Sequence[str]) -> int:
     """Pipe standard input through ``filters``; the exit status."""
+    if sys.stdin is None or sys.stdout is None:
+        return _fail("standard input and standard output must be open")
     try:
         pipeline = build(list(filters))
+        get_storage_object()
     except ImproperlyConfigured as error:
-        print(f"pipe: error: {in_words(error)}", file=sys.stderr)
-        return 2
+        return _fail(in_words(error))
     pipe = Pipe(pipeline, sys.stdout.buffer, sys.stderr)
     try:
         await pipe.run(sys.stdin.buffer)
@@ -183,17 +187,24 @@ async def run(filters: Sequence[str]) -> int:
     return int(pipe.failed)
 
 
+def _fail(words: str) -> int:
+    print(f"pipe: error: {words}", file=sys.stderr)
+    return 2
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m filtered_websocket.pipe",
-        description="Runs standard input through filters, a message a line.",
-    )
+    parser = Parser(prog="pipe", description="Runs standard input through filters.")
     parser.add_argument("filters", nargs="+", metavar="FILTER", help="a module or a class")
     options = parser.parse_args(arguments)
-    set_up()
+    try:
+        set_up()
+    except Exception as error:
+        return _fail(in_words(error))
     try:
         return asyncio.run(run(options.filters))
+    except OSError as error:
+        return _fail(in_words(error))
     except KeyboardInterrupt:
         return 130
 

@@ -10,6 +10,7 @@ From a site's ``asgi.py`` to consumers: one line that wraps its HTTP application
     lifespan  -> answered
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, urlsplit
@@ -33,6 +34,8 @@ websocket_urlpatterns: list[Any] = [
     path("", FilteredWebSocketConsumer.as_asgi(build=False)),  # type: ignore[arg-type]
 ]
 
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
 #: Whether a page of this origin may connect.
 OriginRule: TypeAlias = Callable[[Scope, SplitResult], bool]
 
@@ -53,7 +56,7 @@ def parse_origin(scope: Scope) -> SplitResult | None:
     if len(origins) > 1:
         raise ValueError("more than one Origin header")
     origin: SplitResult = urlsplit(origins[0].decode("ascii"))
-    if origin.scheme not in ("http", "https") or not origin.hostname or origin.username is not None:
+    if origin.scheme not in DEFAULT_PORTS or not origin.hostname or origin.username is not None:
         raise ValueError("not the origin of a page")
     _ = origin.port  # raises for what is no port
     return origin
@@ -71,16 +74,26 @@ def is_allowed_host(scope: Scope, origin: SplitResult) -> bool:
 def is_same_origin(scope: Scope, origin: SplitResult) -> bool:
     """Whether a page came from where this request goes: its Host header, port included."""
     host = urlsplit("//" + dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
-    default = 443 if origin.scheme == "https" else 80
+    default = DEFAULT_PORTS[origin.scheme]
     return (origin.hostname, origin.port or default) == (host.hostname, host.port or default)
+
+
+def normal_origin(text: str) -> tuple[str, str, int]:
+    """Scheme, host and port of an origin (RFC 6454 section 4); ValueError for what is none."""
+    origin = urlsplit(text)
+    if origin.scheme not in DEFAULT_PORTS or not origin.hostname or origin.path.strip("/"):
+        raise ValueError(f"{text!r} is no origin: write it as https://example.com")
+    return origin.scheme, origin.hostname, origin.port or DEFAULT_PORTS[origin.scheme]
 
 
 def one_of_origins(origins: Iterable[str]) -> OriginRule:
     """A rule that allows just these origins, as ``https://example.com:8443``; "*" is any."""
-    wanted = {origin.lower().rstrip("/") for origin in origins}
+    listed = [origin for origin in origins if origin != "*"]
+    any_origin = len(listed) < len(list(origins))
+    wanted = {normal_origin(origin) for origin in listed}
 
     def is_listed(scope: Scope, origin: SplitResult) -> bool:
-        return "*" in wanted or f"{origin.scheme}://{origin.netloc}".lower() in wanted
+        return any_origin or normal_origin(origin.geturl()) in wanted
 
     return is_listed
 
@@ -167,7 +180,8 @@ def standalone_application(
     ``origins``, or of the origin that is connected to.
     """
     view: Any = websocket
-    route = re_path(r"", view) if where is None else path(where.lstrip("/"), view)
+    # The path itself, which may look like a pattern.
+    route = re_path("" if where is None else f"^{re.escape(where.lstrip('/'))}$", view)
     rule = is_same_origin if origins is None else one_of_origins(origins)
     return _by_protocol(_upgrade_required, OriginCheck(Router([route]), rule))
 

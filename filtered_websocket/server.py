@@ -8,38 +8,44 @@ stderr once the port is open; stdout belongs to filters.
 """
 
 import argparse
+import contextlib
 import json
 import logging
+import os
+import signal
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
+from channels.layers import get_channel_layer
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from . import __version__
+from .blocking import shut_down
+from .conf import conf
 from .consumers import FilteredWebSocketConsumer
 from .filters.pipeline import Route
 from .hub import Hub
-from .routing import standalone_application
-from .standalone import in_words, set_up
+from .routing import normal_origin, standalone_application
+from .standalone import Parser, in_words, set_up
 from .storage_objects import storage_class, storage_path, use_storage_object
+from .storage_objects.base import BasePubSubStorageObject
+from .storage_objects.redis import redis_url
 from .types import ASGIApplication
+
+logger = logging.getLogger(__name__)
 
 FILTERS = (
     "filtered_websocket.filters.broadcast_messages",
     "filtered_websocket.filters.stdout_messages",
 )
 REDIS = "filtered_websocket.storage_objects.redis"
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, with exit status 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+#: How long the whole end of the server may take, seconds.
+END_DEADLINE = 10.0
 
 
 def default_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -49,6 +55,8 @@ def default_parser(add_help: bool = True) -> argparse.ArgumentParser:
         description="A WebSocket server composed of filters.",
         allow_abbrev=False,
         add_help=add_help,
+        # A storage object may declare --redis_url, or anything, in its own words.
+        conflict_handler="resolve",
     )
     add = parser.add_argument
     add("-p", "--port", type=_port, default=9000, help="the port to listen on (9000)")
@@ -57,9 +65,15 @@ def default_parser(add_help: bool = True) -> argparse.ArgumentParser:
     add("-key", "--key", help="a private key file: serves wss://, with -cert")
     add("-cert", "--cert", help="a certificate file, with its chain")
     add("--host", default="0.0.0.0", help="the address to listen on (0.0.0.0)")
-    add("--path", help="the only path that is served (every path)")
-    add("--origins", nargs="*", help='origins of pages that may connect, or "*" (the same origin)')
+    add("--path", type=_path, help="the only path that is served (every path)")
+    add(
+        *("--origins",),
+        nargs="*",
+        type=_origin,
+        help='origins of pages that may connect, or "*" (the origin that is connected to)',
+    )
     add("--server", choices=("daphne", "uvicorn"), default="daphne")
+    add("--redis_url", help="the Redis that carries group messages to other processes")
     add("--verbosity", type=int, choices=(0, 1, 2), default=1, help="of the log, on stderr (1)")
     add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
@@ -72,21 +86,33 @@ def _port(text: str) -> int:
     return port
 
 
-_port.__name__ = "port"
+def _path(text: str) -> str:
+    if not text.isprintable() or set(text) & set("?#"):
+        raise ValueError(text)
+    return text
+
+
+def _origin(text: str) -> str:
+    if text != "*":
+        normal_origin(text)
+    return text
+
+
+# argparse names a type that refused a value by these.
+_port.__name__, _path.__name__, _origin.__name__ = "port", "path", "origin"
 
 
 # The config file
 
 
-def read_config(path: str, parser: argparse.ArgumentParser) -> list[str]:
+def load_config(path: str) -> dict[str, Any]:
     """
-    The arguments a config file stands for.
+    The JSON object in a config file, whose lines that begin with ``#`` are comments.
 
-    A JSON object whose keys are long option names; ``"flags"`` lists options without a
-    value; lines that begin with ``#`` are comments. ValueError says what is wrong.
+    ValueError says what is wrong, and where.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             # Blank, not gone: an error's line number is the file's.
             text = "".join("\n" if line.startswith("#") else line for line in file)
     except (OSError, UnicodeDecodeError) as error:
@@ -96,20 +122,27 @@ def read_config(path: str, parser: argparse.ArgumentParser) -> list[str]:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise ValueError(f"config file {path!r}, {where}: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"config file {path!r}: {error}") from None
     if not isinstance(config, dict):
         raise ValueError(f"config file {path!r} is not a JSON object of option names")
+    return config
+
+
+def config_arguments(
+    path: str, config: dict[str, Any], parser: argparse.ArgumentParser
+) -> list[str]:
+    """The arguments a config file stands for; ValueError for what is no option."""
     return [
         argument
         for key, value in config.items()
-        for argument in _config_arguments(path, key, value, parser)
+        for argument in (
+            _flags(path, value, parser) if key == "flags" else _option(path, key, value, parser)
+        )
     ]
 
 
-def _config_arguments(
-    path: str, key: str, value: Any, parser: argparse.ArgumentParser
-) -> list[str]:
-    if key == "flags":
-        return _flags(path, value, parser)
+def _option(path: str, key: str, value: Any, parser: argparse.ArgumentParser) -> list[str]:
     action = parser._option_string_actions.get(f"--{key}")
     if action is None or action.nargs == 0 or key == "config":
         known = sorted(
@@ -120,10 +153,13 @@ def _config_arguments(
         raise ValueError(
             f"config file {path!r} has no option {key!r}; it may have flags, {', '.join(known)}"
         )
-    values = value if isinstance(value, list) else [value]
+    is_list = action.nargs == "*"
+    values = value if is_list and isinstance(value, list) else [value]
     if not all(isinstance(item, str | int) and not isinstance(item, bool) for item in values):
-        raise ValueError(f"config file {path!r}: {key!r} must be text, a number or a list")
-    return [f"--{key}", *map(str, values)]
+        kind = "text, a number or a list of them" if is_list else "text or a number"
+        raise ValueError(f"config file {path!r}: {key!r} must be {kind}")
+    # With "=", a value may begin with a dash.
+    return [f"--{key}", *map(str, values)] if is_list else [f"--{key}={value}"]
 
 
 def _flags(path: str, value: Any, parser: argparse.ArgumentParser) -> list[str]:
@@ -149,17 +185,21 @@ def _reason(error: Exception) -> str:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Options from the command line and its config file. Exits with 2 for a mistake."""
+    """
+    Options from the command line and its config file, after ``django.setup()``. Exits
+    with 2 for a mistake in them.
+    """
+    set_up()
     first = default_parser()
     # Its help would lack what the storage object adds.
-    config = default_parser(add_help=False).parse_known_args(list(arguments))[0].config
-    storage = storage_path()
-    if config is not None and _wants_redis(config):
-        storage = REDIS
+    path = default_parser(add_help=False).parse_known_args(list(arguments))[0].config
     try:
-        cls = storage_class(storage)
-        parser = cls.parser(first)
-        from_file = [] if config is None else read_config(config, parser)
+        config = {} if path is None else load_config(path)
+        flags = config.get("flags", ())
+        storage = REDIS if isinstance(flags, list) and "redis" in flags else storage_path()
+        parser = storage_class(storage).parser(first)
+        parser.set_defaults(**conf.STORAGE.get("OPTIONS", {}))
+        from_file = config_arguments(str(path), config, parser)
     except (ImproperlyConfigured, ValueError) as error:
         first.error(in_words(error))
     options = parser.parse_args([*from_file, *arguments])
@@ -167,16 +207,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if (options.key is None) != (options.cert is None):
         parser.error("-key and -cert go together: give both")
     return options
-
-
-def _wants_redis(path: str) -> bool:
-    """Whether a config file has the flag ``redis``; what else is wrong with it is said later."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            config = json.loads("".join(line for line in file if not line.startswith("#")))
-        return "redis" in config.get("flags", ())
-    except (OSError, ValueError, AttributeError, TypeError):
-        return False
 
 
 class Server:
@@ -190,13 +220,14 @@ class Server:
         self.route = route
         self.subscriber: Any = None
         self._layer = layer
+        self._running = False
 
     @property
     def url(self) -> str:
         scheme = "ws" if self.options.key is None else "wss"
         host = "localhost" if self.options.host in ("0.0.0.0", "::", "") else self.options.host
         path = "/" + (self.options.path or "").lstrip("/")
-        return f"{scheme}://{host}:{self.options.port}{path}"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.options.port}{path}"
 
     def banner(self) -> str:
         """What is served, where and with what; for people."""
@@ -221,16 +252,49 @@ class Server:
             ).start()
 
     def stopping(self) -> None:
-        """The server ends: so does a subscriber."""
+        """The server ends: so does a subscriber, and in any case the process."""
+        if self._running:
+            # What hangs now, in a thread or a coroutine, may not keep it; nor may a drain
+            # that somebody is tired of.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: leave_now())
+            self._deadline.start()
         if self.subscriber is not None:
             self.subscriber.kill()
 
     def run(self) -> None:
-        """Serve until SIGINT or SIGTERM. OSError where the port cannot be opened."""
-        serve: Callable[[Server], None] = import_module(
-            f".servers.{self.options.server}", __package__
-        ).serve
-        serve(self)
+        """
+        Serve until SIGINT or SIGTERM; a second one, or what does not end within
+        ``END_DEADLINE`` seconds, ends the process at once. Main thread only.
+
+        OSError where the port cannot be opened.
+        """
+        try:
+            module = import_module(f".servers.{self.options.server}", __package__)
+        except ModuleNotFoundError as error:
+            if error.name not in ("uvicorn", "websockets"):
+                raise
+            raise ImproperlyConfigured(
+                "--server uvicorn is an extra: pip install 'filtered-websocket[uvicorn]'"
+            ) from error
+        self._running = True
+        self._deadline = threading.Timer(END_DEADLINE, leave_now, ("it took too long to end",))
+        self._deadline.daemon = True
+        try:
+            module.serve(self)
+        finally:
+            self._running = False
+            self._deadline.cancel()
+
+
+def leave_now(why: str = "a second signal") -> None:
+    """End the process with status 0, whatever still runs in it."""
+    busy = [thread.name for thread in threading.enumerate() if not thread.daemon][1:]
+    logger.warning("left at once: %s%s", why, f"; busy: {', '.join(busy)}" if busy else "")
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(0)
 
 
 def build_server(
@@ -242,27 +306,33 @@ def build_server(
     ``subscriber`` has ``listener(web_socket_instance)``, which runs in a thread and
     puts events in ``web_socket_instance.queue``, and ``kill()``, as in 2014.
     """
-    storage = getattr(options, "storage", storage_path())
-    options.storage = storage
-    redis_url = _redis_url(options)
-    overrides: dict[str, Any] = {}
-    if redis_url is not None:
-        overrides["CHANNEL_LAYERS"] = {
+    is_site = set_up()
+    storage = getattr(options, "storage", None) or storage_path()
+    cls = storage_class(storage)
+    # Options may come from a program that knows fewer of them.
+    defaults = cls.parser(default_parser()).parse_args([])
+    options = argparse.Namespace(**{**vars(defaults), **vars(options), "storage": storage})
+    redis = _redis(options)
+    if redis is not None:
+        settings.CHANNEL_LAYERS = {
             "default": {
                 "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-                "CONFIG": {"hosts": [{"address": redis_url, "socket_timeout": 2}]},
+                "CONFIG": {"hosts": [{"address": redis, "socket_timeout": 2}]},
             }
         }
-    is_site = set_up(**overrides)
     if storage_object is None:
-        storage_object = storage_class(storage)(options)
+        storage_object = cls(options)
+        if subscriber is None and isinstance(storage_object, BasePubSubStorageObject):
+            client = storage_object.get_client()
+            subscriber = cls.get_subscriber()(client=client, options=options)  # type: ignore[attr-defined]
     use_storage_object(storage_object)
+    get_channel_layer(conf.CHANNEL_LAYER)  # a layer that cannot be made is told now
     filters = options.filters
     if filters is None and not is_site:
         filters = FILTERS
     websocket: Any = FilteredWebSocketConsumer.as_asgi(filters=filters)
     application = standalone_application(websocket, options.path, options.origins)
-    layer = "Redis" if redis_url is not None else "the site's" if is_site else "none"
+    layer = "Redis" if redis is not None else "the site's" if is_site else "none"
     server = Server(options, application, websocket.route, layer)
     server.subscriber = subscriber
     return server
@@ -280,13 +350,12 @@ def build_reactor(
     )
 
 
-def _redis_url(options: argparse.Namespace) -> str | None:
-    """The Redis of the storage object, which carries group messages too."""
-    if getattr(options, "redis_url", None):
-        return str(options.redis_url)
+def _redis(options: argparse.Namespace) -> str | None:
+    """The Redis that carries group messages: the storage object's, or the one named."""
     if options.storage == REDIS:
-        return f"redis://{options.redis_host}:{options.redis_port}"
-    return None
+        return redis_url(options)
+    named: str | None = options.redis_url
+    return named
 
 
 def check_certificate(options: argparse.Namespace) -> None:
@@ -301,38 +370,51 @@ def check_certificate(options: argparse.Namespace) -> None:
         except OSError as error:
             raise ValueError(f"-{name} {path!r}: {_reason(error)}") from None
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(options.cert, options.key)
-    except (ssl.SSLError, ValueError) as error:
+        # A key with a passphrase must not ask for it on the terminal.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options.cert, options.key, password=lambda: "none")
+    except (OSError, ValueError) as error:
         raise ValueError(
-            f"-key {options.key!r} and -cert {options.cert!r} are no pair of PEM files: {error}"
+            f"-key {options.key!r} and -cert {options.cert!r} are no pair of PEM files without"
+            f" a passphrase: {error}"
         ) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; its exit status."""
-    options = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = parse(sys.argv[1:] if arguments is None else arguments)
+        _start_logging(options.verbosity)
+        check_certificate(options)
+        server = build_server(options)
+    except Exception as error:
+        logger.debug("cannot start", exc_info=True)
+        return _fail(in_words(error))
+    try:
+        server.run()
+    except OSError as error:
+        where = f"{options.host}:{options.port}"
+        return _fail(f"cannot listen on {where}: {error.strerror or error}")
+    except Exception as error:
+        logger.debug("cannot serve", exc_info=True)
+        return _fail(in_words(error))
+    if not shut_down(timeout=1.0):
+        leave_now("a blocking filter is still busy")
+    return 0
+
+
+def _start_logging(verbosity: int) -> None:
     logging.basicConfig(
-        level=(logging.WARNING, logging.INFO, logging.DEBUG)[options.verbosity],
+        level=(logging.WARNING, logging.INFO, logging.DEBUG)[verbosity],
         format="%(asctime)s %(levelname)s %(message)s",
         stream=sys.stderr,
     )
-    if options.verbosity < 2:
-        # What daphne and Twisted say of themselves is not what people started.
-        logging.getLogger("daphne").setLevel(logging.ERROR)
-        # A traceback a second while Redis is away; the hub says it once.
+    if verbosity < 2:
+        # What daphne and uvicorn say of themselves is not what people started. While
+        # Redis is away channels_redis writes a traceback a second; the hub says it once.
+        for name in ("daphne", "uvicorn"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         logging.getLogger("channels_redis").setLevel(logging.CRITICAL)
-        logging.getLogger("uvicorn").setLevel(logging.ERROR)
-    try:
-        check_certificate(options)
-        server = build_server(options)
-        server.run()
-    except (ImproperlyConfigured, ValueError) as error:
-        return _fail(in_words(error))
-    except OSError as error:
-        return _fail(f"cannot listen on {options.host}:{options.port}: {error}")
-    except ModuleNotFoundError as error:
-        return _fail(f"--server {options.server} needs {error.name}: pip install {error.name}")
-    return 0
 
 
 def _fail(message: str) -> int:

@@ -1,28 +1,32 @@
 """Django without a project: what the command-line programs set up before they begin."""
 
+import argparse
 import os
 import sys
-from typing import Any
+from typing import NoReturn
 
 import django
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
-from .filters.entries import PipelineError
 from .filters.pipeline import Pipeline
 
+_is_ours = False
 
-def set_up(**overrides: Any) -> bool:
+
+def set_up() -> bool:
     """
     ``django.setup()`` with the site's settings where DJANGO_SETTINGS_MODULE names them,
     else with the few that this package needs; True for a site's.
 
-    ``overrides`` win over either. Modules of the current directory can be imported.
+    Modules of the current directory can be imported from here on.
     """
+    global _is_ours
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
-    is_site = settings.configured or bool(os.environ.get("DJANGO_SETTINGS_MODULE"))
-    if not is_site:
+    if not settings.configured and not os.environ.get("DJANGO_SETTINGS_MODULE"):
+        _is_ours = True
         settings.configure(
             ALLOWED_HOSTS=["*"],
             DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
@@ -32,21 +36,30 @@ def set_up(**overrides: Any) -> bool:
             SECRET_KEY="no sessions, nothing is signed",
             USE_TZ=True,
         )
-    for name, value in overrides.items():
-        setattr(settings, name, value)
     django.setup()
-    return is_site
+    return not _is_ours
 
 
-def in_words(error: Exception) -> str:
-    """A mistake as one line for a command line, where filters are not settings."""
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+def in_words(error: BaseException) -> str:
+    """
+    A mistake as one line for a command line, where filters are not settings.
+
+    What this package raises says it all; of anything else the kind is said too.
+    """
     text = str(error).replace("INSTALLED_FILTERS entry", "filter")
-    return " ".join(text.replace("INSTALLED_FILTERS: ", "").split())
+    text = text.replace("INSTALLED_FILTERS: ", "")
+    if not isinstance(error, ImproperlyConfigured | ValueError):
+        text = f"{type(error).__name__}: {text}"
+    return " ".join(text.split())
 
 
 def build(filters: list[str]) -> Pipeline:
-    """The pipeline of ``filters``; :exc:`PipelineError` for a mistake."""
+    """The pipeline of ``filters``; ImproperlyConfigured for a mistake."""
     return Pipeline(filters)
-
-
-__all__ = ["PipelineError", "build", "in_words", "set_up"]

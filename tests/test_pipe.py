@@ -1,6 +1,7 @@
 """A pipeline over standard input: pipe."""
 
 import asyncio
+import contextlib
 import io
 import os
 import subprocess
@@ -156,6 +157,59 @@ def test_the_command_line_streams_and_ends_quietly_on_a_closed_pipe():
         assert process.stderr.read() == b""
 
 
+def test_a_printing_filter_ends_quietly_on_a_closed_pipe_too():
+    with pipe("filtered_websocket.filters.stdout_messages") as process:
+        process.stdin.write(b"a\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"--MESSAGE--\n"
+        process.stdout.close()
+        try:
+            for _ in range(200_000):
+                process.stdin.write(b"b\n")
+        except BrokenPipeError:
+            pass
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        assert process.wait(30) == 0
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "words"),
+    [
+        ([], {}, b"pipe: error: the following arguments are required: FILTER"),
+        (["x"], {"DJANGO_SETTINGS_MODULE": "nosuch"}, b"No module named 'nosuch'"),
+        (["tests.examples.Shout"], {"STORAGE_OBJECT_MODULE": "nosuch"}, b"storage object 'nosuch'"),
+    ],
+)
+def test_mistakes_of_the_command_line_are_one_line(arguments, env, words):
+    with pipe(*arguments, env={**os.environ, **env}) as process:
+        _, err = process.communicate()
+    assert process.returncode == 2
+    assert words in err and err.count(b"\n") == 1
+
+
+def test_a_closed_standard_input_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["tests.examples.Shout"]) == 2
+    assert "must be open" in capsys.readouterr().err
+
+
+def test_output_that_cannot_be_written_is_one_line(standard_input, capsys):
+    standard_input("a\n", OSError(28, "No space left on device"))
+    assert main(["tests.examples.Shout"]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_settings_that_fail_are_one_line(monkeypatch, capsys):
+    def fail():
+        raise RuntimeError("oh\nno")
+
+    monkeypatch.setattr(pipe_module, "set_up", fail)
+    assert main(["x"]) == 2
+    assert capsys.readouterr().err == "pipe: error: RuntimeError: oh no\n"
+
+
 def test_the_command_line_says_what_is_wrong_in_one_line():
     with pipe("nowhere") as process:
         _, err = process.communicate()
@@ -181,7 +235,6 @@ def standard_input(monkeypatch):
             def broken(data):
                 raise fail
 
-            output.buffer.write = broken if False else output.buffer.write
             output.buffer = type("Broken", (), {"write": staticmethod(broken)})()
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
         monkeypatch.setattr(sys, "stdout", output)

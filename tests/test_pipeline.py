@@ -56,6 +56,7 @@ def test_a_module_gives_its_own_public_filters_in_the_order_they_are_defined(mon
         ("tests.broken_module", 9, "nowhere_to_be_found"),
         ("tests.broken_module.Filter", 9, "nowhere_to_be_found"),
         ("tests.raising_module", 9, "RuntimeError: not today"),
+        ("tests.exiting_module", 9, "SystemExit: 0"),
         ("tests.examples.NOT_A_FILTER", 10, "is not a filter: 3"),
         (WebSocketMessageFilter, 10, "is not a filter"),
         ("tests.examples.Empty", 10, r"Empty defines no filter\(\)"),

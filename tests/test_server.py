@@ -72,8 +72,13 @@ def test_the_flag_redis_of_the_manual_chooses_the_storage_object(config):
         ({"version": ""}, "has no option 'version'"),
         ({"port": "x"}, "argument -p/--port: invalid port value: 'x'"),
         ({"port": 70000}, "invalid port value: '70000'"),
-        ({"port": True}, "'port' must be text, a number or a list"),
+        ({"port": True}, "'port' must be text or a number"),
         ({"port": {}}, "'port' must be text"),
+        ({"port": [1, 2]}, "'port' must be text or a number"),
+        ({"host": "-x", "port": "-y"}, "argument -p/--port: invalid port value: '-y'"),
+        ("[" * 100_000, "config.json': maximum recursion depth"),
+        ('{"port": ' + "1" * 5000 + "}", "config.json': Exceeds the limit"),
+        ({"origins": ["*", "x"]}, "invalid origin value: 'x'"),
         ({"filters": [None]}, "'filters' must be text"),
         ({"flags": "redis"}, "'flags' must be a list"),
         ({"flags": ["bogus"]}, "flag 'bogus' is no option without a value"),
@@ -109,6 +114,12 @@ def test_a_flag_may_be_any_option_without_a_value(config, capsys):
         (["-f", "tests.broken_module"], "No module named 'nowhere_to_be_found'"),
         (["-key", "no-such-key", "-cert", "c"], "-key 'no-such-key': No such file or directory"),
         (["--server", "gunicorn"], "argument --server: invalid choice: 'gunicorn'"),
+        (["--origins", "a.example"], "argument --origins: invalid origin value: 'a.example'"),
+        (["--origins", "https://a.example/path"], "invalid origin value"),
+        (["--origins", "http://[::1"], "invalid origin value"),
+        (["--path", "/?x=1"], "argument --path: invalid path value: '/?x=1'"),
+        (["--path", "/a\n"], "invalid path value"),
+        (["-f", "tests.exiting_module"], "importing 'tests.exiting_module' fails: SystemExit"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(capsys, arguments, words):
@@ -137,6 +148,15 @@ def test_a_key_and_certificate_that_are_no_pair_are_one_line(tmp_path, capsys):
     assert "are no pair of PEM files" in capsys.readouterr().err
 
 
+def test_a_key_with_a_passphrase_is_one_line_and_asks_nothing(tmp_path, capsys):
+    from .e2e.certificates import write_pair
+
+    key, certificate = write_pair(tmp_path, passphrase=b"secret")
+    assert main(["-key", key, "-cert", certificate]) == 2
+    shown = capsys.readouterr()
+    assert "without a passphrase" in shown.err and shown.err.count("\n") == 1 and shown.out == ""
+
+
 def test_help_shows_what_the_storage_object_adds(monkeypatch, capsys):
     monkeypatch.setenv("STORAGE_OBJECT_MODULE", server_module.REDIS)
     with pytest.raises(SystemExit) as caught:
@@ -153,7 +173,15 @@ def test_an_extra_that_is_not_installed_is_named(monkeypatch, capsys):
 
     monkeypatch.setattr(server_module, "import_module", fail)
     assert main(["--server", "uvicorn"]) == 2
-    assert "--server uvicorn needs uvicorn: pip install uvicorn" in capsys.readouterr().err
+    assert "pip install 'filtered-websocket[uvicorn]'" in capsys.readouterr().err
+
+    def fail_otherwise(name, package):
+        raise ModuleNotFoundError("No module named 'sites_own'", name="sites_own")
+
+    monkeypatch.setattr(server_module, "import_module", fail_otherwise)
+    assert main(["--server", "uvicorn"]) == 2
+    error = capsys.readouterr().err
+    assert "No module named 'sites_own'" in error and "pip install" not in error
 
 
 def test_a_port_that_cannot_be_opened_is_one_line(monkeypatch, capsys):
@@ -163,6 +191,91 @@ def test_a_port_that_cannot_be_opened_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(server_module.Server, "run", fail)
     assert main(["-p", "1", "--verbosity", "2"]) == 2
     assert "cannot listen on 0.0.0.0:1: Address already in use" in capsys.readouterr().err
+
+
+def test_the_settings_storage_is_used_and_arguments_win(settings):
+    settings.FILTERED_WEBSOCKET = {
+        "STORAGE": {"BACKEND": server_module.REDIS, "OPTIONS": {"redis_port": 7}}
+    }
+    assert options().storage == server_module.REDIS
+    assert options().redis_port == 7 and options("--redis_port", "8").redis_port == 8
+    assert type(build_server(options("-f"))).__name__ == "Server"
+    assert settings.CHANNEL_LAYERS["default"]["CONFIG"]["hosts"][0]["address"].endswith(":7")
+
+
+def test_a_redis_alone_carries_group_messages(settings):
+    server = build_server(options("-f", "--redis_url", "redis://[::1]:7"))
+    assert "storage: default; channel layer: Redis" in server.banner()
+    assert settings.CHANNEL_LAYERS["default"]["CONFIG"]["hosts"][0]["address"] == "redis://[::1]:7"
+
+
+@pytest.mark.parametrize(("host", "url"), [("::1", "redis://[::1]:1"), ("a b", "redis://a%20b:1")])
+def test_a_redis_host_is_quoted(host, url):
+    from filtered_websocket.storage_objects.redis import redis_url
+
+    chosen = argparse.Namespace(redis_url=None, redis_host=host, redis_port=1)
+    assert redis_url(chosen) == url
+
+
+def test_a_2014_pubsub_storage_object_brings_its_subscriber(monkeypatch):
+    import types
+
+    from filtered_websocket.storage_objects.base import BasePubSubStorageObject
+
+    made = []
+
+    class Subscriber:
+        def __init__(self, client, options):
+            made.append((client, options.colour))
+
+    class StorageObject(BasePubSubStorageObject):
+        @classmethod
+        def parser(cls, parser):
+            parser.add_argument("--colour", default="green")
+            return parser
+
+        def get_client(self):
+            return "client"
+
+        @classmethod
+        def get_subscriber(cls):
+            return Subscriber
+
+    module = types.ModuleType("third_party")
+    module.StorageObject = StorageObject
+    monkeypatch.setitem(sys.modules, "third_party", module)
+    monkeypatch.setenv("STORAGE_OBJECT_MODULE", "third_party")
+    server = build_server(options("--colour", "blue"))
+    assert isinstance(server.subscriber, Subscriber) and made == [("client", "blue")]
+    plain = BasePubSubStorageObject(None)
+    for call in (plain.get_client, plain.get_subscriber):
+        with pytest.raises(NotImplementedError):
+            call()
+
+
+def test_options_of_a_program_may_be_fewer():
+    server = build_server(argparse.Namespace(port=9005, filters=["tests.lone_filter"]))
+    assert server.options.host == "0.0.0.0" and server.url == "ws://localhost:9005/"
+    server.options.host = "::1"
+    assert server.url == "ws://[::1]:9005/"
+
+
+def test_threads_that_are_busy_do_not_keep_the_process(monkeypatch):
+    left = []
+    monkeypatch.setattr(server_module.Server, "run", lambda self: None)
+    monkeypatch.setattr(server_module, "shut_down", lambda timeout: False)
+    monkeypatch.setattr(server_module, "leave_now", left.append)
+    assert main([]) == 0
+    assert left == ["a blocking filter is still busy"]
+
+
+def test_what_fails_while_serving_is_one_line(monkeypatch, capsys):
+    def fail(self):
+        raise KeyError("a\nb")
+
+    monkeypatch.setattr(server_module.Server, "run", fail)
+    assert main([]) == 2
+    assert capsys.readouterr().err == "fws_server: error: KeyError: 'a\\nb'\n"
 
 
 def test_an_end_that_was_asked_for_is_status_0(monkeypatch):
@@ -240,6 +353,7 @@ async def test_a_2014_subscriber_runs_in_a_thread_and_puts_events_in_the_queue(c
         (["https://a.example/"], "https://A.example", True),
         (["https://a.example"], "http://a.example", False),
         (["https://a.example:8443"], "https://a.example", False),
+        (["https://a.example:443"], "https://a.example", True),
         (["*"], "null", False),
     ],
 )
@@ -253,9 +367,18 @@ async def test_origins(origins, origin, welcome):
     await client.close()
 
 
-@pytest.mark.parametrize(("path", "welcome"), [("/chat/", True), ("/other/", False)])
-async def test_a_path_is_the_only_one(path, welcome):
-    server = build_server(options("-f", "--path", "/chat/"))
+@pytest.mark.parametrize(
+    ("only", "path", "welcome"),
+    [
+        ("/chat/", "/chat/", True),
+        ("/chat/", "/other/", False),
+        ("/chat/", "/chat/more", False),
+        ("<int:x>", "/<int:x>", True),
+        ("<int:x>", "/3", False),
+    ],
+)
+async def test_a_path_is_the_only_one(only, path, welcome):
+    server = build_server(options("-f", "--path", only))
     client = await connect(server.application, path)
     assert client.accepted is welcome
     await client.close()

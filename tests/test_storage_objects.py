@@ -1,6 +1,7 @@
 """One contract, every storage object; and how one is chosen."""
 
 import asyncio
+import re
 import sys
 import threading
 import types
@@ -9,6 +10,7 @@ import uuid
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from filtered_websocket import hub as hub_module
 from filtered_websocket import storage_objects
 from filtered_websocket.hub import get_hub
 from filtered_websocket.storage_objects import default_options, get_storage_object, storage_class
@@ -290,9 +292,54 @@ def test_a_setting_chooses_and_the_environment_wins(settings, monkeypatch):
         storage_objects.use_storage_object(None)
 
 
-@pytest.mark.parametrize("path", ["nowhere", "tests.no_filters", ""])
+async def test_a_url_may_ask_redis_py_to_decode(valkey):
+    storage = make("redis", valkey, redis_url=valkey.url + "?decode_responses=True")
+    events = await listening(storage, valkey.client())
+    storage.publish("global", "text")
+    assert (await first(events))[0]["data"] == "text"
+    storage.add("k", "v")
+    assert await storage.aget("k") == {"v"}
+    await events.aclose()
+    await storage.aclose()
+
+
+async def test_a_storage_object_that_fails_to_listen_is_asked_again(monkeypatch, caplog):
+    monkeypatch.setattr(hub_module, "LISTEN_AGAIN", 0)
+
+    class Failing(Derived):
+        listens = True
+        tries = 0
+
+        async def listen(self):
+            Failing.tries += 1
+            if Failing.tries < 4:
+                raise KeyError("oh")
+            yield {"type": "message", "data": "at last"}
+
+    storage_objects.use_storage_object(Failing(None))
+    try:
+        async with connect(["filtered_websocket.filters.broadcast_pubsub"]) as ann:
+            assert await ann.receive() == "at last"
+    finally:
+        storage_objects.use_storage_object(None)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "failed to listen" in caplog.text
+
+
+@pytest.mark.parametrize("value", [3, object, None])
+def test_what_is_no_storage_object_is_a_mistake(monkeypatch, value):
+    module = types.ModuleType("third_party")
+    module.StorageObject = value
+    monkeypatch.setitem(sys.modules, "third_party", module)
+    with pytest.raises(ImproperlyConfigured, match="Make it a subclass"):
+        storage_class("third_party")
+
+
+@pytest.mark.parametrize(
+    "path", ["nowhere", "tests.no_filters", "", ".", "..x", "tests.exiting_module"]
+)
 def test_a_module_without_a_storage_object_is_a_mistake(path):
-    with pytest.raises(ImproperlyConfigured, match=f"storage object '{path}'"):
+    with pytest.raises(ImproperlyConfigured, match=re.escape(f"storage object '{path}'")):
         storage_class(path)
 
 

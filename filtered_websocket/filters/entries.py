@@ -104,11 +104,11 @@ def _import(path: str) -> Any:
     except (TypeError, ValueError):
         # A path like ".." or "": nothing that can be imported.
         return None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _broken(path, error) from error
 
 
-def _broken(path: str, error: Exception) -> PipelineError:
+def _broken(path: str, error: BaseException) -> PipelineError:
     return PipelineError(
         f"INSTALLED_FILTERS: importing {path!r} fails: {type(error).__name__}: {error}.",
         "Mend the module; 'python -m " + path + "' shows where.",

@@ -12,6 +12,7 @@ from typing import Any
 from daphne.server import Server as DaphneServer
 from twisted.internet import defer, reactor
 from twisted.internet.endpoints import quoteStringArgument
+from twisted.internet.error import CannotListenError
 
 from ..close_codes import RESTART
 from ..hub import get_hub
@@ -47,9 +48,13 @@ class _Server(DaphneServer):
         asyncio.get_event_loop().call_soon(self._hold, port)
 
     def _hold(self, port: int) -> None:
-        hub = get_hub()
-        hub.hold()
-        self.served.started(hub, port)
+        try:
+            hub = get_hub()
+            hub.hold()
+            self.served.started(hub, port)
+        except Exception as error:
+            self.failure = error
+            self.stop()
 
     def kill_all_applications(self) -> Any:
         return defer.Deferred.fromFuture(asyncio.ensure_future(self._end()))
@@ -97,6 +102,8 @@ def serve(served: Served) -> None:
     server = _Server(served)
     server.run()
     if server.failure is not None:
+        if not isinstance(server.failure, CannotListenError):
+            raise server.failure
         # Twisted wraps the system's own error, which says it in fewer words.
-        error = getattr(server.failure, "socketError", server.failure)
+        error = server.failure.socketError
         raise OSError(getattr(error, "strerror", None) or str(error)) from server.failure

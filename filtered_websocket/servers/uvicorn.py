@@ -5,7 +5,6 @@ It closes every client with 1012 (service restart) at the end by itself.
 """
 
 import contextlib
-import os
 import signal
 import socket
 import ssl
@@ -66,7 +65,8 @@ def serve(served: Served) -> None:
         listener = socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as error:
         # Python adds the address, which the caller says already.
-        raise OSError(os.strerror(error.errno) if error.errno else str(error)) from error
+        words = (error.strerror or str(error)).partition(" (while ")[0]
+        raise OSError(error.errno, words) from error
     with listener:
         config = uvicorn.Config(
             served.application,

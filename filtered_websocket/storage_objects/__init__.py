@@ -25,11 +25,16 @@ def storage_class(path: str) -> type[BaseStorageObject]:
     """``StorageObject`` of the module at ``path``; ImproperlyConfigured where there is none."""
     try:
         found: type[BaseStorageObject] = import_module(path).StorageObject
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:
         raise ImproperlyConfigured(
             f"storage object {path!r}: {error}. Give the path of a module that has a class"
             " StorageObject."
         ) from error
+    if not isinstance(found, type) or not hasattr(found, "parser"):
+        raise ImproperlyConfigured(
+            f"storage object {path!r}: its StorageObject is {found!r:.80}. Make it a subclass of"
+            " filtered_websocket.storage_objects.base.BaseStorageObject."
+        )
     return found
 
 

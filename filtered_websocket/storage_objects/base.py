@@ -90,3 +90,19 @@ class BaseStorageObject:
 
     async def aclose(self) -> None:
         """Let go of what belongs to the running event loop."""
+
+
+class BasePubSubStorageObject(BaseStorageObject):
+    """
+    A storage object whose events come from a subscriber's thread, as in 2014: the
+    stand-alone server runs ``get_subscriber()(client=get_client(), options=options)``.
+    """
+
+    def get_client(self) -> Any:
+        """What the subscriber listens with."""
+        raise NotImplementedError
+
+    @classmethod
+    def get_subscriber(cls) -> Any:
+        """A class with ``listener(web_socket_instance)`` and ``kill()``."""
+        raise NotImplementedError

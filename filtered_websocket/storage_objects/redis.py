@@ -12,6 +12,7 @@ import random
 import weakref
 from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, cast
+from urllib.parse import quote
 
 import redis
 from redis.asyncio import Redis
@@ -35,6 +36,14 @@ GLOB = frozenset("*?[")
 LOST = (OSError, TimeoutError, redis.RedisError)
 
 
+def redis_url(options: argparse.Namespace) -> str:
+    """The Redis that ``--redis_url``, or host and port, name."""
+    if options.redis_url:
+        return str(options.redis_url)
+    host: str = options.redis_host
+    return f"redis://{f'[{host}]' if ':' in host else quote(host)}:{options.redis_port}"
+
+
 class StorageObject(BaseStorageObject):
     """Sets under ``<redis_key>:<key>``; events of ``redis_channels``, "global" by default."""
 
@@ -42,7 +51,7 @@ class StorageObject(BaseStorageObject):
 
     def __init__(self, options: argparse.Namespace, *args: Any, **kwargs: Any) -> None:
         super().__init__(options, *args, **kwargs)
-        self.url: str = options.redis_url or f"redis://{options.redis_host}:{options.redis_port}"
+        self.url = redis_url(options)
         self._prefix: str = options.redis_key
         self._client = redis.Redis.from_url(
             self.url,
@@ -190,8 +199,10 @@ class _Watch:
 
 def _event(raw: dict[str, Any]) -> Event:
     data, pattern = raw["data"], raw["pattern"]
-    with contextlib.suppress(UnicodeDecodeError):
-        data = data.decode()
+    # A URL may ask redis-py to decode.
+    if isinstance(data, bytes):
+        with contextlib.suppress(UnicodeDecodeError):
+            data = data.decode()
     return {
         "type": raw["type"],
         "channel": as_text(raw["channel"]),

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 
-def write_pair(folder):
+def write_pair(folder, passphrase=None):
     """Paths of a key and a certificate; the names have a colon, which endpoints escape."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
@@ -37,7 +37,9 @@ def write_pair(folder):
         key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
+            serialization.NoEncryption()
+            if passphrase is None
+            else serialization.BestAvailableEncryption(passphrase),
         )
     )
     paths[1].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

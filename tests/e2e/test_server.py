@@ -282,6 +282,62 @@ async def test_an_end_that_is_asked_for_closes_every_client_and_is_status_0(kind
     assert "Traceback" not in server.output
 
 
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+@pytest.mark.parametrize("filters", ["Block", "Stubborn"])
+async def test_what_hangs_does_not_keep_the_process(kind, filters):
+    """A thread that is busy, a coroutine that will not be cancelled: a second signal ends both."""
+    arguments = ["-f", f"busy_filters.{filters}", "--server", kind]
+    server = await asyncio.to_thread(Fws, OURS, *arguments)
+    async with clients(1, server) as (ann,):
+        await ann.send("x")
+        await asyncio.to_thread(server.said, "BUSY")
+        server.signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed):
+            await hears(ann, 1)
+        server.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(server.wait, 10) == 0
+    assert "Traceback" not in server.output
+
+
+async def test_the_end_has_a_deadline():
+    server = await asyncio.to_thread(Fws, OURS, "-f", "busy_filters.Block")
+    async with clients(1, server) as (ann,):
+        await ann.send("x")
+        await asyncio.to_thread(server.said, "BUSY")
+        started = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(server.wait, 20) == 0
+    assert time.monotonic() - started < 15
+
+
+BAD_STARTS = {
+    "settings that do not exist": {"DJANGO_SETTINGS_MODULE": "nosuch.settings"},
+    "settings that raise": {"DJANGO_SETTINGS_MODULE": "tests.raising_module"},
+    "a storage object that exits": {"STORAGE_OBJECT_MODULE": "tests.exiting_module"},
+    "a storage object of another kind": {"STORAGE_OBJECT_MODULE": "."},
+    "a storage object that can do nothing": {
+        "STORAGE_OBJECT_MODULE": "tests.e2e.legacy.odd_storage"
+    },
+    "a layer that does not exist": {"DJANGO_SETTINGS_MODULE": "tests.e2e.bad_layer_settings"},
+}
+
+
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+@pytest.mark.parametrize("name", BAD_STARTS)
+def test_a_start_that_fails_is_one_line(name, kind):
+    done = subprocess.run(
+        [*OURS, "-p", str(free_port()), "--server", kind],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "", **BAD_STARTS[name]},
+        cwd=ROOT,
+        timeout=30,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("fws_server: error: ") and done.stderr.count("\n") == 1
+
+
 async def test_start_up_says_where_and_what(tmp_path):
     server = await asyncio.to_thread(Fws, OURS, "-f", "legacy_filters")
     try:
@@ -390,6 +446,12 @@ async def test_with_a_site_its_settings_are_used_and_arguments_win(database):
     try:
         await asyncio.to_thread(server.said, r"message    \| broadcast_messages$")
         await asyncio.to_thread(server.said, "channel layer: the site's")
+    finally:
+        await asyncio.to_thread(server.stop)
+    env = database | {"DJANGO_SETTINGS_MODULE": "tests.e2e.storage_settings"}
+    server = await asyncio.to_thread(Fws, OURS, env=env, cwd=ROOT)
+    try:
+        await asyncio.to_thread(server.said, "storage: redis; channel layer: Redis")
     finally:
         await asyncio.to_thread(server.stop)
     server = await asyncio.to_thread(Fws, OURS, env=database, cwd=ROOT)

@@ -1,0 +1,10 @@
+"""A storage object that is none: it has arguments, and nothing else."""
+
+
+class StorageObject:
+    def __init__(self, options):
+        pass
+
+    @classmethod
+    def parser(cls, parser):
+        return parser
