@@ -10,6 +10,7 @@ together, as one batch: no delay when idle, one round trip for many under load::
 """
 
 import asyncio
+import contextvars
 import itertools
 import time
 from collections import deque
@@ -23,7 +24,7 @@ from .exceptions import PublishError
 
 #: Most messages, and about the most bytes, of one batch.
 MAX_BATCH = 256
-MAX_BATCH_BYTES = 1_048_576
+MAX_BATCH_BYTES = 262_144
 
 
 #: Called with the group and item of every publish, while a test captures them.
@@ -111,7 +112,9 @@ class Batches:
             return
         self._waiting[group] = deque([entry])
         flush = self._flush(group)
-        task = asyncio.get_running_loop().create_task(flush, name=f"fws-flush {group!r:.40}")
+        task = asyncio.get_running_loop().create_task(
+            flush, name=f"fws-flush {group!r:.40}", context=contextvars.Context()
+        )
         self._flushing.add(task)
         task.add_done_callback(self._flushing.discard)
 

@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -37,26 +37,33 @@ def shut_down(timeout: float) -> bool:
     return not waiting.is_alive()
 
 
-#: Set by ``filtered_websocket.testing``: a TestCase sees its rows in one thread only.
-_thread_sensitive: contextvars.ContextVar[bool] = contextvars.ContextVar(
-    "fws_thread_sensitive", default=False
-)
+#: How many tests want it: a TestCase sees its rows in one thread only.
+_thread_sensitive = 0
 
 
 @contextmanager
-def in_the_thread_sensitive_thread() -> Any:
+def in_the_thread_sensitive_thread() -> Iterator[None]:
     """Run blocking filters where Django's TestCase has its transaction, for a test."""
-    token = _thread_sensitive.set(True)
+    global _thread_sensitive
+    _thread_sensitive += 1
     try:
         yield
     finally:
-        _thread_sensitive.reset(token)
+        _thread_sensitive -= 1
+
+
+def _call(call: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return call(*args)
+    except StopIteration as error:
+        # No future can hold it: who awaits would wait for ever.
+        raise RuntimeError(f"StopIteration: {error.value}") from error
 
 
 def _with_fresh_connections(call: Callable[..., Any], *args: Any) -> Any:
     close_old_connections()
     try:
-        return call(*args)
+        return _call(call, *args)
     finally:
         close_old_connections()
 
@@ -68,7 +75,7 @@ async def run_blocking(call: Callable[..., Any], *args: Any) -> Any:
     Database connections that are too old are closed before and after it. A
     cancelled caller does not stop the thread, which ends by itself.
     """
-    if _thread_sensitive.get():
-        return await sync_to_async(call, thread_sensitive=True)(*args)
+    if _thread_sensitive:
+        return await sync_to_async(_call, thread_sensitive=True)(call, *args)
     run = functools.partial(contextvars.copy_context().run, _with_fresh_connections, call, *args)
     return await asyncio.get_running_loop().run_in_executor(_pool(), run)

@@ -85,10 +85,9 @@ class Conf:
     def __getattr__(self, name: str) -> Any:
         if name not in DEFAULTS:
             raise AttributeError(f"no such setting: FILTERED_WEBSOCKET[{name!r}]")
-        chosen: dict[str, Any] = (
-            getattr(settings, "FILTERED_WEBSOCKET", {}) if settings.configured else {}
-        )
-        return chosen.get(name, DEFAULTS[name])
+        chosen = getattr(settings, "FILTERED_WEBSOCKET", {}) if settings.configured else {}
+        # What is no dict is an error of manage.py check.
+        return chosen.get(name, DEFAULTS[name]) if isinstance(chosen, dict) else DEFAULTS[name]
 
 
 conf = Conf()

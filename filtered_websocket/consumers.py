@@ -121,8 +121,8 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         transport = AsgiTransport(send, conf.MAX_OUTBOX, self._is_over)
         self.connection = Connection(scope, self._view, transport, self.pipeline.home)
         self._max_size: int = conf.MAX_MESSAGE_SIZE
-        self.hub.attach(self.connection)
         try:
+            self.hub.attach(self.connection)
             await self._open()
             if self._accepted:
                 await self._serve(receive)
@@ -164,13 +164,15 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         except Close as close:
             return close.code, close.reason
         except Exception as error:
-            self.pipeline.failed(error, f"connection {self.connection.id}")
+            self.pipeline.failed(error, f"connection {self.connection.id}", "joining its groups")
             return FILTER_ERROR, "a filter failed"
         return self.connection.transport.closed
 
     async def _join_groups(self) -> None:
         chosen = self.get_groups()
         names: Any = await chosen if inspect.isawaitable(chosen) else chosen
+        if not isinstance(names, Iterable) or isinstance(names, str):
+            raise TypeError(f"{type(self).__name__}.get_groups() gave {names!r:.80}, not a list")
         try:
             groups = [check_route_group(name) for name in names]
         except (TypeError, ValueError) as error:
@@ -267,7 +269,9 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             pass
         except Close as close:
             self.connection.close(close.code, close.reason)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and self._task.cancelling():
+                raise  # ours; any other is what a filter awaited
             pipeline.failed(error, f"connection {self.connection.id}")
             if conf.ON_ERROR == "close":
                 self.connection.close(FILTER_ERROR, "a filter failed")

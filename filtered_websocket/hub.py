@@ -12,6 +12,7 @@ channel-layer mailbox that serves them all.
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import threading
@@ -20,7 +21,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from channels import DEFAULT_CHANNEL_LAYER
 from channels.layers import get_channel_layer
+from django.core.exceptions import ImproperlyConfigured
 
 from .batches import Batches
 from .conf import conf
@@ -100,13 +103,16 @@ class Hub:
     def _begin(self) -> None:
         if self._running:
             return
+        link = self.link
         self._running = True
         _announce(self)
-        self.link.start()
+        link.start()
         storage = get_storage_object()
         storage.attach(self._storage_event)
         if storage.listens:
-            self._listening = self.loop.create_task(self._listen(storage), name="fws-pubsub")
+            self._listening = self.loop.create_task(
+                self._listen(storage), name="fws-pubsub", context=contextvars.Context()
+            )
 
     async def detach(self, connection: Connection) -> None:
         """A connection has ended and left its groups; with the last one the hub ends."""
@@ -156,7 +162,13 @@ class Hub:
     @property
     def link(self) -> LayerLink | LocalLink:
         if self._link is None:
-            layer = get_channel_layer(conf.CHANNEL_LAYER)
+            alias = conf.CHANNEL_LAYER
+            layer = get_channel_layer(alias)
+            if layer is None and alias != DEFAULT_CHANNEL_LAYER:
+                raise ImproperlyConfigured(
+                    f"FILTERED_WEBSOCKET['CHANNEL_LAYER'] is {alias!r}, which CHANNEL_LAYERS"
+                    " does not have."
+                )
             if layer is None:
                 self._link = LocalLink(self._deliver)
             else:
@@ -266,7 +278,8 @@ class Hub:
     def _post(self, event: Any) -> None:
         for pipeline in {route.built for route in known_routes()}:
             if pipeline is not None and pipeline.consumer:
-                self.view(pipeline).post(event)
+                # Its own: what one pipeline's filter does to it is not the others' affair.
+                self.view(pipeline).post(dict(event) if isinstance(event, dict) else event)
 
     def post_gap(self, group: str, origin: str | None, missed: int | None) -> None:
         self.post("gap", {"origin": origin, "missed": missed, "group": group})

@@ -240,6 +240,9 @@ class HubView:
             pass
         except Exception as error:
             self.pipeline.failed(error, f"group {group!r:.80}")
+        if not self._hub.members(self, group) and not len(self._backlogs.get(group, ())):
+            # Left while it was busy: nobody waits for another message.
+            self._backlogs.pop(group, None)
 
     def _finish(self, group: str, item: Item, message: Any, text: bool) -> None:
         frame = to_frame(message, self.codec, item.meta, text)

@@ -8,10 +8,12 @@ decided at once, by the hub; what is *joined* follows.
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import random
 import secrets
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +34,12 @@ MAX_PAUSE = 1.0
 TOGETHER = 32
 #: The key of a probe, which a hub sends to its own mailbox.
 PROBE = "probe"
+
+
+#: Layer -> groups, and the mailbox in them, that a link had to leave behind.
+_left_behind: "weakref.WeakKeyDictionary[ChannelLayer, set[tuple[str, str]]]" = (
+    weakref.WeakKeyDictionary()
+)
 
 
 class LocalLink:
@@ -91,6 +99,7 @@ class LayerLink:
         self._on_bad = on_bad
         self._on_late = on_late
         self._late: set[str] = set()
+        self._all_adjusted = asyncio.Event()
         self._channel: str | None = None
         self._wanted: set[str] = set()
         self._joined: set[str] = set()
@@ -168,34 +177,44 @@ class LayerLink:
         return True
 
     async def stop(self) -> None:
-        """Leave the layer; every task has ended when this returns."""
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await self._discard_all(channel)
-        self._joined.clear()
-        self._unclean.clear()
-        self._late.clear()
+        """
+        Leave the layer; every task has ended when this returns, and goes on to do so
+        where the caller is cancelled.
+        """
+        await asyncio.shield(asyncio.ensure_future(self._stop()))
+
+    async def _stop(self) -> None:
+        # A layer keeps memberships although their reader goes: the task that made them
+        # takes them back, for as long as one call may last.
+        self._wanted.clear()
+        for key in (*self._joined, *self._unclean):
+            self._note(key)
+        if self._channel is not None and self._changed and self._tasks:
+            self._all_adjusted.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(conf.LAYER_TIMEOUT):
+                    await self._all_adjusted.wait()
+        pending = set(self._tasks)
+        while pending:
+            # More than once: until Python 3.12 asyncio.wait_for, which redis-py uses, may
+            # swallow a cancellation.
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=0.1)
+        if self._channel is not None and (self._joined or self._unclean):
+            left = _left_behind.setdefault(self._layer, set())
+            left.update((key, self._channel) for key in self._joined | self._unclean)
+        self._channel = None
         for waiter in self._waiters.values():
             waiter.cancel()
         self._waiters.clear()
 
-    async def _discard_all(self, channel: str) -> None:
-        """A layer keeps memberships although their reader goes."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(conf.LAYER_TIMEOUT):
-                for key in tuple(self._joined):
-                    with contextlib.suppress(*LOST):
-                        await self._layer.group_discard(key, channel)
-
     # How it is kept true
 
     def _spawn(self, coroutine: Any, name: str) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        # In a context of its own, not that of whoever came first.
+        context = contextvars.Context()
+        task = asyncio.get_running_loop().create_task(coroutine, name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -224,6 +243,8 @@ class LayerLink:
             else:
                 failures = 0
                 self._open(envelope)
+                # A layer with more to read does not wait; sockets must be written to.
+                await asyncio.sleep(0)
 
     def _open(self, envelope: Any) -> None:
         try:
@@ -253,8 +274,10 @@ class LayerLink:
             if self._channel is None:
                 continue
             try:
+                await self._take_back()
                 while self._changed:
                     await self._adjust_some(tuple(self._changed)[:TOGETHER], self._channel)
+                self._all_adjusted.set()
             except Exception as error:
                 self._lose(error)
                 failures += 1
@@ -262,6 +285,16 @@ class LayerLink:
                 self._change.set()
             else:
                 failures = 0
+
+    async def _take_back(self) -> None:
+        """What an earlier link of this layer could not leave, as the layer was away."""
+        left = _left_behind.get(self._layer, set())
+        for key, channel in tuple(left):
+            async with asyncio.timeout(conf.LAYER_TIMEOUT):
+                await self._layer.group_discard(key, channel)
+            self._unclean.add(key)
+            self._note(key)
+            left.discard((key, channel))
 
     async def _adjust_some(self, keys: tuple[str, ...], channel: str) -> None:
         """Several groups side by side; raises the first error when all have ended."""
@@ -287,7 +320,7 @@ class LayerLink:
                 self._unclean.add(key)
                 await self._layer.group_discard(key, channel)
             self._unclean.discard(key)
-        if (key in self._wanted) == (key in self._joined):
+        if (key in self._wanted) == (key in self._joined) and key not in self._unclean:
             self._changed.pop(key, None)
             waiter = self._waiters.pop(key, None)
             if waiter is not None:

@@ -1,6 +1,7 @@
 """Bounded queues whose items are handled one at a time, by a task that lives meanwhile."""
 
 import asyncio
+import contextvars
 import queue
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -37,7 +38,10 @@ class SerialQueue(Generic[T]):
             raise queue.Full
         self._items.append(item)
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name=self._name)
+            # In a context of its own, not that of whoever put the first item.
+            self._task = asyncio.get_running_loop().create_task(
+                self._run(), name=self._name, context=contextvars.Context()
+            )
 
     async def _run(self) -> None:
         try:

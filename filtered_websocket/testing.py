@@ -25,7 +25,7 @@ from .codecs import unpack
 from .consumers import FilteredWebSocketConsumer
 from .envelope import EXCLUDE, Item
 from .filters.entries import Entry
-from .hub import get_hub
+from .hub import active_hub
 from .types import ASGIApplication, Event
 
 #: How long ``receive`` and the like wait before they fail, seconds.
@@ -159,9 +159,9 @@ class Client:
                 {reading, self._task}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED
             )
             reading.cancel()
-        hub = get_hub()
-        await hub.settled()
-        if hub.connections:
+        hub = active_hub()
+        if hub is not None:
+            await hub.settled()
             await hub.link.round_trip()
             await hub.settled()
         # A writer's turn on the loop.

@@ -60,6 +60,9 @@ class AsgiTransport:
         if self.closed is not None:
             settle(done)
             return
+        if not self._is_open:
+            # Who awaits is what the handshake waits for.
+            settle(done)
         size = len(frame)
         self._waiting.append((frame.event(), size, done))
         self.unsent += size

@@ -1,10 +1,12 @@
 """Chains: filters.base."""
 
 import asyncio
+import functools
 import threading
 
 import pytest
 import six
+from asgiref.sync import sync_to_async
 
 from filtered_websocket import (
     Close,
@@ -140,6 +142,51 @@ async def test_blocking_filters_run_in_a_thread_of_the_house():
     chain = make_chain(where, blocking=True)
     assert (await chain.arun(None)).startswith("fws-blocking")
     assert chain.run(None) == threading.current_thread().name
+
+
+def awaiting_in_disguise():
+    """Filters that await and do not look like it."""
+
+    async def late(web_socket_instance, data):
+        await asyncio.sleep(0)
+        raise Drop
+
+    @functools.wraps(late)
+    def disguised(*args):
+        return late(*args)
+
+    del disguised.__wrapped__
+    return [
+        staticmethod(sync_to_async(lambda instance, data: _drop())),
+        staticmethod(disguised),
+    ]
+
+
+def _drop():
+    raise Drop
+
+
+@pytest.mark.parametrize("index", [0, 1])
+async def test_a_filter_that_awaits_in_disguise_does_not_fail_open(index):
+    base = with_metaclass_keyword()
+    type(base)("Late", (base,), {"filter": awaiting_in_disguise()[index]})
+    with pytest.raises(Drop):
+        await base.arun(None)
+
+
+def test_a_filter_that_awaits_in_disguise_is_refused_where_nothing_can_await():
+    base = with_metaclass_keyword()
+    type(base)("Late", (base,), {"filter": awaiting_in_disguise()[1]})
+    with pytest.raises(TypeError, match="write it as 'async def'"):
+        base.run(None)
+
+
+async def test_stop_iteration_in_a_thread_is_an_error_like_any_other():
+    def stop(cls, instance, data):
+        raise StopIteration("oh")
+
+    with pytest.raises(RuntimeError, match="StopIteration: oh"):
+        await make_chain(stop, blocking=True).arun(None)
 
 
 def test_a_filter_may_do_without_data_and_be_a_staticmethod():

@@ -52,11 +52,17 @@ async def test_a_batch_is_bounded_in_messages_and_bytes():
         layer.batches.put("g", new_item("x"))
     for _ in range(6):
         layer.batches.put("h", new_item("x" * 262_144))
+    for _ in range(6):
+        layer.batches.put("i", new_item("x" * 70_000))
     await layer.batches.sent()
     sizes = {}
     for batch in layer.sent:
         sizes.setdefault(batch.key, []).append(len(batch.items))
-    assert sizes == {group_key("g"): [MAX_BATCH, 1], group_key("h"): [4, 2]}
+    assert sizes == {
+        group_key("g"): [MAX_BATCH, 1],
+        group_key("h"): [1] * 6,
+        group_key("i"): [4, 2],
+    }
 
 
 async def test_a_failed_batch_is_told_and_not_sent_again():

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from filtered_websocket import WebSocketMessageFilter
+from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub import get_hub
 from filtered_websocket.testing import connect
 
@@ -81,6 +82,20 @@ async def test_by_token_what_is_a_token(message, answer):
         assert await ann.receive() == answer
 
 
+async def test_by_token_a_codecs_message_is_no_token():
+    class Codec:
+        def decode(self, frame, text):
+            return frame.decode()
+
+        def encode(self, message, meta):
+            return message
+
+    app = FilteredWebSocketConsumer.as_asgi(filters=BY_TOKEN, codec=Codec())
+    async with connect(app) as ann:
+        await ann.send("token:abc")
+        assert await ann.receive() == NO_TOKEN
+
+
 async def test_by_token_an_empty_token_is_a_message_like_any_other():
     async with connect(BY_TOKEN) as ann, connect(BY_TOKEN) as bob:
         for client in (ann, bob):
@@ -120,6 +135,8 @@ async def test_broadcast_pubsub_sends_an_events_data_to_every_client():
         await ann.send("hello from the server!")
         assert await ann.receive() == await bob.receive() == "hello from the server!"
         get_hub().post("gap", {"missed": 1})
+        for view in get_hub().views.values():
+            view.queue.put("not an event with data")
         assert await ann.received_nothing()
 
 

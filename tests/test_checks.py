@@ -110,8 +110,7 @@ def test_a_setting_that_does_not_exist_cannot_be_read():
 
 def test_e002_not_a_dict(settings):
     settings.FILTERED_WEBSOCKET = ["MAX_OUTBOX"]
-    # Only the check of settings: nothing else can read them.
-    [message] = checks.check_settings()
+    [message] = [message for check in CHECKS for message in check()]
     assert message.id == "filtered_websocket.E002" and message.hint == "It must be a dict."
 
 
@@ -161,6 +160,11 @@ def test_the_application_is_imported_so_that_its_routes_are_known(settings):
     assert found() == {}
     settings.ASGI_APPLICATION = None
     assert found() == {}
+
+
+def test_a_mistake_in_a_route_that_the_application_makes_is_found(settings):
+    settings.ASGI_APPLICATION = "tests.bad_asgi.application"
+    assert "'no.such.module'" in found()["filtered_websocket.E004"]
 
 
 def test_e014_a_layer_that_does_not_exist(settings):

@@ -7,6 +7,7 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import reverse
 
+from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.filters import pipeline
 
 
@@ -23,6 +24,14 @@ def test_filters_prints_every_route_as_pipes():
         "/rooms/<str:name>/  a home group per connection\n"
         "  message    | tidy | shout | broadcast_messages\n"
     ) in output("filters")
+
+
+def test_filters_prints_routes_of_a_router_it_does_not_know():
+    own = FilteredWebSocketConsumer.as_asgi(filters=["tests.lone_filter"], groups=["own"])
+    assert (
+        "(a path this package does not know)  home group 'own'\n  message    | lone_filter\n"
+    ) in output("filters")
+    del own
 
 
 def test_filters_says_what_is_wrong_with_a_pipeline(settings):

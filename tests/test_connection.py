@@ -1,6 +1,7 @@
 """What a filter holds: connection, and the hub as its pipeline sees it."""
 
 import asyncio
+import contextvars
 import queue
 import threading
 
@@ -16,7 +17,9 @@ from filtered_websocket import (
     WebSocketGroupFilter,
     WebSocketMessageFilter,
 )
+from filtered_websocket.batches import new_item
 from filtered_websocket.connection import Handshake
+from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub import get_hub
 from filtered_websocket.testing import connect, published
 
@@ -207,8 +210,6 @@ async def test_a_close_frame_holds_what_the_rfc_allows(code, reason):
 
 
 async def test_a_route_may_refuse_a_join():
-    from filtered_websocket.consumers import FilteredWebSocketConsumer
-
     async def ask(web_socket_instance, data):
         await web_socket_instance.join(data.decode())
         web_socket_instance.push("joined")
@@ -341,6 +342,62 @@ async def test_async_group_chains_keep_the_order_of_one_group_and_groups_do_not_
         assert await bob.receive() == "quick 1"
         gate.set()
         assert [await ann.receive(), await ann.receive()] == ["slow 1", "slow 2"]
+
+
+async def test_a_backlog_that_was_busy_when_its_group_was_left_is_forgotten():
+    gate = asyncio.Event()
+
+    async def slow(hub, data):
+        await gate.wait()
+
+    async def say(web_socket_instance, data):
+        await web_socket_instance.join("g")
+        await web_socket_instance.apublish(data, "g", to_self=True)
+        await web_socket_instance.apublish(data, "g", to_self=True)
+        await get_hub().link.round_trip()
+        await web_socket_instance.leave("g")
+
+    filters = [message_filter(say), message_filter(slow, WebSocketGroupFilter)]
+    async with connect(filters) as ann:
+        await ann.send("x")
+        [view] = [view for view in get_hub().views.values() if view.pipeline.message]
+        while "g" in get_hub().groups or "g" not in view._backlogs:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        gate.set()
+        await ann.settle()
+        assert "g" not in view._backlogs
+
+
+async def test_hub_chains_run_in_no_connections_context():
+    tenant = contextvars.ContextVar("tenant", default="nobody")
+    seen = []
+
+    def note(hub, data):
+        seen.append((tenant.get(), bytes(data)))
+
+    def say(web_socket_instance, data):
+        web_socket_instance.publish(data)
+
+    filters = [message_filter(say), message_filter(note, WebSocketGroupFilter)]
+    app = FilteredWebSocketConsumer.as_asgi(filters=filters)
+
+    async def middleware(scope, receive, send):
+        tenant.set("acme")
+        await app(scope, receive, send)
+
+    async with connect(middleware) as ann, connect(app) as bob:
+        await ann.send("x")
+        assert await bob.receive() == "x"
+    assert seen == [("nobody", b"x")]
+
+
+async def test_large_messages_that_arrive_together_do_not_close_a_reader():
+    app = FilteredWebSocketConsumer.as_asgi(filters=[], groups=["g"])
+    async with connect(app) as ann:
+        for n in range(10):
+            get_hub().batches.put("g", new_item(str(n) * 250_000))
+        for n in range(10):
+            assert await ann.receive() == str(n) * 250_000
 
 
 async def test_a_backlog_of_group_messages_is_bounded(settings):

@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 
 from filtered_websocket import (
     Close,
@@ -15,7 +16,7 @@ from filtered_websocket import (
 )
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
-from filtered_websocket.hub import get_hub
+from filtered_websocket.hub import active_hub, get_hub
 from filtered_websocket.testing import Closed, Refused, connect
 
 from .test_connection import message_filter
@@ -204,6 +205,52 @@ async def test_on_error_close_closes_with_4500(settings):
         await ann.send("x")
         assert await ann.closed() == 4500
         assert await bob.received_nothing()
+
+
+async def test_a_cancellation_inside_a_filter_is_its_error_not_the_connections_end(caplog):
+    async def lost(web_socket_instance, data):
+        if data == b"lost":
+            future = asyncio.get_running_loop().create_future()
+            future.cancel()
+            await future
+        web_socket_instance.push(data)
+
+    async with connect([message_filter(lost)]) as ann:
+        await ann.send("lost")
+        await ann.send("alive")
+        assert await ann.receive() == "alive"
+    assert "lost raised CancelledError" in caplog.text or "CancelledError" in caplog.text
+
+
+async def test_a_connect_filter_may_send():
+    async def greet(web_socket_instance, handshake):
+        await web_socket_instance.send("hello")
+
+    async with connect([message_filter(greet, WebSocketConnectFilter)]) as ann:
+        assert await ann.receive() == "hello"
+
+
+@pytest.mark.parametrize("names", ["room", None, 3])
+async def test_get_groups_that_gives_no_list_is_the_sites_error(names, caplog):
+    class Odd(FilteredWebSocketConsumer):
+        # A pipeline of its own: errors are logged seldom per pipeline.
+        filters = (message_filter(lambda web_socket_instance, data: None),)
+
+        def get_groups(self):
+            return names
+
+    client = await connect(Odd.as_asgi())
+    assert client.close_code == 4500
+    await client.close()
+    assert "joining its groups raised TypeError" in caplog.text
+    assert f"Odd.get_groups() gave {names!r}, not a list" in caplog.text
+
+
+async def test_a_layer_that_cannot_be_made_leaves_nothing_behind(settings):
+    settings.FILTERED_WEBSOCKET = {"CHANNEL_LAYER": "deflaut"}
+    with pytest.raises(ImproperlyConfigured, match="'deflaut'"):
+        await connect([])
+    assert get_hub().connections == {} and active_hub() is None
 
 
 async def test_a_closing_filter_ends_its_connection_and_no_other():

@@ -247,6 +247,39 @@ async def test_a_group_left_while_the_layer_was_away_is_left_when_it_is_back():
         assert subscribed == {"fws.g.x"}
 
 
+async def test_groups_that_could_not_be_left_are_left_by_the_next_link(settings):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.05, "LAYER_SETTLE": 0}
+    layer = Layer()
+    async with House(layer) as house:
+        assert await house_is_listening(house)
+        layer.away = True
+    assert layer.groups["fws.g.first"]
+    layer.away = False
+    async with House(layer) as house:
+        house.link.want("fws.g.x")
+        assert await house.link.joined("fws.g.x")
+        assert not layer.groups.get("fws.g.first")
+    assert not any(layer.groups.values())
+
+
+async def test_a_link_stops_although_a_cancellation_was_swallowed():
+    class Stubborn(Layer):
+        swallowed = 0
+
+        async def receive(self, channel):
+            try:
+                return await super().receive(channel)
+            except asyncio.CancelledError:
+                Stubborn.swallowed += 1
+                if Stubborn.swallowed > 2:
+                    raise
+                return {"v": 0}
+
+    async with House(Stubborn()) as house:
+        assert await house_is_listening(house)
+    assert Stubborn.swallowed == 3
+
+
 async def test_a_group_add_that_fails_is_tried_again():
     layer = Layer()
     async with House(layer) as house:

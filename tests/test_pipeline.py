@@ -154,7 +154,7 @@ def test_a_route_with_filters_has_a_home_group_of_its_own():
     )
     dull = {"NAME": "tests.examples.Shout", "OPTIONS": {"mark": "?"}}
     assert route([dull]).groups == ('tests.examples.Shout{"mark": "?"}',)
-    assert route([]).groups == ("default",)
+    assert route([]).groups == ("(no filters)",)
     assert entry_name({"NAME": Pop}) == "tests.lone_filter.Pop"
 
 
@@ -188,10 +188,15 @@ def test_a_route_cannot_name_what_is_no_group_of_its(groups):
 
 
 def test_lists_of_one_are_still_lists():
-    with pytest.raises(TypeError, match="give a list"):
-        route("tests.lone_filter")
-    with pytest.raises(TypeError, match="give a list"):
-        route(groups="default")
+    for wrong in ({"filters": "tests.lone_filter"}, {"groups": "default"}, {"filters": {}}):
+        with pytest.raises(PipelineError, match="Give a list"):
+            route(**wrong)
+
+
+@pytest.mark.parametrize("entry", [{"OPTIONS": {}}, None, 5])
+def test_what_is_no_entry_is_a_mistake_of_a_route_too(entry):
+    with pytest.raises(PipelineError, match="is not understood"):
+        _ = route([entry]).pipeline
 
 
 class UpperCodec:

@@ -45,6 +45,16 @@ async def test_nothing_leaves_before_it_is_open():
     assert peer.texts == ["1"] and peer.transport.unsent == 0
 
 
+async def test_nobody_waits_for_what_the_handshake_waits_for():
+    peer = Peer()
+    done = asyncio.get_running_loop().create_future()
+    peer.transport.write(text("early"), done)
+    await done
+    peer.transport.open()
+    await peer.transport.stopped()
+    assert peer.texts == ["early"]
+
+
 async def test_frames_and_close_keep_their_order():
     peer = Peer()
     peer.transport.open()

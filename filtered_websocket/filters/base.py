@@ -29,6 +29,8 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from asgiref.sync import iscoroutinefunction
+
 from ..blocking import run_blocking
 from ..exceptions import Close, Drop, FilterError
 
@@ -71,7 +73,7 @@ def _stage(cls: "type[FilterBase]") -> Stage:
         def call(web_socket_instance: Any, data: Any) -> Any:
             return function(web_socket_instance)
 
-    is_async = inspect.iscoroutinefunction(raw.__func__)
+    is_async = iscoroutinefunction(raw.__func__) or iscoroutinefunction(function)
     if is_async and cls.blocking:
         raise TypeError(f"{path} is blocking and its filter is async: choose one")
     return Stage(call, path, is_async, cls.blocking)
@@ -124,6 +126,9 @@ class Chain:
                     )
                 result = call(instance, data)
                 if result is not None:
+                    if hasattr(result, "__await__"):
+                        getattr(result, "close", str)()
+                        raise TypeError(f"it returned {result!r:.80}: write it as 'async def'")
                     data = as_bytearray(result) if self._bytes else result
         except (Drop, Close):
             raise
@@ -142,6 +147,9 @@ class Chain:
                     result = await run_blocking(call, instance, data)
                 else:
                     result = call(instance, data)
+                if hasattr(result, "__await__"):
+                    # It awaits and does not look like it: some decorator's work.
+                    result = await result
                 if result is not None:
                     data = as_bytearray(result) if self._bytes else result
         except (Drop, Close):

@@ -27,8 +27,10 @@ class TokenMessageFilter(WebSocketMessageFilter):
             web_socket_instance.push("Error: No token has been set")
 
     @staticmethod
-    def find_token(message: bytearray) -> str:
+    def find_token(message: Any) -> str:
         """What follows the first ``token:`` up to white space; empty where nothing does."""
+        if not isinstance(message, bytes | bytearray):
+            return ""
         _, _, rest = message.partition(b"token:")
         words = rest.split(maxsplit=1)
         if not words or not rest.startswith(words[0]):

@@ -8,7 +8,7 @@ from .base import HOUSE_EVENTS, WebSocketConsumerFilter
 class BroadcastPubsubFilter(WebSocketConsumerFilter):
     @classmethod
     def filter(cls, web_socket_instance: Any, event: Any) -> None:
-        if event.get("type") in HOUSE_EVENTS:
+        if not isinstance(event, dict) or event.get("type") in HOUSE_EVENTS:
             return
         for user in web_socket_instance.users.values():
             user.sendMessage(event["data"])

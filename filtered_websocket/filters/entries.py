@@ -36,9 +36,11 @@ def entry_name(entry: Entry) -> str:
     """One entry as text that is equal in every process."""
     if isinstance(entry, Mapping):
         options = entry.get("OPTIONS") or {}
-        name = entry_name(entry["NAME"])
+        name = entry_name(entry.get("NAME", "?"))
         return name + (json.dumps(options, sort_keys=True, default=repr) if options else "")
-    return dotted_path(entry) if isinstance(entry, type) else entry
+    if isinstance(entry, type):
+        return dotted_path(entry)
+    return entry if isinstance(entry, str) else repr(entry)
 
 
 def load_entry(entry: Any) -> Loaded:

@@ -37,6 +37,8 @@ CHAINS: dict[str, tuple[Any, bool]] = {
 }
 #: The home group of a route that names neither filters nor groups.
 DEFAULT_GROUP = "default"
+#: That of a route that names no filters on purpose.
+NO_FILTERS = "(no filters)"
 
 MayJoin = Callable[[Any, str], bool | Awaitable[bool]]
 
@@ -88,9 +90,9 @@ class Pipeline:
             if labels
         ]
 
-    def failed(self, error: Exception, where: str) -> None:
+    def failed(self, error: BaseException, where: str, who: str = "the codec") -> None:
         """Count an error of a filter, and log it with its traceback, but not in a flood."""
-        path = error.path if isinstance(error, FilterError) else "the codec"
+        path = error.path if isinstance(error, FilterError) else who
         if not self._seldom.note(path):
             return
         cause = error.__cause__ or error
@@ -166,7 +168,7 @@ class Route:
                 ) from None
         if self._filters is None:
             return (DEFAULT_GROUP,)
-        return ("|".join(map(entry_name, self._filters))[:MAX_GROUP_NAME] or DEFAULT_GROUP,)
+        return ("|".join(map(entry_name, self._filters))[:MAX_GROUP_NAME] or NO_FILTERS,)
 
     def lines(self) -> list[str]:
         """Path, home group and pipeline, for people."""
@@ -220,8 +222,8 @@ def _cache_key(entry: Any) -> Any:
 
 
 def _tuple(name: str, value: Iterable[Any] | None) -> tuple[Any, ...] | None:
-    if isinstance(value, str):
-        raise TypeError(f"{name}={value!r}: give a list, even of one")
+    if isinstance(value, str | Mapping):
+        raise PipelineError(f"A route's {name}={value!r:.80}.", "Give a list, even of one.", 3)
     return None if value is None else tuple(value)
 
 

@@ -6,7 +6,12 @@ from channels.routing import get_default_application
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 
-from filtered_websocket.filters.pipeline import known_routes
+from filtered_websocket.filters.pipeline import Route, known_routes
+
+
+def _routes() -> list[Route]:
+    """Those that are served, as far as this package is told, and those that a site made."""
+    return [route for route in known_routes() if route.paths or route.built]
 
 
 class Command(BaseCommand):
@@ -15,7 +20,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             get_default_application()
-            lines = [line for route in known_routes() if route.paths for line in route.lines()]
+            lines = [line for route in _routes() for line in route.lines()]
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
         if not lines:
