@@ -14,7 +14,7 @@ FLOORS = [
     ["hub", "hub_view", "publish", "filters.entries", "filters.options", "filters.pipeline"],
     ["consumers"],
     ["routing", "checks", "testing", "views", "standalone"],
-    ["apps", "urls", "server", "servers", "pipe", "management"],
+    ["apps", "urls", "server", "server_options", "servers", "pipe", "management"],
 ]
 BUNDLED = 3
 STANDARD_LIBRARY_ONLY = FLOORS[0]
