@@ -220,7 +220,8 @@ def test_publishing_does_not_wait_for_a_layer_that_hangs(settings, no_publisher,
         publish_module._close()
     finally:
         channel_layers.backends.clear()
-    assert "the channel layer took" in caplog.text
+    # Told by the failed batch, or by what was left at exit: whichever came first.
+    assert {record.levelname for record in caplog.records} == {"ERROR"}
 
 
 async def test_sync_code_called_from_a_view_may_publish():
