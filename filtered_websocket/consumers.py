@@ -225,19 +225,22 @@ class FilteredWebSocketConsumer(AsyncConsumer):
     async def _wait_for_room(self, receive: Receive) -> None:
         """Read no more while the publish queue is crowded, but do not miss a disconnect."""
         room = asyncio.ensure_future(self.hub.batches.room())
+        over = asyncio.ensure_future(self._over.wait())
         ahead = asyncio.ensure_future(receive())
+        enough: set[asyncio.Future[Any]] = {room, over}
         try:
-            await asyncio.wait({room, ahead}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ahead, *enough}, return_when=asyncio.FIRST_COMPLETED)
             if not ahead.done():
                 ahead.cancel()
                 await asyncio.wait({ahead})
             if not ahead.cancelled():
                 self._ahead = ahead.result()
                 if self._ahead["type"] != "websocket.disconnect":
-                    await room
+                    await asyncio.wait(enough, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            room.cancel()
-            ahead.cancel()
+            for waiting in (room, over, ahead):
+                waiting.cancel()
+            await asyncio.wait({room, over, ahead})
 
     def _is_over(self, code: int, reason: str) -> None:
         """The transport is done: note how, and stop waiting for more to read."""

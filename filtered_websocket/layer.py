@@ -301,7 +301,8 @@ class LayerLink:
         calls = [self._adjust(key, channel) for key in keys]
         for result in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(result, BaseException):
-                raise result
+                # A cancellation that is not ours must not end the task.
+                raise result if isinstance(result, Exception) else ConnectionError(repr(result))
 
     async def _adjust(self, key: str, channel: str) -> None:
         """Make the layer's state of one group what is wanted now."""
@@ -331,6 +332,8 @@ class LayerLink:
                     self._on_late(key)
 
     def _rejoin(self) -> None:
+        """Join every group again; of what the layer still knows, nothing is certain."""
+        self._unclean |= self._joined
         self._joined.clear()
         for key in self._wanted:
             self._note(key)

@@ -462,7 +462,7 @@ async def test_after_a_cancellation_while_the_accept_is_being_sent():
     assert ran == [1006] and get_hub().connections == {}
 
 
-@pytest.mark.parametrize("next_event", ["disconnect", "frame", "room"])
+@pytest.mark.parametrize("next_event", ["disconnect", "close", "frame", "room"])
 async def test_a_crowded_connection_is_not_read_but_its_disconnect_is_seen(settings, next_event):
     settings.FILTERED_WEBSOCKET = {"PUBLISH_QUEUE": 4, "LAYER_TIMEOUT": 5}
     gate, handled = asyncio.Event(), []
@@ -488,6 +488,14 @@ async def test_a_crowded_connection_is_not_read_but_its_disconnect_is_seen(setti
         while not ran:  # noqa: ASYNC110 - a few turns of the loop
             await asyncio.sleep(0)
         assert not gate.is_set()
+    elif next_event == "close":
+        while not handled:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        [connection] = get_hub().connections.values()
+        connection.close(4000)
+        while not ran:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert not gate.is_set()
     elif next_event == "frame":
         server.events.put_nowait({"type": "websocket.receive", "text": "next"})
         for _ in range(20):
@@ -497,12 +505,12 @@ async def test_a_crowded_connection_is_not_read_but_its_disconnect_is_seen(setti
     if next_event == "room":
         await get_hub().batches.sent()
         server.events.put_nowait({"type": "websocket.receive", "text": "next"})
-    if next_event != "disconnect":
+    if next_event in ("frame", "room"):
         while len(handled) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0)
         server.events.put_nowait({"type": "websocket.disconnect", "code": 1001})
     await server.task
-    assert ran == [1001]
+    assert ran == [4000 if next_event == "close" else 1001]
 
 
 async def test_a_cancellation_while_the_writer_ends_is_not_lost():

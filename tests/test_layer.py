@@ -247,6 +247,32 @@ async def test_a_group_left_while_the_layer_was_away_is_left_when_it_is_back():
         assert subscribed == {"fws.g.x"}
 
 
+async def test_a_group_left_while_it_is_joined_again_is_left():
+    async with House(Layer()) as house:
+        assert await house_is_listening(house)
+        house.link._rejoin()
+        house.link.unwant("fws.g.first")
+        house.link.want("fws.g.x")
+        assert await house.link.joined("fws.g.x")
+        await house.link.round_trip()
+        assert not house.layer.groups.get("fws.g.first")
+
+
+async def test_a_cancellation_inside_the_layer_does_not_end_the_subscriber():
+    class Cancelling(Layer):
+        async def group_add(self, group, channel):
+            if self.count("add", group) == 0:
+                self._call("add", group)
+                raise asyncio.CancelledError
+            await super().group_add(group, channel)
+
+    async with House(Cancelling()) as house:
+        house.link.want("fws.g.x")
+        await house.until(lambda: house.back)
+        assert await house.link.joined("fws.g.x")
+        assert "cancel" in repr(house.lost[0]).lower()
+
+
 async def test_groups_that_could_not_be_left_are_left_by_the_next_link(settings):
     settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.05, "LAYER_SETTLE": 0}
     layer = Layer()
