@@ -277,13 +277,16 @@ async def test_tls_1_1_is_refused(tmp_path, server):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_an_end_that_is_asked_for_closes_every_client_and_is_status_0(kind, code, number):
     server = await asyncio.to_thread(Fws, OURS, "--server", kind, "--host", "127.0.0.1")
-    sockets = [await connect(server.ws()).__aenter__() for _ in range(20)]
-    server.signal(number)
-    for socket in sockets:
-        with pytest.raises(ConnectionClosed) as caught:
-            await hears(socket, 1)
-        assert caught.value.rcvd.code == code
-    assert await asyncio.to_thread(server.wait) == 0
+    try:
+        sockets = [await connect(server.ws()).__aenter__() for _ in range(20)]
+        server.signal(number)
+        for socket in sockets:
+            with pytest.raises(ConnectionClosed) as caught:
+                await hears(socket, 1)
+            assert caught.value.rcvd.code == code
+        assert await asyncio.to_thread(server.wait) == 0
+    finally:
+        await asyncio.to_thread(server.stop)
     assert "Traceback" not in server.output
 
 
