@@ -7,7 +7,6 @@ no checks says the same words.
 """
 
 from collections.abc import Iterable
-from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 
@@ -87,33 +86,18 @@ def check_filters(**kwargs: Any) -> list[CheckMessage]:
     # Importing the application is what makes the routes known. Where it cannot be
     # imported, that is another check's, or the server's, to say.
     try:
-        with suppress(ImproperlyConfigured):
-            if getattr(settings, "ASGI_APPLICATION", None):
-                _import_application()
-    except _WrongRoute as wrong:
-        note(wrong.error)
+        if getattr(settings, "ASGI_APPLICATION", None):
+            get_default_application()
+    except PipelineError as error:
+        note(error)
+    except ImproperlyConfigured:
+        pass
     for route in known_routes():
         try:
             route.pipeline  # noqa: B018 - built, or raises
         except PipelineError as error:
             note(error)
     return list(found.values())
-
-
-class _WrongRoute(Exception):
-    """A route that the application makes cannot be built."""
-
-    def __init__(self, error: PipelineError) -> None:
-        super().__init__(error)
-        self.error = error
-
-
-def _import_application() -> None:
-    try:
-        get_default_application()
-    except PipelineError as error:
-        # It is an ImproperlyConfigured, but not another check's to say.
-        raise _WrongRoute(error) from error
 
 
 def check_storage(**kwargs: Any) -> list[CheckMessage]:

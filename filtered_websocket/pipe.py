@@ -23,7 +23,7 @@ from .connection import Connection, Handshake
 from .envelope import check_group
 from .exceptions import Close, Drop, FilterError
 from .filters.pipeline import Pipeline
-from .standalone import Parser, build, in_words, set_up
+from .standalone import Parser, in_words, set_up
 from .storage_objects import get_storage_object
 from .transports import AsgiTransport, settle
 
@@ -174,7 +174,7 @@ async def run(filters: Sequence[str]) -> int:
     if sys.stdin is None or sys.stdout is None:
         return _fail("standard input and standard output must be open")
     try:
-        pipeline = build(list(filters))
+        pipeline = Pipeline(filters)
         get_storage_object()
     except ImproperlyConfigured as error:
         return _fail(in_words(error))

@@ -9,8 +9,6 @@ import django
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from .filters.pipeline import Pipeline
-
 _is_ours = False
 
 
@@ -58,8 +56,3 @@ def in_words(error: BaseException) -> str:
     if not isinstance(error, ImproperlyConfigured | ValueError):
         text = f"{type(error).__name__}: {text}"
     return " ".join(text.split())
-
-
-def build(filters: list[str]) -> Pipeline:
-    """The pipeline of ``filters``; ImproperlyConfigured for a mistake."""
-    return Pipeline(filters)

@@ -18,7 +18,7 @@ from .lone_filter import Pop
 
 
 def names(entry):
-    return [cls.__name__ for _, cls in load_entry(entry).filters]
+    return [cls.__name__ for _, cls in load_entry(entry)]
 
 
 def test_an_entry_may_be_a_module_a_class_a_path_or_a_dict():

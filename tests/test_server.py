@@ -450,9 +450,10 @@ def test_filters_of_the_current_directory_can_be_named(tmp_path):
     )
     code = (
         "import sys; sys.path[:] = [p for p in sys.path if p]\n"
-        "from filtered_websocket.standalone import build, set_up\n"
+        "from filtered_websocket.standalone import set_up\n"
         "assert set_up() is False\n"
-        "assert build(['mine.Shout']).message.run(None, bytearray(b'a')) == b'A'\n"
+        "from filtered_websocket.filters.pipeline import Pipeline\n"
+        "assert Pipeline(['mine.Shout']).message.run(None, bytearray(b'a')) == b'A'\n"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     del env["DJANGO_SETTINGS_MODULE"]

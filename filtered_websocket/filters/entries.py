@@ -5,7 +5,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -26,10 +26,8 @@ class PipelineError(ImproperlyConfigured):
         self.id = f"filtered_websocket.E{number:03}"
 
 
-class Loaded(NamedTuple):
-    """The filters of one entry, each with the name it has in a printed pipeline."""
-
-    filters: list[tuple[str, type[FilterBase]]]
+#: A filter, and the name it has in a printed pipeline.
+Named = tuple[str, type[FilterBase]]
 
 
 def entry_name(entry: Entry) -> str:
@@ -43,7 +41,7 @@ def entry_name(entry: Entry) -> str:
     return entry if isinstance(entry, str) else repr(entry)
 
 
-def load_entry(entry: Any) -> Loaded:
+def load_entry(entry: Any) -> list[Named]:
     """The filters of one entry, options bound. Raises :exc:`PipelineError`."""
     options: Mapping[str, Any] = {}
     name = entry
@@ -68,10 +66,10 @@ def load_entry(entry: Any) -> Loaded:
             ' or {"NAME": ..., "OPTIONS": {...}}.',
             8,
         )
-    return Loaded(_bound(entry_name(name), found, options))
+    return _bound(entry_name(name), found, options)
 
 
-def _find(path: str) -> list[tuple[str, type[FilterBase]]]:
+def _find(path: str) -> list[Named]:
     module = _import(path)
     if module is not None:
         return _of_module(path, module)
@@ -118,7 +116,7 @@ def _broken(path: str, error: BaseException) -> PipelineError:
     )
 
 
-def _of_module(path: str, module: Any) -> list[tuple[str, type[FilterBase]]]:
+def _of_module(path: str, module: Any) -> list[Named]:
     classes = [
         value
         for name, value in vars(module).items()
@@ -166,9 +164,9 @@ def _usable(path: Any, value: Any) -> type[FilterBase]:
 
 def _bound(
     path: str,
-    found: list[tuple[str, type[FilterBase]]],
+    found: list[Named],
     options: Mapping[str, Any],
-) -> list[tuple[str, type[FilterBase]]]:
+) -> list[Named]:
     declared = {cls: declared_options(cls) for _, cls in found} if options else {}
     known = sorted({name for hints in declared.values() for name in hints})
     for name in options:

@@ -57,7 +57,7 @@ class Pipeline:
         self.home = home
         self.codec = codec
         self.may_join = may_join
-        found = [pair for entry in entries for pair in load_entry(entry).filters]
+        found = [pair for entry in entries for pair in load_entry(entry)]
         self._labels: dict[str, list[str]] = {}
         chains: dict[str, Chain] = {}
         for name, (chain_base, bytes_only) in CHAINS.items():
