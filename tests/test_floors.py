@@ -9,12 +9,22 @@ ROOT = Path(filtered_websocket.__file__).parent
 
 FLOORS = [
     ["exceptions", "close_codes", "types"],
-    ["conf", "transports", "envelope", "codecs", "blocking", "logs", "queues", "filters.base"],
-    ["connection", "batches", "layer", "storage_objects"],
+    [
+        "conf",
+        "transports",
+        "envelope",
+        "codecs",
+        "blocking",
+        "logs",
+        "queues",
+        "filters.base",
+        "keys",
+    ],
+    ["connection", "batches", "layer", "storage_objects", "models"],
     ["hub", "hub_view", "publish", "filters.entries", "filters.options", "filters.pipeline"],
     ["consumers"],
     ["routing", "checks", "testing", "views", "standalone"],
-    ["apps", "urls", "server", "server_options", "servers", "pipe", "management"],
+    ["apps", "admin", "urls", "server", "server_options", "servers", "pipe", "management"],
 ]
 BUNDLED = 3
 STANDARD_LIBRARY_ONLY = FLOORS[0]
@@ -61,6 +71,7 @@ def graph():
         name: {target for target in imported(name, path) if target != name}
         for name, path in modules()
         if name not in ("__init__", "filters", "management", "management.commands")
+        and not name.startswith("migrations")
     }
 
 

@@ -1,0 +1,185 @@
+"""
+Tokens, which say who may connect without a session, and one-time tickets.
+
+Of a key only its SHA-256 and its first characters are stored: who reads the database
+can connect as nobody.
+"""
+
+import datetime
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.utils import timezone
+from django.utils.crypto import constant_time_compare
+from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_variables
+
+from .envelope import MAX_GROUP_NAME
+from .keys import PREFIX_LENGTH, digest_of, is_key, new_key
+
+#: How often, at most, a token's ``last_used`` is written.
+LAST_USED_EVERY = datetime.timedelta(minutes=1)
+#: The shortest leading part of a key that names a token to a command.
+MIN_PREFIX = 8
+
+
+def check_group_name(name: str) -> None:
+    """Refuse names of the house."""
+    if name.startswith("token:"):
+        raise ValidationError(_("Names that begin with “token:” are the house's."))
+
+
+class TokenManager(models.Manager["Token"]):
+    @sensitive_variables("key", "token")
+    def create_key(self, **fields: Any) -> tuple["Token", str]:
+        """
+        A new token and its key, which is nowhere else: show it once, keep it nowhere.
+
+        ``fields`` are the model's; ValidationError for what they may not hold.
+        """
+        token = self.model(**fields)
+        key = token.set_new_key()
+        token.full_clean()
+        token.save(force_insert=True, using=self.db)
+        return token, key
+
+    @sensitive_variables("key", "digest", "token")
+    def find(self, key: str) -> "Token | None":
+        """
+        The token of ``key``, valid or not, and its user: one indexed query.
+
+        The digest is compared in constant time: how the database compares is not ours.
+        """
+        if not is_key(key):
+            return None
+        digest = digest_of(key)
+        token = self.select_related("user").filter(digest=digest).first()
+        if token is None or not constant_time_compare(token.digest, digest):
+            return None
+        return token
+
+    def named(self, name: str) -> "Token":
+        """
+        The token with this id, or whose key begins so (8 characters or more).
+
+        ValueError, with words for a command line, where there is none or more than one.
+        """
+        start = name[:PREFIX_LENGTH]
+        if name.isascii() and name.isdigit() and len(name) < MIN_PREFIX:
+            tokens = list(self.filter(pk=int(name)))
+        elif len(name) >= MIN_PREFIX:
+            # SQLite's LIKE knows no case.
+            alike = self.filter(prefix__startswith=start)
+            tokens = [token for token in alike if token.prefix.startswith(start)]
+        else:
+            raise ValueError(
+                f"{name!r} is too short: give an id, or at least {MIN_PREFIX} characters of a key"
+            )
+        if len(tokens) != 1:
+            many = f"{len(tokens)} tokens: give more of it, or an id" if tokens else "no token"
+            raise ValueError(f"{start!r} names {many}")
+        return tokens[0]
+
+    def note_used(self, ids: set[int]) -> None:
+        """Write when tokens were last used, in one query, once a minute at most."""
+        now = timezone.now()
+        stale = models.Q(last_used=None) | models.Q(last_used__lt=now - LAST_USED_EVERY)
+        self.filter(stale, pk__in=ids).update(last_used=now)
+
+
+class Token(models.Model):
+    """A key that lets its bearer connect, with what it is allowed."""
+
+    name = models.CharField(_("name"), max_length=100)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.CASCADE,
+        verbose_name=_("user"),
+        related_name="+",
+        null=True,
+        blank=True,
+        help_text=_("Connections with this token are this user's."),
+    )
+    group = models.CharField(
+        _("broadcast group"),
+        max_length=MAX_GROUP_NAME,
+        blank=True,
+        validators=[check_group_name],
+        help_text=_("Shared by the tokens that name it; empty: one of its own."),
+    )
+    can_publish = models.BooleanField(_("may publish"), default=True)
+    can_subscribe = models.BooleanField(_("may subscribe"), default=True)
+    expires_at = models.DateTimeField(_("expires at"), null=True, blank=True)
+    created = models.DateTimeField(_("created"), auto_now_add=True)
+    last_used = models.DateTimeField(_("last used"), null=True, editable=False)
+    revoked_at = models.DateTimeField(_("revoked at"), null=True, editable=False)
+    prefix = models.CharField(_("key"), max_length=PREFIX_LENGTH, editable=False, db_index=True)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+
+    objects: ClassVar[TokenManager] = TokenManager()
+
+    class Meta:
+        verbose_name = _("token")
+        verbose_name_plural = _("tokens")
+        ordering = ("-created", "-pk")
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…)"
+
+    @property
+    def group_name(self) -> str:
+        """The broadcast group of its bearers."""
+        return self.group or f"token:{self.pk}"
+
+    @sensitive_variables("key")
+    def set_new_key(self) -> str:
+        """Take a new key in the place of the old one, and return it; not saved."""
+        key = new_key()
+        self.prefix = key[:PREFIX_LENGTH]
+        self.digest = digest_of(key)
+        return key
+
+    @sensitive_variables("key")
+    def rotate(self) -> str:
+        """
+        A new key in the place of the old one; who connected with that is closed.
+
+        ValueError where the token is revoked, which is for good.
+        """
+        if self.revoked_at is not None:
+            raise ValueError(f"{self} is revoked: create another token")
+        key = self.set_new_key()
+        self.save(update_fields=["prefix", "digest"])
+        return key
+
+    def revoke(self) -> None:
+        """End it for good; who connected with it is closed. Again is no error."""
+        if self.revoked_at is None:
+            self.revoked_at = timezone.now()
+            self.save(update_fields=["revoked_at"])
+
+    @property
+    def flaw(self) -> str:
+        """Why it lets nobody in; empty where it does."""
+        if self.revoked_at is not None:
+            return "token revoked"
+        if self.expires_at is not None and self.expires_at <= timezone.now():
+            return "token expired"
+        if self.user is not None and not self.user.is_active:
+            return "user deactivated"
+        return ""
+
+
+class Ticket(models.Model):
+    """A right to connect once, soon, as the user of a session; the row is taken away by its use."""
+
+    digest = models.CharField(max_length=64, primary_key=True)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    session_key = models.CharField(max_length=40)
+    session_hash = models.CharField(max_length=128)
+    expires_at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return f"ticket of {self.user_id}"
