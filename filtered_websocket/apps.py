@@ -1,9 +1,10 @@
-"""The Django app: registers the system checks, and nothing else."""
+"""The Django app: registers the system checks, and what ends connections."""
 
 from django.apps import AppConfig
 from django.core import checks
 
-from .checks import check_filters, check_layer, check_settings, check_storage
+from .checks import check_access, check_filters, check_layer, check_settings, check_storage
+from .signals import connect_signals
 
 
 class FilteredWebSocketConfig(AppConfig):
@@ -12,5 +13,6 @@ class FilteredWebSocketConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        for check in (check_settings, check_filters, check_storage, check_layer):
+        for check in (check_settings, check_access, check_filters, check_storage, check_layer):
             checks.register(check, checks.Tags.compatibility)
+        connect_signals()

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from .codecs import pack
 from .conf import conf
-from .envelope import EXCLUDE, Batch, Item, Stamper, group_key
+from .envelope import EXCLUDE, HOUSE, Batch, Item, Stamper, group_key
 from .exceptions import PublishError
 
 #: Most messages, and about the most bytes, of one batch.
@@ -100,7 +100,7 @@ class Batches:
 
     def put(self, group: str, item: Item, done: "asyncio.Future[None] | None" = None) -> None:
         """Queue ``item``; on the event loop only."""
-        for capture in captures:
+        for capture in captures if group != HOUSE else ():
             capture(group, item)
         self.size += 1
         if self.size > conf.PUBLISH_QUEUE // 2:

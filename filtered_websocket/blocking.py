@@ -1,5 +1,6 @@
 """
-The house's own threads, for filters with ``blocking = True``.
+The house's own threads: for filters with ``blocking = True``, and others for what the
+house asks the database, which filters that hog theirs do not hold up.
 
 They are apart from asgiref's one thread-sensitive thread, where a single slow call
 stalls every other user of the process.
@@ -9,6 +10,7 @@ import asyncio
 import contextvars
 import functools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,22 +21,31 @@ from django.db import close_old_connections
 
 from .conf import conf
 
+#: Threads that ask the database who connects, and who may stay.
+QUERY_THREADS = 4
 
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(conf.BLOCKING_THREADS, thread_name_prefix="fws-blocking")
+_pools: dict[str, ThreadPoolExecutor] = {}
+
+
+def _pool(name: str, threads: int) -> ThreadPoolExecutor:
+    if name not in _pools:
+        _pools[name] = ThreadPoolExecutor(threads, thread_name_prefix=name)
+    return _pools[name]
 
 
 def shut_down(timeout: float) -> bool:
     """Take no more work; whether every thread has ended within ``timeout`` seconds."""
-    if not _pool.cache_info().currsize:
-        return True
-    pool = _pool()
-    _pool.cache_clear()
-    waiting = threading.Thread(target=pool.shutdown, kwargs={"cancel_futures": True}, daemon=True)
-    waiting.start()
-    waiting.join(timeout)
-    return not waiting.is_alive()
+    deadline = time.monotonic() + timeout
+    waiting = [
+        threading.Thread(target=pool.shutdown, kwargs={"cancel_futures": True}, daemon=True)
+        for pool in _pools.values()
+    ]
+    _pools.clear()
+    for thread in waiting:
+        thread.start()
+    for thread in waiting:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in waiting)
 
 
 #: How many tests want it: a TestCase sees its rows in one thread only.
@@ -70,12 +81,21 @@ def _with_fresh_connections(call: Callable[..., Any], *args: Any) -> Any:
 
 async def run_blocking(call: Callable[..., Any], *args: Any) -> Any:
     """
-    Await ``call(*args)`` in a thread, with this task's context.
+    Await ``call(*args)`` in a thread for filters, with this task's context.
 
     Database connections that are too old are closed before and after it. A
     cancelled caller does not stop the thread, which ends by itself.
     """
+    return await _run(_pool("fws-blocking", conf.BLOCKING_THREADS), call, *args)
+
+
+async def run_query(call: Callable[..., Any], *args: Any) -> Any:
+    """:func:`run_blocking`, in a thread for the house's own questions to the database."""
+    return await _run(_pool("fws-query", QUERY_THREADS), call, *args)
+
+
+async def _run(pool: ThreadPoolExecutor, call: Callable[..., Any], *args: Any) -> Any:
     if _thread_sensitive:
         return await sync_to_async(_call, thread_sensitive=True)(call, *args)
     run = functools.partial(contextvars.copy_context().run, _with_fresh_connections, call, *args)
-    return await asyncio.get_running_loop().run_in_executor(_pool(), run)
+    return await asyncio.get_running_loop().run_in_executor(pool, run)

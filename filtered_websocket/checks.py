@@ -6,7 +6,7 @@ pipeline is built (``filters.entries``, ``filters.pipeline``), so that a server 
 no checks says the same words.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -16,9 +16,11 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
+from .auth import QueryAuthenticator, load_authenticators
 from .conf import SETTINGS, conf
 from .filters.entries import PipelineError
 from .filters.pipeline import Pipeline, installed_filters, known_routes
+from .handshakes import one_of_origins
 from .storage_objects import chosen
 
 CORE = "channels_redis.core.RedisChannelLayer"
@@ -63,6 +65,62 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
                 )
             )
     return found
+
+
+def check_access(**kwargs: Any) -> list[CheckMessage]:
+    """Who may connect: authenticators, origins, tokens."""
+    found: list[CheckMessage] = []
+    valid = {key: SETTINGS[key][1].allows(getattr(conf, key)) for key in SETTINGS}
+    if valid["AUTHENTICATORS"]:
+        try:
+            load_authenticators()
+        except ImproperlyConfigured as error:
+            found.append(
+                Error(
+                    str(error),
+                    hint="Name classes, as 'filtered_websocket.auth.HeaderAuthenticator'.",
+                    id="filtered_websocket.E018",
+                )
+            )
+        if f"{QueryAuthenticator.__module__}.{QueryAuthenticator.__name__}" in conf.AUTHENTICATORS:
+            found.append(
+                Warning(
+                    "FILTERED_WEBSOCKET['AUTHENTICATORS'] takes tokens from the URL, which"
+                    " proxies write to their logs.",
+                    hint="Send them as subprotocols or headers, or use tickets.",
+                    id="filtered_websocket.W006",
+                )
+            )
+    if valid["ALLOWED_ORIGINS"] and conf.ALLOWED_ORIGINS is not None:
+        found += _check_origins(conf.ALLOWED_ORIGINS)
+    if conf.TOKENS == "open" and not settings.DEBUG:
+        found.append(
+            Warning(
+                "FILTERED_WEBSOCKET['TOKENS'] is 'open', and DEBUG is off: whatever a client"
+                " says is a token.",
+                hint="Leave it at 'database', and create tokens in the admin.",
+                id="filtered_websocket.W004",
+            )
+        )
+    return found
+
+
+def _check_origins(origins: Sequence[str]) -> Iterable[CheckMessage]:
+    try:
+        one_of_origins(origins)
+    except ValueError as error:
+        yield Error(
+            f"FILTERED_WEBSOCKET['ALLOWED_ORIGINS']: {error}.",
+            hint="An origin has a scheme and a host, and a port if it is not the usual one.",
+            id="filtered_websocket.E019",
+        )
+    if "*" in origins:
+        yield Warning(
+            "FILTERED_WEBSOCKET['ALLOWED_ORIGINS'] allows every page of the world to connect"
+            " with the cookies of this site's users.",
+            hint="List the origins of your pages.",
+            id="filtered_websocket.W005",
+        )
 
 
 def check_filters(**kwargs: Any) -> list[CheckMessage]:

@@ -52,15 +52,45 @@ STORAGE = Rule(
 )
 
 
+PATHS = Rule(
+    lambda value: isinstance(value, list | tuple) and all(isinstance(path, str) for path in value),
+    "a list of dotted paths",
+)
+ORIGINS = Rule(
+    lambda value: (
+        value is None
+        or (isinstance(value, list | tuple) and all(isinstance(one, str) for one in value))
+    ),
+    "None or a list of origins, as https://example.com",
+)
+FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
+LIMIT = Rule(
+    lambda value: value is None or (_is_int(value) and value > 0), "None or an int above 0"
+)
+AMOUNT = Rule(lambda value: _is_int(value) and value >= 0, "an int, 0 or more")
+
+
 def one_of(*choices: str) -> Rule:
     return Rule(lambda value: value in choices, " or ".join(map(repr, choices)))
 
 
 #: Key -> (default, what it may hold). Units and prose are in docs/settings.md.
 SETTINGS: dict[str, tuple[Any, Rule]] = {
+    "ALLOWED_ORIGINS": (None, ORIGINS),
+    "ALLOW_NO_ORIGIN": (True, FLAG),
+    "AUTHENTICATORS": (
+        [
+            "filtered_websocket.auth.SessionAuthenticator",
+            "filtered_websocket.auth.HeaderAuthenticator",
+            "filtered_websocket.auth.SubprotocolAuthenticator",
+            "filtered_websocket.auth.TicketAuthenticator",
+        ],
+        PATHS,
+    ),
     "BLOCKING_THREADS": (8, COUNT),
     "CHANNEL_LAYER": ("default", ALIAS),
     "CODEC": (None, PATH),
+    "GUESS_LIMIT": (10, LIMIT),
     "LAYER_SETTLE": (1.5, PAUSE),
     "LAYER_TIMEOUT": (2.0, SECONDS),
     "MAX_MESSAGE_SIZE": (262_144, COUNT),
@@ -69,11 +99,14 @@ SETTINGS: dict[str, tuple[Any, Rule]] = {
     "ON_ERROR": ("drop", one_of("drop", "close")),
     "PUBLISH_MAX_AGE": (30.0, SECONDS),
     "PUBLISH_QUEUE": (10_000, COUNT),
+    "RECHECK": (60.0, SECONDS),
     "REFUSE_WITH": ("403", one_of("403", "close")),
     "STORAGE": (
         {"BACKEND": "filtered_websocket.storage_objects.default", "OPTIONS": {}},
         STORAGE,
     ),
+    "TOKENS": ("database", one_of("database", "open")),
+    "TRUSTED_PROXIES": (0, AMOUNT),
 }
 
 DEFAULTS: dict[str, Any] = {key: default for key, (default, _) in SETTINGS.items()}

@@ -4,11 +4,12 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .close_codes import FORBIDDEN
 from .codecs import Frame, text_event, to_frame
 from .envelope import check_group
-from .exceptions import check_close
+from .exceptions import Close, check_close
 from .transports import AsgiTransport
-from .types import Codec, Scope
+from .types import Codec, Identity, Scope
 
 if TYPE_CHECKING:
     import asyncio
@@ -56,6 +57,7 @@ class View(Protocol):
     def call(self, function: Callable[..., object], *args: Any) -> None: ...
     async def join(self, connection: "Connection", group: str) -> bool: ...
     def leave(self, connection: "Connection", group: str) -> None: ...
+    async def use_token(self, connection: "Connection", key: str | None) -> Any: ...
     def submit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
     ) -> None: ...
@@ -67,7 +69,7 @@ class View(Protocol):
 class Connection:
     """
     One socket. A filter may set any attribute on it; ``state`` is a dict for the same
-    use, and ``token`` is such an attribute, which grants nothing.
+    use, and ``token`` is such an attribute: setting it grants nothing.
 
     ``push``, ``sendMessage``, ``publish`` and ``close`` may be called from any thread.
     """
@@ -77,6 +79,7 @@ class Connection:
         self.id: str = str(uuid.uuid4())
         self.scope = scope
         self.state: dict[str, Any] = {}
+        #: The token it connected with, or used since.
         self.token: Any = None
         #: How the connection ended, in the disconnect chain; RFC 6455 section 7.4.
         self.close_code: int | None = None
@@ -89,14 +92,42 @@ class Connection:
         self.joined: set[str] = set()
         #: How bytes leave; the house's.
         self.transport = transport
+        #: When its rights expire, by the loop's clock; the house's.
+        self.deadline: float | None = None
+        self._identity: Identity | None = None
+        self._may_publish = True
+        self._may_subscribe = True
         self._view = view
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {self.scope['path']!r}>"
 
     @property
+    def identity(self) -> Identity | None:
+        """Who an authenticator found to be connecting; None for nobody in particular."""
+        return self._identity
+
+    def identify(self, identity: Identity) -> None:
+        """The house's: what follows from who connects."""
+        self._identity = identity
+        self.scope["user"] = identity.user
+        self.token = identity.token
+        # A token of a site's own authenticator need not know these words.
+        self._may_publish = getattr(identity.token, "can_publish", True)
+        self._may_subscribe = getattr(identity.token, "can_subscribe", True)
+
+    @property
+    def may_subscribe(self) -> bool:
+        """Whether its token, if it came with one, lets it join groups."""
+        return self._may_subscribe
+
+    def is_expired(self, now: float) -> bool:
+        """Whether its rights have expired by the loop's clock."""
+        return self.deadline is not None and now >= self.deadline
+
+    @property
     def user(self) -> Any:
-        """Django's user of the session, or None where no authentication ran."""
+        """Django's user, of the session or the token; None where no authentication ran."""
         return self.scope.get("user")
 
     @property
@@ -172,9 +203,11 @@ class Connection:
         processes, but not to itself unless ``to_self``.
 
         Returns when it is queued. At most once, in order per publisher and group.
-        Raises :exc:`~filtered_websocket.PublishError` for what is wrong with the call;
+        Raises :exc:`~filtered_websocket.PublishError` for what is wrong with the call,
+        and :exc:`~filtered_websocket.Close` (4403) where its token may not publish;
         what fails later reaches the consumer chain as ``publish_failed``.
         """
+        self._check_may_publish()
         self._view.submit(
             message,
             self.home if group is None else group,
@@ -193,12 +226,17 @@ class Connection:
         to_self: bool = False,
     ) -> None:
         """:meth:`publish`, returning when the layer has taken it, or PublishError."""
+        self._check_may_publish()
         await self._view.asubmit(
             message,
             self.home if group is None else group,
             sender=self.id,
             exclude=self._excluded(exclude, to_self),
         )
+
+    def _check_may_publish(self) -> None:
+        if not self._may_publish:
+            raise Close(FORBIDDEN, "this token may not publish")
 
     def _excluded(self, exclude: Exclude, to_self: bool) -> list[str]:
         ids = excluded_ids(exclude)
@@ -210,9 +248,20 @@ class Connection:
 
         False where the layer did not answer within ``LAYER_TIMEOUT``: the connection
         joins as soon as it does, and what was missed is told as a gap. Raises
-        :exc:`~filtered_websocket.Close` (4403) where the route does not allow it.
+        :exc:`~filtered_websocket.Close` (4403) where the route, or its token, does not
+        allow it, and for names that begin with ``token:``.
         """
         return await self._view.join(self, check_group(group))
+
+    async def use_token(self, key: str | None = None) -> Any:
+        """
+        Join the broadcast group of the token ``key``, in the place of that of a token used
+        before, and return the token: it has ``label``, ``group_name`` and ``can_publish``.
+
+        Without a key, of the token it connected with. None where there is no such token,
+        or it is not valid. When the token ends, so does the connection.
+        """
+        return await self._view.use_token(self, key)
 
     async def leave(self, group: str) -> None:
         """Leave ``group``, at once; no error where it is not a member."""

@@ -3,7 +3,7 @@ The ASGI edge: one connection from handshake to disconnect chain.
 
 ::
 
-    connect   connect chain -> join groups -> accept | refuse
+    connect   authenticate -> connect chain -> join groups -> accept | refuse
     receive   data chain on the frame -> codec -> message chain
     push      Connection -> transport, beside all this: a slow filter holds up
               only the reading of its own socket
@@ -22,14 +22,17 @@ from typing import Any, ClassVar
 from channels.consumer import AsyncConsumer
 from django.apps import apps
 
-from .close_codes import FILTER_ERROR, FORBIDDEN, TOO_LARGE
+from .auth import AUTH_TIMEOUT, authenticate
+from .close_codes import FILTER_ERROR, FORBIDDEN, TOO_LARGE, UNAUTHORIZED
 from .codecs import text_event
 from .conf import conf
 from .connection import Connection, Handshake
+from .credentials import SUBPROTOCOL, credentials, without_credentials
 from .exceptions import Close, Drop
 from .filters.base import Chain, printable
 from .filters.entries import Entry
 from .filters.pipeline import MayJoin, Pipeline, Route, check_route_group
+from .handshakes import turn_away
 from .hub import Hub, get_hub
 from .transports import AsgiTransport
 from .types import ASGIApplication, Codec, Event, Receive, Scope, Send
@@ -138,10 +141,13 @@ class FilteredWebSocketConsumer(AsyncConsumer):
 
     async def _open(self) -> None:
         """Accept the connection, or refuse it."""
+        refusal = await self._authenticate()
         handshake = Handshake(self.scope)
-        refusal = await self._refusal(handshake)
+        if SUBPROTOCOL in handshake.subprotocols:
+            handshake.subprotocol = SUBPROTOCOL
+        refusal = refusal or await self._refusal(handshake)
         if refusal is not None:
-            await self._refuse(*refusal)
+            await turn_away(self.send, *refusal)
             return
         # Before it is sent: a cancellation while it is may come when the client has it.
         self._accepted = True
@@ -152,6 +158,30 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             raise
         self._view.connections[self.connection.id] = self.connection
         self.connection.transport.open()
+
+    async def _authenticate(self) -> tuple[int, str] | None:
+        """Find out who connects; code and reason where that is nobody who may."""
+        if not conf.AUTHENTICATORS:
+            return None
+        rights = self.hub.rights
+        try:
+            async with asyncio.timeout(AUTH_TIMEOUT):
+                await rights.listening()
+                since = rights.heard
+                identity = await authenticate(self.scope)
+        except Close as close:
+            logger.info("refused connection %s: %s", self.connection.id, close.reason)
+            return close.code, close.reason
+        except Exception as error:
+            # A fault of ours, not of who connects.
+            self.pipeline.failed(error, f"connection {self.connection.id}", "authentication")
+            return FILTER_ERROR, "cannot find out who connects"
+        if credentials(self.scope):
+            self.scope = self.connection.scope = without_credentials(self.scope)
+        if identity is not None:
+            self.connection.identify(identity)
+            rights.hold(self.connection, identity, since)
+        return None
 
     async def _refusal(self, handshake: Handshake) -> tuple[int, str] | None:
         """Code and reason where connect chain or groups refuse; None is a welcome."""
@@ -181,16 +211,13 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             raise Close(FORBIDDEN, "no such group") from None
         if groups:
             self.connection.home = groups[0]
+        if not self.connection.may_subscribe:
+            return  # it publishes, and hears nothing
         if len(groups) == 1:
             await self.connection.join(groups[0])
         else:
             # Together: a layer that does not answer delays them once, not one by one.
             await asyncio.gather(*map(self.connection.join, groups))
-
-    async def _refuse(self, code: int, reason: str) -> None:
-        if conf.REFUSE_WITH == "close":
-            await self.send({"type": "websocket.accept"})
-        await self.send({"type": "websocket.close", "code": code, "reason": reason})
 
     # Receive
 
@@ -253,6 +280,9 @@ class FilteredWebSocketConsumer(AsyncConsumer):
 
     async def _receive(self, event: Event) -> None:
         """One frame through the data chain, the codec and the message chain."""
+        if self.connection.is_expired(self.hub.loop.time()):
+            self.connection.close(UNAUTHORIZED, "expired")
+            return
         text = event.get("text")
         frame = bytearray(event["bytes"]) if text is None else bytearray(text, "utf-8")
         if len(frame) > self._max_size:
@@ -290,6 +320,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
 
     def _leave(self) -> None:
         self._view.connections.pop(self.connection.id, None)
+        self.hub.rights.leave(self.connection)
         for group in self.connection.groups:
             self._view.leave(self.connection, group)
 

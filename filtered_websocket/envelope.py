@@ -27,6 +27,8 @@ MAX_GROUP_NAME = 1024
 WINDOW = 64
 #: How many origins a receiver remembers per group.
 MAX_ORIGINS = 1024
+#: Where the house talks to itself: no name that a site can give (see :func:`check_group`).
+HOUSE = ""
 #: ``meta`` key: ids of the connections that do not get the message.
 EXCLUDE = "x"
 
@@ -83,6 +85,8 @@ def group_key(group: str) -> str:
     Any Unicode name is safe there, and tells nothing to who lists Redis' channels.
     A lone surrogate hashes too.
     """
+    if group == HOUSE:
+        return f"{conf.NAMESPACE}.house"
     digest = hashlib.sha256(check_group(group).encode("utf-8", "surrogatepass")).hexdigest()
     return f"{conf.NAMESPACE}.g.{digest[:32]}"
 

@@ -25,15 +25,16 @@ from channels import DEFAULT_CHANNEL_LAYER
 from channels.layers import get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
 
-from .batches import Batches
+from .batches import Batches, new_item
 from .conf import conf
 from .connection import Connection
-from .envelope import Batch, Item, Sequence, group_key
+from .envelope import HOUSE, Batch, Item, Sequence, group_key
 from .exceptions import PublishError
 from .filters.pipeline import Pipeline, known_routes
 from .hub_view import HubView
 from .layer import LayerLink, LocalLink
 from .logs import Seldom
+from .rights import Rights
 from .storage_objects import get_storage_object
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,10 @@ class Hub:
         #: What happened that no filter saw: duplicates, bad envelopes, missed, ...
         self.counts: Counter[str] = Counter()
         self.batches = Batches(self._send, self._publish_failed)
+        #: On what connections rest, and their end when that ends.
+        self.rights = Rights(self)
+        self._house = group_key(HOUSE)
+        self._hearing: asyncio.Future[bool] | None = None
         self._seldom = Seldom()
         self._thread = threading.get_ident()
         self._link: LayerLink | LocalLink | None = None
@@ -89,10 +94,13 @@ class Hub:
         self._empty.clear()
         self._begin()
 
-    def hold(self) -> None:
-        """Listen although nobody is connected, until :meth:`release`."""
+    def hold(self, quiet: bool = False) -> None:
+        """
+        Listen although nobody is connected, until :meth:`release`; ``quiet`` listens to
+        the house alone, and runs no consumer chain.
+        """
         self._held = True
-        self._begin()
+        self._begin(quiet)
 
     async def release(self) -> None:
         """End the hub, unless somebody is connected."""
@@ -100,13 +108,17 @@ class Hub:
         if not self.connections and self._running:
             await self._end()
 
-    def _begin(self) -> None:
+    def _begin(self, quiet: bool = False) -> None:
         if self._running:
             return
         link = self.link
         self._running = True
         _announce(self)
         link.start()
+        if not quiet:
+            self._listen_to_storage()
+
+    def _listen_to_storage(self) -> None:
         storage = get_storage_object()
         storage.attach(self._storage_event)
         if storage.listens:
@@ -142,7 +154,11 @@ class Hub:
             await asyncio.wait([self._listening])
             self._listening = None
         await storage.aclose()
+        await self.rights.stop()
         _withdraw(self)
+        if self._hearing is not None:
+            self._hearing.cancel()
+            self._hearing = None
         link, self._link = self.link, None
         self.groups.clear()
         self._by_key.clear()
@@ -196,6 +212,23 @@ class Hub:
         else:
             self.loop.call_soon_threadsafe(function, *args)
 
+    # The house
+
+    async def hear_house(self) -> None:
+        """
+        Have events of the house arrive; return when they do, or when the layer has had
+        its time once. Then they are missed until it is back.
+        """
+        if self._hearing is None:
+            self.link.want(self._house)
+            self._hearing = asyncio.ensure_future(self.link.joined(self._house))
+        if not self._hearing.done():
+            await asyncio.wait([self._hearing])
+
+    def tell_house(self, event: dict[str, Any]) -> None:
+        """Say ``event`` to the hubs of all processes, this one too."""
+        self.batches.put(HOUSE, new_item(event))
+
     # Groups
 
     async def join(self, connection: Connection, view: HubView, name: str) -> bool:
@@ -240,6 +273,9 @@ class Hub:
     # In
 
     def _deliver(self, batch: Batch) -> None:
+        if batch.key == self._house:
+            self.rights.hear(batch)
+            return
         group = self._by_key.get(batch.key)
         if group is None:
             return
@@ -291,11 +327,15 @@ class Hub:
     def _layer_back(self, seconds: float) -> None:
         logger.warning("the channel layer is back after %.1f s", seconds)
         self.post("layer_back", {"seconds": seconds})
+        self.rights.sweep()
         for group in tuple(self.groups):
             self.post_gap(group, None, None)
 
     def _joined_late(self, key: str) -> None:
         """Members were accepted before they could hear their group."""
+        if key == self._house:
+            self.rights.sweep()
+            return
         self.post_gap(self._by_key[key].name, None, None)
 
     def _bad_envelope(self, error: Exception) -> None:
@@ -307,6 +347,9 @@ class Hub:
         self.counts["publish_failed"] += len(items)
         if self._seldom.note("publish_failed"):
             logger.error("%s (%d messages so far)", error, self.counts["publish_failed"])
+        if group == HOUSE:
+            # No filter's message: whom it was about, the next RECHECK finds.
+            return
         self.post("publish_failed", {"group": group, "messages": len(items), "error": str(error)})
 
 

@@ -19,7 +19,9 @@ from .envelope import EXCLUDE, Item, check_group
 from .exceptions import Close, Drop
 from .filters.pipeline import Pipeline
 from .queues import SerialQueue
+from .rights import Rights
 from .storage_objects import get_storage_object
+from .token_groups import OF_TOKENS, use_token
 from .types import Codec
 
 
@@ -29,6 +31,7 @@ class Host(Protocol):
     loop: asyncio.AbstractEventLoop
     batches: Batches
     counts: Counter[str]
+    rights: Rights
 
     def call(self, function: Callable[..., object], *args: Any) -> None: ...
     def members(self, view: "HubView", group: str) -> Mapping[str, Connection]: ...
@@ -112,6 +115,10 @@ class HubView:
         return get_storage_object()
 
     @property
+    def rights(self) -> Rights:
+        return self._hub.rights
+
+    @property
     def crowded(self) -> bool:
         """Whether the publish queue is above half of its bound."""
         return self._hub.batches.crowded
@@ -122,7 +129,15 @@ class HubView:
     # Groups
 
     async def join(self, connection: Connection, group: str) -> bool:
-        """The one door into a group: the route's ``may_join``, then the hub."""
+        """The one door into a group: its token, the route's ``may_join``, then the hub."""
+        if group.startswith(OF_TOKENS):
+            raise Close(FORBIDDEN, "groups of tokens are joined with the token")
+        return await self.enter(connection, group)
+
+    async def enter(self, connection: Connection, group: str) -> bool:
+        """:meth:`join`, also the group of a token."""
+        if not connection.may_subscribe:
+            raise Close(FORBIDDEN, "this token may not subscribe")
         may_join = self.pipeline.may_join
         if may_join is not None:
             allowed = may_join(connection, group)
@@ -131,6 +146,10 @@ class HubView:
             if not allowed:
                 raise Close(FORBIDDEN, "may not join this group")
         return await self._hub.join(connection, self, group)
+
+    async def use_token(self, connection: Connection, key: str | None) -> Any:
+        """See :meth:`Connection.use_token`."""
+        return await use_token(self, connection, key)
 
     def leave(self, connection: Connection, group: str) -> None:
         self._hub.leave(connection, self, group)

@@ -128,6 +128,14 @@ class Token(models.Model):
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
 
+    #: Not one of ``TOKENS = "open"``: its key is a secret.
+    is_open = False
+
+    @property
+    def label(self) -> str:
+        """What its bearers are told that they joined."""
+        return self.group or self.name
+
     @property
     def group_name(self) -> str:
         """The broadcast group of its bearers."""
@@ -177,7 +185,8 @@ class Ticket(models.Model):
 
     digest = models.CharField(max_length=64, primary_key=True)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
-    session_key = models.CharField(max_length=40)
+    # As long as a cookie, where sessions live in one.
+    session_key = models.TextField()
     session_hash = models.CharField(max_length=128)
     expires_at = models.DateTimeField(db_index=True)
 

@@ -25,6 +25,7 @@ from .exceptions import Close, Drop, FilterError
 from .filters.pipeline import Pipeline
 from .standalone import Parser, in_words, set_up
 from .storage_objects import get_storage_object
+from .token_groups import token_of
 from .transports import AsgiTransport, settle
 
 
@@ -83,6 +84,12 @@ class StandInView:
 
     def leave(self, connection: Connection, group: str) -> None:
         connection.joined.discard(group)
+
+    async def use_token(self, connection: Connection, key: str | None) -> Any:
+        connection.token = await token_of(connection, key)
+        if connection.token is not None:
+            await self.join(connection, connection.token.group_name)
+        return connection.token
 
     def submit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool

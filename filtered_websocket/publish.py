@@ -24,7 +24,7 @@ from .batches import captures, new_item
 from .codecs import text_event
 from .conf import conf
 from .connection import Exclude, excluded_ids
-from .envelope import Item, check_group
+from .envelope import HOUSE, Item, check_group
 from .exceptions import PublishError
 from .hub import Hub, active_hub, get_hub
 
@@ -41,11 +41,11 @@ def publish(message: Any, group: str, *, exclude: Exclude = (), on_commit: bool 
     ``on_commit`` publishes when the transaction commits, and not at all if it does not.
     """
     item = new_item(message, exclude=excluded_ids(exclude), text=text_event.get())
-    hand_over = partial(_hand_over, check_group(group), item)
+    send = partial(hand_over, check_group(group), item)
     if on_commit:
-        transaction.on_commit(hand_over)
+        transaction.on_commit(send)
     else:
-        hand_over()
+        send()
 
 
 async def apublish(
@@ -62,16 +62,16 @@ async def apublish(
         await sync_to_async(publish)(message, group, exclude=exclude, on_commit=True)
         return
     item = new_item(message, exclude=excluded_ids(exclude), text=text_event.get())
-    told = _hand_over(check_group(group), item, wait=True)
+    told = hand_over(check_group(group), item, wait=True)
     if told is not None:
         await asyncio.wrap_future(told)
 
 
-def _hand_over(group: str, item: Item, wait: bool = False) -> "Future[None] | None":
+def hand_over(group: str, item: Item, wait: bool = False) -> "Future[None] | None":
     """Give ``item`` to this process's hub; with ``wait``, how to know it has left."""
     hub = active_hub()
     if hub is None:
-        if captures:
+        if captures and group != HOUSE:
             for capture in captures:
                 capture(group, item)
             return None
@@ -84,6 +84,20 @@ def _hand_over(group: str, item: Item, wait: bool = False) -> "Future[None] | No
     told: Future[None] = Future()
     hub.call(_put_and_tell, hub, group, item, told)
     return told
+
+
+def is_heard() -> bool:
+    """Whether what this process publishes can reach a connection."""
+    return active_hub() is not None or get_channel_layer(conf.CHANNEL_LAYER) is not None
+
+
+def any_hub() -> Hub:
+    """A hub of this process that hears the layer, made to where none does yet."""
+    hub = active_hub()
+    if hub is None:
+        hub = _thread_hub()
+        hub.call(partial(hub.hold, quiet=True))
+    return hub
 
 
 def _put_and_tell(hub: Hub, group: str, item: Item, told: "Future[None]") -> None:
@@ -135,7 +149,7 @@ class _Publisher:
 
     def close(self) -> None:
         """Send what is queued, ``LAYER_TIMEOUT`` at most, and end the thread."""
-        sent = asyncio.run_coroutine_threadsafe(self.hub.batches.sent(), self._loop)
+        sent = asyncio.run_coroutine_threadsafe(self._flush(), self._loop)
         try:
             sent.result(conf.LAYER_TIMEOUT)
         except TimeoutError:
@@ -145,6 +159,10 @@ class _Publisher:
         self._thread.join()
         # channels_redis closes its connections when the loop is closed.
         self._loop.close()
+
+    async def _flush(self) -> None:
+        await self.hub.batches.sent()
+        await self.hub.release()
 
 
 _publisher: _Publisher | None = None

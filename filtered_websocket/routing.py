@@ -6,26 +6,37 @@ From a site's ``asgi.py`` to consumers: one line that wraps its HTTP application
     application = with_websockets(get_asgi_application())
 
     http      -> the site's own application
-    websocket -> origin check -> cookies, session, user -> routes -> consumer
+    websocket -> handshake check -> cookies, session, user -> routes -> consumer
     lifespan  -> answered
 """
 
+import asyncio
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
-from urllib.parse import SplitResult, urlsplit
+from collections.abc import Sequence
+from typing import Any
 
-from channels.auth import AuthMiddlewareStack
 from channels.routing import URLRouter
 from channels.sessions import SessionMiddlewareStack
 from django.apps import apps
-from django.conf import settings
-from django.http.request import validate_host
 from django.urls import path, re_path
 
+from .auth import AUTH_TIMEOUT, load_authenticators, session_user
+from .close_codes import FILTER_ERROR
+from .conf import conf
 from .consumers import FilteredWebSocketConsumer, logger, refuse
+from .credentials import clean_query
 from .filters.base import printable
 from .filters.pipeline import Route
+from .handshakes import (
+    OriginRule,
+    headers,
+    is_same_origin,
+    objection,
+    one_of_origins,
+    site_rule,
+    turn_away,
+)
+from .logs import Seldom
 from .types import ASGIApplication, Receive, Scope, Send
 
 #: The site's pipeline, ``INSTALLED_FILTERS``, at the root. Built when it is served, not
@@ -34,93 +45,63 @@ websocket_urlpatterns: list[Any] = [
     path("", FilteredWebSocketConsumer.as_asgi(build=False)),  # type: ignore[arg-type]
 ]
 
-DEFAULT_PORTS = {"http": 80, "https": 443}
 
-#: Whether a page of this origin may connect.
-OriginRule: TypeAlias = Callable[[Scope, SplitResult], bool]
+class HandshakeCheck:
+    """Refuses what no page of this site sent, before anything reads a session."""
 
-#: Who may connect where ``DEBUG`` is on and ``ALLOWED_HOSTS`` empty, as for HTTP.
-DEBUG_HOSTS = [".localhost", "127.0.0.1", "[::1]"]
-
-
-def parse_origin(scope: Scope) -> SplitResult | None:
-    """
-    The one Origin of a handshake (RFC 6455 section 4.1); ValueError for what is none.
-
-    None where there is no such header: no browser sent this, so nobody's cookies are
-    abused.
-    """
-    origins = [value for name, value in scope["headers"] if name == b"origin"]
-    if not origins:
-        return None
-    if len(origins) > 1:
-        raise ValueError("more than one Origin header")
-    origin: SplitResult = urlsplit(origins[0].decode("ascii"))
-    if origin.scheme not in DEFAULT_PORTS or not origin.hostname or origin.username is not None:
-        raise ValueError("not the origin of a page")
-    _ = origin.port  # raises for what is no port
-    return origin
-
-
-def is_allowed_host(scope: Scope, origin: SplitResult) -> bool:
-    """Whether a page's host is one of ALLOWED_HOSTS."""
-    allowed = settings.ALLOWED_HOSTS
-    if settings.DEBUG and not allowed:
-        allowed = DEBUG_HOSTS
-    host = str(origin.hostname)
-    return validate_host(f"[{host}]" if ":" in host else host, allowed)
-
-
-def is_same_origin(scope: Scope, origin: SplitResult) -> bool:
-    """Whether a page came from where this request goes: its Host header, port included."""
-    host = urlsplit("//" + dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
-    default = DEFAULT_PORTS[origin.scheme]
-    return (origin.hostname, origin.port or default) == (host.hostname, host.port or default)
-
-
-def normal_origin(text: str) -> tuple[str, str, int]:
-    """Scheme, host and port of an origin (RFC 6454 section 4); ValueError for what is none."""
-    origin = urlsplit(text)
-    if origin.scheme not in DEFAULT_PORTS or not origin.hostname or origin.path.strip("/"):
-        raise ValueError(f"{text!r} is no origin: write it as https://example.com")
-    return origin.scheme, origin.hostname, origin.port or DEFAULT_PORTS[origin.scheme]
-
-
-def one_of_origins(origins: Iterable[str]) -> OriginRule:
-    """A rule that allows just these origins, as ``https://example.com:8443``; "*" is any."""
-    listed = [origin for origin in origins if origin != "*"]
-    any_origin = len(listed) < len(list(origins))
-    wanted = {normal_origin(origin) for origin in listed}
-
-    def is_listed(scope: Scope, origin: SplitResult) -> bool:
-        return any_origin or normal_origin(origin.geturl()) in wanted
-
-    return is_listed
-
-
-class OriginCheck:
-    """Refuses handshakes from pages of other sites, before anything reads a session."""
-
-    def __init__(self, inner: ASGIApplication, rule: OriginRule = is_allowed_host) -> None:
+    def __init__(
+        self, inner: ASGIApplication, rule: OriginRule = site_rule, *, any_host: bool = False
+    ) -> None:
         self.inner = inner
         self.rule = rule
-
-    def allows(self, scope: Scope) -> bool:
-        """Whether a handshake has no Origin, or one that the rule allows."""
-        try:
-            origin = parse_origin(scope)
-            return origin is None or self.rule(scope, origin)
-        except ValueError:
-            return False
+        self.any_host = any_host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.allows(scope):
-            await self.inner(scope, receive, send)
+        problem = objection(scope, self.rule, any_host=self.any_host)
+        if not problem:
+            await self.inner(_hide_query(scope), receive, send)
             return
         await receive()
-        origin = dict(scope["headers"]).get(b"origin", b"")
-        logger.info("refused origin %s", printable(origin)[:256])
+        origin = (headers(scope, b"origin") or [b""])[0]
+        logger.info("refused a handshake: %s (origin %s)", problem, printable(origin)[:256])
         await send({"type": "websocket.close"})
+
+
+def _hide_query(scope: Scope) -> Scope:
+    """
+    The scope for those inside; of the server's own, which uvicorn's access log prints
+    later, the credentials are taken out.
+    """
+    query = clean_query(scope) if conf.AUTHENTICATORS else scope.get("query_string", b"")
+    if query == scope.get("query_string", b""):
+        return scope
+    inside = dict(scope)
+    scope["query_string"] = query
+    return inside
+
+
+class SessionUserMiddleware:
+    """
+    ``scope["user"]``: the session's, looked up once, at the handshake.
+
+    Where that fails the handshake is refused, and nobody becomes anonymous by it.
+    """
+
+    def __init__(self, inner: ASGIApplication) -> None:
+        self.inner = inner
+        self._seldom = Seldom()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(AUTH_TIMEOUT):
+                user = await session_user(scope)
+        except Exception as error:
+            if self._seldom.note("session"):
+                logger.error("cannot look a session up: %r", error)
+            await receive()
+            await turn_away(send, FILTER_ERROR, "cannot find out who connects")
+            return
+        await self.inner({**scope, "user": user}, receive, send)
 
 
 class Router:
@@ -151,15 +132,18 @@ def _note_paths(routes: Sequence[Any], prefix: str) -> None:
 
 def websocket_application(routes: Sequence[Any] | None = None) -> ASGIApplication:
     """
-    ``routes`` (Django paths; the site's pipeline at ``/`` without) behind the origin
+    ``routes`` (Django paths; the site's pipeline at ``/`` without) behind the handshake
     check, and sessions and users where the site has installed those apps.
+
+    ImproperlyConfigured for a pipeline or an authenticator that cannot be made.
     """
+    load_authenticators()
     application: Any = Router(websocket_urlpatterns if routes is None else routes)
-    if apps.is_installed("django.contrib.auth") and apps.is_installed("django.contrib.sessions"):
-        application = AuthMiddlewareStack(application)
-    elif apps.is_installed("django.contrib.sessions"):
+    if apps.is_installed("django.contrib.sessions"):
+        if apps.is_installed("django.contrib.auth"):
+            application = SessionUserMiddleware(application)
         application = SessionMiddlewareStack(application)
-    return OriginCheck(application)
+    return HandshakeCheck(application)
 
 
 def with_websockets(http: ASGIApplication, routes: Sequence[Any] | None = None) -> ASGIApplication:
@@ -183,7 +167,7 @@ def standalone_application(
     # The path itself, which may look like a pattern.
     route = re_path("" if where is None else f"^{re.escape(where.lstrip('/'))}$", view)
     rule = is_same_origin if origins is None else one_of_origins(origins)
-    return _by_protocol(_upgrade_required, OriginCheck(Router([route]), rule))
+    return _by_protocol(_upgrade_required, HandshakeCheck(Router([route]), rule, any_host=True))
 
 
 def _by_protocol(http: ASGIApplication, websocket: ASGIApplication) -> ASGIApplication:

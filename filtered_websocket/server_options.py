@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from . import __version__
 from .conf import conf
-from .routing import normal_origin
+from .handshakes import normal_origin
 from .standalone import Parser, in_words, set_up
 from .storage_objects import storage_class, storage_path
 

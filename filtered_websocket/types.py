@@ -1,6 +1,8 @@
 """The shapes other modules speak of: ASGI's, and the Protocols that others plug in."""
 
+import datetime
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -35,3 +37,32 @@ class ChannelLayer(Protocol):
     async def group_add(self, group: str, channel: str) -> None: ...
     async def group_discard(self, group: str, channel: str) -> None: ...
     async def group_send(self, group: str, message: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """
+    Who an authenticator found, and what that rests on: the connection is closed with
+    4401 when any of it ends.
+
+    ``session_hash`` is what the session remembers of the user's password;
+    ``expires_at`` is aware, and for what has no end of its own here.
+    """
+
+    user: Any = None
+    token: Any = None
+    session_key: str | None = field(default=None, repr=False)
+    session_hash: str | None = field(default=None, repr=False)
+    expires_at: datetime.datetime | None = None
+
+
+class Authenticator(Protocol):
+    """
+    One way to say who connects; a class that is called without arguments makes one.
+
+    None means "there is nothing of mine in this handshake". What is mine but does not
+    let in raises :exc:`~filtered_websocket.Close` with 4401: the connection is refused,
+    and never becomes an anonymous one. Any other exception refuses too, and is logged.
+    """
+
+    async def authenticate(self, scope: Scope) -> Identity | None: ...

@@ -1,11 +1,15 @@
-"""The demo page: a chat that shows the pipeline it talks to."""
+"""Pages: the demo chat, which shows the pipeline it talks to; and tickets for those logged in."""
 
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_variables
+from django.views.decorators.http import require_POST
 
 from .routing import websocket_urlpatterns
+from .tickets import LIFETIME, issue
 
 #: No inline script or style, nothing from elsewhere.
 CONTENT_SECURITY_POLICY = (
@@ -30,3 +34,19 @@ def demo(request: HttpRequest, name: str = "", websocket: Any = None) -> HttpRes
     response = render(request, "filtered_websocket/demo.html", context)
     response["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     return response
+
+
+@never_cache
+@require_POST
+@sensitive_variables("secret")
+def ticket(request: HttpRequest) -> HttpResponse:
+    """
+    A ticket for a logged-in user, as JSON: ``{"ticket": ..., "expires_in": seconds}``.
+
+    A page posts here (with its CSRF token) and connects to ``/?ticket=...`` at once. 403
+    for who is not logged in.
+    """
+    if not request.user.is_authenticated:
+        return JsonResponse({"error": "log in first"}, status=403)
+    secret = issue(request.user, request.session)
+    return JsonResponse({"ticket": secret, "expires_in": LIFETIME})

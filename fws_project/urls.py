@@ -1,14 +1,15 @@
-"""Pages: the demo chat, its rooms, the admin."""
+"""Pages: the demo chat, its rooms, tickets, the admin."""
 
 from django.contrib import admin
 from django.urls import path
 
-from filtered_websocket.views import demo
+from filtered_websocket.views import demo, ticket
 
 from .routing import rooms
 
 urlpatterns = [
     path("", demo, name="chat"),
     path("rooms/<str:name>/", demo, {"websocket": rooms}, name="room"),
+    path("ticket/", ticket, name="ticket"),
     path("admin/", admin.site.urls),
 ]

@@ -37,10 +37,16 @@ BY_TOKEN = [FILTERS + "broadcast_messages_by_token"]
 NO_TOKEN = "Error: No token has been set"
 
 
+@pytest.fixture
+def open_tokens(settings):
+    settings.FILTERED_WEBSOCKET = {"TOKENS": "open"}
+
+
 def registered(token):
     return f"Successfully registered with broadcast group: {token}"
 
 
+@pytest.mark.usefixtures("open_tokens")
 async def test_by_token_a_message_reaches_those_who_share_the_token():
     async with (
         connect(BY_TOKEN) as ann,
@@ -59,6 +65,7 @@ async def test_by_token_a_message_reaches_those_who_share_the_token():
         assert await dan.receive() == NO_TOKEN
 
 
+@pytest.mark.usefixtures("open_tokens")
 @pytest.mark.parametrize(
     ("message", "answer"),
     [
@@ -82,6 +89,7 @@ async def test_by_token_what_is_a_token(message, answer):
         assert await ann.receive() == answer
 
 
+@pytest.mark.usefixtures("open_tokens")
 async def test_by_token_a_codecs_message_is_no_token():
     class Codec:
         def decode(self, frame, text):
@@ -96,6 +104,7 @@ async def test_by_token_a_codecs_message_is_no_token():
         assert await ann.receive() == NO_TOKEN
 
 
+@pytest.mark.usefixtures("open_tokens")
 async def test_by_token_an_empty_token_is_a_message_like_any_other():
     async with connect(BY_TOKEN) as ann, connect(BY_TOKEN) as bob:
         for client in (ann, bob):
@@ -105,6 +114,7 @@ async def test_by_token_an_empty_token_is_a_message_like_any_other():
         assert await bob.receive() == "token:"
 
 
+@pytest.mark.usefixtures("open_tokens")
 async def test_by_token_another_token_takes_the_place_of_the_first():
     async with connect(BY_TOKEN) as ann, connect(BY_TOKEN) as bob:
         for client in (ann, bob):
@@ -118,6 +128,7 @@ async def test_by_token_another_token_takes_the_place_of_the_first():
         assert set(get_hub().groups) >= {"token:abc", "token:xyz"}
 
 
+@pytest.mark.usefixtures("open_tokens")
 async def test_by_token_the_chain_goes_on_after_an_answer():
     def later(web_socket_instance, data):
         web_socket_instance.push(b"later")
@@ -198,4 +209,4 @@ def test_bundled_filters_import_nothing_a_user_could_not():
         if path.stem in house:
             continue
         imports = re.findall(r"^(?:from|import) (\S+)", path.read_text(), re.MULTILINE)
-        assert set(imports) <= {".base", "..exceptions", "typing"}, path.name
+        assert set(imports) <= {".base", "..close_codes", "..exceptions", "typing"}, path.name

@@ -593,7 +593,7 @@ async def test_what_a_disconnect_filter_publishes_last_still_leaves():
         assert await ann.receive() == "bye"
 
 
-async def test_blocking_filters_see_the_rows_of_a_test(db, django_user_model):
+async def test_blocking_filters_see_the_rows_of_a_test(transactional_db, django_user_model):
     def count(web_socket_instance, data):
         web_socket_instance.push(str(django_user_model.objects.count()))
 

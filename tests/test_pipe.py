@@ -125,6 +125,17 @@ def test_what_a_connection_does_is_printed_or_counted():
     assert err == "pipe: 2 published\npipe: 1 groups joined\npipe: closed with 4000 ''\n"
 
 
+def test_open_tokens_are_taken_and_their_groups_counted(settings):
+    settings.FILTERED_WEBSOCKET = {"TOKENS": "open"}
+    by_token = "filtered_websocket.filters.broadcast_messages_by_token"
+    status, out, err = piped("x\ntoken:abc\ny\n", by_token)
+    assert status == 0 and err == "pipe: 1 published\npipe: 1 groups joined\n"
+    assert out == (
+        "Error: No token has been set\nx\n"
+        "Successfully registered with broadcast group: abc\ntoken:abc\ny\n"
+    )
+
+
 def test_bytes_pass_as_they_are():
     assert piped("\udcff\n", "tests.examples.Shout") == (0, "\udcff\n", "")
 

@@ -305,6 +305,7 @@ async def test_a_url_may_ask_redis_py_to_decode(valkey):
 
 async def test_a_storage_object_that_fails_to_listen_is_asked_again(monkeypatch, caplog):
     monkeypatch.setattr(hub_module, "LISTEN_AGAIN", 0)
+    connected = asyncio.Event()
 
     class Failing(Derived):
         listens = True
@@ -314,11 +315,13 @@ async def test_a_storage_object_that_fails_to_listen_is_asked_again(monkeypatch,
             Failing.tries += 1
             if Failing.tries < 4:
                 raise KeyError("oh")
+            await connected.wait()
             yield {"type": "message", "data": "at last"}
 
     storage_objects.use_storage_object(Failing(None))
     try:
         async with connect(["filtered_websocket.filters.broadcast_pubsub"]) as ann:
+            connected.set()
             assert await ann.receive() == "at last"
     finally:
         storage_objects.use_storage_object(None)

@@ -1,33 +1,45 @@
 """
-Send messages to those who share a token.
+Send messages to those who share a token's broadcast group.
 
-A client that sends ``token:abc`` joins the group ``token:abc``; what it sends from
-then on reaches the other members of that group, in all processes.
+A client that sends ``token:KEY`` joins the group of the token with that key; what it
+sends from then on reaches the other members of that group, in all processes. One that
+connected with a token is in its group from the beginning.
 """
 
 from typing import Any
 
-from .base import WebSocketMessageFilter
+from ..exceptions import Drop
+from .base import WebSocketConnectFilter, WebSocketMessageFilter
 
 #: Characters.
 MAX_TOKEN = 128
 
 
+class TokenConnectFilter(WebSocketConnectFilter):
+    @classmethod
+    async def filter(cls, web_socket_instance: Any) -> None:
+        await web_socket_instance.use_token()
+
+
 class TokenMessageFilter(WebSocketMessageFilter):
     @classmethod
     async def filter(cls, web_socket_instance: Any, message: bytearray) -> None:
-        token = cls.find_token(message)
-        if len(token) > MAX_TOKEN:
+        key = cls.find_key(message)
+        token = web_socket_instance.token
+        group = getattr(token, "group_name", None)
+        if len(key) > MAX_TOKEN:
             web_socket_instance.push(f"Error: A token has at most {MAX_TOKEN} characters")
-        elif token:
-            await cls.register(web_socket_instance, token)
-        elif web_socket_instance.token is not None:
-            web_socket_instance.publish(message, f"token:{web_socket_instance.token}")
-        else:
+        elif key:
+            await cls.register(web_socket_instance, key)
+        elif group is None:
             web_socket_instance.push("Error: No token has been set")
+        elif not token.can_publish:
+            web_socket_instance.push("Error: This token may not publish")
+        else:
+            web_socket_instance.publish(message, group)
 
     @staticmethod
-    def find_token(message: Any) -> str:
+    def find_key(message: Any) -> str:
         """What follows the first ``token:`` up to white space; empty where nothing does."""
         if not isinstance(message, bytes | bytearray):
             return ""
@@ -38,10 +50,13 @@ class TokenMessageFilter(WebSocketMessageFilter):
         return words[0].decode("utf-8", "backslashreplace")
 
     @staticmethod
-    async def register(web_socket_instance: Any, token: str) -> None:
-        """Move the connection from its token's group, if any, to the new one's."""
-        if web_socket_instance.token not in (None, token):
-            await web_socket_instance.leave(f"token:{web_socket_instance.token}")
-        await web_socket_instance.join(f"token:{token}")
-        web_socket_instance.token = token
-        web_socket_instance.push(f"Successfully registered with broadcast group: {token}")
+    async def register(web_socket_instance: Any, key: str) -> None:
+        token = await web_socket_instance.use_token(key)
+        if token is None:
+            web_socket_instance.push("Error: Unknown token")
+            raise Drop
+        label = token.label
+        web_socket_instance.push(f"Successfully registered with broadcast group: {label}")
+        if not token.is_open:
+            # What holds a key is not for the filters behind this one.
+            raise Drop

@@ -17,7 +17,7 @@ class Migration(migrations.Migration):
             name="Ticket",
             fields=[
                 ("digest", models.CharField(max_length=64, primary_key=True, serialize=False)),
-                ("session_key", models.CharField(max_length=40)),
+                ("session_key", models.TextField()),
                 ("session_hash", models.CharField(max_length=128)),
                 ("expires_at", models.DateTimeField(db_index=True)),
                 (

@@ -1,15 +1,18 @@
 """
 daphne, with what it lacks for a program of its own.
 
-Its ``Server`` is subclassed: it says when the port is open or why not, and at the end
-gives every client a close frame (daphne's own shutdown cancels applications, and fails
-with a KeyError where a socket is less than a second old).
+Its ``Server`` is subclassed: it says when the port is open or why not, hands on the path
+as the client wrote it, and at the end gives every client a close frame (daphne's own
+shutdown cancels applications, and fails with a KeyError where a socket is less than a
+second old).
 """
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
 from daphne.server import Server as DaphneServer
+from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet import defer, reactor
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.error import CannotListenError
@@ -17,6 +20,13 @@ from twisted.internet.error import CannotListenError
 from ..close_codes import RESTART
 from ..hub import get_hub
 from . import BACKLOG, END_TIMEOUT, Served
+
+
+class _Protocol(WebSocketProtocol):
+    """Says no more of a failed handshake than HTTP does: no reprs, no words of a codec."""
+
+    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
+        super().failHandshake(HTTPStatus(code).phrase, code, responseHeaders)
 
 
 class _Server(DaphneServer):
@@ -36,8 +46,20 @@ class _Server(DaphneServer):
 
     def listen_success(self, port: Any) -> None:
         super().listen_success(port)
+        self.ws_factory.protocol = _Protocol
         self.ports.append(port)
         reactor.callWhenRunning(self._begin, port.getHost().port)
+
+    def create_application(self, protocol: Any, scope: Any) -> Any:
+        """
+        With the path as it was sent: autobahn parses ``//other/ws/`` and ``/ws/;x`` to
+        ``/ws/``. And where the application is mounted is this server's to say, not a
+        header's that any client can send.
+        """
+        if scope["type"] == "websocket":
+            scope["raw_path"] = protocol.http_request_uri.partition("?")[0].encode()
+            scope["root_path"] = self.root_path
+        return super().create_application(protocol, scope)
 
     def listen_error(self, failure: Any) -> None:
         self.failure = failure.value

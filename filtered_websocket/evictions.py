@@ -1,0 +1,72 @@
+"""
+End connections from anywhere: of a user, of a token, of a session; in all processes.
+
+Saving, deleting and logging out do it by themselves (see ``signals``); this is for what
+they cannot know of.
+"""
+
+import logging
+from typing import Any
+
+from .batches import new_item
+from .close_codes import UNAUTHORIZED
+from .envelope import HOUSE
+from .exceptions import PublishError, check_close
+from .keys import digest_of
+from .publish import hand_over, is_heard
+
+logger = logging.getLogger(__name__)
+
+
+def disconnect_user(
+    user: Any, code: int = UNAUTHORIZED, reason: str = "disconnected by the site"
+) -> None:
+    """
+    Close every connection of ``user`` (or of the user with that primary key).
+
+    Returns when the order is on its way; a process that the layer does not reach is not
+    told, and they may connect again if they still have the right to. ``code`` and
+    ``reason`` as in :exc:`~filtered_websocket.Close`.
+    """
+    _close("user", user, code, reason)
+
+
+def disconnect_token(
+    token: Any, code: int = UNAUTHORIZED, reason: str = "disconnected by the site"
+) -> None:
+    """Close every connection that rests on ``token`` (or its id); as :func:`disconnect_user`."""
+    _close("token", token, code, reason)
+
+
+def disconnect_session(session_key: str, reason: str = "logged out") -> None:
+    """Close every connection that rests on this session."""
+    tell(
+        {
+            "is": "close",
+            "kind": "session",
+            "id": digest_of(session_key),
+            "code": UNAUTHORIZED,
+            "reason": reason,
+        }
+    )
+
+
+def _close(kind: str, who: Any, code: int, reason: str) -> None:
+    check_close(code, reason)
+    name = str(getattr(who, "pk", who))
+    tell({"is": "close", "kind": kind, "id": name, "code": code, "reason": reason})
+
+
+def tell_changed(kind: str, pk: Any) -> None:
+    """Have every process ask whether connections of this ``token`` or ``user`` may stay."""
+    tell({"is": "changed", "kind": kind, "id": str(pk)})
+
+
+def tell(event: dict[str, Any]) -> None:
+    """Say ``event`` to the hubs of all processes; what hinders that is logged, not raised."""
+    if not is_heard():
+        return
+    try:
+        hand_over(HOUSE, new_item(event))
+    except PublishError as error:
+        logger.error("connections end only at the next RECHECK: %s", error)

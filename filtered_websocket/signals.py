@@ -1,0 +1,62 @@
+"""What a site does to tokens, users and sessions, told to every process once it is committed."""
+
+from collections.abc import Collection
+from functools import partial
+from typing import Any
+
+from django.apps import apps
+from django.contrib.auth import get_user_model
+from django.contrib.auth.signals import user_logged_out
+from django.db import transaction
+from django.db.models.signals import post_delete, post_save
+
+from .evictions import disconnect_session, tell_changed
+from .judging import token_model
+
+#: A save of nothing but other fields (``last_login``, say) ends no right.
+RIGHTS_OF_A_USER = {"is_active", "password"}
+
+
+def connect_signals() -> None:
+    """
+    Connected model by model: a receiver for every model would cost every save and, worse,
+    every deletion of the site, which then has to load what it deletes.
+    """
+    token = token_model()
+    post_save.connect(_token_changed, sender=token)
+    post_delete.connect(_token_changed, sender=token)
+    user = get_user_model()
+    # A proxy's signals come under its own name.
+    for model in [model for model in apps.get_models() if issubclass(model, user)]:
+        post_save.connect(_user_saved, sender=model)
+        post_delete.connect(_user_deleted, sender=model)
+    user_logged_out.connect(_logged_out)
+
+
+def _on_commit(using: str, kind: str, pk: Any) -> None:
+    transaction.on_commit(partial(tell_changed, kind, pk), using=using, robust=True)
+
+
+def _token_changed(instance: Any, using: str, **kwargs: Any) -> None:
+    _on_commit(using, "token", instance.pk)
+
+
+def _user_saved(
+    instance: Any,
+    created: bool,
+    using: str,
+    update_fields: Collection[str] | None,
+    **kwargs: Any,
+) -> None:
+    if not created and (update_fields is None or RIGHTS_OF_A_USER & set(update_fields)):
+        _on_commit(using, "user", instance.pk)
+
+
+def _user_deleted(instance: Any, using: str, **kwargs: Any) -> None:
+    _on_commit(using, "user", instance.pk)
+
+
+def _logged_out(request: Any, **kwargs: Any) -> None:
+    key = getattr(getattr(request, "session", None), "session_key", None)
+    if key:
+        disconnect_session(key)

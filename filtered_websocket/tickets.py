@@ -1,0 +1,73 @@
+"""
+Tickets: a right to connect once, within seconds, for a page that cannot set headers and
+whose cookies do not reach this server.
+
+A ticket is signed, so what is made up is refused without a query; and a row, which its
+use takes away, so that it works once for all processes together.
+"""
+
+import datetime
+import secrets
+from typing import Any
+
+from django.apps import apps
+from django.contrib.auth import HASH_SESSION_KEY
+from django.core.signing import BadSignature, TimestampSigner
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+
+from .judging import judge
+from .keys import digest_of
+from .types import Identity
+
+#: How long a ticket can be used, seconds.
+LIFETIME = 30
+
+
+def _signer() -> TimestampSigner:
+    return TimestampSigner(sep=".", salt="filtered_websocket.ticket")
+
+
+def ticket_model() -> Any:
+    return apps.get_model("filtered_websocket", "Ticket")
+
+
+@sensitive_variables()
+def issue(user: Any, session: Any) -> str:
+    """
+    A ticket for ``user``, which ends with ``session``. Writes one row, and takes away
+    those that nobody used in time.
+    """
+    now = timezone.now()
+    nonce = secrets.token_urlsafe(32)
+    tickets = ticket_model().objects
+    tickets.filter(expires_at__lte=now).delete()
+    tickets.create(
+        digest=digest_of(nonce),
+        user=user,
+        session_key=session.session_key or "",
+        session_hash=session.get(HASH_SESSION_KEY, ""),
+        expires_at=now + datetime.timedelta(seconds=LIFETIME),
+    )
+    return _signer().sign(nonce)
+
+
+@sensitive_variables()
+def redeem(ticket: str) -> Identity | None:
+    """Whom ``ticket`` lets in, this once; None for what lets nobody in."""
+    try:
+        nonce = _signer().unsign(ticket, max_age=LIFETIME)
+    except BadSignature:
+        return None
+    tickets = ticket_model().objects.filter(digest=digest_of(nonce))
+    row = tickets.select_related("user").first()
+    # Of many who come with it at once, one takes the row away.
+    if row is None or not tickets.delete()[0] or row.expires_at <= timezone.now():
+        return None
+    identity = Identity(
+        user=row.user,
+        session_key=row.session_key or None,
+        session_hash=row.session_hash or None,
+    )
+    [(flaw, identity)] = judge([identity])
+    return None if flaw else identity

@@ -1,0 +1,284 @@
+"""Who may connect, and for how long: two processes, a real Redis, SQLite."""
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from .processes import ROOT, Daphne, Process, free_port
+from .visitors import Case, Visitor
+
+SITE = {"DJANGO_SETTINGS_MODULE": "tests.e2e.auth_site"}
+#: The bound of an eviction, seconds.
+BOUND = 2.0
+
+
+@pytest.fixture(scope="module")
+def site(database, valkey):
+    """Two processes that ask the database again only once an hour."""
+    env = {**database, **SITE, "REDIS_URL": valkey.url, "TEST_FWS": '{"RECHECK": 3600}'}
+    yield from started(env)
+
+
+@pytest.fixture(scope="module")
+def deaf_site(database):
+    """Two processes that share nothing but the database, and look into it every second."""
+    yield from started({**database, **SITE, "TEST_FWS": '{"RECHECK": 1}'})
+
+
+def started(env):
+    servers = Daphne(env=env), Daphne(env=env)
+    for server in servers:
+        server.env = env
+    yield servers
+    for server in servers:
+        server.stop()
+
+
+async def who(socket):
+    await socket.send("who am I?")
+    async with asyncio.timeout(10):
+        return json.loads(await socket.recv())
+
+
+async def is_refused(opening):
+    with pytest.raises(InvalidStatus) as told:
+        async with opening:
+            pass
+    assert told.value.response.status_code == 403
+
+
+# Every authenticator, accepted and refused
+
+
+@pytest.mark.parametrize("way", ["by_header", "by_bearer", "by_subprotocol", "by_query"])
+async def test_a_token_opens_both_processes_until_it_is_revoked(site, way):
+    case = await Case.make(site[0])
+    for server in site:
+        async with getattr(case, way)(server) as socket:
+            assert await who(socket) == [case.name, "of a test"]
+            assert socket.subprotocol == ("fws" if way == "by_subprotocol" else None)
+    await case.visitor.do("revoke", token=case.token)
+    for server in site:
+        await is_refused(getattr(case, way)(server))
+
+
+async def test_a_session_opens_both_processes_until_it_ends(site):
+    case = await Case.make(site[0])
+    for server in site:
+        async with case.by_session(server) as socket:
+            assert await who(socket) == [case.name, None]
+    cookie = case.visitor.cookie
+    await case.visitor.post("/admin/logout/")
+    headers = {"Cookie": f"sessionid={cookie}"}
+    async with connect(site[1].ws(), additional_headers=headers) as socket:
+        assert await who(socket) == ["AnonymousUser", None]
+
+
+async def test_a_ticket_opens_one_of_both_processes_once(site):
+    case = await Case.make(site[0])
+    ticket = await case.ticket()
+    async with connect(site[1].ws(f"/?ticket={ticket}")) as socket:
+        assert await who(socket) == [case.name, None]
+    for server in site:
+        await is_refused(connect(server.ws(f"/?ticket={ticket}")))
+
+
+async def test_a_ticket_is_taken_once_by_many_who_come_at_the_same_moment(site):
+    case = await Case.make(site[0])
+    ticket = await case.ticket()
+
+    async def come(number):
+        try:
+            async with connect(site[number % 2].ws(f"/?ticket={ticket}")):
+                return True
+        except InvalidStatus:
+            return False
+
+    assert sum(await asyncio.gather(*map(come, range(10)))) == 1
+
+
+async def test_a_ticket_is_for_those_who_are_logged_in(site):
+    visitor = Visitor(site[0])
+    await visitor.get("/admin/login/")
+    with pytest.raises(urllib.error.HTTPError) as told:
+        await visitor.post("/ticket/")
+    assert told.value.code == 403
+    told.value.close()
+
+
+# Every end of a right
+
+
+async def ends(site, case, end, code, reason, ways=("by_header", "by_session")):
+    """Connect in all ways to both processes; the seconds from the end of a right to each close."""
+    sockets = [await getattr(case, way)(server).__aenter__() for way in ways for server in site]
+    bystander = await Case.make(site[1])
+    other = await bystander.by_header(site[0]).__aenter__()
+    for socket in sockets:
+        await who(socket)
+    begun = time.monotonic()
+    await end()
+
+    async def closed(socket):
+        async with asyncio.timeout(10):
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()
+        return time.monotonic() - begun, socket.close_code
+
+    told = await asyncio.gather(*map(closed, sockets))
+    print(f"\n{end.__name__}: closed after {', '.join(f'{s:.2f}' for s, _ in told)} s", end=" ")
+    assert {number for _, number in told} == {code}
+    assert max(seconds for seconds, _ in told) < BOUND
+    # Nobody else is concerned.
+    assert (await who(other))[0] == bystander.name
+    await other.close()
+
+
+def ending(case, action, **arguments):
+    async def end():
+        await case.visitor.do(action, **arguments)
+
+    end.__name__ = action
+    return end
+
+
+@pytest.mark.parametrize(
+    "action", ["revoke", "rotate", "delete_token", "forbid_publishing", "kick_token"]
+)
+async def test_connections_end_with_their_token(site, action):
+    case = await Case.make(site[0])
+    end = ending(case, action, token=case.token)
+    await ends(site, case, end, 4401, "", ways=("by_header", "by_subprotocol"))
+
+
+@pytest.mark.parametrize("action", ["deactivate", "delete_user", "change_password", "kick_user"])
+async def test_connections_end_with_their_user(site, action):
+    case = await Case.make(site[0])
+    await ends(site, case, ending(case, action, user=case.user), 4401, "")
+
+
+async def test_connections_end_with_their_session_and_no_others(site):
+    case = await Case.make(site[0])
+
+    async def log_out():
+        await case.visitor.post("/admin/logout/")
+
+    async with case.by_header(site[1]) as kept:
+        await ends(site, case, log_out, 4401, "", ways=("by_session",))
+        assert await who(kept) == [case.name, "of a test"]
+
+
+async def test_a_connection_by_ticket_ends_with_the_session_that_asked_for_it(site):
+    case = await Case.make(site[0])
+    async with connect(site[1].ws(f"/?ticket={await case.ticket()}")) as socket:
+        await case.visitor.post("/admin/logout/")
+        async with asyncio.timeout(BOUND):
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()
+        assert socket.close_code == 4401
+
+
+async def test_connections_end_when_their_token_expires(site):
+    case = await Case.make(site[0], seconds=2)
+    due = time.monotonic() + 2
+
+    sockets = [await case.by_header(server).__aenter__() for server in site]
+    for socket in sockets:
+        async with asyncio.timeout(10):
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()
+        assert socket.close_code == 4401
+        assert -0.5 < time.monotonic() - due < BOUND
+    await is_refused(case.by_header(site[0]))
+
+
+async def test_a_process_without_connections_ends_them_too(site):
+    """The command line, which leaves as soon as it has revoked the token."""
+    case = await Case.make(site[0])
+
+    async def revoke_by_command():
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "manage.py", "fws_token", "revoke", str(case.token)],
+            env={**os.environ, **site[0].env},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    # Of which a second or so is Python's and Django's start.
+    await ends(site, case, revoke_by_command, 4401, "", ways=("by_header",))
+
+
+@pytest.mark.parametrize(
+    ("action", "way"),
+    [("update_token", "by_header"), ("raw_sql", "by_header"), ("delete_sessions", "by_session")],
+)
+async def test_what_sends_no_signal_is_found_out(deaf_site, action, way):
+    """Also by processes that share no layer."""
+    case = await Case.make(deaf_site[0])
+    argument = {"token": case.token} if action == "update_token" else {"user": case.user}
+    sockets = [await getattr(case, way)(server).__aenter__() for server in deaf_site]
+    begun = time.monotonic()
+    await case.visitor.do(action, **argument)
+    for socket in sockets:
+        async with asyncio.timeout(10):
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()
+        assert socket.close_code == 4401
+    print(f"\n{action}: found after {time.monotonic() - begun:.2f} s (RECHECK 1 s)", end=" ")
+    assert time.monotonic() - begun < BOUND
+
+
+async def test_uvicorns_access_log_has_no_key(database):
+    """It prints the query of what it has accepted, and of what was refused."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "fws_project.asgi:application"]
+    server = Process([*command, "--port", str(port)], env={**database, **SITE})
+    try:
+        server.said("Uvicorn running")
+        server.port = port
+        server.ws = lambda path="/": f"ws://127.0.0.1:{port}{path}"
+        server.http = lambda path="/": f"http://127.0.0.1:{port}{path}"
+        case = await Case.make(server)
+        async with case.by_query(server) as socket:
+            assert await who(socket) == [case.name, "of a test"]
+        good = case.key
+        case.key = good + "x"
+        await is_refused(case.by_query(server))
+        server.said(r"WebSocket /.*accepted")
+        server.said(r"WebSocket /.*403")
+        assert good[4:] not in server.output
+    finally:
+        server.stop()
+
+
+async def test_no_key_is_in_a_log_or_in_the_database(site, database):
+    """All that the servers said while this file ran, at level DEBUG."""
+    case = await Case.make(site[0])
+    for way in ("by_header", "by_subprotocol", "by_query"):
+        async with getattr(case, way)(site[0]) as socket:
+            await who(socket)
+        bad = case.key[:-1] + ("A" if case.key[-1] != "A" else "B")
+        good, case.key = case.key, bad
+        await is_refused(getattr(case, way)(site[1]))
+        case.key = good
+    said = "\n".join(server.output for server in site)
+    assert "WSCONNECT" in said or "refused connection" in said
+    # A key as it was made, or with its last character exchanged.
+    assert case.key[4:-1] not in said
+    assert re.findall(r"fws_[\w-]{30,}", said) == []
+    stored = await asyncio.to_thread(Path(database["DJANGO_DB"]).read_bytes)
+    assert case.key[12:-1].encode() not in stored

@@ -1,0 +1,26 @@
+"""A handshake with anything in it, for tests of who may connect."""
+
+from filtered_websocket.testing import Client
+
+
+async def shake_hands(
+    app, *, headers=(), subprotocols=(), query="", client=("192.0.2.1", 9), **scope
+):
+    """The client of one handshake; ``accepted`` and ``close_code`` tell how it went."""
+    made = Client(
+        app,
+        {
+            "type": "websocket",
+            "asgi": {"version": "3.0"},
+            "path": "/",
+            "raw_path": b"/",
+            "query_string": query.encode("latin-1"),
+            "root_path": "",
+            "headers": [(name.encode(), value) for name, value in headers],
+            "subprotocols": list(subprotocols),
+            "client": list(client) if client else None,
+            **scope,
+        },
+    )
+    await made.open()
+    return made
