@@ -1,5 +1,5 @@
 """
-The keys of tokens, as text: how one is made, recognised and remembered.
+The keys of tokens, as text: how one is made, recognised, remembered and shown.
 
 A key is a password of 256 random bits. What is stored of it is its SHA-256, which needs
 neither salt nor stretching: there is no dictionary of random bits (OWASP's Password
@@ -7,6 +7,7 @@ Storage Cheat Sheet asks for both because people choose passwords).
 """
 
 import hashlib
+import re
 import secrets
 import string
 
@@ -18,11 +19,26 @@ KEY_LENGTH = len(START) + 43
 PREFIX_LENGTH = 12
 
 _ALPHABET = frozenset(string.ascii_letters + string.digits + "-_")
+#: So long that it is no name: a key, or most of one. What may be shown is its group.
+_LONG = re.compile(rf"({START}[A-Za-z0-9_-]{{{PREFIX_LENGTH - len(START)}}})[A-Za-z0-9_-]{{20,}}")
 
 
-def new_key() -> str:
+class Key(str):
+    """
+    A key that was just made; its ``repr`` is its prefix.
+
+    Tracebacks, debuggers and template engines show values by their ``repr``.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<key {self[:PREFIX_LENGTH]}…>"
+
+
+def new_key() -> Key:
     """A key that nobody has seen."""
-    return START + secrets.token_urlsafe(32)
+    return Key(START + secrets.token_urlsafe(32))
 
 
 def is_key(text: str) -> bool:
@@ -33,3 +49,8 @@ def is_key(text: str) -> bool:
 def digest_of(key: str) -> str:
     """SHA-256 in hex: what is stored of a key, and of other secrets."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def shorten(text: str) -> str:
+    """``text`` with every key in it, or most of one, cut to the part that may be shown."""
+    return _LONG.sub(r"\1", text)

@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 
 from .envelope import MAX_GROUP_NAME
-from .keys import PREFIX_LENGTH, digest_of, is_key, new_key
+from .keys import PREFIX_LENGTH, Key, digest_of, is_key, new_key
 
 #: How often, at most, a token's ``last_used`` is written.
 LAST_USED_EVERY = datetime.timedelta(minutes=1)
@@ -31,9 +31,24 @@ def check_group_name(name: str) -> None:
         raise ValidationError(_("Names that begin with “token:” are the house's."))
 
 
+class State(models.TextChoices):
+    """What has become of a token; that of its user is another matter."""
+
+    ACTIVE = "active", _("active")
+    EXPIRED = "expired", _("expired")
+    REVOKED = "revoked", _("revoked")
+
+    def where(self) -> models.Q:
+        """The tokens that are in this state now."""
+        if self is State.REVOKED:
+            return models.Q(revoked_at__isnull=False)
+        expired = models.Q(expires_at__isnull=False, expires_at__lte=timezone.now())
+        return models.Q(revoked_at=None) & (expired if self is State.EXPIRED else ~expired)
+
+
 class TokenManager(models.Manager["Token"]):
-    @sensitive_variables("key", "token")
-    def create_key(self, **fields: Any) -> tuple["Token", str]:
+    @sensitive_variables("key")
+    def create_key(self, **fields: Any) -> tuple["Token", Key]:
         """
         A new token and its key, which is nowhere else: show it once, keep it nowhere.
 
@@ -42,10 +57,10 @@ class TokenManager(models.Manager["Token"]):
         token = self.model(**fields)
         key = token.set_new_key()
         token.full_clean()
-        token.save(force_insert=True, using=self.db)
+        token.save(force_insert=True, using=self._db)
         return token, key
 
-    @sensitive_variables("key", "digest", "token")
+    @sensitive_variables()
     def find(self, key: str) -> "Token | None":
         """
         The token of ``key``, valid or not, and its user: one indexed query.
@@ -66,8 +81,9 @@ class TokenManager(models.Manager["Token"]):
 
         ValueError, with words for a command line, where there is none or more than one.
         """
+        # No key begins with a digit. Of what may be a whole key no more is said again.
         start = name[:PREFIX_LENGTH]
-        if name.isascii() and name.isdigit() and len(name) < MIN_PREFIX:
+        if name.isascii() and name.isdigit():
             tokens = list(self.filter(pk=int(name)))
         elif len(name) >= MIN_PREFIX:
             # SQLite's LIKE knows no case.
@@ -77,9 +93,10 @@ class TokenManager(models.Manager["Token"]):
             raise ValueError(
                 f"{name!r} is too short: give an id, or at least {MIN_PREFIX} characters of a key"
             )
-        if len(tokens) != 1:
-            many = f"{len(tokens)} tokens: give more of it, or an id" if tokens else "no token"
-            raise ValueError(f"{start!r} names {many}")
+        if not tokens:
+            raise ValueError(f"{start!r} is no token's id and begins no key: see the list")
+        if len(tokens) > 1:
+            raise ValueError(f"{start!r} begins {len(tokens)} keys: give more of it, or an id")
         return tokens[0]
 
     def note_used(self, ids: set[int]) -> None:
@@ -115,7 +132,9 @@ class Token(models.Model):
     created = models.DateTimeField(_("created"), auto_now_add=True)
     last_used = models.DateTimeField(_("last used"), null=True, editable=False)
     revoked_at = models.DateTimeField(_("revoked at"), null=True, editable=False)
-    prefix = models.CharField(_("key"), max_length=PREFIX_LENGTH, editable=False, db_index=True)
+    prefix = models.CharField(
+        _("key begins with"), max_length=PREFIX_LENGTH, editable=False, db_index=True
+    )
     digest = models.CharField(max_length=64, unique=True, editable=False)
 
     objects: ClassVar[TokenManager] = TokenManager()
@@ -142,7 +161,7 @@ class Token(models.Model):
         return self.group or f"token:{self.pk}"
 
     @sensitive_variables("key")
-    def set_new_key(self) -> str:
+    def set_new_key(self) -> Key:
         """Take a new key in the place of the old one, and return it; not saved."""
         key = new_key()
         self.prefix = key[:PREFIX_LENGTH]
@@ -150,7 +169,7 @@ class Token(models.Model):
         return key
 
     @sensitive_variables("key")
-    def rotate(self) -> str:
+    def rotate(self) -> Key:
         """
         A new key in the place of the old one; who connected with that is closed.
 
@@ -169,12 +188,18 @@ class Token(models.Model):
             self.save(update_fields=["revoked_at"])
 
     @property
+    def state(self) -> State:
+        if self.revoked_at is not None:
+            return State.REVOKED
+        if self.expires_at is not None and self.expires_at <= timezone.now():
+            return State.EXPIRED
+        return State.ACTIVE
+
+    @property
     def flaw(self) -> str:
         """Why it lets nobody in; empty where it does."""
-        if self.revoked_at is not None:
-            return "token revoked"
-        if self.expires_at is not None and self.expires_at <= timezone.now():
-            return "token expired"
+        if self.state is not State.ACTIVE:
+            return f"token {self.state.value}"
         if self.user is not None and not self.user.is_active:
             return "user deactivated"
         return ""

@@ -68,7 +68,10 @@ class Migration(migrations.Migration):
                 (
                     "prefix",
                     models.CharField(
-                        db_index=True, editable=False, max_length=12, verbose_name="key"
+                        db_index=True,
+                        editable=False,
+                        max_length=12,
+                        verbose_name="key begins with",
                     ),
                 ),
                 ("digest", models.CharField(editable=False, max_length=64, unique=True)),
