@@ -1,0 +1,233 @@
+"""
+Tokens in Django's admin.
+
+A key is in the answer to the POST that made it and nowhere else: not in the session, not
+in a message, not in the history. A digest is nowhere at all.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.utils import quote, unquote
+from django.contrib.admin.views.main import SEARCH_VAR
+from django.contrib.auth import get_user_model
+from django.core.exceptions import PermissionDenied
+from django.db import router, transaction
+from django.db.models import QuerySet
+from django.forms import ModelForm
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import URLPattern, path, reverse
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+from django.views.decorators.debug import sensitive_variables
+
+from . import census
+from .keys import Key, shorten
+from .models import State, Token
+
+if TYPE_CHECKING:
+    _TokenAdmin = admin.ModelAdmin[Token]
+else:
+    _TokenAdmin = admin.ModelAdmin
+
+UNKNOWN = "\N{EN DASH}"
+
+
+class StateFilter(admin.SimpleListFilter):
+    title = _("state")
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
+        return State.choices
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Token]) -> QuerySet[Token]:
+        value = self.value()
+        return queryset.filter(State(value).where()) if value in State.values else queryset
+
+
+@admin.register(Token)
+class TokenAdmin(_TokenAdmin):
+    list_display = ("name", "prefix", "user", "state", "connections", "expires_at", "last_used")
+    list_filter = (StateFilter,)
+    list_select_related = ("user",)
+    # A list of all users to choose from would be long.
+    raw_id_fields = ("user",)
+    actions = ("revoke_selected",)
+
+    _written = ("name", "user", "group", "can_publish", "can_subscribe", "expires_at")
+    _shown = ("prefix", "state", "connections", "created", "last_used", "revoked_at")
+
+    class Media:
+        js = ("filtered_websocket/admin.js",)
+
+    # Fields
+
+    def get_fields(self, request: HttpRequest, obj: Token | None = None) -> tuple[str, ...]:
+        return self._written if obj is None else (*self._written, *self._shown)
+
+    def get_readonly_fields(
+        self, request: HttpRequest, obj: Token | None = None
+    ) -> tuple[str, ...]:
+        # Who holds the key would become another user without a word.
+        return () if obj is None else ("user", *self._shown)
+
+    @admin.display(description=_("state"))
+    def state(self, token: Token) -> Any:
+        if token.state is State.ACTIVE and token.flaw:
+            return _("active, but its user is deactivated")
+        return token.state.label
+
+    @admin.display(description=_("connections"))
+    def connections(self, token: Token) -> Any:
+        if "connections" not in vars(token):
+            _count([token])
+        return vars(token)["connections"]
+
+    # The list
+
+    def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
+        return ("name", "prefix__startswith", f"user__{get_user_model().USERNAME_FIELD}")
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        # ?digest__startswith= would tell a digest, letter by letter.
+        return not lookup.startswith("digest") and super().lookup_allowed(lookup, value, request)
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        searched = request.GET.get(SEARCH_VAR, "")
+        if shorten(searched) != searched:
+            # A whole key must not stay in the page and its address.
+            query = request.GET.copy()
+            query[SEARCH_VAR] = shorten(searched)
+            return HttpResponseRedirect(f"{request.path}?{query.urlencode()}")
+        response = super().changelist_view(request, extra_context)
+        changelist = getattr(response, "context_data", {}).get("cl")
+        if changelist is not None:
+            _count(changelist.result_list)
+        return response
+
+    @admin.action(description=_("Revoke selected %(verbose_name_plural)s"), permissions=["change"])
+    def revoke_selected(self, request: HttpRequest, queryset: QuerySet[Token]) -> None:
+        tokens = list(queryset.filter(revoked_at=None))
+        for token in tokens:
+            self._revoke(request, token)
+        self.message_user(
+            request,
+            ngettext("%d token was revoked.", "%d tokens were revoked.", len(tokens)) % len(tokens),
+            messages.SUCCESS,
+        )
+
+    # Creating, rotating, revoking
+
+    def get_urls(self) -> list[URLPattern]:
+        steps = [("rotate", self.rotate_view), ("revoke", self.revoke_view)]
+        own = [
+            path(
+                f"<path:object_id>/{step}/",
+                self.admin_site.admin_view(view),
+                name=f"{self.opts.app_label}_{self.opts.model_name}_{step}",
+            )
+            for step, view in steps
+        ]
+        return own + super().get_urls()
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        # Every way of saving leads to the page with the key.
+        ways = {"show_save_and_continue": False, "show_save_and_add_another": False}
+        return super().add_view(request, form_url, {**ways, **(extra_context or {})})
+
+    def save_model(
+        self, request: HttpRequest, obj: Token, form: "ModelForm[Token]", change: bool
+    ) -> None:
+        if change:
+            # The other fields may have changed meanwhile: revoked stays revoked.
+            obj.save(update_fields=form.changed_data)
+        else:
+            # For response_add. The object would hand it to receivers of post_save.
+            request.fws_key = obj.set_new_key()  # type: ignore[attr-defined]
+            super().save_model(request, obj, form, change)
+
+    def response_add(
+        self, request: HttpRequest, obj: Token, post_url_continue: str | None = None
+    ) -> HttpResponse:
+        return self._show_key(request, obj, request.fws_key)  # type: ignore[attr-defined]
+
+    def rotate_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._confirm(request, object_id, "rotate", _("Rotate key"), self._rotate)
+
+    def revoke_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._confirm(request, object_id, "revoke", _("Revoke"), self._revoke)
+
+    def _confirm(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        step: str,
+        title: Any,
+        take: Callable[[HttpRequest, Token], HttpResponse | None],
+    ) -> HttpResponse:
+        """Ask, and on POST take the step; then its answer, or the token's page."""
+        token = self.get_object(request, unquote(object_id))
+        if not self.has_change_permission(request, token):
+            raise PermissionDenied
+        if token is None:
+            raise Http404(f"no token {object_id!r}")
+        answer = None
+        if token.revoked_at is not None:
+            told = _("The token “%s” is revoked already.") % token
+            self.message_user(request, told, messages.WARNING)
+        elif request.method != "POST":
+            return self._page(request, token, "confirm.html", step=step, title=title)
+        else:
+            with transaction.atomic(using=router.db_for_write(Token)):
+                answer = take(request, token)
+        return answer or HttpResponseRedirect(self._url(token))
+
+    @sensitive_variables("key")
+    def _rotate(self, request: HttpRequest, token: Token) -> HttpResponse:
+        key = token.rotate()
+        self.log_change(request, token, "Rotated the key.")
+        return self._show_key(request, token, key)
+
+    def _revoke(self, request: HttpRequest, token: Token) -> None:
+        token.revoke()
+        self.log_change(request, token, "Revoked.")
+
+    @sensitive_variables()
+    def _show_key(self, request: HttpRequest, token: Token, key: Key) -> HttpResponse:
+        """The page with the key; where it cannot be rendered, the transaction is undone."""
+        return self._page(request, token, "key.html", step="key", title=_("Key"), key=key)
+
+    def _page(
+        self, request: HttpRequest, token: Token, template: str, **context: Any
+    ) -> HttpResponse:
+        request.current_app = self.admin_site.name
+        return render(
+            request,
+            f"admin/filtered_websocket/token/{template}",
+            {
+                **self.admin_site.each_context(request),
+                "opts": self.opts,
+                "original": token,
+                "token_url": self._url(token),
+                "subtitle": token,
+                "has_view_permission": self.has_view_permission(request, token),
+                **context,
+            },
+        )
+
+    def _url(self, token: Token) -> str:
+        name = f"admin:{self.opts.app_label}_{self.opts.model_name}_change"
+        return reverse(name, args=(quote(token.pk),), current_app=self.admin_site.name)
+
+
+def _count(tokens: Iterable[Token]) -> None:
+    """Give each token the number of its connections, as it is shown."""
+    counts = census.count_connections([token.pk for token in tokens])
+    for token in tokens:
+        vars(token)["connections"] = UNKNOWN if counts is None else counts.get(token.pk, 0)
