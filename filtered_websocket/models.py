@@ -94,9 +94,11 @@ class TokenManager(models.Manager["Token"]):
                 f"{name!r} is too short: give an id, or at least {MIN_PREFIX} characters of a key"
             )
         if not tokens:
-            raise ValueError(f"{start!r} is no token's id and begins no key: see the list")
+            raise ValueError(f"{start!r} is no token's id and begins no key")
         if len(tokens) > 1:
-            raise ValueError(f"{start!r} begins {len(tokens)} keys: give more of it, or an id")
+            raise ValueError(
+                f"{start!r} begins the keys of {len(tokens)} tokens: give more of it, or an id"
+            )
         return tokens[0]
 
     def note_used(self, ids: set[int]) -> None:

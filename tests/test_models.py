@@ -157,11 +157,13 @@ def test_a_beginning_that_several_keys_share_is_refused():
     Token.objects.bulk_create(
         Token(name=digest, prefix=f"fws_abcdefg{digest}", digest=digest) for digest in "12"
     )
-    with pytest.raises(ValueError, match=r"^'fws_abcd' begins 2 keys: give more of it, or an id$"):
+    with pytest.raises(
+        ValueError, match=r"^'fws_abcd' begins the keys of 2 tokens: give more of it, or an id$"
+    ):
         Token.objects.named("fws_abcd")
 
 
-@pytest.mark.parametrize("name", ["", "fws_abc", "lamp"])
+@pytest.mark.parametrize("name", ["", "fws_abc", "lamp", "²"])
 def test_less_than_8_characters_name_no_token(name):
     with pytest.raises(ValueError, match="too short: give an id, or at least 8 characters"):
         Token.objects.named(name)
