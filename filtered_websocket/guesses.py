@@ -16,7 +16,7 @@ from .types import Scope
 WINDOW = 10.0
 #: The longest that a bad credential is kept waiting for its answer, seconds.
 MAX_DELAY = 1.0
-#: How many addresses are remembered; then the one seen first is forgotten.
+#: How many addresses are remembered; then the one whose window ends first is forgotten.
 MAX_ADDRESSES = 10_000
 
 
@@ -42,8 +42,11 @@ class Guesses:
     def note(self, address: str) -> float:
         """Count a bad credential; how long its answer should wait, seconds."""
         bad, until = self._count(address)
-        if address not in self._counts and len(self._counts) >= MAX_ADDRESSES:
-            self._counts.popitem(last=False)
+        if not bad:
+            # A new window ends last, also that of an address seen before.
+            self._counts.pop(address, None)
+            if len(self._counts) >= MAX_ADDRESSES:
+                self._counts.popitem(last=False)
         self._counts[address] = _Count(bad + 1, until)
         limit = conf.GUESS_LIMIT
         if limit is None or bad >= limit:
