@@ -8,14 +8,17 @@ What a handshake offers to say who it is, cookies apart; and the handshake witho
     /?ticket=TICKET   /?token=KEY     ticket, query
 
 What looks like a credential counts as one however badly it is written, so that a typing
-error refuses a client and never makes it anonymous.
+error refuses a client and never makes it anonymous: of the right word in the wrong case or
+with the wrong punctuation, and of a whole key wherever it stands.
 """
 
+import re
 from typing import NamedTuple
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import unquote_plus
 
 from django.views.decorators.debug import sensitive_variables
 
+from .keys import is_key
 from .types import Scope
 
 #: The subprotocol that is answered where a client offers it.
@@ -26,6 +29,12 @@ TOKEN_SUBPROTOCOL = "fws.token."
 SCHEMES = ("token", "bearer")
 #: Parameters of the query, and what each is called here.
 QUERY = {"ticket": "ticket", "token": "query"}
+
+#: One of our schemes at the beginning, however it goes on; or behind a comma, since daphne
+#: joins headers of one name.
+_SCHEME = re.compile(r"(?:token|bearer)(?![\w-])", re.IGNORECASE)
+_SECOND_SCHEME = re.compile(r",\s*(?:token|bearer)\s", re.IGNORECASE)
+_NOT_OF_KEYS = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 class Credential(NamedTuple):
@@ -38,59 +47,75 @@ class Credential(NamedTuple):
         return f"<Credential {self.kind}>"
 
 
-def _is_credential(name: bytes, value: bytes) -> bool:
-    scheme, _, _ = value.decode("latin-1").strip().partition(" ")
-    return name == b"authorization" and scheme.lower() in SCHEMES
+def _holds_key(text: str) -> bool:
+    """Whether a key is in it: a credential, wherever it stands."""
+    return any(map(is_key, _NOT_OF_KEYS.split(text)))
 
 
-def _is_token(subprotocol: str) -> bool:
-    return subprotocol[: len(TOKEN_SUBPROTOCOL)].lower() == TOKEN_SUBPROTOCOL
+def _of_header(name: bytes, value: bytes) -> Credential | None:
+    if name != b"authorization":
+        return None
+    text = value.decode("latin-1").strip()
+    scheme, *rest = text.split(maxsplit=1) or [""]
+    if scheme.lower() in SCHEMES:
+        return Credential("header", rest[0] if rest else "")
+    is_ours = _SCHEME.match(text) or _SECOND_SCHEME.search(text) or _holds_key(text)
+    # Badly written it opens nothing.
+    return Credential("header", "") if is_ours else None
 
 
-def _query(scope: Scope) -> list[tuple[str, str]]:
+def _of_subprotocol(subprotocol: str) -> Credential | None:
+    if subprotocol.startswith(TOKEN_SUBPROTOCOL):
+        return Credential("subprotocol", subprotocol[len(TOKEN_SUBPROTOCOL) :])
+    is_ours = subprotocol.strip().lower().startswith(TOKEN_SUBPROTOCOL.rstrip("."))
+    return Credential("subprotocol", "") if is_ours or _holds_key(subprotocol) else None
+
+
+def _of_parameter(parameter: bytes) -> Credential | None:
+    name, _, value = (unquote_plus(part.decode("latin-1")) for part in parameter.partition(b"="))
+    if name in QUERY:
+        return Credential(QUERY[name], value)
+    kind = QUERY.get(name.strip().lower())
+    if kind is None and (_holds_key(name) or _holds_key(value)):
+        kind = QUERY["token"]
+    return None if kind is None else Credential(kind, "")
+
+
+def _parameters(scope: Scope) -> list[bytes]:
     query: bytes = scope.get("query_string", b"")
-    return parse_qsl(query.decode("latin-1"), keep_blank_values=True) if query else []
+    return query.split(b"&")
 
 
 @sensitive_variables()
 def credentials(scope: Scope) -> list[Credential]:
     """Every credential of a handshake, in no order that means anything."""
-    found = []
-    for name, value in scope.get("headers", ()):
-        if name == b"authorization" and _is_credential(name, value):
-            _, _, secret = value.decode("latin-1").strip().partition(" ")
-            found.append(Credential("header", secret.strip()))
-    for subprotocol in scope.get("subprotocols", ()):
-        if _is_token(subprotocol):
-            # In the wrong case it opens nothing.
-            is_right = subprotocol.startswith(TOKEN_SUBPROTOCOL)
-            secret = subprotocol[len(TOKEN_SUBPROTOCOL) :] if is_right else ""
-            found.append(Credential("subprotocol", secret))
-    found += [Credential(QUERY[name], value) for name, value in _query(scope) if name in QUERY]
-    return found
+    found = [
+        *(_of_header(name, value) for name, value in scope.get("headers", ())),
+        *map(_of_subprotocol, scope.get("subprotocols", ())),
+        *map(_of_parameter, _parameters(scope)),
+    ]
+    return [credential for credential in found if credential is not None]
 
 
 @sensitive_variables()
 def clean_query(scope: Scope) -> bytes:
-    """The query string without credentials; as it was where it has none."""
-    pairs = _query(scope)
-    clean = [(name, value) for name, value in pairs if name not in QUERY]
-    query: bytes = scope.get("query_string", b"")
-    return query if len(clean) == len(pairs) else urlencode(clean).encode()
+    """The query string without credentials; what else is in it stays as it was, to the byte."""
+    return b"&".join(one for one in _parameters(scope) if _of_parameter(one) is None)
 
 
 @sensitive_variables()
 def without_credentials(scope: Scope) -> Scope:
     """A copy of ``scope`` that holds none, for filters and their logs."""
-    subprotocols = [name for name in scope.get("subprotocols", ()) if not _is_token(name)]
+    subprotocols = [name for name in scope.get("subprotocols", ()) if not _of_subprotocol(name)]
+    offered = [(b"sec-websocket-protocol", ", ".join(subprotocols).encode())]
     headers = [
-        (name, ", ".join(subprotocols).encode() if name == b"sec-websocket-protocol" else value)
+        (name, value)
         for name, value in scope.get("headers", ())
-        if not _is_credential(name, value)
+        if name != b"sec-websocket-protocol" and _of_header(name, value) is None
     ]
     return {
         **scope,
-        "headers": headers,
+        "headers": [*headers, *(offered if subprotocols else [])],
         "subprotocols": subprotocols,
         "query_string": clean_query(scope),
     }
