@@ -149,19 +149,20 @@ class _Publisher:
 
     def close(self) -> None:
         """Send what is queued, ``LAYER_TIMEOUT`` at most, and end the thread."""
-        sent = asyncio.run_coroutine_threadsafe(self._flush(), self._loop)
-        try:
-            sent.result(conf.LAYER_TIMEOUT)
-        except TimeoutError:
-            sent.cancel()
-            logger.error("%d published messages were not sent at exit", self.hub.batches.size)
+        asyncio.run_coroutine_threadsafe(self._finish(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         # channels_redis closes its connections when the loop is closed.
         self._loop.close()
 
-    async def _flush(self) -> None:
-        await self.hub.batches.sent()
+    async def _finish(self) -> None:
+        try:
+            async with asyncio.timeout(conf.LAYER_TIMEOUT):
+                await self.hub.batches.sent()
+        except TimeoutError:
+            logger.error("%d published messages were not sent at exit", self.hub.batches.size)
+            return
+        # Which takes its time from the layer's, too.
         await self.hub.release()
 
 

@@ -5,6 +5,8 @@ import os
 
 import pytest
 
+from filtered_websocket import publish
+
 
 @pytest.fixture(autouse=True)
 async def no_task_is_left_behind():
@@ -12,6 +14,13 @@ async def no_task_is_left_behind():
     yield
     left = asyncio.all_tasks() - {asyncio.current_task()}
     assert not left, f"tasks left behind: {left}"
+
+
+@pytest.fixture(autouse=True)
+def no_publisher_is_left_behind():
+    """The thread that publishes for a process without connections ends with the test."""
+    yield
+    publish._close()
 
 
 def pytest_runtest_makereport(item, call):
