@@ -23,9 +23,12 @@ DEBUG_HOSTS = [".localhost", "127.0.0.1", "[::1]"]
 #: Whether a page of this origin may connect.
 OriginRule: TypeAlias = Callable[[Scope, SplitResult], bool]
 
-#: Characters that need no encoding (RFC 3986 section 2.3), and dots as segments: written
-#: so, a path passes by the rules of a proxy in front.
-_ODD_PATH = re.compile(rb"%(?:2[DEde]|3\d|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])|/\.\.?(?:/|\Z)")
+#: Characters that need no encoding (RFC 3986 section 2.3), a slash that is encoded, two of
+#: them (Channels' routers pass over the second), and dots as segments: written so, a path
+#: passes by the rules of a proxy in front.
+_ODD_PATH = re.compile(
+    rb"%(?:2[DEFdef]|3\d|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])|//|/\.\.?(?:/|\Z)"
+)
 
 
 async def turn_away(send: Send, code: int, reason: str) -> None:
@@ -55,8 +58,22 @@ def parse_origin(scope: Scope) -> SplitResult | None:
         return None
     if len(origins) > 1:
         raise ValueError("more than one Origin header")
-    origin: SplitResult = urlsplit(origins[0].decode("ascii"))
-    if origin.scheme not in DEFAULT_PORTS or not origin.hostname or origin.username is not None:
+    origin = _split_origin(origins[0].decode("ascii"))
+    if origin.path:
+        raise ValueError("not the origin of a page")
+    return origin
+
+
+def _split_origin(text: str) -> SplitResult:
+    """ValueError for what names no scheme and host, or more than these and a port."""
+    origin: SplitResult = urlsplit(text)
+    if (
+        origin.scheme not in DEFAULT_PORTS
+        or not origin.hostname
+        or origin.username is not None
+        or not text.isprintable()  # urlsplit passes over tabs and the like
+        or any(one in text for one in " ?#")
+    ):
         raise ValueError("not the origin of a page")
     _ = origin.port  # raises for what is no port
     return origin
@@ -83,27 +100,40 @@ def is_same_origin(scope: Scope, origin: SplitResult) -> bool:
 
 def normal_origin(text: str) -> tuple[str, str, int]:
     """Scheme, host and port of an origin (RFC 6454 section 4); ValueError for what is none."""
-    origin = urlsplit(text)
-    if origin.scheme not in DEFAULT_PORTS or not origin.hostname or origin.path.strip("/"):
-        raise ValueError(f"{text!r} is no origin: write it as https://example.com")
-    return origin.scheme, origin.hostname, origin.port or DEFAULT_PORTS[origin.scheme]
+    try:
+        origin = _split_origin(text)
+        host = str(origin.hostname)
+        rest = host.removeprefix("*.")
+        if origin.path.strip("/") or "*" in rest or not rest:
+            raise ValueError("a path, or a '*' that stands for something else than subdomains")
+    except ValueError as error:
+        raise ValueError(f"{text!r:.80} is no origin: write it as https://example.com") from error
+    return origin.scheme, host, origin.port or DEFAULT_PORTS[origin.scheme]
 
 
 def one_of_origins(origins: Iterable[str]) -> OriginRule:
     """
     A rule that allows just these: ``https://example.com:8443``, ``https://*.example.com``
-    (its subdomains, as in CSRF_TRUSTED_ORIGINS), or ``*``, which is any.
+    (its subdomains, not itself), or ``*``, which is any.
+
+    ValueError for what is no origin.
     """
-    wanted = {normal_origin(origin) for origin in origins if origin != "*"}
-    any_origin = "*" in set(origins)
+    listed = list(origins)
+    wanted = {normal_origin(origin) for origin in listed if origin != "*"}
+    wild = [
+        (scheme, host.removeprefix("*"), port)
+        for scheme, host, port in wanted
+        if host.startswith("*.")
+    ]
 
     def is_listed(scope: Scope, origin: SplitResult) -> bool:
-        scheme, host, port = normal_origin(origin.geturl())
-        parents = host.split(".")[1:]
-        patterns = {
-            (scheme, "*." + ".".join(parents[start:]), port) for start in range(len(parents))
-        }
-        return any_origin or not wanted.isdisjoint({(scheme, host, port), *patterns})
+        default = DEFAULT_PORTS[origin.scheme]
+        scheme, host, port = origin.scheme, str(origin.hostname), origin.port or default
+        return (
+            "*" in listed
+            or (scheme, host, port) in wanted
+            or any((scheme, port) == (s, p) and host.endswith(end) for s, end, p in wild)
+        )
 
     return is_listed
 
@@ -134,9 +164,12 @@ def is_our_host(scope: Scope) -> bool:
 def is_plain_path(scope: Scope) -> bool:
     """Whether the path is written the one way that a proxy's rules are about."""
     raw: bytes | None = scope.get("raw_path")
+    path: str = scope["path"]
     if raw is None:
-        return True
-    return unquote(raw.decode("latin-1")) == scope["path"] and not _ODD_PATH.search(raw)
+        raw = path.encode("utf-8", "surrogatepass")
+    elif unquote(raw.decode("latin-1")) != path:
+        return False
+    return not _ODD_PATH.search(raw)
 
 
 def objection(scope: Scope, rule: OriginRule, *, any_host: bool) -> str:
