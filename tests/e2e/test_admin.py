@@ -1,0 +1,151 @@
+"""Tokens in Django's admin, in a real browser."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from playwright.async_api import Error, expect
+
+from .processes import ROOT
+
+LIST = "/admin/filtered_websocket/token/"
+PASSWORD = "a password for tests"
+
+
+@pytest.fixture(scope="module")
+def superuser(database):
+    names = {"USERNAME": "boss", "EMAIL": "boss@example.com", "PASSWORD": PASSWORD}
+    env = {f"DJANGO_SUPERUSER_{name}": value for name, value in names.items()}
+    subprocess.run(
+        [sys.executable, "manage.py", "createsuperuser", "--noinput", "-v", "0"],
+        env={**os.environ, **database, **env},
+        cwd=ROOT,
+        check=True,
+    )
+    return names["USERNAME"]
+
+
+@pytest.fixture
+async def page(browser, server, superuser):
+    """A window that has logged in to the admin, and may use the clipboard."""
+    context = await browser.new_context(base_url=server.http())
+    await context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = await context.new_page()
+    wrong = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    await page.goto("/admin/")
+    await page.fill("#id_username", superuser)
+    await page.fill("#id_password", PASSWORD)
+    await page.click("[type=submit]")
+    yield page
+    assert wrong == []
+
+
+async def create(page, name):
+    """A token by the form; its key."""
+    await page.goto(f"{LIST}add/")
+    await page.fill("#id_name", name)
+    await page.click("[name=_save]")
+    return await page.inner_text("#fws-key")
+
+
+async def copied(page):
+    await page.click("#fws-copy")
+    await expect(page.locator("#fws-copied")).not_to_be_empty()
+    said = await page.inner_text("#fws-copied")
+    return said, await page.evaluate("navigator.clipboard.readText()")
+
+
+async def test_a_key_is_shown_once_copied_and_never_again(page, server):
+    key = await create(page, "once")
+    assert re.fullmatch(r"fws_[\w-]{43}", key)
+    assert await copied(page) == ("Copied", key)
+    await page.click("text=Done")
+    await expect(page.locator("#id_name")).to_have_value("once")
+    seen = [await page.content()]
+    for url in (LIST, "/admin/"):
+        await page.goto(url)
+        seen.append(await page.content())
+    assert all(key[:12] in content and key not in content for content in seen)
+    assert key not in server.output
+
+
+async def test_loading_the_page_with_a_key_again_shows_another(page):
+    key = await create(page, "twice")
+    async with page.expect_navigation():
+        await page.evaluate("location.reload()")
+    again = await page.inner_text("#fws-key")
+    assert again != key
+    await page.goto(LIST)
+    assert await page.get_by_role("link", name="twice", exact=True).count() == 2
+
+
+async def test_going_back_the_browser_has_kept_no_key(page):
+    await create(page, "back")
+    await page.goto(LIST)
+    # Chromium's "Confirm Form Resubmission".
+    with pytest.raises(Error, match="ERR_CACHE_MISS"):
+        await page.go_back()
+
+
+async def test_where_there_is_no_clipboard_a_key_is_copied_as_of_old(page):
+    await page.add_init_script("delete Navigator.prototype.clipboard")
+    key = await create(page, "plain")
+    await page.click("#fws-copy")
+    await expect(page.locator("#fws-copied")).to_have_text("Copied")
+    await page.evaluate("document.body.innerHTML = '<textarea id=paste></textarea>'")
+    await page.press("#paste", "Control+v")
+    await expect(page.locator("#paste")).to_have_value(key)
+
+
+async def test_where_nothing_copies_the_key_is_selected(page):
+    await page.add_init_script(
+        "delete Navigator.prototype.clipboard; Document.prototype.execCommand = () => false"
+    )
+    key = await create(page, "by hand")
+    await page.click("#fws-copy")
+    await expect(page.locator("#fws-copied")).to_have_text("Selected: copy it by hand")
+    assert await page.evaluate("getSelection().toString()") == key
+
+
+async def test_a_key_is_rotated_after_a_question(page):
+    old = await create(page, "rotated")
+    await page.click("text=Done")
+    await page.click("text=Rotate key")
+    await page.click("text=No, take me back")
+    assert old[:12] in await page.content()
+    await page.click("text=Rotate key")
+    await page.click("#content [type=submit]")
+    new = await page.inner_text("#fws-key")
+    assert new != old
+    assert await copied(page) == ("Copied", new)
+    await page.click("text=Done")
+    await expect(page.locator(".field-prefix .readonly")).to_have_text(new[:12])
+
+
+async def test_tokens_are_revoked_by_the_action(page):
+    await create(page, "revoked one")
+    await create(page, "revoked two")
+    await page.goto(f"{LIST}?q=revoked")
+    for row in await page.locator("#result_list tbody tr").all():
+        await row.locator(".action-select").check()
+    await page.select_option("[name=action]", "revoke_selected")
+    await page.click("[name=index]")
+    await expect(page.locator(".messagelist .success")).to_have_text("2 tokens were revoked.")
+    await expect(page.locator(".field-state")).to_have_text(["revoked", "revoked"])
+    await page.click("text=revoked one")
+    await expect(page.locator("text=Rotate key")).to_have_count(0)
+
+
+async def test_a_whole_key_in_the_search_box_does_not_leave_it(page, server):
+    key = await create(page, "searched")
+    await page.goto(LIST)
+    await page.fill("#searchbar", f" {key} ")
+    async with page.expect_navigation():
+        await page.press("#searchbar", "Enter")
+    await expect(page.locator("#result_list tbody tr")).to_have_count(1)
+    assert key[:12] in page.url
+    assert key not in page.url
+    assert key not in server.output
