@@ -14,6 +14,7 @@ from filtered_websocket.keys import digest_of, new_key
 from filtered_websocket.models import State, Ticket, Token
 
 from .secrecy import PLAIN_KEY, database_dump, every_log_line, failing_database, report_of
+from .snippets import named
 
 pytestmark = pytest.mark.django_db
 HOUR = datetime.timedelta(hours=1)
@@ -248,6 +249,13 @@ def test_a_token_goes_with_its_user():
     create(user=ann)
     ann.delete()
     assert not Token.objects.exists()
+
+
+def test_the_documented_lines_work():
+    exec(named("docs/tokens.md")["tokens from Python"], lines := {})
+    assert Token.objects.find(lines["new"]) == lines["token"] == Token.objects.get()
+    assert Token.objects.find(lines["key"]) is None
+    assert Token.objects.get().state == "revoked"
 
 
 # Last used
