@@ -13,6 +13,19 @@ from .processes import ROOT
 LIST = "/admin/filtered_websocket/token/"
 PASSWORD = "a password for tests"
 
+#: A page's WebSocket with a token; window.ending tells how it was closed.
+CONNECT = """
+key => new Promise((resolve, reject) => {
+    const url = location.origin.replace("http", "ws");
+    const socket = new WebSocket(url, ["fws", `fws.token.${key}`]);
+    window.ending = new Promise(tell => {
+        socket.onclose = event => tell([event.code, event.reason]);
+    });
+    socket.onopen = () => resolve(socket.protocol);
+    socket.onerror = () => reject(new Error("refused"));
+})
+"""
+
 
 @pytest.fixture(scope="module")
 def superuser(database):
@@ -149,3 +162,31 @@ async def test_a_whole_key_in_the_search_box_does_not_leave_it(page, server):
     assert key[:12] in page.url
     assert key not in page.url
     assert key not in server.output
+
+
+async def test_a_page_is_closed_with_4401_when_its_token_is_revoked(page, server):
+    key = await create(page, "of a page")
+    await page.click("text=Done")
+    await expect(page.locator("#id_name")).to_have_value("of a page")
+    await page.reload()
+    assert key not in await page.content()
+
+    user = await page.context.new_page()
+    await user.goto("/")
+    assert await user.evaluate(CONNECT, key) == "fws"
+    # The admin sees it.
+    await page.reload()
+    await expect(page.locator(".field-connections .readonly")).to_have_text("1")
+
+    await page.goto(f"{LIST}?q=of+a+page")
+    await page.locator("#result_list tbody tr .action-select").check()
+    await page.select_option("[name=action]", "revoke_selected")
+    await page.click("[name=index]")
+    await expect(page.locator(".messagelist .success")).to_have_text("1 token was revoked.")
+    code, reason = await user.evaluate("window.ending")
+    assert (code, reason) in ((4401, "token revoked"), (4401, ""))
+
+    # And nobody comes in with it again.
+    refused = await user.evaluate(f"({CONNECT})({key!r}).catch(error => error.message)")
+    assert refused == "refused"
+    assert not re.search(re.escape(key[12:]), server.output)
