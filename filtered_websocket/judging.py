@@ -95,7 +95,7 @@ def _living_sessions(keys: set[str]) -> set[str]:
         return set()
     store: Any = import_module(settings.SESSION_ENGINE).SessionStore
     if not hasattr(store, "get_model_class"):
-        return {key for key in keys if SESSION_KEY in store(key)}
+        return {key for key in keys if _is_living(store, key)}
     model = store.get_model_class()
     living = model._base_manager.using(router.db_for_write(model)).filter(
         expire_date__gt=timezone.now()
@@ -105,6 +105,16 @@ def _living_sessions(keys: set[str]) -> set[str]:
         for some in _chunks(keys)
         for key in living.filter(session_key__in=some).values_list("session_key", flat=True)
     }
+
+
+@sensitive_variables("key")
+def _is_living(store: Any, key: str) -> bool:
+    if SESSION_KEY in store(key):
+        return True
+    # Reading one, Django takes a cache that does not answer for a session that has ended.
+    # This raises then, and who asks keeps everybody for a while.
+    store().exists(key)
+    return False
 
 
 @sensitive_variables("identity", "sessions")
@@ -127,11 +137,13 @@ def _verdict(
             return "token deleted", identity
         if row.digest != token.digest:
             return "token rotated", identity
-        changed = any(getattr(row, name) != getattr(token, name) for name in WHAT_A_TOKEN_GRANTS)
-        # Not looked up again; where it is another's, the token has changed.
-        row.user = user
-        if row.flaw or changed:
-            return row.flaw or "token changed", identity
+        if any(getattr(row, name) != getattr(token, name) for name in WHAT_A_TOKEN_GRANTS):
+            return "token changed", identity
+        if user is not None and user.pk == row.user_id:
+            # So that nothing has to ask for it.
+            row.user = user
+        if row.flaw:
+            return row.flaw, identity
         identity = replace(identity, token=row)
     if identity.session_key and identity.session_key not in sessions:
         return "session ended", identity
