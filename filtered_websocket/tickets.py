@@ -13,6 +13,7 @@ from typing import Any
 from django.apps import apps
 from django.contrib.auth import HASH_SESSION_KEY
 from django.core.signing import BadSignature, TimestampSigner
+from django.db import router
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
@@ -59,7 +60,9 @@ def redeem(ticket: str) -> Identity | None:
         nonce = _signer().unsign(ticket, max_age=LIFETIME)
     except BadSignature:
         return None
-    tickets = ticket_model().objects.filter(digest=digest_of(nonce))
+    model = ticket_model()
+    # A replica may not know yet what was issued a moment ago.
+    tickets = model.objects.using(router.db_for_write(model)).filter(digest=digest_of(nonce))
     row = tickets.select_related("user").first()
     # Of many who come with it at once, one takes the row away.
     if row is None or not tickets.delete()[0] or row.expires_at <= timezone.now():
