@@ -7,7 +7,8 @@ set while an event's chains run, because no mark on a bytearray survives ``.uppe
 """
 
 import json
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any, Literal
 
@@ -27,15 +28,24 @@ Packed = tuple[Kind, bytes]
 class Frame:
     """A payload ready for the wire, made once and shared by all who receive it."""
 
-    __slots__ = ("_event", "payload", "text")
+    __slots__ = ("_event", "longest", "payload", "text", "wire")
 
     def __init__(self, payload: bytes, text: bool) -> None:
         self.payload = payload
         self.text = text
+        #: The longest payload in it, as of a :class:`Bundle`.
+        self.longest = len(payload)
+        #: The bytes of the frame, once :meth:`encode` made them.
+        self.wire: bytes | None = None
         self._event: dict[str, Any] | None = None
 
     def __len__(self) -> int:
-        return len(self.payload)
+        return self.longest
+
+    @property
+    def parts(self) -> "tuple[Frame, ...]":
+        """The frames in it, as of a :class:`Bundle`."""
+        return (self,)
 
     def event(self) -> dict[str, Any]:
         """The ASGI ``websocket.send`` event."""
@@ -43,6 +53,37 @@ class Frame:
             key, value = ("text", self.payload.decode()) if self.text else ("bytes", self.payload)
             self._event = {"type": "websocket.send", key: value}
         return self._event
+
+    def encode(self) -> bytes:
+        """A final, unmasked frame (RFC 6455 section 5.2); from then on it is ``wire``."""
+        size = self.longest
+        first = 0x81 if self.text else 0x82
+        if size < 126:
+            head = bytes((first, size))
+        elif size < 1 << 16:
+            head = struct.pack("!BBH", first, 126, size)
+        else:
+            head = struct.pack("!BBQ", first, 127, size)
+        self.wire = head + self.payload
+        return self.wire
+
+
+class Bundle:
+    """Frames that leave together, in their order."""
+
+    __slots__ = ("longest", "parts", "wire")
+
+    def __init__(self, frames: Iterable[Frame]) -> None:
+        self.parts = tuple(frames)
+        #: The longest payload in it.
+        self.longest = max(frame.longest for frame in self.parts)
+        #: The bytes of all frames, once :meth:`encode` made them.
+        self.wire: bytes | None = None
+
+    def encode(self) -> bytes:
+        """All frames as one run of bytes; from then on it is ``wire``."""
+        self.wire = b"".join([frame.wire or frame.encode() for frame in self.parts])
+        return self.wire
 
 
 def is_utf8(payload: bytes) -> bool:

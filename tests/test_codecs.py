@@ -3,8 +3,10 @@
 import datetime
 
 import pytest
+from websockets.frames import Frame as Reference
+from websockets.frames import Opcode
 
-from filtered_websocket.codecs import Frame, is_utf8, pack, to_frame, unpack
+from filtered_websocket.codecs import Bundle, Frame, is_utf8, pack, to_frame, unpack
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,26 @@ def test_a_frame_makes_its_event_once():
     assert text.event() == {"type": "websocket.send", "text": "a"}
     assert binary.event() == {"type": "websocket.send", "bytes": b"a"}
     assert text.event() is text.event()
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 70_000])
+@pytest.mark.parametrize("is_text", [True, False])
+def test_a_frame_on_the_wire_is_what_rfc_6455_says(size, is_text):
+    payload = b"x" * size
+    frame = Frame(payload, is_text)
+    assert frame.wire is None
+    opcode = Opcode.TEXT if is_text else Opcode.BINARY
+    expected = Reference(opcode, payload).serialize(mask=False)
+    assert frame.encode() == expected and frame.wire == expected
+
+
+def test_a_bundle_is_its_frames_in_a_row_encoded_once():
+    frames = [Frame(b"a", True), Frame(b"bcd", False)]
+    frames[0].encode()
+    bundle = Bundle(frames)
+    assert bundle.encode() == frames[0].wire + frames[1].wire == bundle.wire
+    assert bundle.longest == 3 and list(bundle.parts) == frames
+    assert frames[0].parts == (frames[0],)
 
 
 def test_is_utf8():
