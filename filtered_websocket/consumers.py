@@ -34,7 +34,7 @@ from .filters.entries import Entry
 from .filters.pipeline import MayJoin, Pipeline, Route, check_route_group
 from .handshakes import turn_away
 from .hub import Hub, get_hub
-from .transports import AsgiTransport
+from .transports import open_transport
 from .types import ASGIApplication, Codec, Event, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         self.hub: Hub = get_hub()
         self._view = self.hub.view(self.pipeline)
         self._over = asyncio.Event()
-        transport = AsgiTransport(send, conf.MAX_OUTBOX, self._is_over)
+        transport = open_transport(send, conf.MAX_OUTBOX, self._is_over)
         self.connection = Connection(scope, self._view, transport, self.pipeline.home)
         self._max_size: int = conf.MAX_MESSAGE_SIZE
         try:

@@ -3,10 +3,11 @@
 import asyncio
 
 import pytest
+from channels.sessions import InstanceSessionWrapper
 
 from filtered_websocket import transports
-from filtered_websocket.codecs import Frame
-from filtered_websocket.transports import AsgiTransport
+from filtered_websocket.codecs import Bundle, Frame
+from filtered_websocket.transports import AsgiTransport, open_transport
 
 
 class Peer:
@@ -102,7 +103,7 @@ async def test_a_slow_reader_is_closed_and_its_frames_forgotten():
 
 
 async def test_a_socket_that_takes_nothing_is_given_up(monkeypatch):
-    monkeypatch.setattr(transports, "CLOSE_TIMEOUT", 0)
+    monkeypatch.setattr(AsgiTransport, "close_timeout", 0)
     peer = Peer()
     peer.gate.clear()
     peer.transport.open()
@@ -146,3 +147,42 @@ async def test_a_waiter_that_gave_up_does_no_harm():
     transports.settle(None)
     with pytest.raises(asyncio.CancelledError):
         await done
+
+
+async def test_a_bundle_leaves_frame_by_frame():
+    peer = Peer()
+    peer.transport.open()
+    peer.transport.write(Bundle([text("1"), text("2")]))
+    assert peer.transport.unsent == 2 and peer.transport.writing
+    await peer.transport.stopped()
+    assert peer.texts == ["1", "2"] and not peer.transport.writing
+
+
+async def test_a_send_of_no_server_known_here_is_plain_asgi(caplog, monkeypatch):
+    monkeypatch.setattr(transports, "_told", set())
+    peer = Peer()
+    wrapped = InstanceSessionWrapper({"cookies": {}}, peer.send).send
+    with caplog.at_level("INFO"):
+        found = [open_transport(send, 1, print) for send in (peer.send, wrapped, print)]
+    assert {type(transport) for transport in found} == {AsgiTransport}
+    # Once for a process, not for every connection.
+    assert [record.getMessage() for record in caplog.records] == [
+        "WebSocket frames leave by plain ASGI"
+    ]
+
+
+def test_only_the_session_middleware_is_taken_off():
+    def send(event):
+        raise AssertionError("not called")
+
+    class Counting:
+        def __init__(self, send):
+            self.real_send = send
+
+        async def send(self, event):
+            await self.real_send(event)
+
+    counting = Counting(send).send
+    outer = InstanceSessionWrapper({"session": None}, counting)
+    assert transports.unwrap(InstanceSessionWrapper({"session": None}, outer.send).send) == counting
+    assert transports.unwrap(send) is send

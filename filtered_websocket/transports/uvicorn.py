@@ -1,0 +1,116 @@
+"""
+uvicorn's lane: a frame goes to the asyncio transport, where ``send`` would have brought
+it by way of a coroutine and a copy per connection.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, ClassVar
+
+from ..codecs import Bundle, Frame
+from ..types import Send
+from .asgi import AsgiTransport, settle
+
+logger = logging.getLogger(__name__)
+
+MODULE = "uvicorn.protocols.websockets.websockets_sansio_impl"
+#: What is used of uvicorn's protocol object, and of the asyncio transport below it.
+look_at_protocol = attrgetter("close_sent", "conn.extensions", "transport")
+look_at_transport = attrgetter("abort", "get_write_buffer_size", "is_closing", "write")
+
+#: Where the client agreed to compression, payloads of this size on are compressed;
+#: smaller ones may stay as they are between them (RFC 7692 section 6).
+COMPRESS_FROM = 1024
+#: No payload is this long.
+NEVER = sys.maxsize
+
+
+class UvicornLane(AsgiTransport):
+    """uvicorn's sans-I/O protocol; TLS and compression included."""
+
+    __slots__ = ("_limit", "_protocol", "_transport")
+
+    lane: ClassVar[str] = "uvicorn's lane, written straight to its transport"
+
+    def __init__(
+        self,
+        protocol: Any,
+        limit: int,
+        send: Send,
+        max_unsent: int,
+        on_over: Callable[[int, str], None],
+    ) -> None:
+        super().__init__(send, max_unsent, on_over)
+        self._protocol = protocol
+        self._transport = protocol.transport
+        self._limit = limit
+
+    def write(self, frame: Frame | Bundle, done: "asyncio.Future[None] | None" = None) -> None:
+        transport = self._transport
+        if self._protocol.close_sent or transport.is_closing():
+            settle(done)
+            return  # the server tells the end of the connection itself
+        if not self._idle or done is not None or frame.longest >= self._limit:
+            # Who awaits shall wait for a slow reader, as ``send`` does.
+            super().write(frame, done)
+            return
+        try:
+            wire = frame.wire or frame.encode()
+            if transport.get_write_buffer_size() + len(wire) <= self._max_unsent:
+                transport.write(wire)
+            elif len(frame.parts) > 1:
+                for part in frame.parts:
+                    self.write(part)
+            else:
+                self._overflow()
+        except Exception as error:
+            self._fail(error)
+            asyncio.get_running_loop().call_soon(self._end)
+
+    def _buffered(self) -> int:
+        size: int = self._transport.get_write_buffer_size()
+        return size
+
+    def _give_up(self) -> None:
+        # It would wait for a reader that does not read, and keep what is unsent.
+        self._transport.abort()
+        super()._give_up()
+
+    def _end(self) -> None:
+        was_over = self._over
+        super()._end()
+        if not was_over and self._buffered():
+            # Nor does uvicorn give up a reader that does not read.
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.close_timeout, _abort_unsent, self._transport)
+
+
+def _abort_unsent(transport: Any) -> None:
+    if transport.get_write_buffer_size():
+        transport.abort()
+
+
+def find_uvicorn(
+    bare: Any, send: Send, max_unsent: int, on_over: Callable[[int, str], None]
+) -> AsgiTransport | None:
+    """
+    A transport where ``bare`` is the ``send`` of uvicorn's sans-I/O protocol; its two
+    others, "websockets" and "wsproto", are served by plain ASGI.
+    """
+    known = getattr(sys.modules.get(MODULE), "WebSocketsSansIOProtocol", None)
+    protocol: Any = getattr(bare, "__self__", None)
+    if known is None or type(protocol) is not known or bare.__func__ is not known.send:
+        return None
+    try:
+        _, extensions, transport = look_at_protocol(protocol)
+        look_at_transport(transport)
+    except AttributeError as error:
+        logger.warning("uvicorn is not as this package knows it: %s", error)
+        return None
+    if {type(extension).__name__ for extension in extensions} - {"PerMessageDeflate"}:
+        return None
+    limit = COMPRESS_FROM if extensions else NEVER
+    return UvicornLane(protocol, limit, send, max_unsent, on_over)
