@@ -110,7 +110,8 @@ def _open_item(raw: Any) -> Item:
         and isinstance(sender, str)
         and isinstance(payload, bytes)
         and isinstance(meta, dict)
-        and isinstance(meta.get(EXCLUDE, []), list)
+        and isinstance(excluded := meta.get(EXCLUDE, []), list)
+        and all(isinstance(key, str) for key in excluded)
     ):
         raise BadEnvelope(f"not an item: {raw!r:.80}")
     return Item(number, kind, sender, payload, meta)

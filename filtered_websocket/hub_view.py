@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import queue
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from django.db import transaction
 
 from .batches import Batches, new_item
 from .close_codes import FORBIDDEN
-from .codecs import Frame, text_event, to_frame, unpack
+from .codecs import Bundle, Frame, is_utf8, text_event, to_frame, unpack
 from .conf import conf
 from .connection import Connection, Exclude, excluded_ids
 from .envelope import EXCLUDE, Item, check_group
@@ -23,6 +23,9 @@ from .rights import Rights
 from .storage_objects import get_storage_object
 from .token_groups import OF_TOKENS, use_token
 from .types import Codec
+
+#: About the most bytes of messages that are written as one.
+MAX_RUN = 65_536
 
 
 class Host(Protocol):
@@ -203,17 +206,38 @@ class HubView:
         frame = to_frame(message, self.codec, text=text_event.get())
         self.call(self._fan_out, group, frame, excluded_ids(exclude))
 
-    def _fan_out(self, group: str, frame: Frame, exclude: Iterable[str]) -> None:
+    def _fan_out(self, group: str, frame: Frame | Bundle, exclude: Collection[str]) -> None:
         # Writing never raises, waits, or takes a member away: see transports.
-        for key, member in self._hub.members(self, group).items():
+        members = self._hub.members(self, group)
+        for key, member in members.items():
             if key not in exclude:
                 member.transport.write(frame)
 
+    def _fan_out_all(self, group: str, items: Sequence[Item]) -> None:
+        """What neither chain nor codec looks at: one write per member, not per message."""
+        frames = [Frame(item.payload, item.kind != "b" and is_utf8(item.payload)) for item in items]
+        exclude = [item.meta.get(EXCLUDE, ()) for item in items]
+        if len(frames) == 1:
+            self._fan_out(group, frames[0], exclude[0])
+            return
+        some = frozenset().union(*exclude)
+        self._fan_out(group, Bundle(frames), some)
+        members = self._hub.members(self, group)
+        for key in some & members.keys():
+            pairs = zip(frames, exclude, strict=True)
+            rest = [frame for frame, left_out in pairs if key not in left_out]
+            if rest:
+                members[key].transport.write(Bundle(rest))
+
     # In
 
-    def deliver(self, group: str, items: Iterable[Item]) -> None:
+    def deliver(self, group: str, items: Sequence[Item]) -> None:
         """Group messages, in order, through the group chain to the members here."""
         chain = self.pipeline.group
+        if not chain and self.pipeline.codec is None:
+            for run in _runs(items):
+                self._fan_out_all(group, run)
+            return
         backlog = self._backlogs.get(group)
         if chain.awaits and backlog is None:
             bound = conf.PUBLISH_QUEUE
@@ -231,10 +255,6 @@ class HubView:
     def _pass_on(self, group: str, item: Item) -> None:
         """One message where no filter of the group chain awaits."""
         pipeline = self.pipeline
-        if not pipeline.group and pipeline.codec is None:
-            frame = Frame(item.payload, item.kind != "b")
-            self._fan_out(group, frame, item.meta.get(EXCLUDE, ()))
-            return
         token = None
         try:
             message, text = unpack(item.packed, pipeline.codec)
@@ -299,3 +319,17 @@ class HubView:
         """Return when no event and no group message is being handled."""
         for line in (self.events, *self._backlogs.values()):
             await line.settled()
+
+
+def _runs(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """``items`` in their order, as many together as may be written as one."""
+    run: list[Item] = []
+    size = 0
+    for item in items:
+        if run and size + len(item.payload) > MAX_RUN:
+            yield run
+            run, size = [], 0
+        run.append(item)
+        size += len(item.payload)
+    if run:
+        yield run

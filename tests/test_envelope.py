@@ -54,6 +54,7 @@ GOOD = seal(Batch("o", "k", 0, items()))
         {**GOOD, "m": [[1, "t", "", "text", {}]]},
         {**GOOD, "m": [[1, "t", "", b"", []]]},
         {**GOOD, "m": [[1, "t", "", b"", {"x": "abc"}]]},
+        {**GOOD, "m": [[1, "t", "", b"", {"x": [["a"]]}]]},
         {"type": "chat.message", "text": "hello"},
     ],
 )
