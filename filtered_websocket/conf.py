@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
 
 class Rule(NamedTuple):
@@ -118,7 +119,10 @@ class Conf:
     def __getattr__(self, name: str) -> Any:
         if name not in DEFAULTS:
             raise AttributeError(f"no such setting: FILTERED_WEBSOCKET[{name!r}]")
-        chosen = getattr(settings, "FILTERED_WEBSOCKET", {}) if settings.configured else {}
+        try:
+            chosen = getattr(settings, "FILTERED_WEBSOCKET", {})
+        except ImproperlyConfigured:  # no settings at all
+            chosen = {}
         # What is no dict is an error of manage.py check.
         return chosen.get(name, DEFAULTS[name]) if isinstance(chosen, dict) else DEFAULTS[name]
 

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .close_codes import FORBIDDEN
@@ -30,13 +31,19 @@ class Handshake:
     def __init__(self, scope: Scope) -> None:
         self.path: str = scope["path"]
         self.query_string: str = scope.get("query_string", b"").decode("latin-1")
-        self.headers: dict[str, str] = {}
-        for raw_name, raw_value in scope.get("headers", ()):
-            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-            known = self.headers.get(name)
-            self.headers[name] = value if known is None else f"{known}, {value}"
         self.subprotocols: tuple[str, ...] = tuple(scope.get("subprotocols", ()))
         self.subprotocol: str | None = None
+        self._raw_headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        # Only when a filter asks: every connection has a handshake, few have such filters.
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in self._raw_headers:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            known = headers.get(name)
+            headers[name] = value if known is None else f"{known}, {value}"
+        return headers
 
 
 class View(Protocol):

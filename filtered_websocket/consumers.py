@@ -331,6 +331,8 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         A task of its own, so that a cancellation of this one does not end it: only where
         it takes too long is what it waits for cancelled, filter by filter.
         """
+        if not self.pipeline.disconnect and not self.connection.transport.writing:
+            return
         chain = asyncio.ensure_future(self._disconnect())
         if await _outlast(chain, DISCONNECT_TIMEOUT):
             raise asyncio.CancelledError
