@@ -4,7 +4,10 @@ it by way of a coroutine and a copy per connection.
 """
 
 import asyncio
+import contextlib
 import logging
+import socket
+import struct
 import sys
 from collections.abc import Callable
 from operator import attrgetter
@@ -19,7 +22,9 @@ logger = logging.getLogger(__name__)
 MODULE = "uvicorn.protocols.websockets.websockets_sansio_impl"
 #: What is used of uvicorn's protocol object, and of the asyncio transport below it.
 look_at_protocol = attrgetter("close_sent", "conn.extensions", "transport")
-look_at_transport = attrgetter("abort", "get_write_buffer_size", "is_closing", "write")
+look_at_transport = attrgetter(
+    "abort", "get_extra_info", "get_write_buffer_size", "is_closing", "write"
+)
 
 #: Where the client agreed to compression, payloads of this size on are compressed;
 #: smaller ones may stay as they are between them (RFC 7692 section 6).
@@ -76,7 +81,7 @@ class UvicornLane(AsgiTransport):
 
     def _give_up(self) -> None:
         # It would wait for a reader that does not read, and keep what is unsent.
-        self._transport.abort()
+        _abort(self._transport)
         super()._give_up()
 
     def _end(self) -> None:
@@ -90,7 +95,16 @@ class UvicornLane(AsgiTransport):
 
 def _abort_unsent(transport: Any) -> None:
     if transport.get_write_buffer_size():
-        transport.abort()
+        _abort(transport)
+
+
+def _abort(transport: Any) -> None:
+    """Reset the connection: a mere close leaves to the system what nobody will read."""
+    with contextlib.suppress(OSError):
+        at_once = struct.pack("ii", 1, 0)
+        endpoint = transport.get_extra_info("socket")
+        endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+    transport.abort()
 
 
 def find_uvicorn(
