@@ -147,7 +147,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             handshake.subprotocol = SUBPROTOCOL
         refusal = refusal or await self._refusal(handshake)
         if refusal is not None:
-            await turn_away(self.send, *refusal)
+            await turn_away(self.send, self.connection.transport.send_close, *refusal)
             return
         # Before it is sent: a cancellation while it is may come when the client has it.
         self._accepted = True

@@ -6,7 +6,7 @@ the Origin header tells which page it was (RFC 6455 section 10.2).
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -31,14 +31,18 @@ _ODD_PATH = re.compile(
 )
 
 
-async def turn_away(send: Send, code: int, reason: str) -> None:
+async def turn_away(
+    send: Send, send_close: Callable[[int, str], Awaitable[None]], code: int, reason: str
+) -> None:
     """
     Refuse a handshake as ``REFUSE_WITH`` says: of a close before accept, servers make
-    HTTP 403.
+    HTTP 403. ``send_close`` is the best way to a close frame after it.
     """
     if conf.REFUSE_WITH == "close":
         await send({"type": "websocket.accept"})
-    await send({"type": "websocket.close", "code": code, "reason": reason})
+        await send_close(code, reason)
+    else:
+        await send({"type": "websocket.close", "code": code, "reason": reason})
 
 
 def headers(scope: Scope, name: bytes) -> list[bytes]:

@@ -37,6 +37,7 @@ from .handshakes import (
     turn_away,
 )
 from .logs import Seldom
+from .transports import open_transport
 from .types import ASGIApplication, Receive, Scope, Send
 
 #: The site's pipeline, ``INSTALLED_FILTERS``, at the root. Built when it is served, not
@@ -99,7 +100,8 @@ class SessionUserMiddleware:
             if self._seldom.note("session"):
                 logger.error("cannot look a session up: %r", error)
             await receive()
-            await turn_away(send, FILTER_ERROR, "cannot find out who connects")
+            send_close = open_transport(send, conf.MAX_OUTBOX, lambda code, reason: None).send_close
+            await turn_away(send, send_close, FILTER_ERROR, "cannot find out who connects")
             return
         await self.inner({**scope, "user": user}, receive, send)
 

@@ -150,7 +150,8 @@ class AsgiTransport:
     async def _send_frame(self, frame: Frame) -> None:
         await self._send(frame.event())
 
-    async def _send_close(self, code: int, reason: str) -> None:
+    async def send_close(self, code: int, reason: str) -> None:
+        """The close frame itself, before anything that waits; else see :meth:`close`."""
         await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
     def _give_up(self) -> None:
@@ -202,7 +203,7 @@ class AsgiTransport:
             try:
                 if frame is None:
                     assert self.closed is not None
-                    await self._send_close(*self.closed)
+                    await self.send_close(*self.closed)
                     continue
                 await self._send_frame(frame)
             except Exception as error:

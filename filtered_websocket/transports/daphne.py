@@ -79,7 +79,7 @@ class DaphneTransport(AsgiTransport):
         if self._protocol.state == self._open_state:
             self._protocol.sendMessage(frame.payload, not frame.text)
 
-    async def _send_close(self, code: int, reason: str) -> None:
+    async def send_close(self, code: int, reason: str) -> None:
         if self._buffered():
             # Autobahn's second is short for a close frame behind a full buffer.
             self._protocol.closeHandshakeTimeout = self.close_timeout

@@ -16,6 +16,10 @@ LOGGING = {
         "filtered_websocket": {"handlers": ["stderr"], "level": "INFO", "propagate": False}
     },
 }
+FILTERED_WEBSOCKET = {
+    **globals().get("FILTERED_WEBSOCKET", {}),
+    "REFUSE_WITH": os.environ.get("TEST_REFUSE_WITH", "403"),
+}
 if os.environ.get("TEST_LAYER") == "core":
     CHANNEL_LAYERS = {
         "default": {

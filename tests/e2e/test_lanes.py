@@ -21,7 +21,7 @@ from .processes import ROOT, Process, free_port, until
 from .test_server import OURS, Fws
 from .test_serving import hears
 
-SITE = {"DJANGO_SETTINGS_MODULE": "tests.e2e.site_settings"}
+SITE = {"DJANGO_SETTINGS_MODULE": "tests.e2e.site_settings", "TEST_REFUSE_WITH": "close"}
 APPLICATION = "fws_project.asgi:application"
 DAPHNE, UVICORN = "daphne's lane", "uvicorn's lane"
 BLOCK = 65_536
@@ -169,6 +169,14 @@ async def test_a_close_says_why(site):
             await ann.recv()
     assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (4321, "on demand")
     await asyncio.to_thread(site.said, "GOODBYE 4321")
+
+
+async def test_a_refusal_by_close_says_why(site):
+    # A group name that is too long.
+    async with connect(site.ws(f"/rooms/{'x' * 1024}/")) as ann:
+        with pytest.raises(ConnectionClosed) as caught:
+            await ann.recv()
+    assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (4403, "no such group")
 
 
 async def flood(sender, reader, count):
