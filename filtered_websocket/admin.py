@@ -212,6 +212,7 @@ class TokenAdmin(_TokenAdmin):
             f"admin/filtered_websocket/token/{template}",
             {
                 **self.admin_site.each_context(request),
+                "media": self.media,
                 "opts": self.opts,
                 "original": token,
                 "token_url": self._url(token),
