@@ -20,6 +20,7 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TL
 from twisted.python.failure import Failure
 
 from filtered_websocket.codecs import Bundle, Frame
+from filtered_websocket.servers.daphne import _Protocol as OurProtocol
 from filtered_websocket.transports import AsgiTransport, asgi, daphne, open_transport
 from filtered_websocket.transports.daphne import DaphneLane, DaphneTls
 
@@ -368,7 +369,10 @@ async def test_a_tls_connection_is_written_to_through_daphne_only(tmp_path):
 
 
 class Other(WebSocketProtocol):
-    pass
+    """Bytes may leave in another way than is known."""
+
+    def sendData(self, *args, **kwargs):
+        raise NotImplementedError
 
 
 class OtherSocket(tcp.Server):
@@ -404,6 +408,12 @@ async def test_whatever_is_not_exactly_daphnes_is_plain_asgi(serving, monkeypatc
     monkeypatch.undo()
     monkeypatch.setitem(daphne.sys.modules, "daphne.server", None)
     assert await found(one.send) is AsgiTransport
+
+
+async def test_our_own_servers_protocol_has_the_lane_too(serving):
+    one = await serving()
+    one.protocol.__class__ = OurProtocol
+    assert await found(one.send) is DaphneLane
 
 
 async def test_the_shape_is_that_of_the_installed_versions(serving):
