@@ -1,6 +1,6 @@
 """What a site does to tokens, users and sessions, told to every process once it is committed."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -22,23 +22,31 @@ def connect_signals() -> None:
     Connected model by model: a receiver for every model would cost every save and, worse,
     every deletion of the site, which then has to load what it deletes.
     """
-    token = token_model()
-    post_save.connect(_token_changed, sender=token)
-    post_delete.connect(_token_changed, sender=token)
-    user = get_user_model()
-    # A proxy's signals come under its own name.
-    for model in [model for model in apps.get_models() if issubclass(model, user)]:
+    for model in _family(token_model()):
+        post_save.connect(_token_changed, sender=model)
+        post_delete.connect(_token_changed, sender=model)
+    for model in _family(get_user_model()):
         post_save.connect(_user_saved, sender=model)
         post_delete.connect(_user_deleted, sender=model)
     user_logged_out.connect(_logged_out)
 
 
-def _on_commit(using: str, kind: str, pk: Any) -> None:
-    transaction.on_commit(partial(tell_changed, kind, pk), using=using, robust=True)
+def _family(parent: Any) -> list[Any]:
+    """The model and those made of it: a proxy's signals come under its own name."""
+    return [model for model in apps.get_models() if issubclass(model, parent)]
+
+
+def _on_commit(using: str | None, function: Callable[..., None], *args: Any) -> None:
+    if transaction.get_connection(using).in_atomic_block:
+        transaction.on_commit(partial(function, *args), using=using, robust=True)
+    else:
+        # Where a site commits by hand this is too early, and RECHECK finds it; on_commit
+        # would raise, and the save with it.
+        function(*args)
 
 
 def _token_changed(instance: Any, using: str, **kwargs: Any) -> None:
-    _on_commit(using, "token", instance.pk)
+    _on_commit(using, tell_changed, "token", instance.pk)
 
 
 def _user_saved(
@@ -49,14 +57,14 @@ def _user_saved(
     **kwargs: Any,
 ) -> None:
     if not created and (update_fields is None or RIGHTS_OF_A_USER & set(update_fields)):
-        _on_commit(using, "user", instance.pk)
+        _on_commit(using, tell_changed, "user", instance.pk)
 
 
 def _user_deleted(instance: Any, using: str, **kwargs: Any) -> None:
-    _on_commit(using, "user", instance.pk)
+    _on_commit(using, tell_changed, "user", instance.pk)
 
 
 def _logged_out(request: Any, **kwargs: Any) -> None:
     key = getattr(getattr(request, "session", None), "session_key", None)
     if key:
-        disconnect_session(key)
+        _on_commit(None, disconnect_session, key)
