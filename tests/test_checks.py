@@ -16,6 +16,7 @@ PUBSUB = checks.PUBSUB
 
 CHECKS = (
     checks.check_settings,
+    checks.check_access,
     checks.check_filters,
     checks.check_storage,
     checks.check_layer,
@@ -51,7 +52,7 @@ def test_the_apps_checks_are_registered(settings):
     ("chosen", "words"),
     [
         ({"MAX_OUTBOXES": 1}, "has no setting 'MAX_OUTBOXES'. Did you mean 'MAX_OUTBOX'?"),
-        ({"zzz": 1}, "has no setting 'zzz'. Known settings: BLOCKING_THREADS,"),
+        ({"zzz": 1}, "has no setting 'zzz'. Known settings: ALLOWED_ORIGINS,"),
         ({3: 1}, "has no setting 3."),
     ],
 )
@@ -61,9 +62,13 @@ def test_e001_unknown_key(settings, chosen, words):
 
 
 WRONG = {
+    "ALLOWED_ORIGINS": ["*", "https://example.com", {"*"}, [3], [None], False],
+    "ALLOW_NO_ORIGIN": [None, 1, "True"],
+    "AUTHENTICATORS": [None, "filtered_websocket.auth.HeaderAuthenticator", [object], [None]],
     "BLOCKING_THREADS": [0, -1, 1.5, "8", True, None],
     "CHANNEL_LAYER": [3, None],
     "CODEC": [3, []],
+    "GUESS_LIMIT": [0, -1, 2.5, "10", False],
     "LAYER_SETTLE": [-1, "1", True],
     "LAYER_TIMEOUT": [0, None, "2"],
     "MAX_MESSAGE_SIZE": [0, "1 MB"],
@@ -72,6 +77,7 @@ WRONG = {
     "ON_ERROR": ["ignore", None],
     "PUBLISH_MAX_AGE": [0, "30s"],
     "PUBLISH_QUEUE": [0, None],
+    "RECHECK": [0, -1.0, None, "60", True, float("nan")],
     "REFUSE_WITH": [403, "401"],
     "STORAGE": [
         "path",
@@ -80,6 +86,8 @@ WRONG = {
         {"BACKEND": "x", "OPTIONS": []},
         {"BACKEND": "x", "A": 1},
     ],
+    "TOKENS": [None, "", "OPEN", True],
+    "TRUSTED_PROXIES": [-1, 1.0, None, "1", True, ["10.0.0.1"]],
 }
 
 
@@ -212,6 +220,49 @@ def test_e017_a_storage_object_that_cannot_be_made(settings, storage, words):
     assert words in found()["filtered_websocket.E017"]
 
 
+class Greedy:
+    def __init__(self, argument):
+        raise NotImplementedError
+
+
+class Idle:
+    """Authenticates nobody."""
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("nowhere.Authenticator", "names 'nowhere.Authenticator': No module named 'nowhere'."),
+        ("tests.test_checks.Nobody", "names 'tests.test_checks.Nobody': "),
+        ("nodots", "names 'nodots': nodots doesn't look like a module path."),
+        ("", "names ''"),
+        ("tests.test_checks.Greedy", "cannot be made without arguments"),
+        ("tests.test_checks.CORE", "cannot be made without arguments"),
+        ("tests.test_checks.Idle", "has no 'async def authenticate(self, scope)'."),
+    ],
+)
+def test_e018_an_authenticator_that_cannot_be_made(settings, path, words):
+    settings.FILTERED_WEBSOCKET = {
+        "AUTHENTICATORS": ["filtered_websocket.auth.SessionAuthenticator", path]
+    }
+    assert words in found()["filtered_websocket.E018"]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["example.com", "https://example.com/chat", "https://example.com:99999", "https://*", "null"],
+)
+def test_e019_an_origin_that_is_none(settings, origin):
+    settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": ["https://example.com", origin]}
+    assert f"{origin!r} is no origin: write it as" in found()["filtered_websocket.E019"]
+
+
+@pytest.mark.parametrize("origins", [None, [], ["https://example.com:8443", "http://*.a.example"]])
+def test_origins_that_are_well_written_are_no_error(settings, origins):
+    settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": origins}
+    assert found() == {}
+
+
 def test_w001_the_in_memory_layer_with_debug_off(settings):
     settings.CHANNEL_LAYERS = layers(checks.IN_MEMORY, capacity=10_000)
     assert list(found()) == ["filtered_websocket.W001"]
@@ -236,6 +287,33 @@ def test_w003_the_pubsub_layer_without_a_timeout(settings):
         PUBSUB, hosts=[{"address": "redis://localhost", "socket_timeout": 2}]
     )
     assert found() == {}
+
+
+def test_w004_open_tokens_with_debug_off(settings):
+    settings.FILTERED_WEBSOCKET = {"TOKENS": "open"}
+    assert list(found()) == ["filtered_websocket.W004"]
+    settings.DEBUG = True
+    assert found() == {}
+
+
+def test_w005_every_origin(settings):
+    settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": ("https://example.com", "*")}
+    assert list(found()) == ["filtered_websocket.W005"]
+    settings.DEBUG = True
+    assert list(found()) == ["filtered_websocket.W005"]
+
+
+def test_w006_tokens_in_the_url(settings):
+    settings.FILTERED_WEBSOCKET = {"AUTHENTICATORS": ["filtered_websocket.auth.QueryAuthenticator"]}
+    assert list(found()) == ["filtered_websocket.W006"]
+    settings.FILTERED_WEBSOCKET = {"AUTHENTICATORS": []}
+    assert found() == {}
+
+
+def test_no_message_holds_a_secret_key(settings):
+    settings.SECRET_KEY = "a very secret key"
+    settings.FILTERED_WEBSOCKET = {"AUTHENTICATORS": ["nowhere.A"], "ALLOWED_ORIGINS": ["x"]}
+    assert "a very secret key" not in repr([check() for check in CHECKS])
 
 
 def test_check_ids_are_unique_and_documented():

@@ -45,7 +45,7 @@ def test_every_setting_has_a_section_with_its_default():
     text = (ROOT / "docs" / "settings.md").read_text()
     sections = dict(re.findall(r"^### `(\w+)`: .*?default `([^`]+)`", text, re.MULTILINE))
     assert sections == {
-        key: str(default) if isinstance(default, float | None) else json.dumps(default)
+        key: str(default) if isinstance(default, float | bool | None) else json.dumps(default)
         for key, default in conf.DEFAULTS.items()
     }
     assert list(sections) == sorted(sections)
