@@ -3,10 +3,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 9000
+BENCH ?= .venv-bench
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check test-matrix clean
+.PHONY: run test check test-matrix bench clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/python manage.py migrate --verbosity 0
@@ -29,6 +30,18 @@ check: $(VENV)/test.stamp
 test-matrix:
 	tests/matrix $(MATRIX)
 
+# Side by side with its peers: a quarter of an hour. BENCH_ARGS="--help" says what else.
+bench: $(BENCH)/bench.stamp
+	$(BENCH)/bin/python -m benchmarks $(BENCH_ARGS)
+
+# Peers that cannot be installed are left out of the run, which says so.
+$(BENCH)/bench.stamp: pyproject.toml $(wildcard benchmarks/requirements*.txt benchmarks/package.json)
+	@$(MAKE) --no-print-directory VENV=$(BENCH) $(BENCH)/python.stamp
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	-$(BENCH)/bin/python -m venv $(BENCH)-2014 && $(BENCH)-2014/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-2014.txt
+	-cd benchmarks && npm install --silent --no-audit --no-fund --no-package-lock
+	@touch $@
+
 $(VENV)/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit("this needs Python 3.11 or newer, not " + sys.version.split()[0] + ": make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
@@ -43,4 +56,4 @@ $(VENV)/test.stamp: $(VENV)/run.stamp tests/requirements.txt
 	@touch $@
 
 clean:
-	rm -rf .venv* build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv* benchmarks/node_modules build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache

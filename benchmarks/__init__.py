@@ -1,0 +1,1 @@
+"""Side-by-side measurements of this package and its peers: ``make bench``."""

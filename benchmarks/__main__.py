@@ -1,0 +1,137 @@
+"""
+``python -m benchmarks``: run everything, or some of it.
+
+A whole run writes its figures to ``results/``, the plots beside them, and the tables of
+``docs/performance.md``. A part of it prints, and keeps what it saw in ``partial.json``.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import machine, report
+from .bench import Bench, make_session
+from .clients import LoadError
+from .contenders import BY_NAME, Contender, peer_versions
+from .processes import ROOT, ServerFailed, Valkey
+from .results import Results
+from .scenarios import SCENARIOS, Scenario
+from .wire import WireError
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PAGE = ROOT / "docs" / "performance.md"
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    def names(known: Sequence[str]):
+        def split(text: str) -> list[str]:
+            chosen = text.split(",")
+            for name in chosen:
+                if name not in known:
+                    raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+            return chosen
+
+        return split
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure.")
+    parser.add_argument("--only", type=names([*BY_NAME]), help="contenders, by commas")
+    parser.add_argument(
+        "--scenario", type=names([s.name for s in SCENARIOS]), help="scenarios, by commas"
+    )
+    parser.add_argument("--rounds", type=int, help="rounds of every scenario")
+    parser.add_argument("--quick", action="store_true", help="short, and less exact")
+    parser.add_argument("--list", action="store_true", help="name contenders and scenarios")
+    parser.add_argument(
+        "--report", action="store_true", help="only write plots and tables from the last whole run"
+    )
+    return parser.parse_args(arguments)
+
+
+def plan(options: argparse.Namespace, results: Results) -> list[tuple[Scenario, int, Contender]]:
+    """Every measurement, rounds interleaved; who cannot take part is noted with a reason."""
+    steps = []
+    for scenario in SCENARIOS:
+        if options.scenario and scenario.name not in options.scenario:
+            continue
+        able = []
+        for contender in scenario.contenders:
+            if options.only and contender.name not in options.only:
+                continue
+            reason = contender.missing() or scenario.excuse(contender)
+            if reason is None:
+                able.append(contender)
+            else:
+                results.skip(scenario.name, contender.name, reason)
+        rounds = options.rounds or (1 if options.quick else scenario.rounds)
+        steps += [(scenario, number, one) for number in range(rounds) for one in able]
+    return steps
+
+
+def run(options: argparse.Namespace) -> Results:
+    from tqdm import tqdm
+
+    # Its own thread would wake up in the middle of a measurement.
+    tqdm.monitor_interval = 0
+    results = Results()
+    about = machine.describe()
+    machine.raise_file_limit()
+    os.sched_setaffinity(0, {machine.LOAD_CORE})
+    steps = plan(options, results)
+    started = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as folder,
+        Valkey(machine.LOAD_CORE) as valkey,
+    ):
+        database = os.path.join(folder, "db.sqlite3")
+        bench = Bench(valkey, make_session(database), database, quick=options.quick)
+        if options.quick:
+            bench.seconds = 0.5
+        versions = machine.python_versions() | {"valkey": valkey.version()} | peer_versions()
+        results.about = {"date": machine.now(), "machine": about, "versions": versions}
+        with tqdm(steps, unit="run") as bar:
+            for scenario, number, contender in bar:
+                bar.set_description(f"{scenario.name} {number + 1}, {contender.name}")
+                try:
+                    figures = scenario.measure(bench, contender)
+                except (LoadError, ServerFailed, WireError, OSError) as error:
+                    reason = f"failed in round {number + 1}: {error}"
+                    results.skip(scenario.name, contender.name, reason)
+                    bar.write(f"{scenario.name}, {contender.name}: {error}")
+                else:
+                    results.add(scenario.name, contender.name, number, figures)
+    results.about["minutes"] = round((time.monotonic() - started) / 60, 1)
+    return results
+
+
+def write(results: Results) -> None:
+    """Plots and tables of a whole run."""
+    for name, picture in report.pictures(results).items():
+        (RESULTS / name).write_text(picture)
+    PAGE.write_text(report.fill(PAGE.read_text(), results))
+
+
+def main() -> None:
+    options = parse()
+    if options.list:
+        for name, contender in BY_NAME.items():
+            print(f"{name:20} {contender.title}  {contender.missing() or ''}".rstrip())
+        for scenario in SCENARIOS:
+            print(f"{scenario.name:20} {scenario.title}, {scenario.rounds} rounds")
+        return
+    if options.report:
+        results = Results.load(RESULTS / "latest.json")
+        write(results)
+    else:
+        results = run(options)
+        whole = not (options.only or options.scenario or options.rounds or options.quick)
+        results.save(RESULTS / ("latest.json" if whole else "partial.json"))
+        if whole:
+            write(results)
+    print(*report.lines(results), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""One client: its socket, its handshake, and its place in a group."""
+
+import socket
+from collections import deque
+from dataclasses import dataclass
+
+from .wire import MASK, Wire, build_frame, take_frames
+
+#: A server that sends nothing for so long has lost what is missing, seconds.
+STALL = 15.0
+
+#: Asks the kernel when it received what is read; Python has no name for it.
+SO_TIMESTAMPNS = 35
+
+
+class LoadError(Exception):
+    """A contender lost, doubled or refused something."""
+
+
+class Stream:
+    """The messages of one group in the order they are sent, and who sends them."""
+
+    __slots__ = ("done_at", "left", "receivers", "sender", "sent_at")
+
+    def __init__(self) -> None:
+        self.sender: Client | None = None
+        self.receivers = 0
+        #: Per message: when it left, whom it has not reached, when it reached the last.
+        self.sent_at: list[float] = []
+        self.left: list[int] = []
+        self.done_at: list[float] = []
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a client connects, and what it is in its group."""
+
+    port: int
+    target: str
+    stream: Stream
+    sends: bool
+    receives: bool
+
+
+class Client:
+    __slots__ = (
+        "got",
+        "greetings",
+        "left",
+        "recv_into",
+        "socket",
+        "stream",
+        "tail",
+        "upgraded",
+    )
+
+    def __init__(self, place: Place, wire: Wire) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", place.port), STALL)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        self.recv_into = self.socket.recv_into
+        self.stream = place.stream
+        #: Those of its stream; a client that receives nothing has none to count down.
+        self.left = place.stream.left if place.receives else []
+        self.got = 0
+        self.tail = bytearray()
+        self.upgraded = False
+        self.greetings = deque(wire.greetings)
+        if place.sends:
+            place.stream.sender = self
+        place.stream.receivers += place.receives
+
+    def greet(self, data: bytes) -> bool:
+        """Take a part of the handshake; whether it is over."""
+        self.tail += data
+        if not self.upgraded:
+            head, end, rest = bytes(self.tail).partition(b"\r\n\r\n")
+            if not end:
+                return False
+            if not head.startswith(b"HTTP/1.1 101 "):
+                raise LoadError(f"refused: {head.splitlines()[0].decode('latin-1')}")
+            self.upgraded = True
+            self.tail = bytearray(rest)
+        # What follows the last greeting is left for the reader.
+        while self.greetings:
+            frames = take_frames(self.tail)
+            if not frames:
+                return False
+            for opcode, payload in frames:
+                expected, answer = self.greetings.popleft()
+                if not payload.startswith(expected):
+                    raise LoadError(f"greeted with {payload[:40]!r} ({opcode}), not {expected!r}")
+                if answer is not None:
+                    self.socket.sendall(build_frame(answer, mask=MASK))
+        return True
