@@ -20,6 +20,12 @@ from benchmarks.scenarios import SCENARIOS
 from benchmarks.stats import Spread, percentile
 from benchmarks.wire import MASK, PING, PONG, TEXT, WireError, build_frame, take_frames
 
+from .snippets import ROOT
+
+PAGE = ROOT / "docs" / "performance.md"
+LATEST = ROOT / "benchmarks" / "results" / "latest.json"
+
+
 # Statistics
 
 
@@ -451,3 +457,16 @@ def test_a_report_is_made_of_whatever_was_measured():
     text = "\n".join(report.lines(measured(ours_daphne=3.0)))
     assert "not measured" in text
     assert "Nothing has been measured yet." in text
+
+
+def test_the_page_and_the_plots_are_what_the_kept_figures_say():
+    results = Results.load(LATEST)
+    page = PAGE.read_text()
+    assert report.fill(page, results) == page
+    for name, picture in report.pictures(results).items():
+        assert (LATEST.parent / name).read_text() == picture
+
+
+def test_the_page_has_every_block():
+    page = PAGE.read_text()
+    assert all(page.count(f"<!-- generated: {name} -->") == 1 for name in report.BLOCKS)
