@@ -394,6 +394,7 @@ async def test_whatever_is_not_exactly_daphnes_is_plain_asgi(serving, monkeypatc
         partial(handle_reply, one.protocol, message=1),
         partial(one.protocol.handle_reply, one.protocol),
         partial(print, one.protocol),
+        partial(handle_reply, object()),
     ):
         assert await found(send) is AsgiTransport
     one.protocol.transport = OtherSocket.__new__(OtherSocket)

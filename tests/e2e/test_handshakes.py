@@ -62,6 +62,10 @@ def test_a_path_is_written_one_way(ours, target, expected):
     assert status(answer(ours, target)) == expected
 
 
+def test_plain_http_is_told_what_this_is(ours):
+    assert status(answer(ours, "/ws/", Upgrade=None)) == 426
+
+
 def test_no_client_says_where_the_application_is_mounted(ours):
     assert status(answer(ours, "/public/ws/", **{"Daphne-Root-Path": "/public"})) == 403
     assert status(answer(ours, "/ws/", **{"Daphne-Root-Path": "/public"})) == 101
