@@ -12,8 +12,8 @@ A credential that is offered goes before the session, whose cookie a browser sen
 
 import asyncio
 import functools
+import inspect
 import logging
-import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -31,6 +31,7 @@ from .exceptions import Close
 from .guesses import Guesses, address_of
 from .judging import is_same_password, token_model
 from .keys import digest_of, is_key
+from .known_tokens import KnownTokens
 from .tickets import redeem
 from .types import Authenticator, Identity, Scope
 
@@ -38,10 +39,10 @@ logger = logging.getLogger(__name__)
 
 #: How long it may take to find out who connects, seconds: daphne waits 5 for an answer.
 AUTH_TIMEOUT = 3.0
-#: Above this many tokens they are not kept in memory while somebody guesses.
-MAX_KNOWN = 100_000
-
 _guesses = Guesses()
+_known = KnownTokens()
+#: Called when a token was made or changed in any process.
+forget_known = _known.forget
 
 
 def refusal() -> Close:
@@ -120,16 +121,16 @@ class TicketAuthenticator:
 def _load(path: str) -> Authenticator:
     try:
         made = import_string(path)()
-    except ImportError as error:
-        raise ImproperlyConfigured(
-            f"FILTERED_WEBSOCKET['AUTHENTICATORS'] names {path!r}: {error}."
-        ) from error
     except TypeError as error:
         raise ImproperlyConfigured(
             f"FILTERED_WEBSOCKET['AUTHENTICATORS'] names {path!r}, which cannot be made"
             f" without arguments: {error}."
         ) from error
-    if not callable(getattr(made, "authenticate", None)):
+    except Exception as error:
+        raise ImproperlyConfigured(
+            f"FILTERED_WEBSOCKET['AUTHENTICATORS'] names {path!r}: {type(error).__name__}: {error}."
+        ) from error
+    if not inspect.iscoroutinefunction(getattr(made, "authenticate", None)):
         raise ImproperlyConfigured(
             f"FILTERED_WEBSOCKET['AUTHENTICATORS'] names {path!r}, which has no"
             " 'async def authenticate(self, scope)'."
@@ -211,7 +212,8 @@ async def find_token(key: str, address: str) -> Any:
         raise refusal()
     if _guesses.is_over(address) and not await _known.has(digest_of(key)):
         raise refusal()
-    token = await _run_secretly(lambda: token_model().objects.find(key))
+    with _guesses.asking(address):
+        token = await _run_secretly(lambda: token_model().objects.find(key))
     if token is None:
         raise refusal()
     if token.flaw:
@@ -226,40 +228,6 @@ async def _run_secretly(call: Callable[[], Any]) -> Any:
     others, and so in the report of an exception.
     """
     return await run_query(sensitive_variables()(call))
-
-
-class _Known:
-    """
-    Digests of all tokens, in memory while somebody guesses: so that a guess costs no
-    query, and a good key is still told from a bad one.
-    """
-
-    def __init__(self) -> None:
-        self._digests: frozenset[str] | None = None
-        self._loaded_at = 0.0
-
-    async def has(self, digest: str) -> bool:
-        """Whether it may be one; True where that cannot be known."""
-        if not self._loaded_at or time.monotonic() - self._loaded_at > conf.RECHECK:
-            # Before the query: who comes meanwhile need not ask as well.
-            self._loaded_at = time.monotonic()
-            self._digests = await run_query(self._load)
-        return self._digests is None or digest in self._digests
-
-    @staticmethod
-    def _load() -> frozenset[str] | None:
-        digests = token_model().objects.values_list("digest", flat=True)[: MAX_KNOWN + 1]
-        known = frozenset(digests)
-        return known if len(known) <= MAX_KNOWN else None
-
-    def forget(self) -> None:
-        """Tokens have changed."""
-        self._loaded_at = 0.0
-
-
-_known = _Known()
-#: Called when a token was made or changed in any process.
-forget_known = _known.forget
 
 
 @sensitive_variables()

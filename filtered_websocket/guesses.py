@@ -5,7 +5,9 @@ In the memory of one process: a site of many processes grants as many times the 
 """
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
@@ -30,6 +32,8 @@ class Guesses:
 
     def __init__(self) -> None:
         self._counts: OrderedDict[str, _Count] = OrderedDict()
+        #: Address -> credentials that are being looked up: bad, until one is found good.
+        self._asked: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -55,9 +59,21 @@ class Guesses:
         return MAX_DELAY * (bad + 1) / float(limit)
 
     def is_over(self, address: str) -> bool:
-        """Whether this address has had its share of bad credentials."""
+        """Whether this address has had its share of bad credentials, or may soon."""
         limit = conf.GUESS_LIMIT
-        return limit is not None and self._count(address).bad >= limit
+        bad = self._count(address).bad + self._asked[address]
+        return limit is not None and bad >= limit
+
+    @contextmanager
+    def asking(self, address: str) -> Iterator[None]:
+        """While the database is asked about a credential from there."""
+        self._asked[address] += 1
+        try:
+            yield
+        finally:
+            self._asked[address] -= 1
+            if not self._asked[address]:
+                del self._asked[address]
 
 
 def address_of(scope: Scope) -> str:

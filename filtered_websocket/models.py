@@ -212,7 +212,7 @@ class Ticket(models.Model):
 
     digest = models.CharField(max_length=64, primary_key=True)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
-    # As long as a cookie, where sessions live in one.
+    # Encrypted with what only the ticket holds; as long as a cookie, where sessions live in one.
     session_key = models.TextField()
     session_hash = models.CharField(max_length=128)
     expires_at = models.DateTimeField(db_index=True)

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 ASK_AGAIN = 1.0
 #: How many times RECHECK a connection lives while the database cannot be asked.
 GRACE = 10
+#: How many sessions are remembered that have just ended.
+MAX_ENDED = 1024
 #: How long the end of a hub waits for the database, seconds.
 STOP_TIMEOUT = 2.0
 #: The longest timer, seconds; a later expiry is looked at again then.
@@ -71,6 +73,7 @@ class Rights:
         self._used: set[int] = set()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._ended: dict[tuple[str, str], str] = {}
         self._stopping = False
         self._failing_since: float | None = None
         self._sequence = Sequence()
@@ -95,6 +98,8 @@ class Rights:
         self._held.setdefault(connection, []).append(identity)
         for key in _keys(identity):
             self._resting.setdefault(key, set()).add(connection)
+            if key in self._ended:
+                connection.close(UNAUTHORIZED, self._ended[key])
         self._arm(connection)
         if is_token(identity.token):
             self._used.add(identity.token.pk)
@@ -174,8 +179,14 @@ class Rights:
 
     def _close(self, event: dict[str, Any]) -> None:
         key = str(event["kind"]), str(event["id"])
+        code, reason = int(event["code"]), str(event["reason"])
         for connection in tuple(self._resting.get(key, ())):
-            connection.close(int(event["code"]), str(event["reason"]))
+            connection.close(code, reason)
+        if event["kind"] == "session":
+            # Told a moment before its row is gone: who comes in between comes too late.
+            self._ended[key] = reason
+            if len(self._ended) > MAX_ENDED:
+                del self._ended[next(iter(self._ended))]
 
     def _tell_count(self, event: dict[str, Any]) -> None:
         self._hub.tell_house({"is": "count", "nonce": event["nonce"], "tokens": self.count()})

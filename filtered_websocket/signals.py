@@ -13,8 +13,9 @@ from django.db.models.signals import post_delete, post_save
 from .evictions import disconnect_session, tell_changed
 from .judging import token_model
 
-#: A save of nothing but other fields (``last_login``, say) ends no right.
-RIGHTS_OF_A_USER = {"is_active", "password"}
+#: A save of nothing else ends no right. Of any other field of a site's own user model,
+#: nobody but the site knows what hangs on it.
+NO_RIGHTS = {"last_login"}
 
 
 def connect_signals() -> None:
@@ -56,7 +57,7 @@ def _user_saved(
     update_fields: Collection[str] | None,
     **kwargs: Any,
 ) -> None:
-    if not created and (update_fields is None or RIGHTS_OF_A_USER & set(update_fields)):
+    if not created and (update_fields is None or not set(update_fields) <= NO_RIGHTS):
         _on_commit(using, tell_changed, "user", instance.pk)
 
 

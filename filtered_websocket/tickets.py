@@ -3,13 +3,17 @@ Tickets: a right to connect once, within seconds, for a page that cannot set hea
 whose cookies do not reach this server.
 
 A ticket is signed, so what is made up is refused without a query; and a row, which its
-use takes away, so that it works once for all processes together.
+use takes away, so that it works once for all processes together. The session's key in
+that row can be read with the ticket only: whoever reads the database has no cookie by it.
 """
 
 import datetime
+import hashlib
 import secrets
+from base64 import urlsafe_b64encode
 from typing import Any
 
+from cryptography.fernet import Fernet
 from django.apps import apps
 from django.contrib.auth import HASH_SESSION_KEY
 from django.core.signing import BadSignature, TimestampSigner
@@ -29,6 +33,10 @@ def _signer() -> TimestampSigner:
     return TimestampSigner(sep=".", salt="filtered_websocket.ticket")
 
 
+def _cipher(nonce: str) -> Fernet:
+    return Fernet(urlsafe_b64encode(hashlib.sha256(b"session" + nonce.encode()).digest()))
+
+
 def ticket_model() -> Any:
     return apps.get_model("filtered_websocket", "Ticket")
 
@@ -46,7 +54,7 @@ def issue(user: Any, session: Any) -> str:
     tickets.create(
         digest=digest_of(nonce),
         user=user,
-        session_key=session.session_key or "",
+        session_key=_cipher(nonce).encrypt((session.session_key or "").encode()).decode(),
         session_hash=session.get(HASH_SESSION_KEY, ""),
         expires_at=now + datetime.timedelta(seconds=LIFETIME),
     )
@@ -69,7 +77,7 @@ def redeem(ticket: str) -> Identity | None:
         return None
     identity = Identity(
         user=row.user,
-        session_key=row.session_key or None,
+        session_key=_cipher(nonce).decrypt(row.session_key).decode() or None,
         session_hash=row.session_hash or None,
     )
     [(flaw, identity)] = judge([identity])

@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django.views.debug import ExceptionReporter
 
-from filtered_websocket import Close, WebSocketConnectFilter, auth, blocking
+from filtered_websocket import Close, WebSocketConnectFilter, auth, blocking, known_tokens
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.keys import digest_of, new_key
 from filtered_websocket.models import Token
@@ -539,6 +539,11 @@ async def test_an_authenticator_that_hangs_is_given_up(app, settings, monkeypatc
     await client.close()
 
 
+class Plain:
+    def authenticate(self, scope):
+        """Not awaitable."""
+
+
 class NeedsArguments:
     def __init__(self, argument):
         raise NotImplementedError
@@ -551,6 +556,8 @@ class NeedsArguments:
         (f"{__name__}.Nothing", "Nothing"),
         (f"{__name__}.NeedsArguments", "cannot be made without arguments"),
         ("builtins.dict", "has no 'async def authenticate"),
+        (f"{__name__}.Plain", "has no 'async def authenticate"),
+        ("tests.raising_module.Anything", "RuntimeError: not today"),
     ],
 )
 def test_what_is_no_authenticator_is_told(settings, path, words):
@@ -619,6 +626,59 @@ async def test_a_key_that_is_made_while_somebody_guesses_is_good_at_once(app, mo
         await client.close()
 
 
+async def test_of_many_guesses_at_once_no_more_are_looked_up(app, token, monkeypatch):
+    Clock(monkeypatch)
+
+    async def all_at_once():
+        await asyncio.gather(*(guess(app, 1) for _ in range(50)))
+
+    made = await queries_of(all_at_once())
+    assert len([sql for sql in made if "WHERE" in sql]) <= 10
+    assert len([sql for sql in made if "WHERE" not in sql]) == 1
+
+
+async def test_a_new_key_is_good_while_the_tokens_are_loaded_again(app, monkeypatch):
+    Clock(monkeypatch)
+    await guess(app, 12)
+    loading, loaded = asyncio.Event(), asyncio.Event()
+    real = known_tokens.run_query
+
+    async def slowly(call):
+        digests = await real(call)
+        loading.set()
+        await loaded.wait()
+        return digests
+
+    monkeypatch.setattr(known_tokens, "run_query", slowly)
+    auth.forget_known()
+    _, key = await sync_to_async(Token.objects.create_key)(name="first")
+    first = asyncio.ensure_future(shake_hands(app, **by_header(key)))
+    await loading.wait()
+    # Made after the digests were read, and told while they are on their way.
+    _, second_key = await sync_to_async(Token.objects.create_key)(name="second")
+    auth.forget_known()
+    second = asyncio.ensure_future(shake_hands(app, **by_header(second_key)))
+    loaded.set()
+    for client in await asyncio.gather(first, second):
+        assert client.accepted
+        await client.close()
+
+
+async def test_where_the_tokens_cannot_be_loaded_each_is_looked_up(app, token, monkeypatch, caplog):
+    Clock(monkeypatch)
+
+    def away():
+        raise OSError("the database is away")
+
+    await guess(app, 10)
+    auth.forget_known()
+    monkeypatch.setattr(known_tokens, "token_model", away)
+    client = await shake_hands(app, **by_header(token[1]))
+    assert client.accepted
+    assert "cannot load which tokens there are" in caplog.text
+    await client.close()
+
+
 async def test_a_spoofed_forwarded_address_does_not_help(app, monkeypatch):
     Clock(monkeypatch)
     await guess(app, 10)
@@ -642,7 +702,7 @@ async def test_another_address_is_not_concerned(app, monkeypatch):
 
 async def test_with_more_tokens_than_fit_in_memory_each_is_looked_up(app, token, monkeypatch):
     Clock(monkeypatch)
-    monkeypatch.setattr(auth, "MAX_KNOWN", 0)
+    monkeypatch.setattr("filtered_websocket.known_tokens.MAX_KNOWN", 0)
     await guess(app, 10)
     client = await shake_hands(app, **by_header(token[1]))
     assert client.accepted

@@ -232,9 +232,9 @@ class Idle:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("nowhere.Authenticator", "names 'nowhere.Authenticator': No module named 'nowhere'."),
+        ("nowhere.Authenticator", "names 'nowhere.Authenticator': ModuleNotFoundError: No module named"),
         ("tests.test_checks.Nobody", "names 'tests.test_checks.Nobody': "),
-        ("nodots", "names 'nodots': nodots doesn't look like a module path."),
+        ("nodots", "names 'nodots': ImportError: nodots doesn't look like a module path."),
         ("", "names ''"),
         ("tests.test_checks.Greedy", "cannot be made without arguments"),
         ("tests.test_checks.CORE", "cannot be made without arguments"),

@@ -25,7 +25,7 @@ FLOORS = [
     ],
     ["connection", "batches", "layer", "storage_objects", "models", "judging"],
     [
-        *("auth", "tickets", "rights", "token_groups", "evictions", "census"),
+        *("auth", "known_tokens", "tickets", "rights", "token_groups", "evictions", "census"),
         *("hub", "hub_view", "publish", "filters.entries", "filters.options", "filters.pipeline"),
     ],
     ["consumers", "signals"],

@@ -473,6 +473,22 @@ async def test_a_connection_ends_with_its_session(user):
         assert await other.received_nothing() and other.close_code is None
 
 
+async def test_who_comes_with_a_session_that_has_just_ended_comes_too_late(user, monkeypatch):
+    monkeypatch.setattr(module, "MAX_ENDED", 1)
+    async with connect([]) as late, connect([]) as later:
+        hub = get_hub()
+        connections = list(hub.connections.values())
+        for session_key in ("abc", "def"):
+            disconnect_session(session_key)
+        await later.settle()
+        for connection, session_key in zip(connections, ("def", "abc"), strict=True):
+            identity = Identity(user=user, session_key=session_key)
+            hub.rights.hold(connection, identity, hub.rights.heard)
+        assert await late.closed() == 4401
+        # The oldest are forgotten, for memory's sake.
+        assert list(hub.rights._ended.values()) == ["logged out"]
+
+
 async def test_events_of_the_house_that_are_lost_are_no_events_of_filters(caplog):
     async with connect([]):
         hub = get_hub()
