@@ -23,7 +23,6 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 from django.views.decorators.debug import sensitive_variables
 
-from .blocking import run_query
 from .close_codes import UNAUTHORIZED
 from .conf import conf
 from .credentials import credentials
@@ -32,6 +31,7 @@ from .guesses import Guesses, address_of
 from .judging import is_same_password, token_model
 from .keys import digest_of, is_key
 from .known_tokens import KnownTokens
+from .queries import run_query
 from .tickets import redeem
 from .types import Authenticator, Identity, Scope
 

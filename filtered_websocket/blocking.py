@@ -1,6 +1,6 @@
 """
-The house's own threads: for filters with ``blocking = True``, and others for what the
-house asks the database, which filters that hog theirs do not hold up.
+The house's own threads, for filters with ``blocking = True``. (``queries`` has others,
+which filters that hog theirs do not hold up.)
 
 They are apart from asgiref's one thread-sensitive thread, where a single slow call
 stalls every other user of the process.
@@ -21,13 +21,11 @@ from django.db import close_old_connections
 
 from .conf import conf
 
-#: Threads that ask the database who connects, and who may stay.
-QUERY_THREADS = 4
-
 _pools: dict[str, ThreadPoolExecutor] = {}
 
 
-def _pool(name: str, threads: int) -> ThreadPoolExecutor:
+def thread_pool(name: str, threads: int) -> ThreadPoolExecutor:
+    """The threads of this name; made when they are first asked for, again after the end."""
     if name not in _pools:
         _pools[name] = ThreadPoolExecutor(threads, thread_name_prefix=name)
     return _pools[name]
@@ -63,7 +61,12 @@ def in_the_thread_sensitive_thread() -> Iterator[None]:
         _thread_sensitive -= 1
 
 
-def _call(call: Callable[..., Any], *args: Any) -> Any:
+def is_in_a_test() -> bool:
+    """Whether somebody wants all of it in the thread-sensitive thread."""
+    return bool(_thread_sensitive)
+
+
+def call_safely(call: Callable[..., Any], *args: Any) -> Any:
     try:
         return call(*args)
     except StopIteration as error:
@@ -74,9 +77,14 @@ def _call(call: Callable[..., Any], *args: Any) -> Any:
 def _with_fresh_connections(call: Callable[..., Any], *args: Any) -> Any:
     close_old_connections()
     try:
-        return _call(call, *args)
+        return call_safely(call, *args)
     finally:
         close_old_connections()
+
+
+async def run_in_the_thread_sensitive_thread(call: Callable[..., Any], *args: Any) -> Any:
+    """Await ``call(*args)`` where Django's TestCase has its transaction."""
+    return await sync_to_async(call_safely, thread_sensitive=True)(call, *args)
 
 
 async def run_blocking(call: Callable[..., Any], *args: Any) -> Any:
@@ -86,16 +94,8 @@ async def run_blocking(call: Callable[..., Any], *args: Any) -> Any:
     Database connections that are too old are closed before and after it. A
     cancelled caller does not stop the thread, which ends by itself.
     """
-    return await _run(_pool("fws-blocking", conf.BLOCKING_THREADS), call, *args)
-
-
-async def run_query(call: Callable[..., Any], *args: Any) -> Any:
-    """:func:`run_blocking`, in a thread for the house's own questions to the database."""
-    return await _run(_pool("fws-query", QUERY_THREADS), call, *args)
-
-
-async def _run(pool: ThreadPoolExecutor, call: Callable[..., Any], *args: Any) -> Any:
     if _thread_sensitive:
-        return await sync_to_async(_call, thread_sensitive=True)(call, *args)
+        return await run_in_the_thread_sensitive_thread(call, *args)
+    pool = thread_pool("fws-blocking", conf.BLOCKING_THREADS)
     run = functools.partial(contextvars.copy_context().run, _with_fresh_connections, call, *args)
     return await asyncio.get_running_loop().run_in_executor(pool, run)

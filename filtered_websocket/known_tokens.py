@@ -8,9 +8,9 @@ import contextvars
 import logging
 import time
 
-from .blocking import run_query
 from .conf import conf
 from .judging import token_model
+from .queries import run_query
 
 logger = logging.getLogger(__name__)
 

@@ -22,13 +22,13 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from .auth import forget_known
-from .blocking import run_query
 from .close_codes import FILTER_ERROR, UNAUTHORIZED
 from .conf import conf
 from .connection import Connection
 from .envelope import Batch, Sequence
 from .judging import is_token, is_user, judge, password_hash, token_model
 from .keys import digest_of
+from .queries import run_query
 from .types import Identity
 
 logger = logging.getLogger(__name__)

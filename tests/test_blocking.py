@@ -16,14 +16,3 @@ async def test_idle_threads_end_and_busy_ones_are_told():
     assert await busy
     assert await blocking.run_blocking(lambda: 3) == 3
     assert blocking.shut_down(10)
-
-
-async def test_filters_that_hog_their_threads_do_not_hold_up_the_house(settings):
-    settings.FILTERED_WEBSOCKET = {"BLOCKING_THREADS": 1}
-    assert blocking.shut_down(1)
-    gate = threading.Event()
-    busy = asyncio.ensure_future(blocking.run_blocking(gate.wait, 30))
-    assert (await blocking.run_query(threading.current_thread)).name.startswith("fws-query")
-    gate.set()
-    assert await busy
-    assert blocking.shut_down(10)

@@ -21,6 +21,7 @@ FLOORS = [
         "keys",
         "credentials",
         "guesses",
+        "queries",
         "handshakes",
     ],
     ["connection", "batches", "layer", "storage_objects", "models", "judging"],

@@ -1,0 +1,80 @@
+"""
+Threads for what the house itself asks the database: who connects, and who may stay.
+
+Questions that wait for one another share a connection, which is looked at (and, with
+``CONN_MAX_AGE = 0``, closed) when no question waits any more. To open one costs about as
+much as a session and its user: with many clients at the door that was half of it.
+"""
+
+import asyncio
+import contextvars
+import functools
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from django.db import close_old_connections
+
+from .blocking import call_safely, is_in_a_test, run_in_the_thread_sensitive_thread, thread_pool
+
+#: How many questions are asked side by side.
+QUERY_THREADS = 4
+
+
+class Questions:
+    """A queue, and as many threads that empty it as there is work for."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._asking = 0
+        self._lock = threading.Lock()
+
+    def put(self, call: Callable[[], Any]) -> "Future[Any]":
+        """Have ``call()`` called; its future."""
+        told: Future[Any] = Future()
+        with self._lock:
+            self._waiting.append((call, told))
+            is_enough = self._asking >= QUERY_THREADS
+            self._asking += not is_enough
+        if not is_enough:
+            thread_pool("fws-query", QUERY_THREADS).submit(self._ask)
+        return told
+
+    def _next(self) -> "tuple[Callable[[], Any], Future[Any]] | None":
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._asking -= 1
+            return None
+
+    def _ask(self) -> None:
+        close_old_connections()
+        while (question := self._next()) is not None:
+            call, told = question
+            if not told.set_running_or_notify_cancel():
+                continue
+            try:
+                told.set_result(call())
+            except BaseException as error:
+                told.set_exception(error)
+                # It may have been the connection's fault.
+                close_old_connections()
+        close_old_connections()
+
+
+_questions = Questions()
+
+
+async def run_query(call: Callable[..., Any], *args: Any) -> Any:
+    """
+    Await ``call(*args)``, which asks the database, in a thread of the house's, with this
+    task's context.
+
+    A cancelled caller is not asked for any more, unless its turn has come.
+    """
+    if is_in_a_test():
+        return await run_in_the_thread_sensitive_thread(call, *args)
+    run = functools.partial(contextvars.copy_context().run, call_safely, call, *args)
+    return await asyncio.wrap_future(_questions.put(run))
