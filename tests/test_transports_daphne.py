@@ -235,7 +235,7 @@ async def test_a_socket_that_goes_is_not_written_to(serving, how):
 
 async def test_whatever_a_write_raises_ends_the_connection_on_the_next_turn(serving, caplog):
     one = await serving()
-    one.socket.writeSomeData = None
+    one.transport._send_now = None
     with caplog.at_level("INFO"):
         one.transport.write(text("1"))
     assert one.ended == [] and one.transport.closing
@@ -429,7 +429,7 @@ async def test_the_shape_is_that_of_the_installed_versions(serving):
     assert len(protocol.send_queue) == 0 and protocol._perMessageCompress is None
     assert (transport.dataBuffer, transport.offset, transport._tempDataLen) == (b"", 0, 0)
     assert transport.connected == 1 and transport.disconnecting == 0 and not transport.TLS
-    assert transport.writeSomeData(b"") == 0
+    assert transport.socket.gettimeout() == 0 and transport.socket.send(b"") == 0
     transport.write(b"abc")
     assert transport._tempDataLen == 3
     transport.loseConnection()

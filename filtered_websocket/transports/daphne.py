@@ -43,8 +43,8 @@ look_at_socket = attrgetter(
     "dataBuffer",
     "disconnecting",
     "offset",
+    "socket.send",
     "write",
-    "writeSomeData",
 )
 
 
@@ -104,12 +104,13 @@ class DaphneTls(DaphneTransport):
 class DaphneLane(DaphneTransport):
     """A plain socket, TCP or Unix, that is written to directly."""
 
-    __slots__ = ("_direct",)
+    __slots__ = ("_direct", "_send_now")
 
     lane: ClassVar[str] = "daphne's lane, written straight to the socket"
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self._send_now: Callable[[bytes], int] = self._socket.socket.send
         # Decided by the handshake's outcome.
         self._direct = False
 
@@ -136,11 +137,13 @@ class DaphneLane(DaphneTransport):
             ):
                 self._write_behind(frame, wire)
                 return
-            sent = socket.writeSomeData(wire)
+            try:
+                sent = self._send_now(wire)
+            except OSError:
+                # It takes no more, or is dead, which the reactor finds out.
+                sent = 0
             if sent != size:
-                # The rest; all of it where an exception says that the socket is dead, so
-                # that the reactor finds that out.
-                socket.write(wire[sent:] if isinstance(sent, int) else wire)
+                socket.write(wire[sent:])
         except Exception as error:
             self._fail(error)
             asyncio.get_running_loop().call_soon(self._end)
