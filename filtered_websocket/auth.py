@@ -23,14 +23,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 from django.views.decorators.debug import sensitive_variables
 
-from .close_codes import UNAUTHORIZED
+from .close_codes import FILTER_ERROR, UNAUTHORIZED
 from .conf import conf
 from .credentials import credentials
-from .exceptions import Close
+from .exceptions import AuthFault, Close
 from .guesses import Guesses, address_of
+from .inquiries import Inquiries
 from .judging import is_same_password, token_model
 from .keys import digest_of, is_key
-from .known_tokens import KnownTokens
 from .queries import run_query
 from .tickets import redeem
 from .types import Authenticator, Identity, Scope
@@ -40,9 +40,7 @@ logger = logging.getLogger(__name__)
 #: How long it may take to find out who connects, seconds: daphne waits 5 for an answer.
 AUTH_TIMEOUT = 3.0
 _guesses = Guesses()
-_known = KnownTokens()
-#: Called when a token was made or changed in any process.
-forget_known = _known.forget
+_inquiries = Inquiries()
 
 
 def refusal() -> Close:
@@ -198,6 +196,10 @@ async def use_key(key: str, scope: Scope) -> Any:
     except Close:
         await _note_bad(address)
         return None
+    except AuthFault as error:
+        # No error of the filter's, whose report would show the message with the key.
+        logger.error("%s", error)
+        raise Close(FILTER_ERROR, "cannot look the token up") from None
 
 
 @sensitive_variables()
@@ -205,21 +207,30 @@ async def find_token(key: str, address: str) -> Any:
     """
     The token of ``key``, if it lets its bearer in: one indexed query.
 
-    Raises :exc:`Close` with 4401 if not; without a query for what is no key, and for what
-    no token has once ``address`` has offered too many of those.
+    Raises :exc:`Close` with 4401 if not: without a query for what is no key, and, once
+    ``address`` has offered too many bad ones, with one a second for all such together.
+    :exc:`AuthFault` where the database does not answer.
     """
     if not is_key(key):
         raise refusal()
-    if _guesses.is_over(address) and not await _known.has(digest_of(key)):
-        raise refusal()
-    with _guesses.asking(address):
-        token = await _run_secretly(lambda: token_model().objects.find(key))
+    token = await _look_up(key, address)
     if token is None:
         raise refusal()
     if token.flaw:
         logger.info("refused token %s… (%s): %s", token.prefix, token.pk, token.flaw)
         raise refusal()
     return token
+
+
+@sensitive_variables()
+async def _look_up(key: str, address: str) -> Any:
+    try:
+        if _guesses.is_over(address) and not await _inquiries.is_known(digest_of(key)):
+            return None
+        with _guesses.asking(address):
+            return await _run_secretly(lambda: token_model().objects.find(key))
+    except Exception as error:
+        raise AuthFault(f"cannot look a token up: {type(error).__name__}: {error}") from None
 
 
 async def _run_secretly(call: Callable[[], Any]) -> Any:

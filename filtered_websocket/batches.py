@@ -54,6 +54,10 @@ def new_item(
     return Item(next(_ids), kind, sender, payload, {EXCLUDE: left_out} if left_out else {})
 
 
+def _name(group: str) -> str:
+    return "the house" if group == HOUSE else f"{group!r:.80}"
+
+
 class Entry(NamedTuple):
     """A message that waits for its batch."""
 
@@ -143,7 +147,7 @@ class Batches:
                 size += len(entry.item.payload)
         if stale:
             error = PublishError(
-                f"{len(stale)} messages to {group!r:.80} waited over"
+                f"{len(stale)} messages to {_name(group)} waited over"
                 f" {conf.PUBLISH_MAX_AGE} s for the channel layer"
             )
             self._fail(group, stale, error)
@@ -155,7 +159,7 @@ class Batches:
             await self._send(self._stamper.stamp(key, [entry.item for entry in entries]))
         except Exception as cause:
             error = PublishError(
-                f"the channel layer took {len(entries)} messages to {group!r:.80}"
+                f"the channel layer took {len(entries)} messages to {_name(group)}"
                 f" not, or did not say so: {cause!r}"
             )
             error.__cause__ = cause

@@ -17,7 +17,7 @@ def count_connections(token_ids: Iterable[int]) -> Mapping[int, int] | None:
     Token id -> connections in all processes that answer within ``WAIT``.
 
     None where it cannot be known: in a process that has neither connections nor a channel
-    layer, or on an event loop, which may not wait.
+    layer, on an event loop, which may not wait, and while the layer is away.
     """
     try:
         asyncio.get_running_loop()
@@ -29,18 +29,23 @@ def count_connections(token_ids: Iterable[int]) -> Mapping[int, int] | None:
         return None
     hub = any_hub()
     asking = asyncio.run_coroutine_threadsafe(_ask(hub), hub.loop)
-    told = asking.result()
+    answers = asking.result()
+    if not answers:
+        # Not even this process's own came back: the layer is away.
+        return None
+    told = sum(map(Counter, answers), Counter())
     return {pk: told[str(pk)] for pk in token_ids}
 
 
-async def _ask(hub: Hub) -> Counter[str]:
+async def _ask(hub: Hub) -> list[dict[str, int]]:
     rights = hub.rights
     await rights.listening()
     nonce = secrets.token_hex(8)
-    rights.censuses[nonce] = told = Counter[str]()
+    answers: list[dict[str, int]] = []
+    rights.censuses[nonce] = answers
     try:
         hub.tell_house({"is": "ask", "nonce": nonce})
         await asyncio.sleep(WAIT)
     finally:
         del rights.censuses[nonce]
-    return told
+    return answers

@@ -26,6 +26,7 @@ from .storage_objects import chosen
 CORE = "channels_redis.core.RedisChannelLayer"
 PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
 IN_MEMORY = "channels.layers.InMemoryChannelLayer"
+COOKIE_SESSIONS = "django.contrib.sessions.backends.signed_cookies"
 #: A hub has one mailbox for all its connections; a burst must fit.
 MIN_CAPACITY = 1000
 
@@ -93,6 +94,15 @@ def check_access(**kwargs: Any) -> list[CheckMessage]:
             )
     if valid["ALLOWED_ORIGINS"] and conf.ALLOWED_ORIGINS is not None:
         found += _check_origins(conf.ALLOWED_ORIGINS)
+    if conf.AUTHENTICATORS and settings.SESSION_ENGINE == COOKIE_SESSIONS:
+        found.append(
+            Warning(
+                "SESSION_ENGINE keeps sessions in cookies: a logout cannot end them, nor their"
+                " connections.",
+                hint="Use sessions of the server's: 'django.contrib.sessions.backends.db'.",
+                id="filtered_websocket.W007",
+            )
+        )
     if conf.TOKENS == "open" and not settings.DEBUG:
         found.append(
             Warning(

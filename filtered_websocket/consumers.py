@@ -32,7 +32,7 @@ from .exceptions import Close, Drop
 from .filters.base import Chain, printable
 from .filters.entries import Entry
 from .filters.pipeline import MayJoin, Pipeline, Route, check_route_group
-from .handshakes import turn_away
+from .handshakes import CHECKED, objection, site_rule, turn_away
 from .hub import Hub, get_hub
 from .transports import open_transport
 from .types import ASGIApplication, Codec, Event, Receive, Scope, Send
@@ -141,13 +141,14 @@ class FilteredWebSocketConsumer(AsyncConsumer):
 
     async def _open(self) -> None:
         """Accept the connection, or refuse it."""
-        refusal = await self._authenticate()
+        refusal = self._objection() or await self._authenticate()
         handshake = Handshake(self.scope)
         if SUBPROTOCOL in handshake.subprotocols:
             handshake.subprotocol = SUBPROTOCOL
         refusal = refusal or await self._refusal(handshake)
         if refusal is not None:
-            await turn_away(self.send, self.connection.transport.send_close, *refusal)
+            send_close = self.connection.transport.send_close
+            await turn_away(self.scope, self.send, send_close, *refusal)
             return
         # Before it is sent: a cancellation while it is may come when the client has it.
         self._accepted = True
@@ -159,6 +160,14 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         self._view.connections[self.connection.id] = self.connection
         self.connection.transport.open()
 
+    def _objection(self) -> tuple[int, str] | None:
+        """As ``routing``'s check, where a site's own stack stands around this consumer."""
+        problem = "" if CHECKED in self.scope else objection(self.scope, site_rule, any_host=False)
+        if problem:
+            logger.info("refused connection %s: %s", self.connection.id, problem)
+            return FORBIDDEN, "refused"
+        return None
+
     async def _authenticate(self) -> tuple[int, str] | None:
         """Find out who connects; code and reason where that is nobody who may."""
         if not conf.AUTHENTICATORS:
@@ -169,6 +178,11 @@ class FilteredWebSocketConsumer(AsyncConsumer):
                 await rights.listening()
                 since = rights.heard
                 identity = await authenticate(self.scope)
+            if credentials(self.scope):
+                self.scope = self.connection.scope = without_credentials(self.scope)
+            if identity is not None:
+                rights.hold(self.connection, identity, since)
+                self.connection.identify(identity)
         except Close as close:
             logger.info("refused connection %s: %s", self.connection.id, close.reason)
             return close.code, close.reason
@@ -176,11 +190,6 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             # A fault of ours, not of who connects.
             self.pipeline.failed(error, f"connection {self.connection.id}", "authentication")
             return FILTER_ERROR, "cannot find out who connects"
-        if credentials(self.scope):
-            self.scope = self.connection.scope = without_credentials(self.scope)
-        if identity is not None:
-            self.connection.identify(identity)
-            rights.hold(self.connection, identity, since)
         return None
 
     async def _refusal(self, handshake: Handshake) -> tuple[int, str] | None:

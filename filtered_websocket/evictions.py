@@ -10,10 +10,9 @@ from typing import Any
 
 from .batches import new_item
 from .close_codes import UNAUTHORIZED
-from .envelope import HOUSE
 from .exceptions import check_close
 from .keys import digest_of
-from .publish import hand_over, is_heard
+from .publish import is_heard, own_hub
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +62,9 @@ def tell(event: dict[str, Any]) -> None:
     """Say ``event`` to the hubs of all processes; what hinders that is logged, not raised."""
     try:
         if is_heard():
-            hand_over(HOUSE, new_item(event))
+            hub = own_hub()
+            # Made here, where a mistake is caught; the queue's bound is for messages.
+            hub.call(hub.tell_house, event, new_item(event))
     except Exception as error:
         # Whoever saved or logged out has done so, whatever is wrong with the layer.
         logger.error("connections end only at the next RECHECK: %r", error)

@@ -6,6 +6,7 @@ Everything this package raises on purpose::
         ├── Drop             a filter: nobody behind me sees this event
         ├── Close            a filter: end this connection
         ├── FilterError      the house: a filter raised something else
+        ├── AuthFault        the house: it cannot find out who connects
         └── PublishError     publish: this call cannot be carried out
 
 What is wrong with settings is a :exc:`django.core.exceptions.ImproperlyConfigured`.
@@ -56,6 +57,14 @@ class FilterError(FilteredWebSocketError):
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self.path = path
+
+
+class AuthFault(FilteredWebSocketError):
+    """
+    Who connects cannot be found out now: a fault of the site's, not of a credential.
+
+    Raised without its cause, in whose frames the credential would be.
+    """
 
 
 class PublishError(FilteredWebSocketError):

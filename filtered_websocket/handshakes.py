@@ -14,11 +14,15 @@ from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
 from .conf import conf
+from .credentials import SUBPROTOCOL
 from .types import Scope, Send
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 #: Who may connect where ``DEBUG`` is on and ``ALLOWED_HOSTS`` empty, as for HTTP.
 DEBUG_HOSTS = [".localhost", "127.0.0.1", "[::1]"]
+
+#: The key of the scope that says that a handshake has been looked at.
+CHECKED = "filtered_websocket.checked"
 
 #: Whether a page of this origin may connect.
 OriginRule: TypeAlias = Callable[[Scope, SplitResult], bool]
@@ -32,14 +36,20 @@ _ODD_PATH = re.compile(
 
 
 async def turn_away(
-    send: Send, send_close: Callable[[int, str], Awaitable[None]], code: int, reason: str
+    scope: Scope,
+    send: Send,
+    send_close: Callable[[int, str], Awaitable[None]],
+    code: int,
+    reason: str,
 ) -> None:
     """
     Refuse a handshake as ``REFUSE_WITH`` says: of a close before accept, servers make
     HTTP 403. ``send_close`` is the best way to a close frame after it.
     """
     if conf.REFUSE_WITH == "close":
-        await send({"type": "websocket.accept"})
+        # A browser that offers subprotocols takes no answer without one.
+        chosen = SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
+        await send({"type": "websocket.accept", "subprotocol": chosen})
         await send_close(code, reason)
     else:
         await send({"type": "websocket.close", "code": code, "reason": reason})

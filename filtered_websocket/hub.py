@@ -77,6 +77,8 @@ class Hub:
         self.rights = Rights(self)
         self._house = group_key(HOUSE)
         self._hearing: asyncio.Future[bool] | None = None
+        #: Whether an event of the house did not leave.
+        self._unsaid = False
         self._seldom = Seldom()
         self._thread = threading.get_ident()
         self._link: LayerLink | LocalLink | None = None
@@ -143,26 +145,31 @@ class Hub:
                 await self._empty.wait()
 
     async def _end(self) -> None:
+        """
+        What takes time comes first, while who attaches still finds a hub that works; then,
+        without a pause, this one is out of reach; then it is taken down.
+        """
         await self.settled()
-        if self.connections or self._held or not self._running:
+        await self.rights.stop()
+        if self.connections or self._held or not self._running or self.batches.size:
             return
         self._running = False
+        _withdraw(self)
         storage = get_storage_object()
         storage.attach(None)
-        if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.wait([self._listening])
-            self._listening = None
-        await storage.aclose()
-        await self.rights.stop()
-        _withdraw(self)
-        if self._hearing is not None:
-            self._hearing.cancel()
-            self._hearing = None
         link, self._link = self.link, None
         self.groups.clear()
         self._by_key.clear()
         self.views.clear()
+        waiting = [task for task in (self._listening, self._hearing) if task is not None]
+        self._listening = self._hearing = None
+        for task in waiting:
+            task.cancel()
+        if waiting:
+            await asyncio.wait(waiting)
+        if active_hub() is None:
+            # Not under one that has begun meanwhile.
+            await storage.aclose()
         await link.stop()
 
     async def settled(self) -> None:
@@ -225,9 +232,10 @@ class Hub:
         if not self._hearing.done():
             await asyncio.wait([self._hearing])
 
-    def tell_house(self, event: dict[str, Any]) -> None:
-        """Say ``event`` to the hubs of all processes, this one too."""
-        self.batches.put(HOUSE, new_item(event))
+    def tell_house(self, event: dict[str, Any], item: Item | None = None) -> None:
+        """Say ``event`` to the hubs of all processes; this one acts on it at once."""
+        self.rights.obey(event)
+        self.batches.put(HOUSE, item or new_item(event))
 
     # Groups
 
@@ -328,6 +336,9 @@ class Hub:
         logger.warning("the channel layer is back after %.1f s", seconds)
         self.post("layer_back", {"seconds": seconds})
         self.rights.sweep()
+        if self._unsaid:
+            self._unsaid = False
+            self.tell_house({"is": "sweep"})
         for group in tuple(self.groups):
             self.post_gap(group, None, None)
 
@@ -348,7 +359,8 @@ class Hub:
         if self._seldom.note("publish_failed"):
             logger.error("%s (%d messages so far)", error, self.counts["publish_failed"])
         if group == HOUSE:
-            # No filter's message: whom it was about, the next RECHECK finds.
+            # No filter's message. When the layer is back, everybody is to ask.
+            self._unsaid = True
             return
         self.post("publish_failed", {"group": group, "messages": len(items), "error": str(error)})
 

@@ -30,6 +30,18 @@ def token_model() -> Any:
     return apps.get_model("filtered_websocket", "Token")
 
 
+def token_rows() -> Any:
+    """All tokens, where they are written: a replica may not know yet what was just revoked."""
+    model = token_model()
+    return model._base_manager.using(router.db_for_write(model))
+
+
+def is_read_from_a_replica(user: Any) -> bool:
+    """Whether what was read of this user may be older than what was last written."""
+    model = type(user)
+    return bool(router.db_for_read(model) != router.db_for_write(model))
+
+
 def is_token(token: Any) -> bool:
     """Whether this is a row of ours, not what a site's own authenticator made."""
     return apps.is_installed("filtered_websocket") and isinstance(token, token_model())
@@ -127,7 +139,7 @@ def _verdict(
         user = users.get(identity.user.pk)
         if user is None:
             return "user deleted", identity
-        if not user.is_active:
+        if identity.was_active and not user.is_active:
             return "user deactivated", identity
         if not is_same_password(user, identity.session_hash):
             return "password changed", identity

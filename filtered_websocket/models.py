@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.db import models
+from django.db import models, router
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 from django.utils.translation import gettext_lazy as _
@@ -70,7 +70,8 @@ class TokenManager(models.Manager["Token"]):
         if not is_key(key):
             return None
         digest = digest_of(key)
-        token = self.select_related("user").filter(digest=digest).first()
+        rows = self.using(router.db_for_write(self.model)).select_related("user")
+        token = rows.filter(digest=digest).first()
         if token is None or not constant_time_compare(token.digest, digest):
             return None
         return token

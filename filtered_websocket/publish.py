@@ -17,14 +17,14 @@ from functools import partial
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from channels.layers import get_channel_layer
+from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.db import transaction
 
 from .batches import captures, new_item
 from .codecs import text_event
 from .conf import conf
 from .connection import Exclude, excluded_ids
-from .envelope import HOUSE, Item, check_group
+from .envelope import Item, check_group
 from .exceptions import PublishError
 from .hub import Hub, active_hub, get_hub
 
@@ -41,7 +41,7 @@ def publish(message: Any, group: str, *, exclude: Exclude = (), on_commit: bool 
     ``on_commit`` publishes when the transaction commits, and not at all if it does not.
     """
     item = new_item(message, exclude=excluded_ids(exclude), text=text_event.get())
-    send = partial(hand_over, check_group(group), item)
+    send = partial(_hand_over, check_group(group), item)
     if on_commit:
         transaction.on_commit(send)
     else:
@@ -62,16 +62,16 @@ async def apublish(
         await sync_to_async(publish)(message, group, exclude=exclude, on_commit=True)
         return
     item = new_item(message, exclude=excluded_ids(exclude), text=text_event.get())
-    told = hand_over(check_group(group), item, wait=True)
+    told = _hand_over(check_group(group), item, wait=True)
     if told is not None:
         await asyncio.wrap_future(told)
 
 
-def hand_over(group: str, item: Item, wait: bool = False) -> "Future[None] | None":
+def _hand_over(group: str, item: Item, wait: bool = False) -> "Future[None] | None":
     """Give ``item`` to this process's hub; with ``wait``, how to know it has left."""
     hub = active_hub()
     if hub is None:
-        if captures and group != HOUSE:
+        if captures:
             for capture in captures:
                 capture(group, item)
             return None
@@ -89,6 +89,21 @@ def hand_over(group: str, item: Item, wait: bool = False) -> "Future[None] | Non
 def is_heard() -> bool:
     """Whether what this process publishes can reach a connection."""
     return active_hub() is not None or get_channel_layer(conf.CHANNEL_LAYER) is not None
+
+
+def is_shared() -> bool:
+    """Whether what this process publishes can reach connections of others."""
+    try:
+        layer = get_channel_layer(conf.CHANNEL_LAYER)
+    except Exception:
+        # One that cannot be made, which manage.py check says.
+        return False
+    return layer is not None and not isinstance(layer, InMemoryChannelLayer)
+
+
+def own_hub() -> Hub:
+    """This process's hub, made where there is none."""
+    return active_hub() or _thread_hub()
 
 
 def any_hub() -> Hub:

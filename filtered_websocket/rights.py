@@ -19,19 +19,28 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from .auth import forget_known
 from .close_codes import FILTER_ERROR, UNAUTHORIZED
 from .conf import conf
 from .connection import Connection
 from .envelope import Batch, Sequence
-from .judging import is_token, is_user, judge, password_hash, token_model
+from .judging import (
+    is_read_from_a_replica,
+    is_token,
+    is_user,
+    judge,
+    password_hash,
+    token_model,
+)
 from .keys import digest_of
 from .queries import run_query
 from .types import Identity
 
 logger = logging.getLogger(__name__)
+
+#: A connection may rest on two things: its handshake, and a token that it used since.
+Slot = Literal["handshake", "used"]
 
 #: Pause before the database is asked again, after it failed, seconds.
 ASK_AGAIN = 1.0
@@ -65,7 +74,8 @@ class Rights:
 
     def __init__(self, hub: House) -> None:
         self._hub = hub
-        self._held: dict[Connection, list[Identity]] = {}
+        #: By slot: what the handshake showed, and the token that was used since.
+        self._held: dict[Connection, dict[Slot, Identity]] = {}
         #: ("token" | "user" | "session", id) -> who rests on it.
         self._resting: dict[tuple[str, str], set[Connection]] = {}
         self._timers: dict[Connection, asyncio.TimerHandle] = {}
@@ -74,13 +84,14 @@ class Rights:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._ended: dict[tuple[str, str], str] = {}
-        self._stopping = False
+        self._stopping = asyncio.Event()
+        self._writing: set[asyncio.Task[None]] = set()
         self._failing_since: float | None = None
         self._sequence = Sequence()
         #: How many events were heard: who was authenticated meanwhile is asked about again.
         self.heard = 0
-        #: Censuses under way: nonce -> what was told so far.
-        self.censuses: dict[str, Counter[str]] = {}
+        #: Censuses under way: nonce -> the answers so far.
+        self.censuses: dict[str, list[dict[str, int]]] = {}
 
     # What a hub and its connections say
 
@@ -88,51 +99,57 @@ class Rights:
         """Return when events of the house arrive here, or the layer is away."""
         await self._hub.hear_house()
 
-    def hold(self, connection: Connection, identity: Identity, since: int) -> None:
+    def hold(
+        self, connection: Connection, identity: Identity, since: int, slot: Slot = "handshake"
+    ) -> None:
         """
-        ``connection`` rests on ``identity`` from now on; ``since`` is what :attr:`heard`
-        was before the database was asked.
+        ``connection`` rests on ``identity`` from now on, in the place of what it had in that
+        slot; ``since`` is what :attr:`heard` was before the database was asked.
+
+        TypeError for an ``expires_at`` that is no datetime.
         """
-        if identity.session_hash is None and is_user(identity.user):
-            identity = replace(identity, session_hash=password_hash(identity.user))
-        self._held.setdefault(connection, []).append(identity)
-        for key in _keys(identity):
-            self._resting.setdefault(key, set()).add(connection)
-            if key in self._ended:
-                connection.close(UNAUTHORIZED, self._ended[key])
-        self._arm(connection)
+        if is_user(identity.user):
+            known = identity.session_hash or password_hash(identity.user)
+            active = identity.user.is_active
+            identity = replace(identity, session_hash=known, was_active=active)
+        held = self._held.get(connection, {}) | {slot: identity}
+        self._set(connection, held)
         if is_token(identity.token):
             self._used.add(identity.token.pk)
             self._wake.set()
-        if self.heard != since:
+        for key in _keys(identity):
+            if key in self._ended:
+                connection.close(UNAUTHORIZED, self._ended[key])
+        is_stale = is_user(identity.user) and is_read_from_a_replica(identity.user)
+        if self.heard != since or is_stale:
             self._doubt([connection])
         if self._task is None:
-            self._stopping = False
+            self._stopping = asyncio.Event()
             self._task = self._hub.loop.create_task(
-                self._work(), name="fws-rights", context=contextvars.Context()
+                self._work(self._stopping), name="fws-rights", context=contextvars.Context()
             )
 
-    def let_go(self, connection: Connection, token: Any) -> None:
-        """``connection`` rests no more on ``token``."""
-        self._forget(connection, lambda identity: is_token(token) and identity.token == token)
+    def let_go(self, connection: Connection, slot: Slot) -> None:
+        """``connection`` rests no more on what it had in that slot."""
+        held = self._held.get(connection, {})
+        self._set(connection, {name: one for name, one in held.items() if name != slot})
 
     def leave(self, connection: Connection) -> None:
         """``connection`` has ended."""
-        self._forget(connection, lambda identity: True)
+        self._set(connection, {})
 
-    def _forget(self, connection: Connection, is_over: Callable[[Identity], bool]) -> None:
-        identities = self._held.pop(connection, [])
-        kept = [identity for identity in identities if not is_over(identity)]
-        for identity in identities:
-            for key in _keys(identity):
-                resting = self._resting.get(key, set())
-                resting.discard(connection)
-                if not resting:
-                    self._resting.pop(key, None)
-        for identity in kept:
-            self._held.setdefault(connection, []).append(identity)
-            for key in _keys(identity):
-                self._resting.setdefault(key, set()).add(connection)
+    def _set(self, connection: Connection, held: dict[Slot, Identity]) -> None:
+        before = {key for one in self._held.pop(connection, {}).values() for key in _keys(one)}
+        after = {key for one in held.values() for key in _keys(one)}
+        for key in before - after:
+            resting = self._resting[key]
+            resting.discard(connection)
+            if not resting:
+                del self._resting[key]
+        for key in after - before:
+            self._resting.setdefault(key, set()).add(connection)
+        if held:
+            self._held[connection] = held
         self._arm(connection)
 
     def sweep(self) -> None:
@@ -144,15 +161,18 @@ class Rights:
         return {name: len(who) for (kind, name), who in self._resting.items() if kind == "token"}
 
     async def stop(self) -> None:
-        """The hub ends: write what is known of tokens' use, and end the task."""
+        """Ask what is in doubt, write what is known of tokens' use, and end the task."""
         task, self._task = self._task, None
         if task is None:
             return
-        self._stopping = True
+        self._stopping.set()
         self._wake.set()
-        if not (await asyncio.wait([task], timeout=STOP_TIMEOUT))[0]:
-            task.cancel()
-            await asyncio.wait([task])
+        pending = {task, *self._writing}
+        _, pending = await asyncio.wait(pending, timeout=STOP_TIMEOUT)
+        for each in pending:
+            each.cancel()
+        if pending:
+            await asyncio.wait(pending)
 
     # Events of the house
 
@@ -166,15 +186,21 @@ class Rights:
         for item in batch.items:
             self.heard += 1
             try:
-                event = json.loads(item.payload)
-                self._handlers[event["is"]](self, event)
+                self._handle(json.loads(item.payload))
             except (ValueError, KeyError, TypeError, RecursionError):
                 self._hub.counts["bad_envelope"] += 1
 
+    def obey(self, event: dict[str, Any]) -> None:
+        """What this process says is done here at once, wherever the layer is."""
+        self.heard += 1
+        if event["is"] not in ("ask", "count"):
+            self._handle(event)
+
+    def _handle(self, event: dict[str, Any]) -> None:
+        self._handlers[event["is"]](self, event)
+
     def _changed(self, event: dict[str, Any]) -> None:
         kind, name = str(event["kind"]), str(event["id"])
-        if kind == "token":
-            forget_known()
         self._doubt(self._resting.get((kind, name), ()))
 
     def _close(self, event: dict[str, Any]) -> None:
@@ -194,10 +220,11 @@ class Rights:
     def _note_count(self, event: dict[str, Any]) -> None:
         census = self.censuses.get(event["nonce"])
         if census is not None:
-            census.update({str(name): int(number) for name, number in event["tokens"].items()})
+            census.append({str(name): int(number) for name, number in event["tokens"].items()})
 
     _handlers: dict[str, Callable[["Rights", dict[str, Any]], None]] = {
         "changed": _changed,
+        "sweep": lambda self, event: self.sweep(),
         "close": _close,
         "ask": _tell_count,
         "count": _note_count,
@@ -210,7 +237,8 @@ class Rights:
         timer = self._timers.pop(connection, None)
         if timer is not None:
             timer.cancel()
-        ends = [end for one in self._held.get(connection, ()) for end in _expiries(one)]
+        held = self._held.get(connection, {}).values()
+        ends = [end for one in held for end in _expiries(one)]
         connection.deadline = None
         if ends:
             loop = self._hub.loop
@@ -232,14 +260,14 @@ class Rights:
         self._doubtful.update(dict.fromkeys(connections))
         self._wake.set()
 
-    async def _work(self) -> None:
+    async def _work(self, stopping: asyncio.Event) -> None:
         due = time.monotonic() + conf.RECHECK
-        while not self._stopping:
+        while not stopping.is_set():
             await self._woken(due - time.monotonic())
             if time.monotonic() >= due:
                 due = time.monotonic() + conf.RECHECK
                 self._doubtful.update(dict.fromkeys(self._held))
-            await self._note_used()
+            self._note_used()
             if not await self._ask():
                 await self._woken(ASK_AGAIN)
                 self._wake.set()
@@ -258,7 +286,7 @@ class Rights:
         asked = [
             (connection, identity)
             for connection in self._doubtful
-            for identity in self._held.get(connection, ())
+            for identity in self._held.get(connection, {}).values()
         ]
         self._doubtful.clear()
         if not asked:
@@ -269,12 +297,13 @@ class Rights:
             return False
         self._failing_since = None
         for (connection, identity), (flaw, fresh) in zip(asked, verdicts, strict=True):
-            held = self._held.get(connection, [])
-            if flaw and identity in held:
-                connection.close(UNAUTHORIZED, flaw)
-            elif fresh is not identity and identity in held:
-                held[held.index(identity)] = fresh
-                self._arm(connection)
+            held = self._held.get(connection, {})
+            for slot in [name for name, one in held.items() if one is identity]:
+                if flaw:
+                    connection.close(UNAUTHORIZED, flaw)
+                else:
+                    held[slot] = fresh
+                    self._arm(connection)
         return True
 
     def _endure(self, error: Exception, connections: list[Connection]) -> None:
@@ -288,14 +317,26 @@ class Rights:
         else:
             self._doubtful.update(dict.fromkeys(connections))
 
-    async def _note_used(self) -> None:
-        used, self._used = self._used, set()
-        if not used:
-            return
+    def _note_used(self) -> None:
+        """In a task of its own: a lock on a row of tokens must not hold up who has to go."""
+        if self._used and not self._writing:
+            used, self._used = self._used, set()
+            task = self._hub.loop.create_task(
+                self._write_used(used), name="fws-used", context=contextvars.Context()
+            )
+            self._writing.add(task)
+            task.add_done_callback(self._written)
+
+    async def _write_used(self, used: set[int]) -> None:
         error = await run_query(_try_to, token_model().objects.note_used, used)
         if error is not None:
             # Of no consequence for anybody who is connected.
             logger.warning("cannot write when tokens were used: %r", error)
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writing.discard(task)
+        if self._used:
+            self._wake.set()
 
 
 def _try_to(call: Callable[[Any], Any], argument: Any) -> Any:

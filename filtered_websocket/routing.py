@@ -28,6 +28,7 @@ from .credentials import clean_query
 from .filters.base import printable
 from .filters.pipeline import Route
 from .handshakes import (
+    CHECKED,
     OriginRule,
     headers,
     is_same_origin,
@@ -58,9 +59,11 @@ class HandshakeCheck:
         self.any_host = any_host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        problem = objection(scope, self.rule, any_host=self.any_host)
+        inside = _hide_query(scope)
+        inside[CHECKED] = True
+        problem = objection(inside, self.rule, any_host=self.any_host)
         if not problem:
-            await self.inner(_hide_query(scope), receive, send)
+            await self.inner(inside, receive, send)
             return
         await receive()
         origin = (headers(scope, b"origin") or [b""])[0]
@@ -101,7 +104,7 @@ class SessionUserMiddleware:
                 logger.error("cannot look a session up: %r", error)
             await receive()
             send_close = open_transport(send, conf.MAX_OUTBOX, lambda code, reason: None).send_close
-            await turn_away(send, send_close, FILTER_ERROR, "cannot find out who connects")
+            await turn_away(scope, send, send_close, FILTER_ERROR, "cannot find out who connects")
             return
         await self.inner({**scope, "user": user}, receive, send)
 

@@ -81,4 +81,4 @@ def redeem(ticket: str) -> Identity | None:
         session_hash=row.session_hash or None,
     )
     [(flaw, identity)] = judge([identity])
-    return None if flaw else identity
+    return None if flaw or not row.user.is_active else identity

@@ -53,12 +53,14 @@ async def use_token(view: TokenView, connection: Connection, key: str | None) ->
         return None
     former, connection.token = connection.token, token
     own = None if connection.identity is None else connection.identity.token
-    if token is not own and not token.is_open:
-        rights.hold(connection, identity_of(token), since)
-    if former is not own:
-        rights.let_go(connection, former)
+    if token.is_open or token == own:
+        # The handshake's rests on itself.
+        rights.let_go(connection, "used")
+    else:
+        rights.hold(connection, identity_of(token), since, "used")
     group = getattr(former, "group_name", None)
-    if group is not None and group not in (token.group_name, connection.home):
+    stays = token.can_subscribe and group == token.group_name
+    if group is not None and group != connection.home and not stays:
         view.leave(connection, group)
     if token.can_subscribe:
         await view.enter(connection, token.group_name)

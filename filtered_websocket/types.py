@@ -54,6 +54,8 @@ class Identity:
     session_key: str | None = field(default=None, repr=False)
     session_hash: str | None = field(default=None, repr=False)
     expires_at: datetime.datetime | None = None
+    #: The house's: a backend may let in users who are not active to begin with.
+    was_active: bool = field(default=True, repr=False)
 
 
 class Authenticator(Protocol):

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-import operator
 
 import pytest
 from asgiref.sync import sync_to_async
+from channels.auth import AuthMiddlewareStack
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
@@ -14,12 +14,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django.views.debug import ExceptionReporter
 
-from filtered_websocket import Close, WebSocketConnectFilter, auth, blocking, known_tokens
+from filtered_websocket import Close, WebSocketConnectFilter, auth, inquiries
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.keys import digest_of, new_key
 from filtered_websocket.models import Token
 from filtered_websocket.routing import websocket_application
-from filtered_websocket.testing import connect
 from filtered_websocket.tickets import issue
 from filtered_websocket.types import Identity
 
@@ -34,7 +33,7 @@ QUERY = "filtered_websocket.auth.QueryAuthenticator"
 def fresh(monkeypatch, settings):
     """Nobody has guessed yet."""
     monkeypatch.setattr(auth, "_guesses", auth.Guesses())
-    auth.forget_known()
+    monkeypatch.setattr(auth, "_inquiries", auth.Inquiries())
     settings.FILTERED_WEBSOCKET = {}
 
 
@@ -486,6 +485,56 @@ async def test_a_client_may_be_told_the_code(app, token, settings):
     await client.close()
 
 
+async def test_a_browser_that_offers_subprotocols_is_told_the_code_too(app, settings):
+    settings.FILTERED_WEBSOCKET = {"REFUSE_WITH": "close"}
+    client = await shake_hands(app, **by_subprotocol("nonsense"))
+    assert client.accepted and client.subprotocol == "fws"
+    assert await client.closed() == 4401
+    await client.close()
+
+
+async def test_without_the_house_around_it_a_consumer_checks_the_handshake_itself(
+    app, session, caplog
+):
+    headers = [("origin", b"https://evil.example"), *cookie(session)["headers"]]
+    with caplog.at_level(logging.INFO):
+        client = await shake_hands(AuthMiddlewareStack(app), headers=headers)
+    assert client.close_code == 4403 and not Remember.seen
+    assert "the origin is not allowed" in caplog.text
+    await client.close()
+    headers = [("origin", b"https://testserver"), *cookie(session)["headers"]]
+    client = await shake_hands(AuthMiddlewareStack(app), headers=headers)
+    assert client.accepted and Remember.seen[0].user.username == "ann"
+    await client.close()
+
+
+async def test_a_token_is_looked_for_where_it_was_written(app, token, settings):
+    settings.DATABASE_ROUTERS = [f"{__name__}.Replica"]
+    client = await shake_hands(app, **by_header(token[1]))
+    assert client.accepted
+    await client.close()
+
+
+class Replica:
+    def db_for_read(self, model, **hints):
+        return "nowhere"
+
+    def db_for_write(self, model, **hints):
+        return "default"
+
+
+class Wordy:
+    async def authenticate(self, scope):
+        return Identity(user=AnonymousUser(), expires_at=1_800_000_000)
+
+
+async def test_an_identity_that_cannot_be_held_lets_nobody_in(app, settings, caplog):
+    settings.FILTERED_WEBSOCKET = {"AUTHENTICATORS": [f"{__name__}.Wordy"]}
+    client = await shake_hands(app)
+    assert client.close_code == 4500 and "has no attribute 'timestamp'" in caplog.text
+    await client.close()
+
+
 async def test_other_schemes_are_none_of_ours(app):
     client = await shake_hands(app, headers=[("authorization", b"Basic YTpi")])
     assert client.accepted and Remember.seen[0].identity is None
@@ -601,29 +650,26 @@ async def queries_of(steps):
     return made
 
 
-async def test_guesses_are_delayed_and_then_refused_without_a_query(app, token, monkeypatch):
+async def test_guesses_are_delayed_and_then_looked_up_together(app, token, monkeypatch):
     clock = Clock(monkeypatch)
     assert len(await queries_of(guess(app, 10))) == 10
-    delays = [seconds for seconds in clock.waited if seconds]
+    delays = [seconds for seconds in clock.waited if seconds > 0]
     assert delays == sorted(delays) and delays[0] > 0 and delays[-1] == 1.0
-    # One look at which tokens there are, for all the rest of them.
-    made = await queries_of(guess(app, 40))
-    assert len(made) == 1 and '"digest"' in made[0] and "WHERE" not in made[0]
-    assert len([seconds for seconds in clock.waited if seconds]) == 10
+    clock.waited.clear()
+
+    async def many_at_once():
+        await asyncio.gather(*(guess(app, 1) for _ in range(40)))
+
+    # One query, and no more than one a second, for all the rest of them.
+    made = await queries_of(many_at_once())
+    assert len(made) == 1 and '"digest" IN' in made[0]
+    assert [seconds for seconds in clock.waited if seconds > 0] == []
     # And a good key passes, from the very same address.
     client = await shake_hands(app, **by_header(token[1]))
     assert client.accepted
+    [wait] = [seconds for seconds in clock.waited if seconds > 0]
+    assert 0.5 < wait <= 1.0
     await client.close()
-
-
-async def test_a_key_that_is_made_while_somebody_guesses_is_good_at_once(app, monkeypatch):
-    Clock(monkeypatch)
-    await guess(app, 12)
-    async with connect([]):  # somebody is connected: the hub hears of new tokens
-        _, key = await sync_to_async(Token.objects.create_key)(name="new")
-        client = await shake_hands(app, **by_header(key))
-        assert client.accepted
-        await client.close()
 
 
 async def test_of_many_guesses_at_once_no_more_are_looked_up(app, token, monkeypatch):
@@ -633,49 +679,43 @@ async def test_of_many_guesses_at_once_no_more_are_looked_up(app, token, monkeyp
         await asyncio.gather(*(guess(app, 1) for _ in range(50)))
 
     made = await queries_of(all_at_once())
-    assert len([sql for sql in made if "WHERE" in sql]) <= 10
-    assert len([sql for sql in made if "WHERE" not in sql]) == 1
+    assert len([sql for sql in made if "IN (" not in sql]) <= 10
+    assert len([sql for sql in made if "IN (" in sql]) <= 2
 
 
-async def test_a_new_key_is_good_while_the_tokens_are_loaded_again(app, monkeypatch):
+async def test_a_key_that_is_made_while_somebody_guesses_is_good_at_once(app, monkeypatch):
+    """Also where no event tells of it, as without a layer."""
     Clock(monkeypatch)
     await guess(app, 12)
-    loading, loaded = asyncio.Event(), asyncio.Event()
-    real = known_tokens.run_query
-
-    async def slowly(call):
-        digests = await real(call)
-        loading.set()
-        await loaded.wait()
-        return digests
-
-    monkeypatch.setattr(known_tokens, "run_query", slowly)
-    auth.forget_known()
-    _, key = await sync_to_async(Token.objects.create_key)(name="first")
-    first = asyncio.ensure_future(shake_hands(app, **by_header(key)))
-    await loading.wait()
-    # Made after the digests were read, and told while they are on their way.
-    _, second_key = await sync_to_async(Token.objects.create_key)(name="second")
-    auth.forget_known()
-    second = asyncio.ensure_future(shake_hands(app, **by_header(second_key)))
-    loaded.set()
-    for client in await asyncio.gather(first, second):
-        assert client.accepted
-        await client.close()
+    record = await sync_to_async(Token)(name="new")
+    key = record.set_new_key()
+    await Token.objects.abulk_create([record])
+    client = await shake_hands(app, **by_header(key))
+    assert client.accepted
+    await client.close()
 
 
-async def test_where_the_tokens_cannot_be_loaded_each_is_looked_up(app, token, monkeypatch, caplog):
+async def test_more_than_fit_in_a_query_are_refused_unseen(app, token, monkeypatch):
     Clock(monkeypatch)
+    monkeypatch.setattr(inquiries, "MAX_WAITING", 1)
+    await guess(app, 10)
+
+    async def three_at_once():
+        await asyncio.gather(*(guess(app, 1) for _ in range(3)))
+
+    assert len(await queries_of(three_at_once())) == 1
+
+
+async def test_a_database_that_is_away_is_no_bad_key(app, token, monkeypatch, caplog):
+    Clock(monkeypatch)
+    await guess(app, 10)
 
     def away():
         raise OSError("the database is away")
 
-    await guess(app, 10)
-    auth.forget_known()
-    monkeypatch.setattr(known_tokens, "token_model", away)
+    monkeypatch.setattr(inquiries, "token_rows", away)
     client = await shake_hands(app, **by_header(token[1]))
-    assert client.accepted
-    assert "cannot load which tokens there are" in caplog.text
+    assert client.close_code == 4500 and "the database is away" in caplog.text
     await client.close()
 
 
@@ -689,7 +729,8 @@ async def test_a_spoofed_forwarded_address_does_not_help(app, monkeypatch):
         await client.close()
 
     await again()
-    assert await queries_of(again()) == []
+    [made] = await queries_of(again())
+    assert "IN (" in made
 
 
 async def test_another_address_is_not_concerned(app, monkeypatch):
@@ -700,48 +741,37 @@ async def test_another_address_is_not_concerned(app, monkeypatch):
     assert [seconds for seconds in clock.waited if seconds] == [0.1]
 
 
-async def test_with_more_tokens_than_fit_in_memory_each_is_looked_up(app, token, monkeypatch):
-    Clock(monkeypatch)
-    monkeypatch.setattr("filtered_websocket.known_tokens.MAX_KNOWN", 0)
-    await guess(app, 10)
-    client = await shake_hands(app, **by_header(token[1]))
-    assert client.accepted
-    await client.close()
-
-
 # Secrets in reports
 
 
-async def test_no_key_is_in_the_report_of_an_exception(token, settings, monkeypatch):
+async def test_no_key_is_in_the_report_of_an_exception(token, settings, monkeypatch, caplog):
     """What Django mails to ADMINS, and shows, of an exception on the way of a key."""
     record, key = token
     settings.DEBUG = False
-    reports = []
 
-    # Raises, and has no frame of its own.
-    monkeypatch.setattr("filtered_websocket.models.constant_time_compare", operator.truediv)
-    offers = [by_header(key), by_subprotocol(key)]
-    for offer in offers:
-        scope = {
-            "type": "websocket",
-            "path": "/",
-            "headers": [(n.encode(), v) for n, v in offer["headers"]],
-            "subprotocols": offer.get("subprotocols", []),
-            "query_string": b"",
-            "client": ["192.0.2.1", 1],
-        }
-        try:
-            await auth.authenticate(scope)
-        except TypeError as error:
-            # Without this test's own frame, whose variables are its own affair.
-            inner = error.__traceback__.tb_next
-            reporter = ExceptionReporter(None, TypeError, error, inner)
+    def on_fire(*args):
+        raise OSError("the database is on fire")
+
+    filters = ["filtered_websocket.filters.broadcast_messages_by_token"]
+    by_token = FilteredWebSocketConsumer.as_asgi(filters=filters)
+    opened = await shake_hands(by_token)
+    monkeypatch.setattr("filtered_websocket.models.constant_time_compare", on_fire)
+    for offer in (by_header(key), by_subprotocol(key)):
+        client = await shake_hands(by_token, **offer)
+        assert client.close_code == 4500
+        await client.close()
+    await opened.send(f"token:{key}")
+    assert await opened.closed() == 4500
+    await opened.close()
+    reports = []
+    for log in caplog.records:
+        if log.exc_info:
+            reporter = ExceptionReporter(None, *log.exc_info)
             reports += [reporter.get_traceback_text(), reporter.get_traceback_html()]
-    # The threads have connections to the database of this test.
-    blocking.shut_down(5)
-    assert len(reports) == 4
-    for report in reports:
-        assert "authenticate" in report and key not in report and record.digest not in report
+    assert len(reports) == 2, "of the handshakes one, once; of the message none"
+    assert "the database is on fire" in caplog.text and "authenticate" in reports[0]
+    for report in (*reports, caplog.text):
+        assert key not in report and record.digest not in report
 
 
 def test_a_refusal_says_nothing_of_its_reason():

@@ -33,6 +33,15 @@ async def test_connections_are_counted_by_the_token_they_rest_on(monkeypatch):
         await client.close()
 
 
+async def test_while_the_layer_is_away_nothing_is_known(monkeypatch):
+    monkeypatch.setattr(census, "WAIT", 0.05)
+    app = FilteredWebSocketConsumer.as_asgi(filters=[])
+    client = await shake_hands(app)
+    get_hub().batches.put = lambda *args: None  # nothing leaves
+    assert await asyncio.to_thread(census.count_connections, [1]) is None
+    await client.close()
+
+
 async def test_on_an_event_loop_nobody_may_wait_for_the_answers():
     assert census.count_connections([1]) is None
 

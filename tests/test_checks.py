@@ -310,6 +310,13 @@ def test_w006_tokens_in_the_url(settings):
     assert found() == {}
 
 
+def test_w007_sessions_in_cookies(settings):
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
+    assert list(found()) == ["filtered_websocket.W007"]
+    settings.FILTERED_WEBSOCKET = {"AUTHENTICATORS": []}
+    assert found() == {}
+
+
 def test_no_message_holds_a_secret_key(settings):
     settings.SECRET_KEY = "a very secret key"
     settings.FILTERED_WEBSOCKET = {"AUTHENTICATORS": ["nowhere.A"], "ALLOWED_ORIGINS": ["x"]}

@@ -26,7 +26,7 @@ FLOORS = [
     ],
     ["connection", "batches", "layer", "storage_objects", "models", "judging"],
     [
-        *("auth", "known_tokens", "tickets", "rights", "token_groups", "evictions", "census"),
+        *("auth", "inquiries", "tickets", "rights", "token_groups", "evictions", "census"),
         *("hub", "hub_view", "publish", "filters.entries", "filters.options", "filters.pipeline"),
     ],
     ["consumers", "signals"],

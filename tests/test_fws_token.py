@@ -18,6 +18,12 @@ from .secrecy import PLAIN_KEY, database_dump, every_log_line, failing_database,
 pytestmark = pytest.mark.django_db
 
 
+UNHEARD = (
+    "no channel layer reaches other processes: connections with the old key end within"
+    " RECHECK (60 s)\n"
+)
+
+
 def run(*arguments):
     """What it says on standard output and on standard error."""
     out, err = StringIO(), StringIO()
@@ -187,13 +193,33 @@ def test_rotate_prints_the_new_key_alone(named):
     out, err = run("rotate", names.get(named, old))
     assert Token.objects.find(out[:-1]) == token
     assert Token.objects.find(old) is None
-    assert err == f"rotated token {token.pk}, lamp ({out[:12]}…): its key is not shown again\n"
+    said = f"rotated token {token.pk}, lamp ({out[:12]}…): its key is not shown again\n"
+    assert err == said + UNHEARD
+
+
+@pytest.mark.parametrize(
+    ("backend", "shared"),
+    [
+        ("channels_redis.pubsub.RedisPubSubChannelLayer", True),
+        ("channels.layers.InMemoryChannelLayer", False),
+        ("nowhere.Layer", False),
+    ],
+)
+def test_it_is_told_where_connections_of_other_processes_live_on(
+    settings, monkeypatch, backend, shared
+):
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend, "CONFIG": {}}}
+    monkeypatch.setattr("filtered_websocket.evictions.tell", lambda event: None)
+    token, _ = Token.objects.create_key(name="lamp")
+    _, err = run("revoke", str(token.pk))
+    assert (UNHEARD in err) is not shared
 
 
 def test_revoke_ends_a_token():
     token, key = Token.objects.create_key(name="lamp")
     other = Token.objects.create_key(name="door")[0]
-    assert run("revoke", key[:10]) == ("", f"revoked token {token.pk}, lamp ({key[:12]}…)\n")
+    said = f"revoked token {token.pk}, lamp ({key[:12]}…)\n{UNHEARD}"
+    assert run("revoke", key[:10]) == ("", said)
     states = {token.name: token.state for token in Token.objects.all()}
     assert states == {"lamp": "revoked", other.name: "active"}
 

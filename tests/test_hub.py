@@ -305,3 +305,55 @@ async def test_a_plain_message_filter_without_publish_costs_no_layer_call(layer)
             await ann.send("x")
         await ann.settle()
         assert len(layer.calls) == before
+
+
+async def test_who_comes_while_a_hub_ends_is_neither_deaf_nor_forgotten(monkeypatch):
+    """The last connection leaves, and what its hub still has to do takes a while."""
+    filters = ["filtered_websocket.filters.broadcast_messages"]
+    app = FilteredWebSocketConsumer.as_asgi(filters=filters)
+    last = await connect(app)
+    ending, ended = asyncio.Event(), asyncio.Event()
+    hub = get_hub()
+    real = hub.rights.stop
+
+    async def slowly():
+        ending.set()
+        await ended.wait()
+        await real()
+
+    monkeypatch.setattr(hub.rights, "stop", slowly)
+    leaving = asyncio.ensure_future(last.close())
+    await ending.wait()
+    ann = await connect(app)
+    ended.set()
+    await leaving
+    async with connect(app) as bob:
+        await bob.send("heard")
+        assert await ann.receive() == "heard"
+    await ann.close()
+
+
+async def test_who_comes_when_a_hub_is_out_of_reach_gets_another(monkeypatch):
+    app = FilteredWebSocketConsumer.as_asgi(
+        filters=["filtered_websocket.filters.broadcast_messages"]
+    )
+    last = await connect(app)
+    ending, ended = asyncio.Event(), asyncio.Event()
+    hub = get_hub()
+    link = hub.link
+    real = link.stop
+
+    async def slowly():
+        ending.set()
+        await ended.wait()
+        await real()
+
+    monkeypatch.setattr(link, "stop", slowly)
+    leaving = asyncio.ensure_future(last.close())
+    await ending.wait()
+    async with connect(app) as ann, connect(app) as bob:
+        assert get_hub() is not hub
+        ended.set()
+        await leaving
+        await bob.send("heard")
+        assert await ann.receive() == "heard"

@@ -1,7 +1,6 @@
 """What a site does to tokens, users and sessions, told to every process: signals."""
 
 import datetime
-import json
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -39,11 +38,16 @@ def told(monkeypatch, ann, token):
     """What has gone to the house since ann and the token were made: (what, kind, id)."""
     events = []
 
-    def keep(group, item):
-        event = json.loads(item.payload)
-        events.append((event["is"], event["kind"], event["id"]))
+    class Listener:
+        """Stands in for a hub."""
 
-    monkeypatch.setattr(evictions, "hand_over", keep)
+        def tell_house(self, event, item):
+            events.append((event["is"], event["kind"], event["id"]))
+
+        def call(self, function, *args):
+            function(*args)
+
+    monkeypatch.setattr(evictions, "own_hub", Listener)
     return events
 
 
@@ -232,7 +236,7 @@ def test_a_layer_that_fails_fails_neither_a_save_nor_a_logout(
     def fail(*args):
         raise wrong
 
-    monkeypatch.setattr(evictions, "hand_over", fail)
+    monkeypatch.setattr(evictions, "own_hub", fail)
     request = request_of(ann)
     ann.is_active = False
     ann.save()

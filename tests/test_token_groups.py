@@ -3,6 +3,7 @@
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
+from django.utils import timezone
 
 from filtered_websocket import WebSocketConnectFilter, WebSocketMessageFilter, auth
 from filtered_websocket.consumers import FilteredWebSocketConsumer
@@ -289,3 +290,70 @@ async def test_a_session_is_a_login_and_no_token():
         client = await connect([FILTERS + name], user=user)
         assert client.accepted is welcome
         await client.close()
+
+
+# What a connection cannot talk itself out of
+
+
+async def _revoke(record):
+    await sync_to_async(record.revoke)()
+
+
+async def _expire(record):
+    record.expires_at = timezone.now()
+    await record.asave()
+
+
+async def _deactivate(record):
+    record.user.is_active = False
+    await record.user.asave()
+
+
+@pytest.mark.parametrize("end", [_revoke, _expire, _deactivate])
+async def test_who_uses_its_own_key_and_then_another_still_ends_with_its_own(end):
+    user = await sync_to_async(User.objects.create_user)("ann")
+    own, key = await sync_to_async(make)(group="own", user=user)
+    _, other_key = await sync_to_async(make)(group="other")
+    ann = await shake_hands(FilteredWebSocketConsumer.as_asgi(filters=[BY_TOKEN]), **header(key))
+    for each, label in ((key, "own"), (other_key, "other"), (key, "own"), (other_key, "other")):
+        await ann.send(f"token:{each}")
+        assert await ann.receive() == registered(label)
+    await end(own)
+    assert await ann.closed() == 4401
+    await ann.close()
+
+
+async def test_a_membership_does_not_outlive_the_token_that_opened_it():
+    _, key = await sync_to_async(make)(group="kitchen")
+    _, deaf_key = await sync_to_async(make)(group="kitchen", can_subscribe=False)
+    async with connect([BY_TOKEN]) as ann:
+        for each in (key, deaf_key):
+            await ann.send(f"token:{each}")
+            assert await ann.receive() == registered("kitchen")
+        await apublish("secret of the kitchen", "kitchen")
+        assert await ann.received_nothing()
+
+
+@pytest.mark.parametrize("words", ["token: {}", "Token:{}", "toke:{}", "{}", "my key is {}, ok?"])
+async def test_a_registration_that_is_misspelt_is_not_published(words, capsys):
+    _, key = await sync_to_async(make)(group="kitchen")
+    filters = [BY_TOKEN, FILTERS + "stdout_messages"]
+    async with connect(filters) as ann, connect(filters) as bob:
+        for client in (ann, bob):
+            await client.send(f"token:{key}")
+            await client.receive()
+        await ann.send(words.format(key))
+        assert await ann.receive() == UNKNOWN
+        assert await bob.received_nothing()
+    assert key not in capsys.readouterr().out
+
+
+async def test_a_database_that_is_away_closes_who_asks_it_to_look_a_key_up(monkeypatch, caplog):
+    def away(key):
+        raise OSError("the database is away")
+
+    monkeypatch.setattr("filtered_websocket.models.TokenManager.find", lambda *args: away(args))
+    async with connect([BY_TOKEN]) as ann:
+        await ann.send("token:fws_" + "A" * 43)
+        assert await ann.closed() == 4500
+    assert "the database is away" in caplog.text and "AAAA" not in caplog.text

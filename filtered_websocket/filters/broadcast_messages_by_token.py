@@ -6,6 +6,7 @@ sends from then on reaches the other members of that group, in all processes. On
 connected with a token is in its group from the beginning.
 """
 
+import re
 from typing import Any
 
 from ..exceptions import Drop
@@ -13,6 +14,8 @@ from .base import WebSocketConnectFilter, WebSocketMessageFilter
 
 #: Characters.
 MAX_TOKEN = 128
+#: What a key of the database looks like.
+KEY = re.compile(rb"fws_[A-Za-z0-9_-]{43}")
 
 
 class TokenConnectFilter(WebSocketConnectFilter):
@@ -31,6 +34,10 @@ class TokenMessageFilter(WebSocketMessageFilter):
             web_socket_instance.push(f"Error: A token has at most {MAX_TOKEN} characters")
         elif key:
             await cls.register(web_socket_instance, key)
+        elif isinstance(message, bytes | bytearray) and KEY.search(message):
+            # A registration that is misspelt must not be published, nor printed.
+            web_socket_instance.push("Error: Unknown token")
+            raise Drop
         elif group is None:
             web_socket_instance.push("Error: No token has been set")
         elif not token.can_publish:

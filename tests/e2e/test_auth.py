@@ -119,7 +119,7 @@ async def test_a_ticket_is_for_those_who_are_logged_in(site):
 # Every end of a right
 
 
-async def ends(site, case, end, code, reason, ways=("by_header", "by_session")):
+async def ends(site, case, end, reason, ways=("by_header", "by_session")):
     """Connect in all ways to both processes; the seconds from the end of a right to each close."""
     sockets = [await getattr(case, way)(server).__aenter__() for way in ways for server in site]
     bystander = await Case.make(site[1])
@@ -133,11 +133,11 @@ async def ends(site, case, end, code, reason, ways=("by_header", "by_session")):
         async with asyncio.timeout(10):
             with pytest.raises(ConnectionClosed):
                 await socket.recv()
-        return time.monotonic() - begun, socket.close_code
+        return time.monotonic() - begun, (socket.close_code, socket.close_reason)
 
     told = await asyncio.gather(*map(closed, sockets))
     print(f"\n{end.__name__}: closed after {', '.join(f'{s:.2f}' for s, _ in told)} s", end=" ")
-    assert {number for _, number in told} == {code}
+    assert {end for _, end in told} == {(4401, reason)}
     assert max(seconds for seconds, _ in told) < BOUND
     # Nobody else is concerned.
     assert (await who(other))[0] == bystander.name
@@ -153,18 +153,33 @@ def ending(case, action, **arguments):
 
 
 @pytest.mark.parametrize(
-    "action", ["revoke", "rotate", "delete_token", "forbid_publishing", "kick_token"]
+    ("action", "reason"),
+    [
+        ("revoke", "token revoked"),
+        ("rotate", "token rotated"),
+        ("delete_token", "token deleted"),
+        ("forbid_publishing", "token changed"),
+        ("kick_token", "disconnected by the site"),
+    ],
 )
-async def test_connections_end_with_their_token(site, action):
+async def test_connections_end_with_their_token(site, action, reason):
     case = await Case.make(site[0])
     end = ending(case, action, token=case.token)
-    await ends(site, case, end, 4401, "", ways=("by_header", "by_subprotocol"))
+    await ends(site, case, end, reason, ways=("by_header", "by_subprotocol"))
 
 
-@pytest.mark.parametrize("action", ["deactivate", "delete_user", "change_password", "kick_user"])
-async def test_connections_end_with_their_user(site, action):
+@pytest.mark.parametrize(
+    ("action", "reason"),
+    [
+        ("deactivate", "user deactivated"),
+        ("delete_user", "user deleted"),
+        ("change_password", "password changed"),
+        ("kick_user", "disconnected by the site"),
+    ],
+)
+async def test_connections_end_with_their_user(site, action, reason):
     case = await Case.make(site[0])
-    await ends(site, case, ending(case, action, user=case.user), 4401, "")
+    await ends(site, case, ending(case, action, user=case.user), reason)
 
 
 async def test_connections_end_with_their_session_and_no_others(site):
@@ -174,7 +189,7 @@ async def test_connections_end_with_their_session_and_no_others(site):
         await case.visitor.post("/admin/logout/")
 
     async with case.by_header(site[1]) as kept:
-        await ends(site, case, log_out, 4401, "", ways=("by_session",))
+        await ends(site, case, log_out, "logged out", ways=("by_session",))
         assert await who(kept) == [case.name, "of a test"]
 
 
@@ -219,7 +234,7 @@ async def test_a_process_without_connections_ends_them_too(site):
         assert done.returncode == 0, done.stderr
 
     # Of which a second or so is Python's and Django's start.
-    await ends(site, case, revoke_by_command, 4401, "", ways=("by_header",))
+    await ends(site, case, revoke_by_command, "token revoked", ways=("by_header",))
 
 
 @pytest.mark.parametrize(
@@ -258,6 +273,10 @@ async def test_uvicorns_access_log_has_no_key(database):
         good = case.key
         case.key = good + "x"
         await is_refused(case.by_query(server))
+        # Refused before anybody asks who it is.
+        evil = {"Origin": "https://evil.example"}
+        for path in (f"/?token={good}", f"/?ticket={good}"):
+            await is_refused(connect(server.ws(path), additional_headers=evil))
         server.said(r"WebSocket /.*accepted")
         server.said(r"WebSocket /.*403")
         assert good[4:] not in server.output

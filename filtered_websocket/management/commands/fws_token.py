@@ -16,9 +16,11 @@ from django.db import router, transaction
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
+from filtered_websocket.conf import conf
 from filtered_websocket.filters.base import printable
 from filtered_websocket.keys import Key, shorten
 from filtered_websocket.models import Token
+from filtered_websocket.publish import is_shared
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 HEADINGS = ("ID", "KEY", "NAME", "USER", "GROUP", "STATE", "EXPIRES", "LAST USED")
@@ -106,17 +108,26 @@ class Command(BaseCommand):
                 raise CommandError(printable(error)) from None
             self._print_key(key)
         self._tell(f"rotated token {found.pk}, {found}: its key is not shown again")
+        self._tell_who_hears()
 
     def _revoke(self, *, token: str, **options: Any) -> None:
         found = _token_named(token)
         found.revoke()
         self._tell(f"revoked token {found.pk}, {found}")
+        self._tell_who_hears()
 
     @sensitive_variables()
     def _print_key(self, key: Key) -> None:
         """Where it cannot be printed nobody has it: the transaction is undone."""
         self.stdout.write(key)
         self.stdout.flush()
+
+    def _tell_who_hears(self) -> None:
+        if not is_shared():
+            self._tell(
+                "no channel layer reaches other processes: connections with the old key end"
+                f" within RECHECK ({conf.RECHECK:g} s)"
+            )
 
     def _tell(self, text: str) -> None:
         # Django's style for standard error is that of errors.
