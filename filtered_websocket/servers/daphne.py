@@ -8,11 +8,9 @@ second old).
 """
 
 import asyncio
-from http import HTTPStatus
 from typing import Any
 
 from daphne.server import Server as DaphneServer
-from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet import defer, reactor
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.error import CannotListenError
@@ -20,13 +18,7 @@ from twisted.internet.error import CannotListenError
 from ..close_codes import RESTART
 from ..hub import get_hub
 from . import BACKLOG, END_TIMEOUT, Served
-
-
-class _Protocol(WebSocketProtocol):
-    """Says no more of a failed handshake than HTTP does: no reprs, no words of a codec."""
-
-    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
-        super().failHandshake(HTTPStatus(code).phrase, code, responseHeaders)
+from .protocol import Protocol
 
 
 class _Server(DaphneServer):
@@ -46,7 +38,7 @@ class _Server(DaphneServer):
 
     def listen_success(self, port: Any) -> None:
         super().listen_success(port)
-        self.ws_factory.protocol = _Protocol
+        self.ws_factory.protocol = Protocol
         self.ports.append(port)
         reactor.callWhenRunning(self._begin, port.getHost().port)
 

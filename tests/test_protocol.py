@@ -1,0 +1,155 @@
+"""Our own server's protocol, on a transport of strings."""
+
+import asyncio
+import os
+import struct
+
+import pytest
+from daphne.ws_protocol import WebSocketFactory
+from twisted.internet.testing import StringTransport
+
+from filtered_websocket.servers.protocol import Protocol
+
+LIMIT = 1000
+REQUEST = (
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+CLOSE = 8
+
+
+class Server:
+    """The part of daphne's that a protocol asks."""
+
+    root_path = ""
+    proxy_forwarded_address_header = None
+    websocket_timeout = 86_400
+    websocket_connect_timeout = 20
+    ping_interval = 20
+
+    def __init__(self):
+        self.applications = 0
+        self.queue = asyncio.Queue()
+
+    def create_application(self, protocol, scope):
+        self.applications += 1
+        return self.queue
+
+    def ignore(self, *arguments):
+        pass
+
+    protocol_connected = protocol_disconnected = log_action = ignore
+
+
+class Peer:
+    """A client of one protocol, and all that it was sent."""
+
+    def __init__(self):
+        self.server = Server()
+        factory = WebSocketFactory(self.server, server="test")
+        factory.setProtocolOptions(
+            openHandshakeTimeout=0,
+            closeHandshakeTimeout=0,
+            autoPingTimeout=0,
+            maxMessagePayloadSize=LIMIT,
+            maxFramePayloadSize=LIMIT,
+        )
+        factory.protocol = Protocol
+        self.protocol = factory.buildProtocol(None)
+        self.protocol._raw_query_string = b""
+        self.transport = StringTransport()
+        # As the HTTP channel does, before it hands its transport on.
+        self.transport.registerProducer(object(), True)
+        self.protocol.makeConnection(self.transport)
+
+    def ask(self):
+        self.protocol.dataReceived(REQUEST)
+        return self
+
+    def open(self):
+        self.ask()
+        self.protocol.handle_reply({"type": "websocket.accept"})
+        assert self.transport.value().startswith(b"HTTP/1.1 101 ")
+        self.transport.clear()
+        assert self.server.queue.get_nowait() == {"type": "websocket.connect"}
+        return self
+
+    def send(self, payload=b"", opcode=1, fin=True):
+        self.protocol.dataReceived(frame(payload, opcode, fin))
+
+    @property
+    def heard(self):
+        """(opcode, payload) of every frame."""
+        data, frames = self.transport.value(), []
+        while data:
+            size = data[1]
+            frames.append((data[0] & 15, data[2 : 2 + size]))
+            data = data[2 + size :]
+        return frames
+
+    @property
+    def received(self):
+        queue = self.server.queue
+        return [queue.get_nowait() for _ in range(queue.qsize())]
+
+
+def frame(payload, opcode=1, fin=True):
+    mask = os.urandom(4)
+    size = len(payload)
+    length = struct.pack("!B", 0x80 | size) if size < 126 else struct.pack("!BH", 0xFE, size)
+    body = bytes(byte ^ mask[n % 4] for n, byte in enumerate(payload))
+    return bytes([fin << 7 | opcode]) + length + mask + body
+
+
+def closed(code, reason):
+    return (CLOSE, struct.pack("!H", code) + reason.encode())
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        ({"text": ""}, (1, b"")),
+        ({"bytes": b""}, (2, b"")),
+        ({"bytes": None, "text": ""}, (1, b"")),
+        ({"text": "grün"}, (1, "grün".encode())),
+        ({"bytes": b"\xff", "text": None}, (2, b"\xff")),
+    ],
+)
+def test_every_message_leaves_even_an_empty_one(event, expected):
+    peer = Peer().open()
+    peer.protocol.handle_reply({"type": "websocket.send", **event})
+    assert peer.heard == [expected]
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        ({"code": 4200, "reason": "the server ends"}, closed(4200, "the server ends")),
+        ({"code": 4200}, closed(4200, "")),
+        ({"code": None, "reason": None}, closed(1000, "")),
+        ({}, closed(1000, "")),
+    ],
+)
+def test_a_close_says_why(event, expected):
+    peer = Peer().open()
+    peer.protocol.handle_reply({"type": "websocket.close", **event})
+    assert peer.heard == [expected]
+
+
+def test_a_close_before_accept_is_a_refusal():
+    peer = Peer().ask()
+    peer.protocol.handle_reply({"type": "websocket.close", "code": 4403, "reason": "no"})
+    assert peer.transport.value().startswith(b"HTTP/1.1 403 ")
+
+
+def test_what_daphne_refuses_to_send_is_refused_still():
+    with pytest.raises(ValueError, match="type"):
+        Peer().open().protocol.handle_reply({"text": "x"})
+    with pytest.raises(ValueError, match="accepted"):
+        Peer().ask().protocol.handle_reply({"type": "websocket.send", "text": "x"})
+
+
+def test_a_failed_handshake_is_told_in_words_of_http():
+    peer = Peer()
+    peer.protocol.dataReceived(REQUEST.replace(b"Version: 13", b"Version: x"))
+    assert peer.transport.value().startswith(b"HTTP/1.1 400 Bad Request\r\n")
