@@ -8,6 +8,7 @@ import pytest
 from daphne.ws_protocol import WebSocketFactory
 from twisted.internet.testing import StringTransport
 
+from filtered_websocket.servers import protocol as module
 from filtered_websocket.servers.protocol import Protocol
 
 LIMIT = 1000
@@ -153,3 +154,23 @@ def test_a_failed_handshake_is_told_in_words_of_http():
     peer = Peer()
     peer.protocol.dataReceived(REQUEST.replace(b"Version: 13", b"Version: x"))
     assert peer.transport.value().startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+def test_what_comes_before_the_accept_waits_for_it():
+    peer = Peer().ask()
+    peer.send(b"early")
+    # Looks like the end of a request, and would be taken for a second one.
+    peer.protocol.dataReceived(b"\x81\x84\0\0\0\0\r\n\r\n")
+    assert peer.server.applications == 1
+    assert peer.received == [{"type": "websocket.connect"}]
+    peer.protocol.handle_reply({"type": "websocket.accept"})
+    assert [event["text"] for event in peer.received] == ["early", "\r\n\r\n"]
+
+
+def test_too_much_before_the_accept_ends_the_connection():
+    peer = Peer().ask()
+    for _ in range(module.MAX_EARLY // 1024):
+        peer.protocol.dataReceived(bytes(1024))
+    assert not peer.transport.disconnecting
+    peer.protocol.dataReceived(b"x")
+    assert peer.transport.disconnecting

@@ -1,5 +1,5 @@
 """
-daphne's WebSocket protocol, with what it loses.
+daphne's WebSocket protocol, held to bounds that no application can keep.
 
 Only what daphne, autobahn and Twisted offer to override is overridden, and none of their
 private names is used.
@@ -10,15 +10,32 @@ from typing import Any
 
 from daphne.ws_protocol import WebSocketProtocol
 
+#: Bytes that may come before the handshake is answered.
+MAX_EARLY = 65_536
+
 
 class Protocol(WebSocketProtocol):
     """One WebSocket connection of our own server."""
 
     # The handshake
 
+    def processHandshake(self) -> None:
+        # While the application decides, autobahn would look for a second request in all
+        # that has come since, whenever more comes; daphne has noted the first here.
+        if not hasattr(self, "request"):
+            super().processHandshake()
+
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         """Say no more than HTTP does: no reprs, no words of a codec."""
         super().failHandshake(HTTPStatus(code).phrase, code, responseHeaders)
+
+    # What arrives
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.state == self.STATE_CONNECTING and len(self.data) + len(data) > MAX_EARLY:
+            self.transport.abortConnection()
+        else:
+            super().dataReceived(data)
 
     # What leaves
 
