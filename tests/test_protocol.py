@@ -8,6 +8,7 @@ import pytest
 from daphne.ws_protocol import WebSocketFactory
 from twisted.internet.testing import StringTransport
 
+from filtered_websocket.close_codes import TOO_LARGE
 from filtered_websocket.servers import protocol as module
 from filtered_websocket.servers.protocol import Protocol
 
@@ -174,3 +175,36 @@ def test_too_much_before_the_accept_ends_the_connection():
     assert not peer.transport.disconnecting
     peer.protocol.dataReceived(b"x")
     assert peer.transport.disconnecting
+
+
+@pytest.mark.parametrize("sizes", [[LIMIT + 1], [LIMIT, 1], [LIMIT // 2] * 3])
+def test_a_message_over_the_limit_is_told_so(sizes):
+    peer = Peer().open()
+    for number, size in enumerate(sizes):
+        peer.send(b"x" * size, opcode=0 if number else 2, fin=number == len(sizes) - 1)
+    assert peer.heard == [closed(TOO_LARGE, f"a message has at most {LIMIT} bytes")]
+    # Nor does what follows reach the application, until the client has answered.
+    peer.send(b"more")
+    assert peer.received == []
+    peer.send(struct.pack("!H", TOO_LARGE), opcode=CLOSE)
+    assert peer.transport.disconnecting
+
+
+def test_a_message_at_the_limit_is_received():
+    peer = Peer().open()
+    peer.send(b"x" * (LIMIT - 1), fin=False)
+    peer.send(b"x", opcode=0)
+    assert [len(event["text"]) for event in peer.received] == [LIMIT]
+    assert peer.heard == []
+
+
+def test_a_message_has_a_bounded_number_of_fragments():
+    peer = Peer().open()
+    peer.send(fin=False)
+    for _ in range(module.MAX_FRAGMENTS - 1):
+        peer.send(opcode=0, fin=False)
+    assert peer.heard == []
+    peer.send(opcode=0, fin=False)
+    assert peer.heard == [
+        closed(TOO_LARGE, f"a message has at most {module.MAX_FRAGMENTS} fragments")
+    ]

@@ -10,8 +10,12 @@ from typing import Any
 
 from daphne.ws_protocol import WebSocketProtocol
 
+from ..close_codes import TOO_LARGE
+
 #: Bytes that may come before the handshake is answered.
 MAX_EARLY = 65_536
+#: Fragments of one message, or pieces that TCP made of them.
+MAX_FRAGMENTS = 16_384
 
 
 class Protocol(WebSocketProtocol):
@@ -36,6 +40,21 @@ class Protocol(WebSocketProtocol):
             self.transport.abortConnection()
         else:
             super().dataReceived(data)
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        if not self.failedByMe:
+            size = self.message_data_total_length + length
+            if size > self.maxMessagePayloadSize:
+                # Autobahn would reset the connection: nobody could say why.
+                self._fail(TOO_LARGE, f"a message has at most {self.maxMessagePayloadSize} bytes")
+            elif len(self.message_data) >= MAX_FRAGMENTS:
+                self._fail(TOO_LARGE, f"a message has at most {MAX_FRAGMENTS} fragments")
+        super().onMessageFrameBegin(length)
+
+    def _fail(self, code: int, reason: str) -> None:
+        """Close, and let nothing more of what arrives reach the application."""
+        self.failedByMe = True
+        self.sendClose(code, reason)
 
     # What leaves
 
