@@ -6,11 +6,12 @@ import struct
 
 import pytest
 from daphne.ws_protocol import WebSocketFactory
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from filtered_websocket.close_codes import TOO_LARGE
 from filtered_websocket.servers import protocol as module
-from filtered_websocket.servers.protocol import Protocol
+from filtered_websocket.servers.protocol import Protocol, with_deadline
 
 LIMIT = 1000
 REQUEST = (
@@ -208,3 +209,33 @@ def test_a_message_has_a_bounded_number_of_fragments():
     assert peer.heard == [
         closed(TOO_LARGE, f"a message has at most {module.MAX_FRAGMENTS} fragments")
     ]
+
+
+class Channel:
+    """Twisted's HTTP channel, as far as its timeouts go."""
+
+    callLater = None
+
+
+def test_no_byte_puts_off_the_end_of_a_request():
+    clock = Clock()
+    channel = with_deadline(lambda address: Channel(), clock)("peer")
+    over = []
+    idle = channel.callLater(60, over.append, "idle")
+    clock.advance(module.REQUEST_TIMEOUT - 0.1)
+    idle.reset(60)
+    assert over == [] and idle.active()
+    clock.advance(0.1)
+    assert over == ["idle"]
+    # What Twisted waits for then is over at once.
+    channel.callLater(15, over.append, "abort")
+    clock.advance(0)
+    assert over == ["idle", "abort"]
+
+
+def test_a_request_that_came_in_time_has_no_deadline():
+    clock = Clock()
+    channel = with_deadline(lambda address: Channel(), clock)("peer")
+    channel.callLater(60, pytest.fail, "timed out").cancel()
+    clock.advance(100)
+    assert clock.getDelayedCalls() == []

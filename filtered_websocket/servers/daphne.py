@@ -18,7 +18,7 @@ from twisted.internet.error import CannotListenError
 from ..close_codes import RESTART
 from ..hub import get_hub
 from . import BACKLOG, END_TIMEOUT, Served
-from .protocol import Protocol
+from .protocol import Protocol, with_deadline
 
 
 class _Server(DaphneServer):
@@ -39,6 +39,7 @@ class _Server(DaphneServer):
     def listen_success(self, port: Any) -> None:
         super().listen_success(port)
         self.ws_factory.protocol = Protocol
+        self.http_factory.buildProtocol = with_deadline(self.http_factory.buildProtocol, reactor)
         self.ports.append(port)
         reactor.callWhenRunning(self._begin, port.getHost().port)
 

@@ -5,6 +5,7 @@ Only what daphne, autobahn and Twisted offer to override is overridden, and none
 private names is used.
 """
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -12,6 +13,8 @@ from daphne.ws_protocol import WebSocketProtocol
 
 from ..close_codes import TOO_LARGE
 
+#: From the TCP connection to the end of its request, seconds, however busily it drips.
+REQUEST_TIMEOUT = 10.0
 #: Bytes that may come before the handshake is answered.
 MAX_EARLY = 65_536
 #: Fragments of one message, or pieces that TCP made of them.
@@ -68,4 +71,33 @@ class Protocol(WebSocketProtocol):
         else:
             super().handle_reply(message)
 
-    # Time, which the wall clock does not tell
+
+class Timeout:
+    """A timer that nothing puts off."""
+
+    def __init__(self, call: Any) -> None:
+        self.cancel = call.cancel
+        self.active = call.active
+
+    def reset(self, seconds: float) -> None:
+        """The peer has sent something: no reason to wait longer."""
+
+
+def with_deadline(build: Callable[[Any], Any], reactor: Any) -> Callable[[Any], Any]:
+    """
+    ``buildProtocol`` of an HTTP factory whose connections have ``REQUEST_TIMEOUT``
+    seconds in all to ask for a WebSocket; Twisted's timeout begins anew with every byte.
+    """
+
+    def build_with_deadline(address: Any) -> Any:
+        end = reactor.seconds() + REQUEST_TIMEOUT
+
+        def call_later(delay: float, function: Callable[..., Any], *args: Any) -> Timeout:
+            left = max(0.0, end - reactor.seconds())
+            return Timeout(reactor.callLater(min(delay, left), function, *args))
+
+        channel = build(address)
+        channel.callLater = call_later
+        return channel
+
+    return build_with_deadline
