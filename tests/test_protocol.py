@@ -18,6 +18,7 @@ REQUEST = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
+PONG = 10
 CLOSE = 8
 
 
@@ -209,6 +210,21 @@ def test_a_message_has_a_bounded_number_of_fragments():
     assert peer.heard == [
         closed(TOO_LARGE, f"a message has at most {module.MAX_FRAGMENTS} fragments")
     ]
+
+
+def test_pings_of_a_client_that_does_not_read_get_one_pong():
+    peer = Peer().open()
+    peer.send(b"1", opcode=9)
+    producer = peer.transport.producer
+    producer.pauseProducing()
+    for number in range(1000):
+        peer.send(b"%d" % number, opcode=9)
+    assert peer.heard == [(PONG, b"1")]
+    producer.resumeProducing()
+    producer.resumeProducing()
+    peer.send(b"2", opcode=9)
+    assert peer.heard == [(PONG, b"1"), (PONG, b"999"), (PONG, b"2")]
+    producer.stopProducing()
 
 
 class Channel:

@@ -24,6 +24,14 @@ MAX_FRAGMENTS = 16_384
 class Protocol(WebSocketProtocol):
     """One WebSocket connection of our own server."""
 
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._clogged = False
+        self._ping: bytes | None = None
+        # In the place of the HTTP channel's, which has done its work.
+        self.unregisterProducer()
+        self.registerProducer(self, True)
+
     # The handshake
 
     def processHandshake(self) -> None:
@@ -59,6 +67,13 @@ class Protocol(WebSocketProtocol):
         self.failedByMe = True
         self.sendClose(code, reason)
 
+    def onPing(self, payload: bytes) -> None:
+        """A client that does not read gets one pong, of the last ping, when it does."""
+        if self._clogged:
+            self._ping = payload
+        else:
+            super().onPing(payload)
+
     # What leaves
 
     def handle_reply(self, message: Any) -> None:
@@ -70,6 +85,20 @@ class Protocol(WebSocketProtocol):
             self.sendClose(message.get("code") or 1000, message.get("reason"))
         else:
             super().handle_reply(message)
+
+    def pauseProducing(self) -> None:
+        """Twisted's word for "the socket takes no more"."""
+        self._clogged = True
+
+    def resumeProducing(self) -> None:
+        """Twisted's word for "all has left"."""
+        self._clogged = False
+        ping, self._ping = self._ping, None
+        if ping is not None:
+            self.sendPong(ping)
+
+    def stopProducing(self) -> None:
+        """Twisted's word for "the connection is lost", which comes otherwise too."""
 
 
 class Timeout:
