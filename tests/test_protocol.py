@@ -3,13 +3,15 @@
 import asyncio
 import os
 import struct
+import time
+from types import SimpleNamespace
 
 import pytest
 from daphne.ws_protocol import WebSocketFactory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from filtered_websocket.close_codes import TOO_LARGE
+from filtered_websocket.close_codes import BAD_MESSAGE, TOO_LARGE
 from filtered_websocket.servers import protocol as module
 from filtered_websocket.servers.protocol import Protocol, with_deadline
 
@@ -107,6 +109,14 @@ def frame(payload, opcode=1, fin=True):
 
 def closed(code, reason):
     return (CLOSE, struct.pack("!H", code) + reason.encode())
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The monotonic clock, to set."""
+    now = SimpleNamespace(value=1000.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now.value)
+    return now
 
 
 @pytest.mark.parametrize(
@@ -212,6 +222,32 @@ def test_a_message_has_a_bounded_number_of_fragments():
     ]
 
 
+def test_a_message_that_does_not_end_in_time_ends_the_connection(clock):
+    peer = Peer().open()
+    peer.send(b"a", fin=False)
+    peer.protocol.check_timeouts()
+    clock.value += module.MESSAGE_TIMEOUT - 0.1
+    peer.send(b"b", opcode=0, fin=False)
+    peer.protocol.check_timeouts()
+    assert peer.heard == []
+    clock.value += 0.1
+    peer.protocol.check_timeouts()
+    peer.protocol.check_timeouts()
+    assert peer.heard == [closed(BAD_MESSAGE, "a message arrives within 10 seconds")]
+
+
+def test_many_messages_may_take_longer_than_one(clock):
+    peer = Peer().open()
+    for _ in range(5):
+        peer.send(b"a", fin=False)
+        peer.protocol.check_timeouts()
+        clock.value += module.MESSAGE_TIMEOUT - 1
+        peer.send(b"b", opcode=0)
+        peer.protocol.check_timeouts()
+    assert [event["text"] for event in peer.received] == ["ab"] * 5
+    assert peer.heard == []
+
+
 def test_pings_of_a_client_that_does_not_read_get_one_pong():
     peer = Peer().open()
     peer.send(b"1", opcode=9)
@@ -225,6 +261,26 @@ def test_pings_of_a_client_that_does_not_read_get_one_pong():
     peer.send(b"2", opcode=9)
     assert peer.heard == [(PONG, b"1"), (PONG, b"999"), (PONG, b"2")]
     producer.stopProducing()
+
+
+def test_a_wall_clock_that_jumps_closes_nothing_and_stops_no_ping(monkeypatch):
+    peer = Peer().open()
+    now = time.time()
+    for jump in (25 * 3600, -25 * 3600):
+        monkeypatch.setattr(module.time, "time", lambda jump=jump: now + jump)
+        peer.protocol.check_timeouts()
+        assert CLOSE not in [opcode for opcode, _ in peer.heard]
+    peer.transport.clear()
+    monkeypatch.setattr(module.time, "time", lambda: now - 25 * 3600 + 21)
+    peer.protocol.check_timeouts()
+    assert [opcode for opcode, _ in peer.heard] == [9]
+
+
+def test_a_connection_lasts_as_long_as_daphne_lets_it(clock):
+    peer = Peer().open()
+    clock.value += Server.websocket_timeout + 1
+    peer.protocol.check_timeouts()
+    assert peer.heard == [closed(1000, "")]
 
 
 class Channel:

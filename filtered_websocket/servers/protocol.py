@@ -5,13 +5,14 @@ Only what daphne, autobahn and Twisted offer to override is overridden, and none
 private names is used.
 """
 
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from daphne.ws_protocol import WebSocketProtocol
 
-from ..close_codes import TOO_LARGE
+from ..close_codes import BAD_MESSAGE, TOO_LARGE
 
 #: From the TCP connection to the end of its request, seconds, however busily it drips.
 REQUEST_TIMEOUT = 10.0
@@ -19,15 +20,21 @@ REQUEST_TIMEOUT = 10.0
 MAX_EARLY = 65_536
 #: Fragments of one message, or pieces that TCP made of them.
 MAX_FRAGMENTS = 16_384
+#: How long one message may take to arrive, seconds; looked at every two.
+MESSAGE_TIMEOUT = 10.0
 
 
 class Protocol(WebSocketProtocol):
     """One WebSocket connection of our own server."""
 
+    last_ping: float
+
     def connectionMade(self) -> None:
         super().connectionMade()
+        self._opened = time.monotonic()
         self._clogged = False
         self._ping: bytes | None = None
+        self._unfinished: tuple[Any, float] = (None, 0.0)
         # In the place of the HTTP channel's, which has done its work.
         self.unregisterProducer()
         self.registerProducer(self, True)
@@ -99,6 +106,23 @@ class Protocol(WebSocketProtocol):
 
     def stopProducing(self) -> None:
         """Twisted's word for "the connection is lost", which comes otherwise too."""
+
+    # Time, which the wall clock does not tell
+
+    def duration(self) -> float:
+        return time.monotonic() - self._opened
+
+    def check_timeouts(self) -> None:
+        """daphne calls it every two seconds."""
+        # A clock that was set back would stop the pings until it has caught up.
+        self.last_ping = min(self.last_ping, time.time())
+        super().check_timeouts()
+        message = getattr(self, "message_data", None)
+        noticed, since = self._unfinished
+        if message is None or message is not noticed:
+            self._unfinished = (message, self.duration())
+        elif self.duration() - since >= MESSAGE_TIMEOUT and not self.failedByMe:
+            self._fail(BAD_MESSAGE, f"a message arrives within {MESSAGE_TIMEOUT:.0f} seconds")
 
 
 class Timeout:
