@@ -169,6 +169,16 @@ def test_a_failed_handshake_is_told_in_words_of_http():
     assert peer.transport.value().startswith(b"HTTP/1.1 400 Bad Request\r\n")
 
 
+@pytest.mark.parametrize(
+    "odd", ["Host: localhost,localhost", "Host: localhost\r\nSec-WebSocket-Protocol: gr\u00fcn"]
+)
+def test_a_header_that_daphne_stumbles_over_fails_the_handshake(odd):
+    peer = Peer()
+    peer.protocol.dataReceived(REQUEST.replace(b"Host: localhost", odd.encode("latin-1")))
+    assert peer.transport.value().startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert peer.server.applications == 0
+
+
 def test_what_comes_before_the_accept_waits_for_it():
     peer = Peer().ask()
     peer.send(b"early")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+from autobahn.websocket.types import ConnectionDeny
 from daphne.ws_protocol import WebSocketProtocol
 
 from ..close_codes import BAD_MESSAGE, TOO_LARGE
@@ -43,9 +44,18 @@ class Protocol(WebSocketProtocol):
 
     def processHandshake(self) -> None:
         # While the application decides, autobahn would look for a second request in all
-        # that has come since, whenever more comes; daphne has noted the first here.
-        if not hasattr(self, "request"):
+        # that has come since, whenever more comes.
+        if not hasattr(self, "handshake_deferred"):
             super().processHandshake()
+
+    def onConnect(self, request: Any) -> Any:
+        # daphne joins headers of one name, and takes more than one Host for a strange one
+        # (RFC 9112 section 3.2); text that is no ASCII it logs as an error of its own.
+        headers = request.headers
+        offered = headers.get("sec-websocket-protocol", "")
+        if "," in headers.get("host", "") or not offered.isascii():
+            raise ConnectionDeny(ConnectionDeny.BAD_REQUEST)
+        return super().onConnect(request)
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         """Say no more than HTTP does: no reprs, no words of a codec."""
