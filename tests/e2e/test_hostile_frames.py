@@ -1,0 +1,298 @@
+"""
+Hundreds of bad handshakes and frames, raw over TCP, while two well-behaved clients talk.
+
+Whatever comes, the server ends the socket, keeps nothing of it, and serves the others.
+"""
+
+import asyncio
+import contextlib
+import os
+import struct
+import time
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from .hostile import CASES, LATE, REFUSED, SERVED, close, frame, request
+from .processes import Daphne, until
+from .test_server import OURS, Fws
+
+#: Seconds until a bad socket is closed or refused, on a machine with other work.
+BOUND = 6
+#: The same for what our own server waits for: ten seconds, looked at every two.
+LATE_BOUND = 16
+AT_ONCE = 24
+MB = 2**20
+#: Of the requests to refuse: our own server has no other path and no keys here.
+SERVED_BY_OURS = {
+    "request: target 'nosuch'",
+    "request: target '*'",
+    "request: header 'Authorization: Token nosuch'",
+    "request: header 'Sec-WebSocket-Protocol: fws, f'",
+}
+#: autobahn shows it as "/" to the application.
+SERVED_BY_DAPHNE = {"request: target '//evil/'"}
+
+
+@pytest.fixture
+def ours():
+    server = Fws(
+        OURS, "-f", "tests.e2e.hostile_filters", "filtered_websocket.filters.broadcast_messages"
+    )
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def daphne(database):
+    server = Daphne(env=database | {"DJANGO_SETTINGS_MODULE": "tests.e2e.hostile_settings"})
+    yield server
+    server.stop()
+
+
+class Peer:
+    """One raw socket."""
+
+    def __init__(self, reader, writer):
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def of(cls, server):
+        peer = cls(*await asyncio.open_connection("127.0.0.1", server.port))
+        try:
+            yield peer
+        finally:
+            peer.writer.transport.abort()
+
+    async def send(self, data):
+        with contextlib.suppress(ConnectionError):
+            self.writer.write(data)
+            await self.writer.drain()
+
+    async def status(self):
+        """Of the answer; 0 where the server hung up without one."""
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            return int(head.split(b" ", 2)[1])
+        return 0
+
+    async def ended(self):
+        """All that came until the end of the connection."""
+        said = b""
+        with contextlib.suppress(ConnectionError):
+            while some := await self.reader.read(65_536):
+                said += some
+        return said
+
+    async def heard(self, words):
+        said = b""
+        while words not in said:
+            some = await self.reader.read(65_536)
+            assert some, f"it hung up after {said!r}"
+            said += some
+
+
+async def try_one(server, outcome, handshake, frames, *, is_ours, pieces):
+    async with Peer.of(server) as peer, asyncio.timeout(LATE_BOUND if outcome == LATE else BOUND):
+        for piece in pieces(handshake):
+            await peer.send(piece)
+        if outcome == REFUSED:
+            assert await peer.status() != 101
+            return
+        if frames is not None:
+            assert await peer.status() == 101
+            for piece in pieces(frames):
+                await peer.send(piece)
+        if outcome == SERVED:
+            await peer.send(frame(b"alive?", 9))
+            await peer.heard(b"alive?")
+            await peer.send(close(1000))
+        if outcome != LATE or is_ours:
+            await peer.ended()
+
+
+def whole(data):
+    return [data]
+
+
+def byte_by_byte(data):
+    return [data[n : n + 1] for n in range(len(data))]
+
+
+async def drip(server):
+    """A request that never ends, a byte a second; the seconds until the server ends it."""
+    begin = time.monotonic()
+    async with Peer.of(server) as peer, asyncio.timeout(LATE_BOUND):
+        await peer.send(request(end=False) + b"\r\nX: ")
+        end = asyncio.ensure_future(peer.ended())
+        while not end.done():
+            await peer.send(b"x")
+            await asyncio.wait([end], timeout=1)
+    return time.monotonic() - begin
+
+
+class Talk:
+    """Two clients of the same server, one message after the other; the longest wait."""
+
+    def __init__(self, server):
+        self.server = server
+        self.worst = 0.0
+        self.count = 0
+
+    async def go_on(self):
+        url = f"ws://127.0.0.1:{self.server.port}/"
+        async with connect(url) as ann, connect(url) as bob:
+            while True:
+                self.count += 1
+                words = f"talk {self.count}"
+                begin = time.monotonic()
+                await ann.send(words)
+                # What the others were able to send is broadcast too.
+                async with asyncio.timeout(BOUND):
+                    while await bob.recv() != words:
+                        pass
+                self.worst = max(self.worst, time.monotonic() - begin)
+                await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def talk(server):
+    talk = Talk(server)
+    task = asyncio.create_task(talk.go_on())
+    try:
+        yield talk
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+    assert task.cancelled(), task.exception()
+
+
+async def users(server):
+    async with connect(f"ws://127.0.0.1:{server.port}/") as client:
+        await client.send("census")
+        async with asyncio.timeout(BOUND):
+            return int(await client.recv())
+
+
+def descriptors(server):
+    """(all, sockets); those that are closed meanwhile count as neither."""
+    found = []
+    for entry in os.scandir(f"/proc/{server.pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(entry.path))
+    return len(found), sum(name.startswith("socket:") for name in found)
+
+
+def resident(server):
+    pages = int(Path(f"/proc/{server.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def choose(served):
+    """(name, case, how it is sent); the short ones byte by byte too."""
+    for name, (outcome, handshake, frames) in CASES.items():
+        case = (SERVED, handshake, b"") if name in served else (outcome, handshake, frames)
+        yield name, case, whole
+        if outcome != LATE and len(handshake) + len(frames or b"") < 300:
+            yield f"{name}, byte by byte", case, byte_by_byte
+
+
+async def run(server, *, served, is_ours):
+    """What went wrong; and the server's own state afterwards is as before."""
+    _, sockets = descriptors(server)
+    # Whatever is opened once is open now.
+    assert await users(server) == 1
+    await until(lambda: descriptors(server)[1] == sockets)
+    before, memory = descriptors(server), resident(server)
+    limit = asyncio.Semaphore(AT_ONCE)
+    wrong = []
+
+    async def one(name, case, pieces):
+        # Those that take their time do not keep the others waiting.
+        gate = contextlib.nullcontext() if case[0] == LATE else limit
+        async with gate:
+            try:
+                await try_one(server, *case, is_ours=is_ours, pieces=pieces)
+            except (AssertionError, TimeoutError) as error:
+                wrong.append(f"{name}: {error!r}")
+
+    cases = list(choose(served))
+    async with talk(server) as conversation, asyncio.TaskGroup() as group:
+        drips = [group.create_task(drip(server)) for _ in range(200 if is_ours else 0)]
+        for case in cases:
+            group.create_task(one(*case))
+    await until(lambda: descriptors(server) == before)
+    grown = (resident(server) - memory) / MB
+    print(
+        f"\n{len(cases)} cases; {conversation.count} messages meanwhile,"
+        f" the slowest took {conversation.worst * 1000:.0f} ms; {grown:+.1f} MB"
+    )
+    assert await users(server) == 1
+    assert grown < 32 and conversation.worst < 1
+    assert all(9 < dripping.result() < 14 for dripping in drips)
+    return wrong
+
+
+def errors(server):
+    words = ("Traceback", "ERROR")
+    return [line for line in server.output.splitlines() if any(word in line for word in words)]
+
+
+async def test_our_own_server_outlives_all_of_them(ours):
+    assert await run(ours, served=SERVED_BY_OURS, is_ours=True) == []
+    assert errors(ours) == []
+
+
+async def test_daphne_outlives_all_of_them(daphne):
+    assert await run(daphne, served=SERVED_BY_DAPHNE, is_ours=False) == []
+    # Of a subprotocol that is no ASCII, sent twice; when this fails daphne is mended.
+    assert len(errors(daphne)) == daphne.output.count("'ascii' codec can't decode") == 2
+
+
+async def test_a_flood_before_the_accept_is_cut_off(ours):
+    async with Peer.of(ours) as peer, talk(ours), asyncio.timeout(BOUND):
+        await peer.send(request("GET /?wait HTTP/1.1"))
+        with contextlib.suppress(ConnectionError):
+            for _ in range(64):
+                peer.writer.write(frame(b"x" * 65_536, 2))
+                await peer.writer.drain()
+        assert await peer.ended() == b""
+
+
+async def test_a_flood_of_fragments_is_cut_off(ours):
+    memory = resident(ours)
+    async with Peer.of(ours) as peer, talk(ours), asyncio.timeout(BOUND):
+        await peer.send(request())
+        assert await peer.status() == 101
+        await peer.send(frame(b"", fin=False) + frame(b"", 0, fin=False) * 20_000)
+        await peer.heard(struct.pack("!H", 4413))
+        await peer.ended()
+    assert resident(ours) - memory < 16 * MB
+
+
+async def test_a_message_over_daphnes_limit_is_told_so_by_our_own_server(ours):
+    async with connect(f"ws://127.0.0.1:{ours.port}/") as client:
+        await client.send(bytes(MB + 1))
+        with pytest.raises(ConnectionClosed) as caught:
+            await client.recv()
+    assert caught.value.rcvd.code == 4413
+
+
+async def test_pings_without_reading_cost_no_memory(ours):
+    memory = resident(ours)
+    async with Peer.of(ours) as peer, talk(ours):
+        # The kernels' buffers are full long before.
+        peer.writer.transport.pause_reading()
+        await peer.send(request())
+        flood = frame(b"x" * 125, 9) * 1000
+        for _ in range(150):
+            await peer.send(flood)
+        await peer.send(frame(b"the last", 9))
+        assert resident(ours) - memory < 8 * MB
+        peer.writer.transport.resume_reading()
+        async with asyncio.timeout(BOUND):
+            await peer.heard(b"the last")
