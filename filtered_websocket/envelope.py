@@ -17,7 +17,7 @@ import secrets
 from collections import OrderedDict, deque
 from typing import Any, NamedTuple, get_args
 
-from .codecs import Kind, Packed
+from .codecs import Kind, Packed, is_utf8
 from .conf import conf
 
 VERSION = 1
@@ -109,6 +109,8 @@ def _open_item(raw: Any) -> Item:
         and kind in _KINDS
         and isinstance(sender, str)
         and isinstance(payload, bytes)
+        # A frame of text that is none would end every connection that it reaches.
+        and (kind == "b" or is_utf8(payload))
         and isinstance(meta, dict)
         and isinstance(excluded := meta.get(EXCLUDE, []), list)
         and all(isinstance(key, str) for key in excluded)

@@ -256,11 +256,22 @@ async def test_a_message_a_codec_cannot_take_is_dropped_and_said(layer, caplog):
 
     app = FilteredWebSocketConsumer.as_asgi(filters=[], groups=["g"], codec=Codec())
     key = group_key("g")
-    bad = new_item("x")._replace(payload=b"\xff")
+    bad = new_item([])._replace(payload=b"[")
     async with connect(app) as ann:
         await layer.group_send(key, seal(Batch("o", key, 0, [bad, new_item("fine")])))
         assert await ann.receive() == "fine"
-    assert "the codec raised UnicodeDecodeError on group 'g'" in caplog.text
+    assert "the codec raised JSONDecodeError on group 'g'" in caplog.text
+
+
+async def test_text_from_the_layer_that_is_none_leaves_nobody_deaf(layer):
+    app = FilteredWebSocketConsumer.as_asgi(filters=[], groups=["g"])
+    key = group_key("g")
+    bad, good = new_item("x")._replace(payload=b"\xff"), new_item("fine")
+    async with connect(app) as ann:
+        await layer.group_send(key, seal(Batch("o", key, 0, [bad])))
+        await layer.group_send(key, seal(Batch("o", key, 1, [good])))
+        assert await ann.receive() == "fine"
+        assert get_hub().counts["bad_envelope"] == 1
 
 
 async def test_after_a_fork_no_hub_is_left():
