@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 9000
 BENCH ?= .venv-bench
+FUZZ_SECONDS ?= 600
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check test-matrix bench clean
+.PHONY: run test check test-matrix bench fuzz clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/python manage.py migrate --verbosity 0
@@ -42,6 +43,11 @@ $(BENCH)/bench.stamp: pyproject.toml $(wildcard benchmarks/requirements*.txt ben
 	-cd benchmarks && npm install --silent --no-audit --no-fund --no-package-lock
 	@touch $@
 
+# Looks for frames, envelopes and handshakes that break a promise.
+fuzz: $(VENV)/test.stamp
+	$(PIP) "atheris>=3"
+	$(BIN)/python -m tests.fuzz.run $(FUZZ_SECONDS)
+
 $(VENV)/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit("this needs Python 3.11 or newer, not " + sys.version.split()[0] + ": make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
@@ -56,4 +62,4 @@ $(VENV)/test.stamp: $(VENV)/run.stamp tests/requirements.txt
 	@touch $@
 
 clean:
-	rm -rf .venv* benchmarks/node_modules build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv* .fuzz benchmarks/node_modules build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,217 @@
+"""
+What strangers' bytes may reach, each as a function of bytes that raises where a promise is
+broken. The first byte of an input chooses the function, so that one run serves all.
+"""
+
+import asyncio
+import json
+import re
+
+import msgpack
+from channels.layers import get_channel_layer
+
+from filtered_websocket import Drop, WebSocketDataFilter, WebSocketMessageFilter
+from filtered_websocket.connection import Handshake
+from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.credentials import credentials, without_credentials
+from filtered_websocket.envelope import BadEnvelope, Sequence, group_key, new_origin, seal, unseal
+from filtered_websocket.filters.base import printable
+from filtered_websocket.filters.broadcast_messages_by_token import TokenMessageFilter
+from filtered_websocket.handshakes import is_same_origin, objection, one_of_origins, site_rule
+from filtered_websocket.publish import apublish
+from filtered_websocket.testing import Client
+
+PATIENCE = 10
+#: Deeper than this, whose stack is short decides.
+DEEP = 100
+
+
+class JSONCodec:
+    def decode(self, frame, text):
+        return json.loads(frame)
+
+    def encode(self, message, meta):
+        return json.dumps(message)
+
+
+class Look(WebSocketDataFilter):
+    @classmethod
+    def filter(cls, web_socket_instance, data):
+        printable(data)
+        return bytes(data)
+
+
+class Echo(WebSocketMessageFilter):
+    @classmethod
+    def filter(cls, web_socket_instance, message):
+        web_socket_instance.push(message)
+
+
+class Once(WebSocketMessageFilter):
+    """The end of the chain, so that what is sent is not published too."""
+
+    @classmethod
+    def filter(cls, web_socket_instance, message):
+        raise Drop
+
+
+class House:
+    """A loop, two connections on it, and a way to ask whether they still live."""
+
+    def __init__(self):
+        self.runner = asyncio.Runner()
+        self.clients = {}
+        self.count = 0
+
+    def run(self, coroutine):
+        return self.runner.run(asyncio.wait_for(coroutine, PATIENCE))
+
+    async def client(self, codec):
+        client = self.clients.get(codec)
+        if client is None or client.close_code is not None:
+            app = FilteredWebSocketConsumer.as_asgi(
+                filters=[Look, Echo, Once],
+                groups=["codec" if codec else "g"],
+                codec=JSONCodec() if codec else None,
+            )
+            client = self.clients[codec] = Client(app, scope(b"/"))
+            await client.open()
+            assert client.accepted
+        return client
+
+    def marker(self):
+        self.count += 1
+        return f'"marker {self.count}"'
+
+    def close(self):
+        async def close():
+            for client in self.clients.values():
+                await client.close()
+
+        self.run(close())
+        self.clients.clear()
+        self.runner.close()
+
+
+house = House()
+
+
+def scope(path, query=b"", subprotocols=(), headers=()):
+    return {
+        "type": "websocket",
+        "asgi": {"version": "3.0"},
+        "path": path.decode("latin-1"),
+        "raw_path": path,
+        "query_string": query,
+        "root_path": "",
+        "headers": list(headers),
+        "subprotocols": list(subprotocols),
+        "client": ["192.0.2.1", 9],
+    }
+
+
+async def _heard(client, marker):
+    heard = []
+    while (message := await client.receive()) != marker:
+        heard.append(message)
+    return heard
+
+
+async def _echo(message, codec):
+    """What came back of one frame."""
+    client = await house.client(codec)
+    marker = house.marker()
+    await client.send(message)
+    await client.send(marker)
+    return await _heard(client, marker)
+
+
+def _message(data):
+    """Text where it can be."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+def frames(data):
+    """A frame through data and message chain comes back as it was."""
+    message = _message(data)
+    heard = house.run(_echo(message, codec=False))
+    assert heard == [message], heard
+
+
+def documents(data):
+    """A frame through the codec comes back, or is dropped; the connection lives."""
+    message = _message(data)
+    try:
+        expected = [json.dumps(json.loads(data))]
+    except (ValueError, RecursionError):
+        expected = []
+    heard = house.run(_echo(message, codec=True))
+    if data.count(b"[") + data.count(b"{") < DEEP:
+        assert heard == expected, (heard, expected)
+
+
+def envelopes(data):
+    """Whatever a stranger publishes on Redis, the hub drops it or delivers it, and lives."""
+    try:
+        envelope = msgpack.unpackb(data)
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return  # the layer itself says so
+    try:
+        batch = unseal(envelope)
+    except BadEnvelope:
+        batch = None
+    else:
+        Sequence().note(batch)
+        assert seal(batch)["m"] == [list(item) for item in envelope["m"]]
+    if not isinstance(envelope, dict):
+        return
+
+    async def forge():
+        client = await house.client(codec=False)
+        layer = get_channel_layer()
+        for key in (group_key("g"), group_key("")):
+            # A publisher that is new every time: nothing is a repetition.
+            known = {"type": "x", "g": key, "o": new_origin()}
+            await layer.group_send(group_key("g"), {**envelope, **known})
+        marker = house.marker()
+        await apublish(marker, "g")
+        await _heard(client, marker)
+
+    house.run(forge())
+
+
+def handshakes(data):
+    """No handshake raises; one without its credentials has none."""
+    path, query, offered, *lines = [*data.split(b"\0"), b"", b""]
+    headers = []
+    for line in lines:
+        name, _, value = line.partition(b": ")
+        headers.append((name.lower(), value))
+    asked = scope(path, query, [name.decode("latin-1") for name in offered.split(b",")], headers)
+    found = credentials(asked)
+    clean = without_credentials(asked)
+    assert credentials(clean) == []
+    assert all(repr(one) == f"<Credential {one.kind}>" for one in found)
+    Handshake(asked)
+    for rule in (site_rule, is_same_origin, one_of_origins(["https://*.example.com", "*"])):
+        for any_host in (True, False):
+            assert isinstance(objection(asked, rule, any_host=any_host), str)
+
+
+def keys(data):
+    """The key in a message, as the pattern of 2014 found it."""
+    found = re.search(rb"token:([^\s]*)", data)
+    expected = found[1].decode("utf-8", "backslashreplace") if found else ""
+    assert TokenMessageFilter.find_key(bytearray(data)) == expected
+
+
+TARGETS = (frames, documents, envelopes, handshakes, keys)
+
+
+def one_input(data):
+    """What a fuzzer calls."""
+    if data:
+        TARGETS[data[0] % len(TARGETS)](data[1:])
