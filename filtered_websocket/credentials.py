@@ -30,6 +30,9 @@ SCHEMES = ("token", "bearer")
 #: Parameters of the query, and what each is called here.
 QUERY = {"ticket": "ticket", "token": "query"}
 
+#: Of a parameter that is a credential, bytes: a name alone.
+SHORTEST = min(map(len, QUERY))
+
 #: One of our schemes at the beginning, however it goes on; or behind a comma, since daphne
 #: joins headers of one name.
 _SCHEME = re.compile(r"(?:token|bearer)(?![\w-])", re.IGNORECASE)
@@ -72,6 +75,8 @@ def _of_subprotocol(subprotocol: str) -> Credential | None:
 
 
 def _of_parameter(parameter: bytes) -> Credential | None:
+    if len(parameter) < SHORTEST:
+        return None
     name, _, value = (unquote_plus(part.decode("latin-1")) for part in parameter.partition(b"="))
     if name in QUERY:
         return Credential(QUERY[name], value)

@@ -12,7 +12,7 @@ from django.db import transaction
 
 from .batches import Batches, new_item
 from .close_codes import FORBIDDEN
-from .codecs import Bundle, Frame, is_utf8, text_event, to_frame, unpack
+from .codecs import Bundle, Frame, text_event, to_frame, unpack
 from .conf import conf
 from .connection import Connection, Exclude, excluded_ids
 from .envelope import EXCLUDE, Item, check_group
@@ -215,7 +215,7 @@ class HubView:
 
     def _fan_out_all(self, group: str, items: Sequence[Item]) -> None:
         """What neither chain nor codec looks at: one write per member, not per message."""
-        frames = [Frame(item.payload, item.kind != "b" and is_utf8(item.payload)) for item in items]
+        frames = [Frame(item.payload, item.kind != "b") for item in items]
         exclude = [item.meta.get(EXCLUDE, ()) for item in items]
         if len(frames) == 1:
             self._fan_out(group, frames[0], exclude[0])

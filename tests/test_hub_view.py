@@ -99,15 +99,6 @@ async def test_a_group_chain_sees_message_by_message(monkeypatch):
     assert set(written) == {1}
 
 
-async def test_what_a_layer_calls_text_and_is_none_goes_as_binary():
-    app = FilteredWebSocketConsumer.as_asgi(filters=[], groups=["g"])
-    key = group_key("g")
-    items = [new_item("x")._replace(payload=b"\xff"), new_item("fine")]
-    async with connect(app) as ann:
-        await get_channel_layer().group_send(key, seal(Batch("o", key, 0, items)))
-        assert await hears(ann, 2) == [b"\xff", "fine"]
-
-
 async def test_a_batch_of_nothing_is_nothing():
     app = FilteredWebSocketConsumer.as_asgi(filters=[], groups=["g"])
     key = group_key("g")

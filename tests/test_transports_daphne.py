@@ -20,7 +20,7 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TL
 from twisted.python.failure import Failure
 
 from filtered_websocket.codecs import Bundle, Frame
-from filtered_websocket.servers.daphne import _Protocol as OurProtocol
+from filtered_websocket.servers.protocol import Protocol as OurProtocol
 from filtered_websocket.transports import AsgiTransport, asgi, daphne, open_transport
 from filtered_websocket.transports.daphne import DaphneLane, DaphneTls
 
