@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 from daphne.ws_protocol import WebSocketFactory
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
 from filtered_websocket.close_codes import BAD_MESSAGE, TOO_LARGE
 from filtered_websocket.servers import protocol as module
@@ -82,6 +84,9 @@ class Peer:
 
     def send(self, payload=b"", opcode=1, fin=True):
         self.protocol.dataReceived(frame(payload, opcode, fin))
+
+    def lose(self):
+        self.protocol.connectionLost(Failure(ConnectionDone()))
 
     @property
     def heard(self):
@@ -177,6 +182,13 @@ def test_a_header_that_daphne_stumbles_over_fails_the_handshake(odd):
     peer.protocol.dataReceived(REQUEST.replace(b"Host: localhost", odd.encode("latin-1")))
     assert peer.transport.value().startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert peer.server.applications == 0
+    peer.lose()
+
+
+def test_the_application_hears_the_end_of_what_it_accepted():
+    peer = Peer().open()
+    peer.lose()
+    assert peer.received == [{"type": "websocket.disconnect", "code": 1006}]
 
 
 def test_what_comes_before_the_accept_waits_for_it():

@@ -54,11 +54,6 @@ class _Server(DaphneServer):
             scope["root_path"] = self.root_path
         return super().create_application(protocol, scope)
 
-    def protocol_disconnected(self, protocol: Any) -> None:
-        # Nor does daphne know those whose handshake failed.
-        if protocol in self.connections:
-            super().protocol_disconnected(protocol)
-
     def listen_error(self, failure: Any) -> None:
         self.failure = failure.value
         self.stop()

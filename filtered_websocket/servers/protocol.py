@@ -61,6 +61,11 @@ class Protocol(WebSocketProtocol):
         """Say no more than HTTP does: no reprs, no words of a codec."""
         super().failHandshake(HTTPStatus(code).phrase, code, responseHeaders)
 
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        # Where the handshake failed, daphne has not been told of the connection.
+        if hasattr(self, "server"):
+            super().onClose(wasClean, code, reason)
+
     # What arrives
 
     def dataReceived(self, data: bytes) -> None:
