@@ -8,6 +8,7 @@ import threading
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import AnonymousUser, User
+from django.db import connections
 from django.utils import timezone
 
 from filtered_websocket import PublishError, publish
@@ -494,8 +495,17 @@ async def test_a_write_that_waits_for_a_lock_holds_up_no_end(app, token, user, m
     monkeypatch.setattr(
         "filtered_websocket.models.TokenManager.note_used", lambda self, ids: locked.wait(10)
     )
+
+    def ask(call, *args):
+        try:
+            return call(*args)
+        finally:
+            connections.close_all()
+
     # Not in the one thread of tests, which the write would block for both.
-    monkeypatch.setattr(module, "run_query", lambda call, *args: asyncio.to_thread(call, *args))
+    monkeypatch.setattr(
+        module, "run_query", lambda call, *args: asyncio.to_thread(ask, call, *args)
+    )
     client = await by_token(app, token[1])
     other = await by_token(app, token[1])
     user.is_active = False
