@@ -1,5 +1,6 @@
 """
-How bytes leave a process for one socket: one transport per connection.
+How bytes leave a process for one socket: one transport per connection. And a lane in:
+on daphne, short frames are taken past autobahn's parser (``daphne_reading``).
 
 ::
 

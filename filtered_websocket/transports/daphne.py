@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from ..codecs import Bundle, Frame
 from ..types import Send
 from .asgi import AsgiTransport
+from .daphne_reading import take_short_frames
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,10 @@ class DaphneTransport(AsgiTransport):
         self._protocol = protocol
         self._socket = socket
         self._open_state = protocol.STATE_OPEN
+
+    def open(self) -> None:
+        take_short_frames(self._protocol)
+        super().open()
 
     def _buffered(self) -> int:
         socket, protocol = self._socket, self._protocol
