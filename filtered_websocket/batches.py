@@ -34,22 +34,28 @@ _ids = itertools.count(1)
 
 
 def new_item(
-    message: Any, *, sender: str = "", exclude: Iterable[str] = (), text: bool | None = None
+    message: Any,
+    *,
+    sender: str = "",
+    exclude: Iterable[str] = (),
+    text: bool | None = None,
+    max_size: int | None = None,
 ) -> Item:
     """
     ``message`` as it will cross the layer; ``text`` is the kind of bare bytes.
 
     Checked here, before anybody else is touched: :exc:`PublishError` for what cannot
-    be encoded, or is over ``MAX_MESSAGE_SIZE`` once it is.
+    be encoded, or is over ``MAX_MESSAGE_SIZE`` (``max_size``, where the caller knows it)
+    once it is.
     """
+    if max_size is None:
+        max_size = conf.MAX_MESSAGE_SIZE
     try:
         kind, payload = pack(message, text)
     except (TypeError, ValueError, RecursionError) as error:
         raise PublishError(f"cannot publish this message: {error}") from error
-    if len(payload) > conf.MAX_MESSAGE_SIZE:
-        raise PublishError(
-            f"cannot publish {len(payload)} bytes: MAX_MESSAGE_SIZE is {conf.MAX_MESSAGE_SIZE}"
-        )
+    if len(payload) > max_size:
+        raise PublishError(f"cannot publish {len(payload)} bytes: MAX_MESSAGE_SIZE is {max_size}")
     left_out = list(exclude)
     return Item(next(_ids), kind, sender, payload, {EXCLUDE: left_out} if left_out else {})
 
@@ -88,6 +94,21 @@ class Batches:
         self._room = asyncio.Event()
         self._room.set()
         self.size = 0
+        self._read_limits()
+
+    def _read_limits(self) -> None:
+        self._bound: int = conf.PUBLISH_QUEUE
+        self._max_size: int = conf.MAX_MESSAGE_SIZE
+
+    @property
+    def max_size(self) -> int:
+        """
+        ``MAX_MESSAGE_SIZE``. This and the queue's bound are read while nothing is queued:
+        for every message a setting's look-up costs more than the rest of its checks.
+        """
+        if not self.size:
+            self._read_limits()
+        return self._max_size
 
     @property
     def crowded(self) -> bool:
@@ -96,7 +117,8 @@ class Batches:
 
     def check_room(self) -> None:
         """Raise :exc:`PublishError` where the queue is full."""
-        if self.size >= conf.PUBLISH_QUEUE:
+        # The bound is above 0: what is empty is not full, and may know an old one.
+        if self.size and self.size >= self._bound:
             raise PublishError(
                 f"the publish queue is full ({self.size} messages):"
                 " the channel layer is slower than what is published"
@@ -106,8 +128,10 @@ class Batches:
         """Queue ``item``; on the event loop only."""
         for capture in captures if group != HOUSE else ():
             capture(group, item)
+        if not self.size:
+            self._read_limits()
         self.size += 1
-        if self.size > conf.PUBLISH_QUEUE // 2:
+        if self.size > self._bound // 2:
             self._room.clear()
         entry = Entry(item, time.monotonic(), done)
         waiting = self._waiting.get(group)
@@ -181,7 +205,7 @@ class Batches:
 
     def _shrink(self, count: int) -> None:
         self.size -= count
-        if self.size <= conf.PUBLISH_QUEUE // 2:
+        if self.size <= self._bound // 2:
             self._room.set()
 
     async def room(self) -> None:

@@ -23,6 +23,9 @@ text_event: ContextVar[bool | None] = ContextVar("fws_text_event", default=None)
 Kind = Literal["t", "b", "j"]
 #: A message as it crosses the layer.
 Packed = tuple[Kind, bytes]
+#: For isinstance, which builds ``bytes | ...`` anew at every call.
+BYTES = (bytes, bytearray, memoryview)
+OBJECTS = (dict, list)
 
 
 class Frame:
@@ -116,10 +119,10 @@ def pack(message: Any, text: bool | None) -> Packed:
     """
     if isinstance(message, str):
         return "t", message.encode()
-    if isinstance(message, bytes | bytearray | memoryview):
+    if isinstance(message, BYTES):
         payload = bytes(message)
         return ("t" if text and is_utf8(payload) else "b"), payload
-    if isinstance(message, dict | list):
+    if isinstance(message, OBJECTS):
         return "j", dump_json(message).encode()
     raise TypeError(
         f"a message is str, bytes, dict or list, not {type(message).__name__}: {message!r:.80}"

@@ -183,13 +183,20 @@ class HubView:
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
     ) -> None:
         """Check and queue one publish; PublishError for what is wrong with it."""
-        item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
-        self._hub.batches.check_room()
-        hand_over = partial(self.call, self._hub.batches.put, check_group(group), item)
+        batches = self._hub.batches
+        item = new_item(
+            message,
+            sender=sender,
+            exclude=exclude,
+            text=text_event.get(),
+            max_size=batches.max_size,
+        )
+        batches.check_room()
+        check_group(group)
         if on_commit:
-            transaction.on_commit(hand_over)
+            transaction.on_commit(partial(self.call, batches.put, group, item))
         else:
-            hand_over()
+            self._hub.call(batches.put, group, item)
 
     async def asubmit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
