@@ -7,7 +7,7 @@ import pytest
 from autobahn.twisted.websocket import WebSocketAdapterProtocol
 from daphne.ws_protocol import WebSocketProtocol
 
-from filtered_websocket.servers.daphne import _Protocol as OurProtocol
+from filtered_websocket.servers.protocol import Protocol as OurProtocol
 from filtered_websocket.transports import daphne_reading
 from filtered_websocket.transports.daphne_reading import (
     LONGEST,
@@ -292,13 +292,23 @@ async def test_without_autobahns_module_nothing_is_taken(reading, monkeypatch):
     assert not take_short_frames(one.protocol)
 
 
-async def test_our_own_servers_protocol_takes_them_too(reading):
+async def test_our_own_servers_protocol_which_looks_at_what_arrives_is_left_to_autobahn(reading):
     one = await reading(taking=False)
     one.protocol.__class__ = OurProtocol
-    assert take_short_frames(one.protocol) and isinstance(one.protocol, OurProtocol)
+    assert not take_short_frames(one.protocol) and type(one.protocol) is OurProtocol
+
+
+class Sub(WebSocketProtocol):
+    """Leaves alone how messages come about."""
+
+
+async def test_a_subclass_of_daphnes_protocol_takes_them_too(reading):
+    one = await reading(taking=False)
+    one.protocol.__class__ = Sub
+    assert take_short_frames(one.protocol) and isinstance(one.protocol, Sub)
     kind = type(one.protocol)
     assert take_short_frames(one.protocol) and type(one.protocol) is kind
-    assert (kind.__name__, kind.__module__) == (OurProtocol.__name__, OurProtocol.__module__)
+    assert (kind.__name__, kind.__module__) == (Sub.__name__, Sub.__module__)
 
 
 async def test_the_shape_is_that_of_the_installed_versions(reading):
