@@ -165,13 +165,24 @@ def test_what_cannot_be_sent_at_exit_is_said(settings, no_publisher, monkeypatch
     assert "published messages were not sent at exit" in caplog.text
 
 
-def test_an_apublish_that_was_cancelled_does_no_harm(no_publisher, caplog):
+def test_an_apublish_that_was_cancelled_does_no_harm(no_publisher, monkeypatch, caplog):
+    publish("w", "news")
+    batches = publish_module._publisher.hub.batches
+    real, cancelled = batches._send, threading.Event()
+
+    async def late(batch):
+        await asyncio.to_thread(cancelled.wait)
+        await real(batch)
+
+    monkeypatch.setattr(batches, "_send", late)
+
     async def main():
         waiting = asyncio.ensure_future(apublish("x", "news"))
         await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
+        cancelled.set()
 
     asyncio.run(main())
     publish("y", "news")

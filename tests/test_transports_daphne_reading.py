@@ -198,6 +198,31 @@ async def test_what_comes_of_any_stream_is_what_autobahn_makes_of_it(reading, se
         assert one.outcome() == alone.outcome(), stream.hex()
 
 
+HIDDEN = frame(b"hidden")
+LONG = frame(bytes(0x8186), BINARY)
+
+
+@pytest.mark.parametrize(
+    "arriving",
+    [
+        # The payload of a frame, and the length of another, look like frames.
+        [frame(HIDDEN, BINARY, mask=bytes(4))[:6], HIDDEN],
+        [frame(HIDDEN, PING, mask=bytes(4))[:6], HIDDEN],
+        [LONG[:2], LONG[2:]],
+        [frame(b"part", final=False), frame(b"no continuation")],
+    ],
+    ids=["payload", "ping", "length", "part"],
+)
+async def test_nothing_is_taken_in_the_middle_of_a_frame_or_message(reading, left, arriving):
+    one, alone = await reading(), await reading(taking=False)
+    for piece in arriving:
+        one.protocol.dataReceived(piece)
+    assert left == arriving
+    for piece in arriving:
+        alone.protocol.dataReceived(piece)
+    assert one.outcome() == alone.outcome()
+
+
 async def test_nothing_is_taken_once_the_server_closes(reading, left):
     one = await reading()
     closing = []

@@ -78,8 +78,7 @@ def data_received(self: Any, data: bytes) -> None:
     is_open = self.STATE_OPEN
     autobahn: Any = type(self).__base__
     if (
-        self.state != is_open
-        or self.data
+        self.data
         or self.current_frame is not None
         or self.inside_message
         or self.failedByMe
