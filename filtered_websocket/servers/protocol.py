@@ -39,6 +39,9 @@ class Protocol(WebSocketProtocol):
         # In the place of the HTTP channel's, which has done its work.
         self.unregisterProducer()
         self.registerProducer(self, True)
+        # Of what came together with the request, against RFC 6455 section 4.1, the channel
+        # takes some for a next request, and stops reading for it: nobody would go on.
+        self.factory.reactor.callLater(0, self.transport.resumeProducing)
 
     # The handshake
 
