@@ -102,6 +102,7 @@ SETTINGS: dict[str, tuple[Any, Rule]] = {
     "PUBLISH_QUEUE": (10_000, COUNT),
     "RECHECK": (60.0, SECONDS),
     "REFUSE_WITH": ("403", one_of("403", "close")),
+    "SLOW_READER": ("close", one_of("close", "drop_newest")),
     "STORAGE": (
         {"BACKEND": "filtered_websocket.storage_objects.default", "OPTIONS": {}},
         STORAGE,

@@ -122,6 +122,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         self._view = self.hub.view(self.pipeline)
         self._over = asyncio.Event()
         transport = open_transport(send, conf.MAX_OUTBOX, self._is_over)
+        transport.on_drop = self.hub.message_dropped
         self.connection = Connection(scope, self._view, transport, self.pipeline.home)
         self._max_size: int = conf.MAX_MESSAGE_SIZE
         try:

@@ -297,6 +297,15 @@ class Hub:
         for view in tuple(group.members):
             view.deliver(group.name, batch.items)
 
+    def message_dropped(self) -> None:
+        """``SLOW_READER`` dropped a message on its way to one connection."""
+        self.counts["dropped"] += 1
+        if self._seldom.note("dropped"):
+            logger.warning(
+                "dropped messages to clients that read too slowly (%d so far)",
+                self.counts["dropped"],
+            )
+
     # Events of the house, and of pub/sub
 
     async def _listen(self, storage: Any) -> None:

@@ -79,6 +79,7 @@ WRONG = {
     "PUBLISH_QUEUE": [0, None],
     "RECHECK": [0, -1.0, None, "60", True, float("nan")],
     "REFUSE_WITH": [403, "401"],
+    "SLOW_READER": [None, "drop", "drop_oldest", True],
     "STORAGE": [
         "path",
         {},

@@ -368,3 +368,14 @@ async def test_who_comes_when_a_hub_is_out_of_reach_gets_another(monkeypatch):
         await leaving
         await bob.send("heard")
         assert await ann.receive() == "heard"
+
+
+async def test_messages_dropped_for_slow_readers_are_counted_and_logged_once(settings, caplog):
+    settings.FILTERED_WEBSOCKET = {"SLOW_READER": "drop_newest", "MAX_OUTBOX": 3}
+    async with connect([BroadcastMessagesFilter]) as ann, connect([BroadcastMessagesFilter]) as bob:
+        for message in ("1234", "12345", "123"):
+            await ann.send(message)
+        assert await bob.receive() == "123"
+        assert get_hub().counts["dropped"] == 2
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == "dropped messages to clients that read too slowly (1 so far)"

@@ -102,6 +102,40 @@ async def test_a_slow_reader_is_closed_and_its_frames_forgotten():
     assert peer.ended[0][0] == 4101 and peer.transport.unsent == 0
 
 
+async def test_of_a_slow_reader_the_newest_is_dropped_where_the_site_says_so(settings):
+    settings.FILTERED_WEBSOCKET = {"SLOW_READER": "drop_newest"}
+    dropped = []
+    peer = Peer(max_unsent=10)
+    peer.transport.on_drop = lambda: dropped.append(peer.transport.unsent)
+    peer.gate.clear()
+    peer.transport.open()
+    peer.transport.write(text("1" * 6))
+    await asyncio.sleep(0)
+    done = asyncio.get_running_loop().create_future()
+    peer.transport.write(text("2" * 6), done)
+    # Nobody waits for what will never leave.
+    assert done.done() and not peer.transport.closing
+    # Of a bundle, what fits stays.
+    peer.transport.write(Bundle([text("3" * 3), text("4" * 3), text("5")]))
+    assert dropped == [6, 9]
+    peer.gate.set()
+    await peer.transport.stopped()
+    peer.transport.write(text("6" * 6))
+    await peer.transport.stopped()
+    assert peer.texts == ["1" * 6, "3" * 3, "5", "6" * 6]
+    assert not peer.transport.closing and peer.transport.unsent == 0
+
+
+async def test_a_message_that_never_fits_is_dropped_and_nobody_need_listen(settings):
+    settings.FILTERED_WEBSOCKET = {"SLOW_READER": "drop_newest"}
+    peer = Peer(max_unsent=3)
+    peer.transport.open()
+    peer.transport.write(text("1234"))
+    peer.transport.write(text("123"))
+    await peer.transport.stopped()
+    assert peer.texts == ["123"] and peer.ended == []
+
+
 async def test_a_socket_that_takes_nothing_is_given_up(monkeypatch):
     monkeypatch.setattr(AsgiTransport, "close_timeout", 0)
     peer = Peer()

@@ -265,6 +265,26 @@ async def test_unsent_bytes_are_bounded_daphnes_included(serving):
     assert found.endswith(b"\x10\x05too slow: unsent bytes passed their bound")
 
 
+async def test_of_a_slow_reader_the_newest_is_dropped_where_the_site_says_so(serving, settings):
+    settings.FILTERED_WEBSOCKET = {"SLOW_READER": "drop_newest"}
+    one = await serving(max_unsent=10_000, buffer=4096)
+    dropped = []
+    one.transport.on_drop = lambda: dropped.append(len(sent) - 1)
+    sent = []
+    while len(dropped) < 3:
+        sent.append(f"{len(sent)}".ljust(1000))
+        one.transport.write(text(sent[-1]))
+        assert one.transport.unsent <= 10_000
+    assert dropped == [len(sent) - 3, len(sent) - 2, len(sent) - 1]
+    found = one.got()
+    while one.transport.unsent:
+        one.reactor.turn()
+        found += one.got()
+    one.transport.write(text("again"))
+    assert found + one.got() == wire(*sent[:-3], "again")
+    assert one.ended == [] and not one.transport.closing
+
+
 async def test_a_bundle_over_the_bound_is_no_reason_to_close(serving):
     one = await serving(max_unsent=10)
     one.transport.write(Bundle([text("12345"), text("67890")]))

@@ -162,6 +162,24 @@ async def test_a_slow_reader_is_closed_with_4101_when_it_reads_on(serving):
     assert one.ended[0][0] == 4101
 
 
+async def test_of_a_slow_reader_the_newest_is_dropped_where_the_site_says_so(serving, settings):
+    settings.FILTERED_WEBSOCKET = {"SLOW_READER": "drop_newest"}
+    one = await serving(max_unsent=100_000)
+    dropped = []
+    one.transport.on_drop = lambda: dropped.append(len(sent) - 1)
+    sent = []
+    while len(dropped) < 3:
+        sent.append(f"{len(sent)}".ljust(5000))
+        one.transport.write(text(sent[-1]))
+        assert one.transport.unsent <= 100_000
+    expected = wire(*sent[:-3])
+    assert await one.reader.readexactly(len(expected)) == expected
+    one.transport.write(text("again"))
+    assert await one.reader.readexactly(len(wire("again"))) == wire("again")
+    assert dropped == [len(sent) - 3, len(sent) - 2, len(sent) - 1]
+    assert one.ended == [] and not one.transport.closing
+
+
 async def test_a_reader_that_never_reads_is_aborted_and_its_bytes_forgotten(serving, monkeypatch):
     monkeypatch.setattr(AsgiTransport, "close_timeout", 0.01)
     one = await serving(max_unsent=100_000)

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from ..close_codes import SLOW_READER
 from ..codecs import Bundle, Frame
+from ..conf import conf
 from ..types import Send
 
 logger = logging.getLogger(__name__)
@@ -31,8 +32,8 @@ class AsgiTransport:
     write, because ``send`` may wait and its coroutine cannot change hands half-way.
 
     Nothing leaves before :meth:`open`. Unsent bytes, the server's where it can be asked,
-    are bounded by ``max_unsent``: past it the rest is dropped and the connection closed
-    with 4101.
+    are bounded by ``max_unsent``. Past it ``SLOW_READER`` decides: the rest is dropped and
+    the connection closed with 4101, or the newest is dropped and told to ``on_drop``.
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class AsgiTransport:
         "_waiting",
         "_writer",
         "closed",
+        "on_drop",
     )
 
     #: How frames leave, for the log.
@@ -72,6 +74,8 @@ class AsgiTransport:
         self.closed: tuple[int, str] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
+        #: Called for every frame that ``SLOW_READER = "drop_newest"`` dropped.
+        self.on_drop: Callable[[], None] | None = None
 
     @property
     def closing(self) -> bool:
@@ -106,8 +110,8 @@ class AsgiTransport:
             self._waiting.append((part, done))
             self._queued += len(part)
         if self.unsent > self._max_unsent:
-            self._overflow()
-        elif self._writer is None:
+            self._overflow(queued=len(frame.parts))
+        if self._writer is None:
             self._wake()
 
     def close(self, code: int, reason: str) -> None:
@@ -160,9 +164,32 @@ class AsgiTransport:
 
     # How it ends
 
-    def _overflow(self) -> None:
-        self._forget()
-        self.close(SLOW_READER, "too slow: unsent bytes passed their bound")
+    def _overflow(self, queued: int = 0) -> None:
+        """
+        The bound is passed. Of the frames that were ``queued`` just now, those that fit
+        stay; without any, the one that does not fit was not queued.
+        """
+        if conf.SLOW_READER != "drop_newest":
+            self._forget()
+            self.close(SLOW_READER, "too slow: unsent bytes passed their bound")
+            return
+        if not queued:
+            self._dropped()
+        newest = [self._waiting.pop() for _ in range(queued)]
+        self._queued -= sum(len(frame) for frame, _ in newest if frame is not None)
+        room = self._max_unsent - self.unsent
+        for frame, done in reversed(newest):
+            if frame is None or len(frame) > room:
+                settle(done)
+                self._dropped()
+            else:
+                room -= len(frame)
+                self._queued += len(frame)
+                self._waiting.append((frame, done))
+
+    def _dropped(self) -> None:
+        if self.on_drop is not None:
+            self.on_drop()
 
     def _fail(self, error: Exception) -> None:
         """The server refuses: the peer has gone, or the frame is over its limit."""

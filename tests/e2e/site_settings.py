@@ -1,5 +1,9 @@
-"""The example with a pipeline that misbehaves on demand, on the layer a test asks for."""
+"""
+The example with a pipeline that misbehaves on demand, on the layer a test asks for, with
+the settings in TEST_SETTINGS, JSON.
+"""
 
+import json
 import os
 
 from fws_project.settings import *  # noqa: F403
@@ -19,6 +23,7 @@ LOGGING = {
 FILTERED_WEBSOCKET = {
     **globals().get("FILTERED_WEBSOCKET", {}),
     "REFUSE_WITH": os.environ.get("TEST_REFUSE_WITH", "403"),
+    **json.loads(os.environ.get("TEST_SETTINGS", "{}")),
 }
 if os.environ.get("TEST_LAYER") == "core":
     CHANNEL_LAYERS = {
