@@ -68,6 +68,7 @@ FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
 LIMIT = Rule(
     lambda value: value is None or (_is_int(value) and value > 0), "None or an int above 0"
 )
+TIMEOUT = Rule(lambda value: value is None or SECONDS.allows(value), f"None or {SECONDS.words}")
 AMOUNT = Rule(lambda value: _is_int(value) and value >= 0, "an int, 0 or more")
 
 
@@ -91,6 +92,7 @@ SETTINGS: dict[str, tuple[Any, Rule]] = {
     "BLOCKING_THREADS": (8, COUNT),
     "CHANNEL_LAYER": ("default", ALIAS),
     "CODEC": (None, PATH),
+    "FILTER_TIMEOUT": (None, TIMEOUT),
     "GUESS_LIMIT": (10, LIMIT),
     "LAYER_SETTLE": (1.5, PAUSE),
     "LAYER_TIMEOUT": (2.0, SECONDS),

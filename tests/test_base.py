@@ -19,6 +19,8 @@ from filtered_websocket import (
 from filtered_websocket.exceptions import FilterError
 from filtered_websocket.filters.base import Chain, printable
 
+from .test_connection import message_filter
+
 
 def printing_chain(make_base):
     base = make_base()
@@ -133,6 +135,29 @@ async def test_async_filters_are_awaited_by_arun_and_refused_by_run():
     assert await chain.arun(None, "a") == "a!"
     with pytest.raises(RuntimeError, match=r"a filter in A awaits: use 'await A\.arun\(\)'"):
         chain.run(None, "a")
+
+
+async def test_a_timeout_is_told_from_a_filters_own():
+    async def own(web_socket_instance, data):
+        raise TimeoutError("the filter's own")
+
+    async def waits(web_socket_instance, data):
+        await asyncio.get_running_loop().create_future()
+
+    for function, words in ((own, "the filter's own"), (waits, "FILTER_TIMEOUT is 0.01 s")):
+        cls = message_filter(function)
+        with pytest.raises(FilterError) as caught:
+            await Chain("message", [cls], timeout=0.01).arun(None)
+        assert str(caught.value.__cause__) == words
+
+
+def test_where_there_is_no_timeout_a_filter_is_called_as_it_is():
+    async def filter(web_socket_instance, data):
+        return data
+
+    cls = message_filter(filter)
+    assert Chain("message", [cls]).stages[0].call is filter
+    assert Chain("message", [cls], timeout=1).stages[0].call is not filter
 
 
 async def test_blocking_filters_run_in_a_thread_of_the_house():

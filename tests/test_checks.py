@@ -68,6 +68,7 @@ WRONG = {
     "BLOCKING_THREADS": [0, -1, 1.5, "8", True, None],
     "CHANNEL_LAYER": [3, None],
     "CODEC": [3, []],
+    "FILTER_TIMEOUT": [0, -1, "5", True, float("nan")],
     "GUESS_LIMIT": [0, -1, 2.5, "10", False],
     "LAYER_SETTLE": [-1, "1", True],
     "LAYER_TIMEOUT": [0, None, "2"],

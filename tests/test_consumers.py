@@ -207,6 +207,44 @@ async def test_on_error_close_closes_with_4500(settings):
         assert await bob.received_nothing()
 
 
+async def hang(web_socket_instance, data):
+    if data == b"hang":
+        await asyncio.get_running_loop().create_future()
+    return b"in time"
+
+
+async def test_a_filter_that_takes_too_long_loses_its_event_and_nothing_else(settings, caplog):
+    settings.FILTERED_WEBSOCKET = {"FILTER_TIMEOUT": 0.01}
+    async with (
+        connect([message_filter(hang), BroadcastMessagesFilter]) as ann,
+        connect([message_filter(hang), BroadcastMessagesFilter]) as bob,
+    ):
+        await ann.send("hang")
+        await ann.send("x")
+        assert await bob.receive() == "in time"
+    [record] = caplog.records
+    assert "tests.test_connection.hang raised TimeoutError on connection " in record.getMessage()
+    assert "FILTER_TIMEOUT is 0.01 s" in caplog.text
+
+
+async def test_a_filter_that_takes_too_long_closes_where_errors_do(settings):
+    settings.FILTERED_WEBSOCKET = {"FILTER_TIMEOUT": 0.01, "ON_ERROR": "close"}
+    async with connect([message_filter(hang)]) as ann:
+        await ann.send("hang")
+        assert await ann.closed() == 4500
+
+
+async def test_a_connect_filter_that_takes_too_long_refuses(settings):
+    settings.FILTERED_WEBSOCKET = {"FILTER_TIMEOUT": 0.01}
+
+    async def never(web_socket_instance, handshake):
+        await asyncio.get_running_loop().create_future()
+
+    client = await connect([message_filter(never, WebSocketConnectFilter)])
+    assert (client.accepted, client.close_code) == (False, 4500)
+    await client.close()
+
+
 async def test_a_cancellation_inside_a_filter_is_its_error_not_the_connections_end(caplog):
     async def lost(web_socket_instance, data):
         if data == b"lost":

@@ -25,6 +25,7 @@ What a filter returns is the next filter's input; ``None`` means "as it is now",
 a filter that changes a bytearray in place, or only looks, needs no return.
 """
 
+import asyncio
 import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -51,7 +52,7 @@ def dotted_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _stage(cls: "type[FilterBase]") -> Stage:
+def _stage(cls: "type[FilterBase]", timeout: float | None) -> Stage:
     """How to call ``cls.filter``; a :exc:`TypeError` says what does not fit."""
     path = dotted_path(cls)
     raw = inspect.getattr_static(cls, "filter")
@@ -76,7 +77,24 @@ def _stage(cls: "type[FilterBase]") -> Stage:
     is_async = iscoroutinefunction(raw.__func__) or iscoroutinefunction(function)
     if is_async and cls.blocking:
         raise TypeError(f"{path} is blocking and its filter is async: choose one")
+    if is_async and timeout is not None:
+        call = _in_time(call, timeout)
     return Stage(call, path, is_async, cls.blocking)
+
+
+def _in_time(call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    """``call``, which is async, or a :exc:`TimeoutError`."""
+
+    async def timed(web_socket_instance: Any, data: Any) -> Any:
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                return await call(web_socket_instance, data)
+        except TimeoutError:
+            if not limit.expired():
+                raise  # the filter's own
+            raise TimeoutError(f"FILTER_TIMEOUT is {seconds} s") from None
+
+    return timed
 
 
 def as_bytearray(data: Any) -> Any:
@@ -93,7 +111,8 @@ class Chain:
     Filters in order, ready to run.
 
     An exception of a filter other than ``Drop`` and ``Close`` comes out as
-    :exc:`~filtered_websocket.exceptions.FilterError`, which names the filter.
+    :exc:`~filtered_websocket.exceptions.FilterError`, which names the filter. So does an
+    async filter that takes longer than ``timeout`` seconds, where that is given.
     """
 
     __slots__ = ("_bytes", "awaits", "filters", "name", "stages")
@@ -104,10 +123,11 @@ class Chain:
         filters: "Iterable[type[FilterBase]]" = (),
         *,
         bytes_only: bool = False,
+        timeout: float | None = None,
     ) -> None:
         self.name = name
         self.filters = tuple(filters)
-        self.stages = tuple(_stage(cls) for cls in self.filters)
+        self.stages = tuple(_stage(cls, timeout) for cls in self.filters)
         #: Whether a stage must be awaited: only then is :meth:`run` refused.
         self.awaits = any(stage.is_async or stage.blocking for stage in self.stages)
         self._bytes = bytes_only

@@ -108,7 +108,8 @@ class Pipeline:
 
 def _chain(name: str, filters: list[type[FilterBase]], bytes_only: bool) -> Chain:
     try:
-        return Chain(name, filters, bytes_only=bytes_only)
+        # Pipelines are built anew when the setting changes: where it is off it costs nothing.
+        return Chain(name, filters, bytes_only=bytes_only, timeout=conf.FILTER_TIMEOUT)
     except TypeError as error:
         raise PipelineError(f"INSTALLED_FILTERS: {error}.", "Change the filter.", 11) from error
 
