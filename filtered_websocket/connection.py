@@ -9,6 +9,7 @@ from .close_codes import FORBIDDEN
 from .codecs import Frame, text_event, to_frame
 from .envelope import check_group
 from .exceptions import Close, check_close
+from .guesses import address_of
 from .transports import AsgiTransport
 from .types import Codec, Identity, Scope
 
@@ -136,6 +137,21 @@ class Connection:
     def user(self) -> Any:
         """Django's user, of the session or the token; None where no authentication ran."""
         return self.scope.get("user")
+
+    @property
+    def user_id(self) -> str | None:
+        """The primary key of a user who is logged in, as text; None of anybody else."""
+        key = getattr(self.user, "pk", None)
+        # A custom model may have keys of anonymous users too.
+        return None if key is None or not self.user.is_authenticated else str(key)
+
+    @cached_property
+    def address(self) -> str:
+        """
+        Where it comes from: the peer, or what the outermost of ``TRUSTED_PROXIES`` proxies
+        saw; of IPv6 the /64. Empty where there is none, as on a Unix socket.
+        """
+        return address_of(self.scope)
 
     @property
     def session(self) -> Any:

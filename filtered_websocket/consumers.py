@@ -142,7 +142,10 @@ class FilteredWebSocketConsumer(AsyncConsumer):
 
     async def _open(self) -> None:
         """Accept the connection, or refuse it."""
-        refusal = self._objection() or await self._authenticate()
+        limits = self.hub.limits
+        refusal = self._objection() or limits.enter(self.connection)
+        if refusal is None:
+            refusal = await self._authenticate() or limits.identified(self.connection)
         handshake = Handshake(self.scope)
         if SUBPROTOCOL in handshake.subprotocols:
             handshake.subprotocol = SUBPROTOCOL
@@ -331,6 +334,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
     def _leave(self) -> None:
         self._view.connections.pop(self.connection.id, None)
         self.hub.rights.leave(self.connection)
+        self.hub.limits.leave(self.connection)
         for group in self.connection.groups:
             self._view.leave(self.connection, group)
 

@@ -33,6 +33,7 @@ from .exceptions import PublishError
 from .filters.pipeline import Pipeline, known_routes
 from .hub_view import HubView
 from .layer import LayerLink, LocalLink
+from .limits import Limits
 from .logs import Seldom
 from .rights import Rights
 from .storage_objects import get_storage_object
@@ -75,6 +76,8 @@ class Hub:
         self.batches = Batches(self._send, self._publish_failed)
         #: On what connections rest, and their end when that ends.
         self.rights = Rights(self)
+        #: How many connections there may be.
+        self.limits = Limits()
         self._house = group_key(HOUSE)
         self._hearing: asyncio.Future[bool] | None = None
         #: Whether an event of the house did not leave.

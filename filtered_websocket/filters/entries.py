@@ -187,7 +187,13 @@ def _bound(
                     f"It must be {describe(hint)}.",
                     7,
                 )
-        bound.append((label, bind(cls, chosen)))
+        try:
+            bound.append((label, bind(cls, chosen)))
+        except ValueError as error:
+            # The filter's own check, in its __init_subclass__.
+            raise PipelineError(
+                f"INSTALLED_FILTERS entry {path!r}: {error}.", "Change its OPTIONS.", 7
+            ) from error
     return bound
 
 

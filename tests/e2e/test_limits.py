@@ -5,8 +5,9 @@ import json
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
-from .test_lanes import SERVERS, flood, raw, running
+from .test_lanes import SERVERS, daphne, flood, raw, running
 from .test_serving import hears
 
 MIB = 1024 * 1024
@@ -47,3 +48,22 @@ async def test_a_slow_reader_misses_the_newest_where_the_site_says_so(database, 
         numbers = await reading
         assert numbers[:10] == list(range(10)) and len(numbers) < 160
         assert numbers[10:] == sorted(numbers[10:])
+
+
+async def test_a_full_process_says_so_and_has_room_again(database):
+    env = with_settings(database, MAX_CONNECTIONS=2, MAX_CONNECTIONS_PER_ADDRESS=2)
+    async with running(daphne, env) as server:
+        async with connect(server.ws()) as ann, connect(server.ws()) as bob:
+            async with connect(server.ws()) as one_too_many:
+                with pytest.raises(ConnectionClosed) as caught:
+                    await one_too_many.recv()
+            assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (
+                4100,
+                "this server is full",
+            )
+            await ann.send("heard")
+            assert await hears(bob, 1) == ["heard"]
+        await asyncio.to_thread(server.said, "GOODBYE")
+        async with connect(server.ws()) as ann:
+            pong = await ann.ping()
+            await pong

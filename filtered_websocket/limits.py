@@ -1,0 +1,62 @@
+"""
+How many connections a process, a user and an address may have; off unless a site sets it.
+
+In the memory of one process: a site of many processes grants as many times the limit.
+"""
+
+from collections import Counter
+
+from .close_codes import OVER_CAPACITY, TOO_MANY
+from .conf import conf
+from .connection import Connection
+
+#: Code and reason of a refusal.
+Refusal = tuple[int, str]
+
+
+class Limits:
+    """Counts connections from their handshake until they are over, refused ones not at all."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+        #: Connection id -> what it counts as.
+        self._held: dict[str, list[tuple[str, str]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def enter(self, connection: Connection) -> Refusal | None:
+        """A handshake begins, and nothing was asked about it yet."""
+        most = conf.MAX_CONNECTIONS
+        if most is not None and len(self) >= most:
+            return OVER_CAPACITY, "this server is full"
+        keys = []
+        most = conf.MAX_CONNECTIONS_PER_ADDRESS
+        # None of a Unix socket's peers has an address: it is not one that has too many.
+        if most is not None and connection.address:
+            keys.append(("address", connection.address))
+            if self._counts[keys[0]] >= most:
+                return TOO_MANY, "too many connections from this address"
+        self._held[connection.id] = keys
+        self._counts.update(keys)
+        return None
+
+    def identified(self, connection: Connection) -> Refusal | None:
+        """It is known who connects."""
+        most = conf.MAX_CONNECTIONS_PER_USER
+        user = connection.user_id
+        if most is None or user is None:
+            return None
+        key = ("user", user)
+        if self._counts[key] >= most:
+            return TOO_MANY, "too many connections of this user"
+        self._held[connection.id].append(key)
+        self._counts[key] += 1
+        return None
+
+    def leave(self, connection: Connection) -> None:
+        """It is over, or was refused."""
+        for key in self._held.pop(connection.id, ()):
+            self._counts[key] -= 1
+            if not self._counts[key]:
+                del self._counts[key]
