@@ -99,6 +99,7 @@ SETTINGS: dict[str, tuple[Any, Rule]] = {
     "MAX_CONNECTIONS": (None, LIMIT),
     "MAX_CONNECTIONS_PER_ADDRESS": (None, LIMIT),
     "MAX_CONNECTIONS_PER_USER": (None, LIMIT),
+    "MAX_INBOX": (64, COUNT),
     "MAX_MESSAGE_SIZE": (262_144, COUNT),
     "MAX_OUTBOX": (1_048_576, COUNT),
     "NAMESPACE": ("fws", NAME),

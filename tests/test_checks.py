@@ -75,6 +75,7 @@ WRONG = {
     "MAX_CONNECTIONS": [0, -1, 1.5, "10", True],
     "MAX_CONNECTIONS_PER_ADDRESS": [0, -1, 1.5, "10", True],
     "MAX_CONNECTIONS_PER_USER": [0, -1, 1.5, "10", True],
+    "MAX_INBOX": [0, None, "64", 1.5],
     "MAX_MESSAGE_SIZE": [0, "1 MB"],
     "MAX_OUTBOX": [0, 1.5],
     "NAMESPACE": ["", "a b", "ü", "x" * 33, "a.b", 3],

@@ -37,11 +37,13 @@ class Reactor:
 
     def __init__(self):
         self.writers = set()
+        self.readers = set()
 
     def addReader(self, reader):
-        pass
+        self.readers.add(reader)
 
-    removeReader = addReader
+    def removeReader(self, reader):
+        self.readers.discard(reader)
 
     def addWriter(self, writer):
         self.writers.add(writer)

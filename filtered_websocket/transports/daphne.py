@@ -15,9 +15,11 @@ from operator import attrgetter
 from typing import Any, ClassVar
 
 from ..codecs import Bundle, Frame
+from ..conf import conf
 from ..types import Send
 from .asgi import AsgiTransport
 from .daphne_reading import take_short_frames
+from .inbox import Gate, bound
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +30,14 @@ WAYS_OUT = ("sendClose", "sendData", "sendMessage")
 look_at_protocol = attrgetter(
     "STATE_OPEN",
     "_perMessageCompress",
+    "application_queue",
     "closeHandshakeTimeout",
+    "last_ping",
     "maskServerFrames",
     "sendClose",
     "sendData",
     "sendMessage",
+    "sendPing",
     "send_queue",
     "state",
     "transport",
@@ -43,7 +48,10 @@ look_at_socket = attrgetter(
     "connected",
     "dataBuffer",
     "disconnecting",
+    "fileno",
     "offset",
+    "pauseProducing",
+    "resumeProducing",
     "socket.send",
     "write",
 )
@@ -52,10 +60,11 @@ look_at_socket = attrgetter(
 class DaphneTransport(AsgiTransport):
     """
     daphne's own protocol object: what ASGI loses (the reason of a close, empty
-    messages) arrives, and what daphne holds unsent counts.
+    messages) arrives, and what daphne holds counts: unsent against ``MAX_OUTBOX``, and
+    not asked for yet against ``MAX_INBOX``.
     """
 
-    __slots__ = ("_open_state", "_protocol", "_socket")
+    __slots__ = ("_gate", "_open_state", "_protocol", "_socket")
 
     def __init__(
         self,
@@ -69,10 +78,17 @@ class DaphneTransport(AsgiTransport):
         self._protocol = protocol
         self._socket = socket
         self._open_state = protocol.STATE_OPEN
+        self._gate = Gate(protocol, socket)
 
     def open(self) -> None:
+        bound(self._protocol.application_queue, self._gate, conf.MAX_INBOX)
         take_short_frames(self._protocol)
         super().open()
+
+    def _ended(self, code: int, reason: str) -> None:
+        # The answer to a close frame stands behind what is unread.
+        self._gate.finish()
+        super()._ended(code, reason)
 
     def _buffered(self) -> int:
         socket, protocol = self._socket, self._protocol

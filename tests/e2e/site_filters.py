@@ -1,5 +1,6 @@
 """Filters that do on demand what a test wants to see the effect of."""
 
+import asyncio
 import threading
 
 from filtered_websocket import Close, Drop, WebSocketDisconnectFilter, WebSocketMessageFilter
@@ -35,3 +36,14 @@ class SayGoodbye(WebSocketDisconnectFilter):
     @classmethod
     def filter(cls, web_socket_instance):
         print("GOODBYE", web_socket_instance.close_code, flush=True)
+
+
+class Hang(WebSocketMessageFilter):
+    @classmethod
+    async def filter(cls, web_socket_instance, data):
+        if data == b"hang":
+            print("HANGING", flush=True)
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                print("LET GO", flush=True)

@@ -1,12 +1,16 @@
 """What one client, or too many, can do to real servers: little."""
 
 import asyncio
+import contextlib
 import json
+import socket
+import struct
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from ..test_transports_inbox import frame
 from .test_lanes import SERVERS, daphne, flood, raw, running
 from .test_serving import hears
 
@@ -67,3 +71,58 @@ async def test_a_full_process_says_so_and_has_room_again(database):
         async with connect(server.ws()) as ann:
             pong = await ann.ping()
             await pong
+
+
+def send_until_it_stalls(client, data, most):
+    """How many bytes went before the other side took no more for a second."""
+    client.settimeout(1)
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while sent < most:
+            sent += client.send(data)
+    client.settimeout(None)
+    return sent
+
+
+@pytest.mark.parametrize("size", [1, 65_536, 200_000])
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_a_flood_waits_for_a_filter_that_is_slow(database, kind, size):
+    """Without a bound daphne took it all: 60 MiB of memory for 5 MB of one-byte frames."""
+    start, options = SERVERS[kind]
+    if kind == "uvicorn":
+        # Which waits for the filter at its end, too.
+        options = (*options, "--timeout-graceful-shutdown", "1")
+    async with (
+        running(start, database, *options) as server,
+        raw(server.port) as flooding,
+        connect(server.ws()) as ann,
+        connect(server.ws()) as bob,
+    ):
+        await ann.send("heard")
+        assert await hears(bob, 1) == ["heard"]
+        flooding.socket.sendall(frame(b"hang"))
+        await asyncio.to_thread(server.said, "HANGING")
+        before = server.memory
+        data = frame(b"x" * size) * max(1, 65_536 // size)
+        sent = await asyncio.to_thread(send_until_it_stalls, flooding.socket, data, 64 * MIB)
+        assert sent < 32 * MIB
+        assert server.memory - before < 16 * MIB
+        await ann.send("still heard")
+        assert await hears(bob, 1) == ["still heard"]
+
+
+@pytest.mark.parametrize("how", ["leaves", "is reset"])
+async def test_that_a_flood_has_ended_is_noticed_behind_what_is_unread(database, how):
+    async with running(daphne, database, "--application-close-timeout", "1") as server:
+        async with raw(server.port) as flooding:
+            flooding.socket.sendall(frame(b"hang"))
+            await asyncio.to_thread(server.said, "HANGING")
+            data = frame(b"x" * 200_000)
+            sent = await asyncio.to_thread(send_until_it_stalls, flooding.socket, data, 64 * MIB)
+            assert sent < 32 * MIB
+            if how == "is reset":
+                at_once = struct.pack("ii", 1, 0)
+                flooding.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        # daphne ends what goes on too long after its client has gone; the filter goes with it.
+        await asyncio.to_thread(server.said, "LET GO")
+        await asyncio.to_thread(server.said, "GOODBYE")
