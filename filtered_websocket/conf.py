@@ -92,6 +92,8 @@ SETTINGS: dict[str, tuple[Any, Rule]] = {
     "BLOCKING_THREADS": (8, COUNT),
     "CHANNEL_LAYER": ("default", ALIAS),
     "CODEC": (None, PATH),
+    "DRAIN_DEADLINE": (8.0, SECONDS),
+    "DRAIN_WINDOW": (2.0, PAUSE),
     "FILTER_TIMEOUT": (None, TIMEOUT),
     "GUESS_LIMIT": (10, LIMIT),
     "LAYER_SETTLE": (1.5, PAUSE),

@@ -11,7 +11,6 @@ channel-layer mailbox that serves them all.
 """
 
 import asyncio
-import contextlib
 import contextvars
 import logging
 import os
@@ -28,6 +27,7 @@ from django.core.exceptions import ImproperlyConfigured
 from .batches import Batches, new_item
 from .conf import conf
 from .connection import Connection
+from .drain import Drain
 from .envelope import HOUSE, Batch, Item, Sequence, group_key
 from .exceptions import PublishError
 from .filters.pipeline import Pipeline, known_routes
@@ -76,6 +76,7 @@ class Hub:
         self.batches = Batches(self._send, self._publish_failed)
         #: On what connections rest, and their end when that ends.
         self.rights = Rights(self)
+        self.drain = Drain(self)
         #: How many connections there may be.
         self.limits = Limits()
         self._house = group_key(HOUSE)
@@ -86,9 +87,8 @@ class Hub:
         self._thread = threading.get_ident()
         self._link: LayerLink | LocalLink | None = None
         self._running = False
+        self._ending = False
         self._held = False
-        self._empty = asyncio.Event()
-        self._empty.set()
         self._listening: asyncio.Task[None] | None = None
 
     # Life
@@ -96,7 +96,6 @@ class Hub:
     def attach(self, connection: Connection) -> None:
         """A connection begins; the first one makes the hub listen."""
         self.connections[connection.id] = connection
-        self._empty.clear()
         self._begin()
 
     def hold(self, quiet: bool = False) -> None:
@@ -120,6 +119,9 @@ class Hub:
         self._running = True
         _announce(self)
         link.start()
+        if not self._held:
+            # Who holds the hub serves, and ends it.
+            self.drain.watch()
         if not quiet:
             self._listen_to_storage()
 
@@ -134,18 +136,14 @@ class Hub:
     async def detach(self, connection: Connection) -> None:
         """A connection has ended and left its groups; with the last one the hub ends."""
         self.connections.pop(connection.id, None)
-        if not self.connections:
-            self._empty.set()
-            if self._running and not self._held:
-                await self._end()
+        if not self.connections and self._running and not self._held:
+            await self._end()
 
-    async def close_all(self, code: int, reason: str, timeout: float) -> None:
-        """Close every connection, and return when the last is over, or after ``timeout`` s."""
-        for connection in tuple(self.connections.values()):
-            connection.close(code, reason)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._empty.wait()
+    @property
+    def over(self) -> bool:
+        """Whether nobody is connected, and the hub has ended unless it is held."""
+        has_ended = not self._running and not self._ending
+        return not self.connections and (self._held or has_ended)
 
     async def _end(self) -> None:
         """
@@ -158,6 +156,8 @@ class Hub:
             return
         self._running = False
         _withdraw(self)
+        self._ending = True
+        self.drain.unwatch()
         storage = get_storage_object()
         storage.attach(None)
         link, self._link = self.link, None
@@ -174,6 +174,7 @@ class Hub:
             # Not under one that has begun meanwhile.
             await storage.aclose()
         await link.stop()
+        self._ending = False
 
     async def settled(self) -> None:
         """Return when nothing is queued: publishes, group messages, events."""

@@ -1,14 +1,16 @@
 """
-How many connections a process, a user and an address may have; off unless a site sets it.
+Whether another connection may come: none where the process ends, and so many to a
+process, a user and an address, where a site sets that.
 
 In the memory of one process: a site of many processes grants as many times the limit.
 """
 
 from collections import Counter
 
-from .close_codes import OVER_CAPACITY, TOO_MANY
+from .close_codes import OVER_CAPACITY, RESTART, TOO_MANY
 from .conf import conf
 from .connection import Connection
+from .drain import ending
 
 #: Code and reason of a refusal.
 Refusal = tuple[int, str]
@@ -27,6 +29,8 @@ class Limits:
 
     def enter(self, connection: Connection) -> Refusal | None:
         """A handshake begins, and nothing was asked about it yet."""
+        if ending.is_set():
+            return RESTART, "the server ends"
         most = conf.MAX_CONNECTIONS
         if most is not None and len(self) >= most:
             return OVER_CAPACITY, "this server is full"

@@ -42,8 +42,8 @@ FILTERS = (
     "filtered_websocket.filters.broadcast_messages",
     "filtered_websocket.filters.stdout_messages",
 )
-#: How long the whole end of the server may take, seconds.
-END_DEADLINE = 10.0
+#: How long the end of the server may take after ``DRAIN_DEADLINE``, seconds.
+END_GRACE = 2.0
 
 
 class Server:
@@ -102,7 +102,7 @@ class Server:
     def run(self) -> None:
         """
         Serve until SIGINT or SIGTERM; a second one, or what does not end within
-        ``END_DEADLINE`` seconds, ends the process at once. Main thread only.
+        ``DRAIN_DEADLINE`` and 2 seconds, ends the process at once. Main thread only.
 
         OSError where the port cannot be opened.
         """
@@ -115,7 +115,9 @@ class Server:
                 "--server uvicorn is an extra: pip install 'filtered-websocket[uvicorn]'"
             ) from error
         self._running = True
-        self._deadline = threading.Timer(END_DEADLINE, leave_now, ("it took too long to end",))
+        self._deadline = threading.Timer(
+            conf.DRAIN_DEADLINE + END_GRACE, leave_now, ("it took too long to end",)
+        )
         self._deadline.daemon = True
         try:
             module.serve(self)

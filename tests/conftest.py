@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import signal
 
 import pytest
 
 from filtered_websocket import publish
+from filtered_websocket.drain import SIGNALS, Drain
 
 
 @pytest.fixture(autouse=True)
@@ -14,6 +16,14 @@ async def no_task_is_left_behind():
     yield
     left = asyncio.all_tasks() - {asyncio.current_task()}
     assert not left, f"tasks left behind: {left}"
+
+
+@pytest.fixture(autouse=True)
+def no_signal_handler_is_left_behind():
+    """A hub of the main thread stands before the handlers, and steps aside at its end."""
+    yield
+    left = [getattr(signal.getsignal(number), "__func__", None) for number in SIGNALS]
+    assert Drain._asked not in left
 
 
 @pytest.fixture(autouse=True)

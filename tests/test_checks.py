@@ -68,6 +68,8 @@ WRONG = {
     "BLOCKING_THREADS": [0, -1, 1.5, "8", True, None],
     "CHANNEL_LAYER": [3, None],
     "CODEC": [3, []],
+    "DRAIN_DEADLINE": [0, None, "8"],
+    "DRAIN_WINDOW": [-1, None, "2", True],
     "FILTER_TIMEOUT": [0, -1, "5", True, float("nan")],
     "GUESS_LIMIT": [0, -1, 2.5, "10", False],
     "LAYER_SETTLE": [-1, "1", True],

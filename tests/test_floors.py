@@ -24,7 +24,7 @@ FLOORS = [
         "queries",
         "handshakes",
     ],
-    ["connection", "batches", "layer", "storage_objects", "models", "judging", "limits"],
+    ["connection", "batches", "layer", "storage_objects", "models", "judging", "drain", "limits"],
     [
         *("auth", "inquiries", "tickets", "rights", "token_groups", "evictions", "census"),
         *("hub", "hub_view", "publish", "filters.entries", "filters.options", "filters.pipeline"),

@@ -1,7 +1,6 @@
 """The command line of the stand-alone server, without a port."""
 
 import argparse
-import asyncio
 import json
 import os
 import queue
@@ -404,29 +403,6 @@ async def test_a_held_hub_lives_with_nobody_connected():
         await hub.release()
         assert hub._running
     assert not hub._running
-
-
-async def test_close_all_closes_everybody_and_waits():
-    clients = [await connect([]) for _ in range(3)]
-    await get_hub().close_all(4200, "the end", 5)
-    assert [await client.closed() for client in clients] == [4200] * 3
-    for client in clients:
-        await client.close()
-
-
-async def test_close_all_gives_up_after_a_while():
-    gate = asyncio.Event()
-
-    async def stuck(web_socket_instance):
-        await gate.wait()
-
-    from filtered_websocket import WebSocketDisconnectFilter
-
-    from .test_connection import message_filter
-
-    async with connect([message_filter(stuck, WebSocketDisconnectFilter)]):
-        await get_hub().close_all(4200, "the end", 0.01)
-        gate.set()
 
 
 def run(*command, cwd=None, **kwargs):

@@ -287,6 +287,16 @@ async def test_of_a_slow_reader_the_newest_is_dropped_where_the_site_says_so(ser
     assert one.ended == [] and not one.transport.closing
 
 
+async def test_a_close_frame_is_leaving_until_the_socket_is_gone(serving):
+    one = await serving()
+    one.transport.close(4200, "")
+    await one.transport.stopped()
+    one.reactor.turn()
+    assert one.got() and one.transport.leaving
+    one.end()
+    assert not one.transport.leaving
+
+
 async def test_a_bundle_over_the_bound_is_no_reason_to_close(serving):
     one = await serving(max_unsent=10)
     one.transport.write(Bundle([text("12345"), text("67890")]))

@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from ..hub import Hub
 
-#: How long clients have to answer a close frame at the end, seconds.
+#: How long what was cancelled at the end may go on, seconds.
 END_TIMEOUT = 5.0
 #: Handshakes that may wait for this process; Twisted's default of 50 is soon full.
 BACKLOG = 1024

@@ -15,7 +15,6 @@ from twisted.internet import defer, reactor
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.error import CannotListenError
 
-from ..close_codes import RESTART
 from ..hub import get_hub
 from . import BACKLOG, END_TIMEOUT, Served
 from .protocol import Protocol, with_deadline
@@ -80,15 +79,7 @@ class _Server(DaphneServer):
             port.stopListening()
         self.served.stopping()
         hub = get_hub()
-        closed = [
-            # Autobahn's own word for "the socket is gone": the frame has left by then.
-            protocol.is_closed.asFuture(hub.loop)
-            for protocol in self.connections
-            if hasattr(protocol, "is_closed")
-        ]
-        await hub.close_all(RESTART, "the server ends", END_TIMEOUT)
-        if closed:
-            await asyncio.wait(closed, timeout=END_TIMEOUT)
+        await hub.drain.run()
         await hub.release()
         left = [
             details["application_instance"]

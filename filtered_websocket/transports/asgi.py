@@ -92,6 +92,11 @@ class AsgiTransport:
         """Bytes that have not left the process, as far as the server can be asked."""
         return self._queued + self._buffered()
 
+    @property
+    def leaving(self) -> bool:
+        """Whether something, be it a close frame, has not left, as far as can be known."""
+        return self._buffered() > 0
+
     def open(self) -> None:
         """The handshake was answered: what waited may leave."""
         self._is_open = True

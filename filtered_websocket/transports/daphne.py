@@ -85,6 +85,11 @@ class DaphneTransport(AsgiTransport):
         take_short_frames(self._protocol)
         super().open()
 
+    @property
+    def leaving(self) -> bool:
+        # Until its answer to the close frame, or the end of autobahn's patience.
+        return bool(self._socket.connected)
+
     def _ended(self, code: int, reason: str) -> None:
         # The answer to a close frame stands behind what is unread.
         self._gate.finish()

@@ -273,9 +273,9 @@ async def test_tls_1_1_is_refused(tmp_path, server):
         await asyncio.to_thread(process.stop)
 
 
-@pytest.mark.parametrize(("kind", "code"), [("daphne", 4200), ("uvicorn", 1012)])
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_an_end_that_is_asked_for_closes_every_client_and_is_status_0(kind, code, number):
+async def test_an_end_that_is_asked_for_closes_every_client_and_is_status_0(kind, number):
     server = await asyncio.to_thread(Fws, OURS, "--server", kind, "--host", "127.0.0.1")
     try:
         sockets = [await connect(server.ws()).__aenter__() for _ in range(20)]
@@ -283,7 +283,7 @@ async def test_an_end_that_is_asked_for_closes_every_client_and_is_status_0(kind
         for socket in sockets:
             with pytest.raises(ConnectionClosed) as caught:
                 await hears(socket, 1)
-            assert caught.value.rcvd.code == code
+            assert caught.value.rcvd.code == 4200
         assert await asyncio.to_thread(server.wait) == 0
     finally:
         await asyncio.to_thread(server.stop)

@@ -1,0 +1,98 @@
+"""The end of real servers: every client is told, every disconnect chain runs."""
+
+import asyncio
+import signal
+import time
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from .test_lanes import SERVERS, daphne, raw, running
+from .test_limits import frame, with_settings
+
+CLIENTS = 60
+
+
+async def end_of(socket, started):
+    """Close code, reason, and when."""
+    with pytest.raises(ConnectionClosed) as caught:
+        while True:
+            await socket.recv()
+    closed = caught.value.rcvd
+    return closed.code, closed.reason, time.monotonic() - started
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kind", SERVERS)
+async def test_every_client_is_told_over_the_window_and_every_chain_runs(database, kind, number):
+    start, options = SERVERS[kind]
+    async with running(start, with_settings(database, DRAIN_WINDOW=1), *options) as server:
+        sockets = [await connect(server.ws()).__aenter__() for _ in range(CLIENTS)]
+        started = time.monotonic()
+        server.signal(number)
+        ends = await asyncio.gather(*(end_of(socket, started) for socket in sockets))
+        status = await asyncio.to_thread(server.wait)
+        took = time.monotonic() - started
+    assert {end[:2] for end in ends} == {(4200, "the server ends")}
+    times = sorted(end[2] for end in ends)
+    # One after the other, not all at once.
+    assert times[0] < 0.5 < times[CLIENTS * 3 // 4] < times[-1]
+    assert server.output.count("GOODBYE 4200") == CLIENTS
+    assert took < 8
+    # uvicorn dies of the signal that it was sent.
+    by_signal = {signal.SIGTERM: -signal.SIGTERM, signal.SIGINT: 0}[number]
+    assert status == (0 if kind == "daphne" else by_signal)
+    assert "Traceback" not in server.output
+
+
+async def test_a_socket_that_is_young_is_told_too(database):
+    """daphne's own shutdown fails within a second of a handshake (KeyError)."""
+    async with running(daphne, database) as server, connect(server.ws()) as ann:
+        server.signal(signal.SIGTERM)
+        assert (await end_of(ann, 0))[0] == 4200
+        assert await asyncio.to_thread(server.wait) == 0
+        assert "GOODBYE 4200" in server.output
+
+
+async def test_a_second_signal_passes_at_once(database):
+    env = with_settings(database, DRAIN_WINDOW=20, DRAIN_DEADLINE=60)
+    async with (
+        running(daphne, env) as server,
+        connect(server.ws()) as ann,
+        connect(server.ws()) as bob,
+    ):
+        started = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert (await end_of(ann, 0))[0] == 4200
+        server.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(server.wait) == 0
+        # Bob's turn was in ten seconds.
+        assert time.monotonic() - started < 9
+        with pytest.raises(ConnectionClosed):
+            await bob.recv()
+
+
+async def test_a_filter_that_hangs_does_not_keep_it_past_the_deadline(database):
+    env = with_settings(database, DRAIN_DEADLINE=1)
+    async with running(daphne, env) as server, raw(server.port) as hanging:
+        hanging.socket.sendall(frame(b"hang"))
+        await asyncio.to_thread(server.said, "HANGING")
+        started = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(server.wait) == 0
+        assert 1 <= time.monotonic() - started < 5
+        assert "1 connections were not over within 1 s" in server.output
+        assert "GOODBYE 4200" in server.output
+
+
+async def test_with_nobody_connected_it_ends_at_once(database):
+    for start, options in (SERVERS["daphne"], SERVERS["uvicorn"]):
+        async with running(start, database, *options) as server:
+            async with connect(server.ws()):
+                pass
+            await asyncio.to_thread(server.said, "GOODBYE")
+            started = time.monotonic()
+            server.signal(signal.SIGTERM)
+            await asyncio.to_thread(server.wait)
+            assert time.monotonic() - started < 3
