@@ -76,6 +76,8 @@ class Hub:
         self.batches = Batches(self._send, self._publish_failed)
         #: On what connections rest, and their end when that ends.
         self.rights = Rights(self)
+        #: Whether the channel layer is away.
+        self.layer_is_lost = False
         self.drain = Drain(self)
         #: How many connections there may be.
         self.limits = Limits()
@@ -342,10 +344,12 @@ class Hub:
         self.post("gap", {"origin": origin, "missed": missed, "group": group})
 
     def _layer_lost(self, error: BaseException) -> None:
+        self.layer_is_lost = True
         logger.warning("the channel layer is away: %r", error)
         self.post("layer_lost", {"error": repr(error)})
 
     def _layer_back(self, seconds: float) -> None:
+        self.layer_is_lost = False
         logger.warning("the channel layer is back after %.1f s", seconds)
         self.post("layer_back", {"seconds": seconds})
         self.rights.sweep()

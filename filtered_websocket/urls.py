@@ -1,11 +1,13 @@
-"""Below wherever this is included: the demo page at the root, and tickets."""
+"""Below wherever this is included: the demo page at the root, tickets, and health."""
 
 from django.urls import path
 
-from .views import demo, ticket
+from .views import demo, live, ready, ticket
 
 app_name = "filtered_websocket"
 urlpatterns = [
     path("", demo, name="demo"),
     path("ticket/", ticket, name="ticket"),
+    path("health/live", live, name="live"),
+    path("health/ready", ready, name="ready"),
 ]

@@ -1,13 +1,18 @@
-"""Pages: the demo chat, which shows the pipeline it talks to; and tickets for those logged in."""
+"""
+Pages: the demo chat, which shows the pipeline it talks to; tickets for those logged in;
+and for who runs the process, whether it lives and is ready.
+"""
 
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
-from django.views.decorators.cache import never_cache
+from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.debug import sensitive_variables
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_POST, require_safe
 
+from .drain import ending
+from .hub import active_hub
 from .routing import websocket_urlpatterns
 from .tickets import LIFETIME, issue
 
@@ -50,3 +55,32 @@ def ticket(request: HttpRequest) -> HttpResponse:
         return JsonResponse({"error": "log in first"}, status=403)
     secret = issue(request.user, request.session)
     return JsonResponse({"ticket": secret, "expires_in": LIFETIME})
+
+
+@require_safe
+@cache_control(no_store=True)
+def live(request: HttpRequest) -> HttpResponse:
+    """Whether the process answers: 200 always, ``{"status": "live"}``."""
+    return JsonResponse({"status": "live"})
+
+
+@require_safe
+@cache_control(no_store=True)
+def ready(request: HttpRequest) -> HttpResponse:
+    """
+    Whether to send clients here: 200, or 503 while the process ends (``draining``) or
+    its channel layer is away (``layer_lost``).
+
+    Nothing is asked: where nobody is connected to this process (``idle``), nobody knows
+    of the layer.
+    """
+    hub = active_hub()
+    word = "ready"
+    if ending.is_set():
+        word = "draining"
+    elif hub is None:
+        word = "idle"
+    elif hub.layer_is_lost:
+        word = "layer_lost"
+    status = 503 if word in ("draining", "layer_lost") else 200
+    return JsonResponse({"status": word}, status=status)

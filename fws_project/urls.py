@@ -1,9 +1,9 @@
-"""Pages: the demo chat, its rooms, tickets, the admin."""
+"""Pages: the demo chat, its rooms, tickets, health, the admin."""
 
 from django.contrib import admin
 from django.urls import path
 
-from filtered_websocket.views import demo, ticket
+from filtered_websocket.views import demo, live, ready, ticket
 
 from .routing import rooms
 
@@ -11,5 +11,7 @@ urlpatterns = [
     path("", demo, name="chat"),
     path("rooms/<str:name>/", demo, {"websocket": rooms}, name="room"),
     path("ticket/", ticket, name="ticket"),
+    path("health/live", live),
+    path("health/ready", ready),
     path("admin/", admin.site.urls),
 ]

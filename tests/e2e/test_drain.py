@@ -3,6 +3,8 @@
 import asyncio
 import signal
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 from websockets.asyncio.client import connect
@@ -10,6 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 from .test_lanes import SERVERS, daphne, raw, running
 from .test_limits import frame, with_settings
+from .test_serving import hears
 
 CLIENTS = 60
 
@@ -53,6 +56,37 @@ async def test_a_socket_that_is_young_is_told_too(database):
         assert (await end_of(ann, 0))[0] == 4200
         assert await asyncio.to_thread(server.wait) == 0
         assert "GOODBYE 4200" in server.output
+
+
+def health(server, what):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/health/{what}") as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_meanwhile_it_is_not_ready_and_takes_nobody(database, kind):
+    start, options = SERVERS[kind]
+    async with running(start, with_settings(database, DRAIN_WINDOW=3), *options) as server:
+        ready = await asyncio.to_thread(health, server, "ready")
+        assert ready == (200, b'{"status": "idle"}')
+        async with connect(server.ws()) as ann, connect(server.ws()) as bob:
+            await ann.send("heard")
+            assert await hears(bob, 1) == ["heard"]
+            assert await asyncio.to_thread(health, server, "ready") == (200, b'{"status": "ready"}')
+            server.signal(signal.SIGTERM)
+            assert (await end_of(ann, 0))[0] == 4200
+            # Bob's turn is in a second and a half.
+            draining = await asyncio.to_thread(health, server, "ready")
+            assert draining == (503, b'{"status": "draining"}')
+            assert (await asyncio.to_thread(health, server, "live"))[0] == 200
+            async with connect(server.ws()) as late:
+                assert (await end_of(late, 0))[:2] == (4200, "the server ends")
+            assert (await end_of(bob, 0))[0] == 4200
+            await asyncio.to_thread(server.wait)
 
 
 async def test_a_second_signal_passes_at_once(database):

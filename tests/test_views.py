@@ -1,0 +1,61 @@
+"""Health of a process: views."""
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from filtered_websocket import drain
+from filtered_websocket.hub import get_hub
+from filtered_websocket.testing import connect
+
+pytestmark = pytest.mark.urls("filtered_websocket.urls")
+
+
+@pytest.fixture
+def ask():
+    def get(what):
+        answer = Client().get(f"/health/{what}")
+        assert answer["Cache-Control"] == "no-store"
+        assert list(answer.json()) == ["status"]
+        return answer.status_code, answer.json()["status"]
+
+    return get
+
+
+async def test_a_process_is_live_whatever_it_is_doing(ask):
+    assert ask("live") == (200, "live")
+    drain.ending.set()
+    try:
+        assert ask("live") == (200, "live")
+    finally:
+        drain.ending.clear()
+
+
+async def test_where_nobody_is_connected_nothing_is_asked(ask):
+    assert ask("ready") == (200, "idle")
+
+
+async def test_a_process_is_not_ready_while_its_layer_is_away(ask):
+    async with connect([]):
+        assert ask("ready") == (200, "ready")
+        hub = get_hub()
+        hub._layer_lost(OSError("gone"))
+        assert ask("ready") == (503, "layer_lost")
+        hub._layer_back(1.0)
+        assert ask("ready") == (200, "ready")
+
+
+async def test_a_process_is_not_ready_while_it_ends(ask):
+    async with connect([]):
+        drain.ending.set()
+        try:
+            assert ask("ready") == (503, "draining")
+        finally:
+            drain.ending.clear()
+
+
+@pytest.mark.parametrize("what", ["live", "ready"])
+def test_they_are_only_read(what):
+    assert reverse(f"{what}", urlconf="filtered_websocket.urls") == f"/health/{what}"
+    assert Client().post(f"/health/{what}").status_code == 405
+    assert Client().head(f"/health/{what}").status_code == 200
