@@ -12,6 +12,7 @@ the socket is not read until there is room, so that the client has to wait::
 import asyncio
 import select
 import time
+from collections import deque
 from typing import Any
 
 from ..types import Event
@@ -31,15 +32,13 @@ class Gate:
         self._protocol = protocol
         self._socket = socket
         self._timer: asyncio.TimerHandle | None = None
+        self.is_shut = False
         #: Nothing that is read from here on is asked for.
         self.over = False
 
-    @property
-    def is_shut(self) -> bool:
-        return self._timer is not None
-
     def shut(self) -> None:
         if not self.is_shut and not self.over and self._socket.connected:
+            self.is_shut = True
             self._socket.pauseProducing()
             self._look_later()
 
@@ -47,6 +46,7 @@ class Gate:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self.is_shut = False
             self._socket.resumeProducing()
 
     def finish(self) -> None:
@@ -75,44 +75,42 @@ class Gate:
 class Inbox(asyncio.Queue[Event]):
     """daphne's queue of one connection; :func:`bound` makes it one of these."""
 
+    _queue: deque[Event]
     _gate: Gate
     _most: int
     _size: int
 
-    def _put(self, event: Event) -> None:
-        if self._gate.over and event["type"] == "websocket.receive":
-            return
-        super()._put(event)
-        self._size += _weigh(event)
-        self.look()
+    # Once per frame: as plain as asyncio's own, which these two take the place of.
 
-    def look(self) -> None:
-        if self.qsize() >= self._most or self._size >= MAX_BYTES:
-            self._gate.shut()
+    def _put(self, event: Event) -> None:
+        gate = self._gate
+        if gate.over and event["type"] == "websocket.receive":
+            return
+        self._queue.append(event)
+        self._size += len(event.get("text") or event.get("bytes") or b"")
+        if len(self._queue) >= self._most or self._size >= MAX_BYTES:
+            gate.shut()
 
     def _get(self) -> Event:
-        event: Event = super()._get()
-        self._size -= _weigh(event)
-        half = self.qsize() <= self._most // 2 and self._size <= MAX_BYTES // 2
-        if half and self._gate.is_shut:
-            self._gate.open()
+        event = self._queue.popleft()
+        self._size -= len(event.get("text") or event.get("bytes") or b"")
+        if self._gate.is_shut:
+            few = len(self._queue) <= self._most // 2
+            if few and self._size <= MAX_BYTES // 2:
+                self._gate.open()
         return event
 
 
 def bound(queue: Any, gate: Gate, most: int) -> None:
     """Have ``queue`` shut ``gate`` at ``most`` frames, if it is as daphne makes it."""
     if type(queue) is asyncio.Queue:
-        # What was sent before the handshake was answered is there already.
-        waiting: Any = vars(queue)["_queue"]
-        size = sum(map(_weigh, waiting))
-        queue.__dict__.update(_gate=gate, _most=most, _size=size)
+        early = [queue.get_nowait() for _ in range(queue.qsize())]
+        queue.__dict__.update(_gate=gate, _most=most, _size=0)
         # The application's ``receive`` is a method of this very object.
         queue.__class__ = Inbox
-        queue.look()  # type: ignore[attr-defined]
-
-
-def _weigh(event: Event) -> int:
-    return len(event.get("text") or event.get("bytes") or b"")
+        # What was sent before the handshake was answered is there already.
+        for event in early:
+            queue.put_nowait(event)
 
 
 def has_gone(descriptor: int) -> bool:
