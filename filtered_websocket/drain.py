@@ -13,6 +13,7 @@ A second signal goes to the server's handler at once.
 """
 
 import asyncio
+import contextvars
 import logging
 import signal
 import threading
@@ -60,9 +61,10 @@ class Drain:
         if threading.current_thread() is not threading.main_thread():
             return
         self._watching = True
-        self._before = {}
         for number in SIGNALS:
             before = signal.getsignal(number)
+            if self._before.get(number, before) != before:
+                continue  # who stands in front of us since then, and calls us
             # What is ignored stays so; what is no Python's could not be called.
             if before not in (signal.SIG_IGN, None):
                 self._before[number] = before
@@ -84,14 +86,18 @@ class Drain:
             _pass_on(before, number, frame)
             return
         ending.set()
-        logger.warning("%s: closing every connection", signal.Signals(number).name)
+        # Nothing else here: what it interrupted may be half-way through a write to the log.
         try:
             self._host.loop.call_soon_threadsafe(self._begin, before, number)
         except RuntimeError:  # its loop was closed under it
             _pass_on(before, number, frame)
 
     def _begin(self, before: Any, number: int) -> None:
-        self._task = self._host.loop.create_task(self.run(), name="fws-drain")
+        logger.warning("%s: closing every connection", signal.Signals(number).name)
+        # In a context of its own, not that of what the signal interrupted.
+        self._task = self._host.loop.create_task(
+            self.run(), name="fws-drain", context=contextvars.Context()
+        )
         # Not in the task, as the handler may raise KeyboardInterrupt or SystemExit.
         self._task.add_done_callback(lambda task: _pass_on(before, number, None))
 

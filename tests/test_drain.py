@@ -108,6 +108,25 @@ async def test_who_stands_before_us_stays_there_and_is_heard(heard):
     signal.signal(signal.SIGTERM, heard.handler)
 
 
+def test_who_stands_before_us_is_not_made_to_call_itself(heard):
+    loop = asyncio.new_event_loop()
+    one = Drain(SimpleNamespace(loop=loop, connections={}, over=True))
+
+    def other(number, frame):
+        one._asked(number, frame)
+
+    one.watch()
+    signal.signal(signal.SIGTERM, other)
+    one.unwatch()
+    one.watch()
+    assert signal.getsignal(signal.SIGTERM) is other
+    loop.close()
+    signal.raise_signal(signal.SIGTERM)
+    assert heard.calls == [signal.SIGTERM]
+    one.unwatch()
+    signal.signal(signal.SIGTERM, heard.handler)
+
+
 async def test_what_is_ignored_stays_ignored(heard):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     async with connect([]):
