@@ -90,10 +90,11 @@ async def test_a_flood_waits_for_a_filter_that_is_slow(database, kind, size):
     """Without a bound daphne took it all: 60 MiB of memory for 5 MB of one-byte frames."""
     start, options = SERVERS[kind]
     if kind == "uvicorn":
-        # Which waits for the filter at its end, too.
         options = (*options, "--timeout-graceful-shutdown", "1")
+    # At its end the server would wait for the filter.
+    env = with_settings(database, DRAIN_DEADLINE=0.1)
     async with (
-        running(start, database, *options) as server,
+        running(start, env, *options) as server,
         raw(server.port) as flooding,
         connect(server.ws()) as ann,
         connect(server.ws()) as bob,
