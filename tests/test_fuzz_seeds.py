@@ -1,8 +1,11 @@
 """What the fuzzer starts from, and what it has found, without the fuzzer."""
 
+import signal
 from pathlib import Path
 
 import pytest
+
+from filtered_websocket.drain import SIGNALS, Drain
 
 from .fuzz import targets
 
@@ -13,6 +16,13 @@ SEEDS = sorted((Path(__file__).parent / "fuzz" / "corpus").iterdir())
 def house():
     yield
     targets.house.close()
+    left = [getattr(signal.getsignal(number), "__func__", None) for number in SIGNALS]
+    assert Drain._asked not in left
+
+
+@pytest.fixture(autouse=True)
+def no_signal_handler_is_left_behind():
+    """Between two seeds the hub of this module stands before the handlers; not after it."""
 
 
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: seed.name)
