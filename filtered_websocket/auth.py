@@ -13,7 +13,6 @@ A credential that is offered goes before the session, whose cookie a browser sen
 import asyncio
 import functools
 import inspect
-import logging
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -31,11 +30,12 @@ from .guesses import Guesses, address_of
 from .inquiries import Inquiries
 from .judging import is_same_password, token_model
 from .keys import digest_of, is_key
+from .logs import get_logger
 from .queries import run_query
 from .tickets import redeem
 from .types import Authenticator, Identity, Scope
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: How long it may take to find out who connects, seconds: daphne waits 5 for an answer.
 AUTH_TIMEOUT = 3.0

@@ -15,7 +15,6 @@ thread for every event of every socket.
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Awaitable, Iterable
 from typing import Any, ClassVar
 
@@ -29,15 +28,16 @@ from .conf import conf
 from .connection import Connection, Handshake
 from .credentials import SUBPROTOCOL, credentials, without_credentials
 from .exceptions import Close, Drop
-from .filters.base import Chain, printable
+from .filters.base import Chain
 from .filters.entries import Entry
 from .filters.pipeline import MayJoin, Pipeline, Route, check_route_group
 from .handshakes import CHECKED, objection, site_rule, turn_away
 from .hub import Hub, get_hub
+from .logs import get_logger
 from .transports import open_transport
 from .types import ASGIApplication, Codec, Event, Receive, Scope, Send
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: How long a disconnect chain may go on after its connection was cancelled, seconds.
 DISCONNECT_TIMEOUT = 8.0
@@ -382,10 +382,3 @@ async def _outlast(task: "asyncio.Future[None]", timeout: float) -> bool:
         except asyncio.CancelledError:
             deadline = deadline or loop.time() + timeout
     return deadline is not None
-
-
-async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    """The ASGI application of unknown paths: HTTP 403, and one line in the log."""
-    await receive()
-    logger.info("no WebSocket route for %s", printable(scope["path"])[:256])
-    await send({"type": "websocket.close"})

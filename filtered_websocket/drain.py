@@ -14,7 +14,6 @@ A second signal goes to the server's handler at once.
 
 import asyncio
 import contextvars
-import logging
 import signal
 import threading
 from types import FrameType
@@ -23,8 +22,9 @@ from typing import Any, Protocol
 from .close_codes import RESTART
 from .conf import conf
 from .connection import Connection
+from .logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: Pause between two looks whether all are over, seconds.

@@ -5,16 +5,16 @@ Saving, deleting and logging out do it by themselves (see ``signals``); this is 
 they cannot know of.
 """
 
-import logging
 from typing import Any
 
 from .batches import new_item
 from .close_codes import UNAUTHORIZED
 from .exceptions import check_close
 from .keys import digest_of
+from .logs import get_logger
 from .publish import is_heard, own_hub
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def disconnect_user(

@@ -12,7 +12,6 @@ channel-layer mailbox that serves them all.
 
 import asyncio
 import contextvars
-import logging
 import os
 import threading
 import weakref
@@ -34,11 +33,11 @@ from .filters.pipeline import Pipeline, known_routes
 from .hub_view import HubView
 from .layer import LayerLink, LocalLink
 from .limits import Limits
-from .logs import Seldom
+from .logs import Seldom, get_logger
 from .rights import Rights
 from .storage_objects import get_storage_object
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 #: Pause before a storage object that failed is asked to listen again, seconds.

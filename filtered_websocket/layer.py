@@ -9,7 +9,6 @@ decided at once, by the hub; what is *joined* follows.
 import asyncio
 import contextlib
 import contextvars
-import logging
 import random
 import secrets
 import time
@@ -21,10 +20,11 @@ from redis.exceptions import RedisError
 
 from .conf import conf
 from .envelope import VERSION, BadEnvelope, Batch, seal, unseal
+from .logs import get_logger
 from .transports import settle
 from .types import ChannelLayer
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: What says that the layer is away, rather than that one message is bad.
 LOST = (OSError, TimeoutError, RedisError)

@@ -8,7 +8,6 @@ after a fork) and flushed when the process ends: never a loop per call.
 
 import asyncio
 import atexit
-import logging
 import os
 import socket
 import threading
@@ -27,8 +26,9 @@ from .connection import Exclude, excluded_ids
 from .envelope import Item, check_group
 from .exceptions import PublishError
 from .hub import Hub, active_hub, get_hub
+from .logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def publish(message: Any, group: str, *, exclude: Exclude = (), on_commit: bool = False) -> None:

@@ -14,7 +14,6 @@ One that is lost delays an end until the next RECHECK, and no longer.
 import asyncio
 import contextvars
 import json
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -34,10 +33,11 @@ from .judging import (
     token_model,
 )
 from .keys import digest_of
+from .logs import get_logger
 from .queries import run_query
 from .types import Identity
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: A connection may rest on two things: its handshake, and a token that it used since.
 Slot = Literal["handshake", "used"]

@@ -23,9 +23,8 @@ from django.urls import path, re_path
 from .auth import AUTH_TIMEOUT, load_authenticators, session_user
 from .close_codes import FILTER_ERROR
 from .conf import conf
-from .consumers import FilteredWebSocketConsumer, logger, refuse
+from .consumers import FilteredWebSocketConsumer
 from .credentials import clean_query
-from .filters.base import printable
 from .filters.pipeline import Route
 from .handshakes import (
     CHECKED,
@@ -37,9 +36,11 @@ from .handshakes import (
     site_rule,
     turn_away,
 )
-from .logs import Seldom
+from .logs import Seldom, get_logger
 from .transports import open_transport
 from .types import ASGIApplication, Receive, Scope, Send
+
+logger = get_logger(__name__)
 
 #: The site's pipeline, ``INSTALLED_FILTERS``, at the root. Built when it is served, not
 #: here: a mistake in settings should reach ``manage.py check``, which may import this.
@@ -57,6 +58,7 @@ class HandshakeCheck:
         self.inner = inner
         self.rule = rule
         self.any_host = any_host
+        self._seldom = Seldom()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         inside = _hide_query(scope)
@@ -66,8 +68,10 @@ class HandshakeCheck:
             await self.inner(inside, receive, send)
             return
         await receive()
-        origin = (headers(scope, b"origin") or [b""])[0]
-        logger.info("refused a handshake: %s (origin %s)", problem, printable(origin)[:256])
+        if self._seldom.note(problem):
+            origin = (headers(scope, b"origin") or [b""])[0].decode("latin-1")
+            count = self._seldom.counts[problem]
+            logger.info("refused a handshake: %s (origin %s; %d so far)", problem, origin, count)
         await send({"type": "websocket.close"})
 
 
@@ -114,12 +118,21 @@ class Router:
 
     def __init__(self, routes: Sequence[Any]) -> None:
         _note_paths(routes, "/")
-        self._router = URLRouter([*routes, re_path(r"", refuse)])  # type: ignore[arg-type]
+        self._router = URLRouter([*routes, re_path(r"", self._refuse)])  # type: ignore[arg-type]
+        self._seldom = Seldom()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # URLRouter raises where a path is outside of root_path: no route of ours.
         inside = scope["path"].startswith(scope.get("root_path", ""))
-        await (self._router if inside else refuse)(scope, receive, send)
+        await (self._router if inside else self._refuse)(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """HTTP 403, and now and then a line in the log: whoever tries paths tries many."""
+        await receive()
+        if self._seldom.note("path"):
+            count = self._seldom.counts["path"]
+            logger.info("no WebSocket route for %s (%d so far)", scope["path"], count)
+        await send({"type": "websocket.close"})
 
 
 def _note_paths(routes: Sequence[Any], prefix: str) -> None:

@@ -28,6 +28,7 @@ from .conf import conf
 from .consumers import FilteredWebSocketConsumer
 from .filters.pipeline import Route
 from .hub import Hub
+from .logs import get_logger
 from .routing import standalone_application
 from .server_options import REDIS, check_certificate, default_parser, parse
 from .standalone import in_words, set_up
@@ -36,7 +37,7 @@ from .storage_objects.base import BasePubSubStorageObject
 from .storage_objects.redis import redis_url
 from .types import ASGIApplication
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 FILTERS = (
     "filtered_websocket.filters.broadcast_messages",

@@ -1,7 +1,83 @@
-"""Log lines that would come in a flood: logs."""
+"""Log lines that nobody forges, and that come in no flood: logs."""
 
+import ast
+import logging
+from pathlib import Path
+
+import pytest
+
+import filtered_websocket
 from filtered_websocket import logs
-from filtered_websocket.logs import Seldom
+from filtered_websocket.logs import MAX_LENGTH, Seldom, get_logger, safe_traceback
+
+EVIL = "a\nERROR forged\x1b[31m\u2028\r"
+ESCAPED = "a\\nERROR forged\\x1b[31m\\u2028\\r"
+PACKAGE = Path(filtered_websocket.__file__).parent
+
+
+@pytest.fixture
+def logged():
+    """A logger of the house; and the lines that come out of it."""
+    lines = []
+
+    class Lines(logging.Handler):
+        def emit(self, record):
+            lines.extend(self.format(record).split("\n"))
+
+    logger = get_logger("filtered_websocket.test")
+    handler = Lines()
+    logger.addHandler(handler)
+    yield logger, lines
+    logger.removeHandler(handler)
+
+
+def test_what_a_client_says_makes_no_line_of_its_own(logged):
+    logger, lines = logged
+    logger.error("it said %s, and %r, %d times", EVIL, ValueError(EVIL), 3)
+    assert lines == [f"it said {ESCAPED}, and ValueError('{ESCAPED}'), 3 times"]
+
+
+def test_what_a_client_says_is_cut(logged):
+    logger, lines = logged
+    logger.error("%s%r", "x" * 100_000, ["\x1b" * 100_000])
+    assert len(lines) == 1 and len(lines[0]) == 2 * MAX_LENGTH
+
+
+def test_an_exception_makes_no_line_of_its_own(logged):
+    logger, lines = logged
+    try:
+        try:
+            raise KeyError("first")
+        except KeyError as error:
+            raise ValueError(EVIL + "x" * 100_000) from error
+    except ValueError:
+        logger.exception("it failed")
+    assert lines[0] == "it failed" and lines[1] == "Traceback (most recent call last):"
+    assert "KeyError: 'first'" in lines
+    assert lines[-1].startswith(f"ValueError: {ESCAPED}xxx") and len(lines[-1]) <= MAX_LENGTH
+    assert not any(line.startswith("ERROR") or "\x1b" in line for line in lines)
+
+
+def test_exceptions_in_a_group_make_no_lines_of_their_own():
+    text = safe_traceback(ExceptionGroup("two", [ValueError(EVIL), KeyError("b")]))
+    assert "ValueError: a" in text and "KeyError: 'b'" in text
+    assert not any(line.startswith("ERROR") or "\x1b" in line for line in text.split("\n"))
+
+
+def test_exc_info_without_an_exception_is_left_alone(logged):
+    logger, lines = logged
+    logger.error("nothing failed", exc_info=True)
+    assert lines == ["nothing failed", "NoneType: None"]
+
+
+def test_every_logger_of_the_package_is_tame():
+    """But those of others, which the command line makes quiet."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr == "getLogger":
+                found.setdefault(path.name, []).append(ast.unparse(node))
+    assert found == {"logs.py": ["logging.getLogger"], "server.py": ["logging.getLogger"] * 2}
 
 
 def test_a_subject_is_logged_once_in_a_while_and_counted_always(monkeypatch):

@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 import pytest
+from asgiref.sync import async_to_sync
 from channels.routing import URLRouter
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import path
@@ -67,15 +68,43 @@ async def test_with_debug_and_no_allowed_hosts_this_machine_is_welcome(settings)
         pass
 
 
-async def test_an_unknown_path_is_refused_with_one_line(caplog):
+async def test_unknown_paths_are_refused_with_one_line(caplog):
     application = websocket_application()
     with caplog.at_level(logging.INFO):
-        client = await connect(application, "/nosuch/%0Aforged")
-    assert not client.accepted
-    await client.close()
+        for number in range(100):
+            client = await connect(application, f"/nosuch/%0Aforged{number}")
+            assert not client.accepted
+            await client.close()
     assert [record.getMessage() for record in caplog.records] == [
-        "no WebSocket route for /nosuch/\\nforged"
+        "no WebSocket route for /nosuch/\\nforged0 (1 so far)"
     ]
+
+
+async def test_handshakes_of_other_pages_are_refused_with_one_line(caplog, settings):
+    settings.ALLOWED_HOSTS = ["testserver"]
+    application = websocket_application()
+    with caplog.at_level(logging.INFO):
+        for _ in range(100):
+            opening = connect(application, headers={"origin": "http://e\x1b[31mvil" + "l" * 999})
+            client = await opening
+            assert not client.accepted
+            await client.close()
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("refused a handshake: the origin is none (origin http://e\\x1b[31mvil")
+    assert len(line) < 350
+
+
+def test_a_refused_page_asks_no_database(django_assert_num_queries, db, settings):
+    settings.ALLOWED_HOSTS = ["testserver"]
+
+    async def knock():
+        headers = {"origin": "http://evil.example", "cookie": "sessionid=" + "a" * 32}
+        client = await connect(websocket_application(), headers=headers)
+        assert not client.accepted
+        await client.close()
+
+    with django_assert_num_queries(0):
+        async_to_sync(knock)()
 
 
 async def test_a_path_outside_of_root_path_is_refused():

@@ -6,7 +6,6 @@ setting changed.
 """
 
 import itertools
-import logging
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,13 +17,13 @@ from django.utils.module_loading import import_string
 from ..conf import conf
 from ..envelope import MAX_GROUP_NAME, check_group
 from ..exceptions import FilterError
-from ..logs import Seldom
+from ..logs import Seldom, get_logger
 from ..types import Codec
 from . import base
 from .base import Chain, FilterBase
 from .entries import Entry, PipelineError, entry_name, load_entry
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Chain -> (its base, whether its data is always a bytearray in the default codec).
 CHAINS: dict[str, tuple[Any, bool]] = {

@@ -7,7 +7,6 @@ One command per change (SADD, SREM), so changes that race lose nothing.
 import argparse
 import asyncio
 import contextlib
-import logging
 import random
 import weakref
 from collections.abc import AsyncGenerator, Awaitable
@@ -21,9 +20,10 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from ..logs import get_logger
 from .base import BaseStorageObject, Event, as_text
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: How long a plain filter may hold up the event loop for Redis, seconds.
 SYNC_TIMEOUT = 1.0

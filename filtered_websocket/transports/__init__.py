@@ -14,11 +14,11 @@ Private attributes of daphne, Twisted and uvicorn are used in this package and n
 else; tests pin them against the installed versions.
 """
 
-import logging
 import sys
 from collections.abc import Callable
 from typing import Any
 
+from ..logs import get_logger
 from ..types import Send
 from .asgi import AsgiTransport, settle
 from .daphne import find_daphne
@@ -26,7 +26,7 @@ from .uvicorn import find_uvicorn
 
 __all__ = ["AsgiTransport", "open_transport", "settle"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: The kinds of transport this process has told of.
 _told: set[str] = set()

@@ -6,7 +6,6 @@ with a socket is told once, through ``on_over``, on the event loop's next turn.
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
 from typing import ClassVar
@@ -14,9 +13,10 @@ from typing import ClassVar
 from ..close_codes import SLOW_READER
 from ..codecs import Bundle, Frame
 from ..conf import conf
+from ..logs import get_logger
 from ..types import Send
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: RFC 6455 section 7.4.1: how a connection ends that was lost without a close frame.
 ABNORMAL = 1006

@@ -7,7 +7,6 @@ waits for the reactor's next turn; a direct write takes 2.
 """
 
 import asyncio
-import logging
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -16,12 +15,13 @@ from typing import Any, ClassVar
 
 from ..codecs import Bundle, Frame
 from ..conf import conf
+from ..logs import get_logger
 from ..types import Send
 from .asgi import AsgiTransport
 from .daphne_reading import take_short_frames
 from .inbox import Gate, bound
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 TWISTED = ("twisted.internet.tcp", "twisted.internet.unix", "twisted.protocols.tls")
 #: Methods of the protocol by which bytes leave.

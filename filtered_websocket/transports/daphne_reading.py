@@ -6,14 +6,14 @@ its C library, a Deferred for listeners that nobody added. This takes 1.5, daphn
 ``onMessage`` included.
 """
 
-import logging
 import sys
 from operator import attrgetter
 from typing import Any
 
 from ..codecs import is_utf8
+from ..logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Longest payload that is taken, bytes: beyond it autobahn's masker is the faster one.
 LONGEST = 1024

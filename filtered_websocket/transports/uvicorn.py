@@ -5,7 +5,6 @@ it by way of a coroutine and a copy per connection.
 
 import asyncio
 import contextlib
-import logging
 import socket
 import struct
 import sys
@@ -14,10 +13,11 @@ from operator import attrgetter
 from typing import Any, ClassVar
 
 from ..codecs import Bundle, Frame
+from ..logs import get_logger
 from ..types import Send
 from .asgi import AsgiTransport, settle
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MODULE = "uvicorn.protocols.websockets.websockets_sansio_impl"
 #: What is used of uvicorn's protocol object, and of the asyncio transport below it.
