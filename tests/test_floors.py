@@ -23,6 +23,7 @@ FLOORS = [
         "guesses",
         "queries",
         "handshakes",
+        "json_codec",
     ],
     ["connection", "batches", "layer", "storage_objects", "models", "judging", "drain", "limits"],
     [
