@@ -36,6 +36,7 @@ from .limits import Limits
 from .logs import Seldom, get_logger
 from .rights import Rights
 from .storage_objects import get_storage_object
+from .watchdog import Watchdog
 
 logger = get_logger(__name__)
 
@@ -85,6 +86,7 @@ class Hub:
         #: Whether an event of the house did not leave.
         self._unsaid = False
         self._seldom = Seldom()
+        self._watchdog = Watchdog(loop, self.counts)
         self._thread = threading.get_ident()
         self._link: LayerLink | LocalLink | None = None
         self._running = False
@@ -120,6 +122,7 @@ class Hub:
         self._running = True
         _announce(self)
         link.start()
+        self._watchdog.start()
         if not self._held:
             # Who holds the hub serves, and ends it.
             self.drain.watch()
@@ -159,6 +162,7 @@ class Hub:
         _withdraw(self)
         self._ending = True
         self.drain.unwatch()
+        self._watchdog.stop()
         storage = get_storage_object()
         storage.attach(None)
         link, self._link = self.link, None

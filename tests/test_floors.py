@@ -25,7 +25,10 @@ FLOORS = [
         "handshakes",
         "json_codec",
     ],
-    ["connection", "batches", "layer", "storage_objects", "models", "judging", "drain", "limits"],
+    [
+        *("connection", "batches", "layer", "storage_objects", "models", "judging", "drain"),
+        *("limits", "watchdog"),
+    ],
     [
         *("auth", "inquiries", "tickets", "rights", "token_groups", "evictions", "census"),
         *("hub", "hub_view", "publish", "filters.entries", "filters.options", "filters.pipeline"),
