@@ -5,6 +5,16 @@ from django.core import checks
 
 from .checks import check_access, check_filters, check_layer, check_settings, check_storage
 from .signals import connect_signals
+from .surroundings import check_surroundings
+
+CHECKS = (
+    check_settings,
+    check_access,
+    check_filters,
+    check_storage,
+    check_layer,
+    check_surroundings,
+)
 
 
 class FilteredWebSocketConfig(AppConfig):
@@ -13,6 +23,6 @@ class FilteredWebSocketConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        for check in (check_settings, check_access, check_filters, check_storage, check_layer):
+        for check in CHECKS:
             checks.register(check, checks.Tags.compatibility)
         connect_signals()

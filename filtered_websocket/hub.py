@@ -123,6 +123,7 @@ class Hub:
         _announce(self)
         link.start()
         self._watchdog.start()
+        self.limits.begin()
         if not self._held:
             # Who holds the hub serves, and ends it.
             self.drain.watch()

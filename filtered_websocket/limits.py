@@ -5,15 +5,33 @@ process, a user and an address, where a site sets that.
 In the memory of one process: a site of many processes grants as many times the limit.
 """
 
+import resource
 from collections import Counter
 
 from .close_codes import OVER_CAPACITY, RESTART, TOO_MANY
 from .conf import conf
 from .connection import Connection
 from .drain import ending
+from .logs import Seldom, get_logger
+
+logger = get_logger(__name__)
+_seldom = Seldom()
 
 #: Code and reason of a refusal.
 Refusal = tuple[int, str]
+
+
+#: Files that a process has open beside its connections: logs, databases, Redis.
+SPARE_DESCRIPTORS = 64
+
+
+def missing_descriptors() -> int:
+    """How many more files this process must be able to open for ``MAX_CONNECTIONS``."""
+    most = conf.MAX_CONNECTIONS
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most is None or allowed == resource.RLIM_INFINITY:
+        return 0
+    return max(0, int(most) + SPARE_DESCRIPTORS - allowed)
 
 
 class Limits:
@@ -26,6 +44,16 @@ class Limits:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def begin(self) -> None:
+        """The process begins to serve; say where it will not serve as many as it may."""
+        missing = missing_descriptors()
+        if missing and _seldom.note("descriptors"):
+            logger.warning(
+                "this process may open %d files too few for MAX_CONNECTIONS: raise its limit"
+                " (ulimit -n)",
+                missing,
+            )
 
     def enter(self, connection: Connection) -> Refusal | None:
         """A handshake begins, and nothing was asked about it yet."""

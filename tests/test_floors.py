@@ -34,7 +34,7 @@ FLOORS = [
         *("hub", "hub_view", "publish", "filters.entries", "filters.options", "filters.pipeline"),
     ],
     ["consumers", "signals"],
-    ["routing", "checks", "testing", "views", "standalone"],
+    ["routing", "checks", "surroundings", "testing", "views", "standalone"],
     ["apps", "admin", "urls", "server", "server_options", "servers", "pipe", "management"],
 ]
 BUNDLED = 3

@@ -5,9 +5,10 @@ import asyncio
 import pytest
 from django.contrib.auth.models import AnonymousUser
 
-from filtered_websocket import WebSocketConnectFilter
+from filtered_websocket import WebSocketConnectFilter, limits
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub import get_hub
+from filtered_websocket.logs import Seldom
 from filtered_websocket.testing import connect
 
 from .handshaking import shake_hands
@@ -151,3 +152,22 @@ async def test_a_connection_knows_its_address_and_its_users_id(settings, django_
         pass
     address = "198.51.100.7"
     assert seen == [(address, "7"), *[(address, None)] * 3, ("", None)]
+
+
+async def test_a_process_that_may_open_too_few_files_says_so_once(settings, monkeypatch, caplog):
+    settings.FILTERED_WEBSOCKET = {"MAX_CONNECTIONS": 1000}
+    monkeypatch.setattr(limits, "_seldom", Seldom())
+    monkeypatch.setattr(limits.resource, "getrlimit", lambda what: (64, 64))
+    for _ in range(2):
+        async with connect([]):
+            pass
+    assert [record.getMessage() for record in caplog.records] == [
+        "this process may open 1000 files too few for MAX_CONNECTIONS: raise its limit (ulimit -n)"
+    ]
+
+
+@pytest.mark.parametrize("allowed", [1064, limits.resource.RLIM_INFINITY])
+def test_enough_files_are_enough(settings, monkeypatch, allowed):
+    settings.FILTERED_WEBSOCKET = {"MAX_CONNECTIONS": 1000}
+    monkeypatch.setattr(limits.resource, "getrlimit", lambda what: (allowed, allowed))
+    assert limits.missing_descriptors() == 0
