@@ -315,9 +315,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             pass
         except Close as close:
             self.connection.close(close.code, close.reason)
-        except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and self._task.cancelling():
-                raise  # ours; any other is what a filter awaited
+        except Exception as error:
             pipeline.failed(error, f"connection {self.connection.id}")
             if conf.ON_ERROR == "close":
                 self.connection.close(FILTER_ERROR, "a filter failed")

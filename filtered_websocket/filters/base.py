@@ -152,7 +152,8 @@ class Chain:
                     data = as_bytearray(result) if self._bytes else result
         except (Drop, Close):
             raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            # Nothing awaits here: what was cancelled is none of this task's.
             raise FilterError(path) from error
         return data
 
@@ -174,9 +175,17 @@ class Chain:
                     data = as_bytearray(result) if self._bytes else result
         except (Drop, Close):
             raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
             raise FilterError(path) from error
         return data
+
+
+def _is_cancelled() -> bool:
+    """Whether this task is cancelled; else a filter awaited what is."""
+    task = asyncio.current_task()
+    return task is None or bool(task.cancelling())
 
 
 class FilterMeta(type):
