@@ -12,7 +12,8 @@ from .close_codes import BAD_MESSAGE
 from .codecs import BYTES, dump_json
 from .exceptions import Close
 
-_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+#: A string, also one that does not end: what begins to match always does, in one go.
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?')
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -69,7 +70,7 @@ class JSONCodec:
         return document
 
     def _check_depth(self, text: str) -> None:
-        """Of a document that was parsed: its brackets match, and its strings end."""
+        """Of a document that was parsed: its brackets match."""
         brackets = _STRING.sub("", text).encode().translate(None, _NO_BRACKETS)
         for _ in range(self.max_depth):
             # The innermost level goes, at the speed of C.

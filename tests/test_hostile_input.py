@@ -1,0 +1,132 @@
+"""64 KiB of what nobody sends by accident, through everything that reads a client's words."""
+
+import contextlib
+import importlib
+import inspect
+import pkgutil
+import re
+import time
+from functools import partial
+
+import pytest
+
+import filtered_websocket
+from filtered_websocket import Drop
+from filtered_websocket import filters as bundled
+from filtered_websocket.filters.pipeline import Pipeline
+from filtered_websocket.hub import get_hub
+from filtered_websocket.json_codec import JSONCodec
+from filtered_websocket.testing import connect
+
+SIZE = 65_536
+#: Generous: what backtracks takes seconds, or years.
+BOUND = 0.02
+HOSTILE = {
+    "a": b"a",
+    "spaces": b" ",
+    "tokens": b"token:",
+    "half keys": b"fws_" + b"a" * 42,
+    "keys": b"fws_" + b"a" * 43,
+    "starts of keys": b"fws_",
+    "underscores": b"_",
+    "quotes": b'"',
+    "escapes": b"\\",
+    "escaped quotes": b'\\"',
+    "brackets": b"[",
+    "slashes": b"/",
+    "dots": b"/..",
+    "percent": b"%",
+    "encoded": b"%2e",
+    "commas": b", ",
+    "schemes": b",token",
+    "line feeds": b"\n",
+    "escape sequences": b"\x1b[31m",
+    "NUL": b"\0",
+    "no UTF-8": b"\xff",
+    "right to left": "\u202e".encode(),
+    "emoji": "💥".encode(),
+}
+
+
+def hostile(name):
+    """Nothing but one thing; and the same with an end that fits to nothing."""
+    some = HOSTILE[name] * (SIZE // len(HOSTILE[name]))
+    return [some, some[:-1] + b"!", b"!" + some[1:]]
+
+
+def modules():
+    for found in pkgutil.walk_packages(filtered_websocket.__path__, "filtered_websocket."):
+        if not re.search(r"migrations|__main__|standalone", found.name):
+            yield importlib.import_module(found.name)
+
+
+PATTERNS = sorted(
+    {
+        (module.__name__, name)
+        for module in modules()
+        for name, value in vars(module).items()
+        if isinstance(value, re.Pattern)
+    }
+)
+FILTERS = sorted(
+    f"filtered_websocket.filters.{found.name}"
+    for found in pkgutil.iter_modules(bundled.__path__)
+    if found.name not in ("base", "entries", "options", "pipeline")
+)
+
+
+async def took(call):
+    """The quickest of three tries, as the machine does other things too; or the first good one."""
+    for _ in range(3):
+        begin = time.perf_counter()
+        result = call()
+        if inspect.isawaitable(result):
+            with contextlib.suppress(Drop):
+                await result
+        seconds = time.perf_counter() - begin
+        if seconds < BOUND:
+            break
+    return seconds
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize(("module", "pattern"), PATTERNS)
+async def test_no_pattern_of_the_package_backtracks(module, pattern, name):
+    found = getattr(importlib.import_module(module), pattern)
+    for data in hostile(name):
+        text = data if isinstance(found.pattern, bytes) else data.decode("latin-1")
+        for method in (found.match, found.search, found.fullmatch):
+            assert await took(partial(method, text)) < BOUND
+        assert await took(partial(found.split, text)) < BOUND
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("path", FILTERS)
+async def test_no_bundled_filter_takes_long(path, name, settings, capsys):
+    settings.FILTERED_WEBSOCKET = {"TOKENS": "open"}
+    pipeline = Pipeline([path])
+    async with connect([]):
+        [ann] = get_hub().connections.values()
+        view = get_hub().view(pipeline)
+        for data in hostile(name):
+            for chain in (pipeline.data, pipeline.message):
+                assert await took(lambda c=chain, d=data: c.arun(ann, bytearray(d))) < BOUND
+            event = {"type": "message", "channel": "c", "data": data, "pattern": None}
+            assert await took(lambda e=event: pipeline.consumer.arun(view, e)) < BOUND
+            await get_hub().settled()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_the_codec_does_not_take_long(name):
+    codec = JSONCodec()
+
+    def decode(data):
+        with pytest.raises(filtered_websocket.Close):
+            codec.decode(bytearray(data), True)
+
+    for data in hostile(name):
+        assert await took(partial(decode, data)) < BOUND
+
+
+def test_filters_and_patterns_were_found():
+    assert len(FILTERS) == 9 and len(PATTERNS) >= 7
