@@ -210,8 +210,18 @@ class HubView:
 
     def fan_out(self, group: str, message: Any, *, exclude: Exclude = ()) -> None:
         """Push ``message`` to the members of ``group`` in this process and pipeline."""
-        frame = to_frame(message, self.codec, text=text_event.get())
+        frame = self._frame(message, {}, text_event.get())
         self.call(self._fan_out, group, frame, excluded_ids(exclude))
+
+    def _frame(self, message: Any, meta: Mapping[str, Any], text: bool | None) -> Frame:
+        """ValueError for one so long that a server would rather end every member's connection."""
+        frame = to_frame(message, self.codec, meta, text)
+        if frame.longest > MAX_RUN and frame.longest > conf.MAX_MESSAGE_SIZE:
+            raise ValueError(
+                f"a message to a group has grown to {frame.longest} bytes:"
+                f" MAX_MESSAGE_SIZE is {conf.MAX_MESSAGE_SIZE}"
+            )
+        return frame
 
     def _fan_out(self, group: str, frame: Frame | Bundle, exclude: Collection[str]) -> None:
         # Writing never raises, waits, or takes a member away: see transports.
@@ -291,7 +301,7 @@ class HubView:
             self._backlogs.pop(group, None)
 
     def _finish(self, group: str, item: Item, message: Any, text: bool) -> None:
-        frame = to_frame(message, self.codec, item.meta, text)
+        frame = self._frame(message, item.meta, text)
         self._fan_out(group, frame, item.meta.get(EXCLUDE, ()))
 
     # Events

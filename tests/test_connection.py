@@ -168,6 +168,24 @@ async def test_what_is_wrong_with_a_publish_is_told_and_hurts_nobody():
         assert await bob.received_nothing()
 
 
+@pytest.mark.parametrize(
+    "message",
+    [{"a": "\x01" * 100_000}, "\x01" * 262_145, ["\ud800"], {"\udfff": 1}, [float("inf")]],
+    ids=["grows six times", "too long", "half a pair", "half a pair as key", "infinity"],
+)
+async def test_what_would_end_every_member_ends_nobody(message):
+    def careless(web_socket_instance, data):
+        with pytest.raises(PublishError, match="cannot publish"):
+            web_socket_instance.publish(message, to_self=True)
+        web_socket_instance.publish("fine")
+
+    filters = [message_filter(careless)]
+    async with connect(filters) as ann, connect(filters) as bob:
+        await ann.send("x")
+        assert await bob.receive() == "fine"
+        assert await ann.received_nothing()
+
+
 async def test_a_push_that_cannot_be_encoded_is_the_filters_error(caplog):
     def careless(web_socket_instance, data):
         web_socket_instance.push(object())

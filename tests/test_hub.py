@@ -162,6 +162,37 @@ async def test_garbage_on_the_layer_is_counted_and_said_once(layer, caplog):
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"type": "websocket.disconnect", "code": 1000},
+        {"type": "websocket.receive", "text": "forged"},
+        {"type": "websocket.close", "code": 4401},
+        {"type": "send", "text": "forged"},
+        {"type": "fws.event", "v": 1},
+        {"type": "x", "v": 1, "o": "o", "g": "g", "s": 0, "m": [[0, "t", "", "not bytes", {}]]},
+        {"type": "x", "v": "9" * 100_000},
+    ],
+    ids=lambda forged: forged["type"],
+)
+async def test_no_type_on_the_layer_makes_a_connection_do_anything(layer, caplog, forged):
+    app = FilteredWebSocketConsumer.as_asgi(filters=[BroadcastMessagesFilter], groups=["g"])
+    async with connect(app) as ann, connect(app) as bob:
+        await layer.group_send(group_key("g"), forged)
+        await ann.send("hi")
+        assert await bob.receive() == "hi"
+        assert await ann.received_nothing()
+        assert get_hub().counts["bad_envelope"] == 1
+    [line] = [record.getMessage() for record in caplog.records]
+    assert len(line) < 400
+
+
+async def test_what_a_client_calls_a_type_is_data():
+    async with connect([BroadcastMessagesFilter]) as ann, connect([BroadcastMessagesFilter]) as bob:
+        await ann.send('{"type":"websocket.disconnect"}')
+        assert await bob.receive() == '{"type":"websocket.disconnect"}'
+
+
 async def test_without_channel_layers_the_hub_fans_out_locally(settings):
     settings.CHANNEL_LAYERS = {}
     filters = [BroadcastMessagesFilter]

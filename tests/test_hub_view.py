@@ -106,3 +106,38 @@ async def test_a_batch_of_nothing_is_nothing():
         for first, items in enumerate([[], [new_item("after")]]):
             await get_channel_layer().group_send(key, seal(Batch("o", key, first, items)))
         assert await hears(ann, 1) == ["after"]
+
+
+class Grow(WebSocketGroupFilter):
+    """``grow`` becomes more than a server sends."""
+
+    @classmethod
+    def filter(cls, hub, data):
+        return data * 400_000 if data == b"grow" else data
+
+
+class FanOut(WebSocketMessageFilter):
+    @classmethod
+    def filter(cls, web_socket_instance, data):
+        if data == b"fan out":
+            web_socket_instance._view.fan_out("g", "x" * 1_600_000)
+        web_socket_instance.publish(data)
+
+
+async def test_what_grows_in_the_group_chain_is_lost_and_ends_nobody(caplog):
+    """daphne ends a connection that it is to send more than 1 MiB to at once."""
+    app = FilteredWebSocketConsumer.as_asgi(filters=[FanOut, Grow], groups=["g"])
+    async with connect(app) as ann, connect(app) as bob:
+        for message in ("grow", "fan out", "fine"):
+            await ann.send(message)
+        assert await bob.receive() == "fine"
+        assert await bob.received_nothing() and await ann.received_nothing()
+    assert caplog.text.count("has grown to 1600000 bytes: MAX_MESSAGE_SIZE is 262144") == 2
+
+
+async def test_what_grows_within_the_limit_arrives(settings):
+    settings.FILTERED_WEBSOCKET = {"MAX_MESSAGE_SIZE": 1_600_000, "MAX_OUTBOX": 2_000_000}
+    app = FilteredWebSocketConsumer.as_asgi(filters=[FanOut, Grow], groups=["g"])
+    async with connect(app) as ann, connect(app) as bob:
+        await ann.send("grow")
+        assert len(await bob.receive()) == 1_600_000
