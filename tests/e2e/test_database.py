@@ -1,0 +1,87 @@
+"""A database that is garbage, or locked: the fault is not the client's, and passes by itself."""
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import time
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from .processes import Daphne
+from .test_auth import SITE, who
+from .visitors import Case
+
+
+@pytest.fixture
+def site(database, tmp_path):
+    """A process with a database of its own, which tells clients the code."""
+    path = tmp_path / "db.sqlite3"
+    shutil.copy(database["DJANGO_DB"], path)
+    env = {**database, **SITE, "DJANGO_DB": str(path), "TEST_FWS": '{"REFUSE_WITH": "close"}'}
+    server = Daphne(env=env)
+    server.database = path
+    yield server
+    server.stop()
+
+
+async def code_of(opening):
+    """How a handshake is refused, and after how many seconds."""
+    begin = time.monotonic()
+    async with opening as socket:
+        with pytest.raises(ConnectionClosed) as caught:
+            await socket.recv()
+    return caught.value.rcvd.code, time.monotonic() - begin
+
+
+def by_wrong_key(server):
+    return connect(server.ws(), additional_headers={"Authorization": "Token fws_" + "a" * 43})
+
+
+async def test_a_database_that_is_garbage_is_nobodys_fault_and_mended_without_a_restart(site):
+    case = await Case.make(site)
+    ways = case.by_header, case.by_session, case.by_subprotocol
+    async with case.by_header(site) as old, connect(site.ws()) as anonymous:
+        aside = site.database.with_name("aside")
+        os.replace(site.database, aside)
+        site.database.write_bytes(b"garbage " * 4096)
+        for way in ways:
+            assert (await code_of(way(site)))[0] == 4500
+        # Nor is a bad key known to be one.
+        assert (await code_of(by_wrong_key(site)))[0] == 4500
+        # Who is there stays; who offers nothing is asked nothing.
+        assert await who(old) == [case.name, "of a test"]
+        assert await who(anonymous) == ["AnonymousUser", None]
+        async with connect(site.ws()) as new:
+            assert await who(new) == ["AnonymousUser", None]
+        os.replace(aside, site.database)
+        for way in ways:
+            async with way(site) as again:
+                assert (await who(again))[0] == case.name
+        assert (await code_of(by_wrong_key(site)))[0] == 4401
+    assert "file is not a database" in site.output
+    assert case.key not in site.output
+
+
+async def test_a_database_that_is_locked_keeps_a_handshake_for_3_seconds_and_nobody_else(site):
+    case = await Case.make(site)
+    async with connect(site.ws()) as bystander:
+        lock = sqlite3.connect(site.database, isolation_level=None)
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+            refused = asyncio.ensure_future(code_of(case.by_header(site)))
+            slowest = 0.0
+            while not refused.done():
+                begin = time.monotonic()
+                await who(bystander)
+                slowest = max(slowest, time.monotonic() - begin)
+                await asyncio.wait([refused], timeout=0.02)
+            code, took = await refused
+        finally:
+            lock.close()
+        assert code == 4500 and 2.5 < took < 5
+        assert slowest < 0.5
+        async with case.by_header(site) as again:
+            assert (await who(again))[0] == case.name
