@@ -2,6 +2,9 @@
 
 import asyncio
 import threading
+import time
+
+from channels.exceptions import StopConsumer
 
 from filtered_websocket import Close, Drop, WebSocketDisconnectFilter, WebSocketMessageFilter
 
@@ -15,6 +18,8 @@ class Misbehave(WebSocketMessageFilter):
             raise Drop
         if data == b"raise":
             raise KeyError("on demand")
+        if data == b"stop":
+            raise StopConsumer
         if data == b"close":
             raise Close(4321, "on demand")
         if data == b"release":
@@ -30,6 +35,13 @@ class Block(WebSocketMessageFilter):
             released.clear()
             print("BLOCKING in", threading.current_thread().name, flush=True)
             released.wait(30)
+
+
+class BlockTheLoop(WebSocketMessageFilter):
+    @classmethod
+    def filter(cls, web_socket_instance, data):
+        if data == b"block the loop":
+            time.sleep(2)
 
 
 class SayGoodbye(WebSocketDisconnectFilter):

@@ -1,6 +1,8 @@
 """What a misbehaving filter does to its sender, to the others and to the log."""
 
 import asyncio
+import contextlib
+import time
 import uuid
 from urllib.parse import quote
 
@@ -8,7 +10,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from .processes import Daphne
+from .processes import Daphne, until
 from .test_serving import hears
 
 SITE = {"DJANGO_SETTINGS_MODULE": "tests.e2e.site_settings"}
@@ -92,3 +94,52 @@ async def test_the_disconnect_chain_runs_when_the_client_vanishes(site):
         ann.transport.abort()
         await asyncio.to_thread(site.said, "GOODBYE 1006")
     assert site.output.count("GOODBYE") == 1
+
+
+async def test_100_clients_whose_messages_raise_do_not_disturb_a_good_one(site):
+    async with contextlib.AsyncExitStack() as stack:
+        # They keep what they are sent and do not read.
+        openings = [connect(site.ws(), max_queue=None) for _ in range(102)]
+        ann, bob, *bad = [await stack.enter_async_context(opening) for opening in openings]
+        ended = asyncio.Event()
+
+        async def misbehave(socket):
+            while not ended.is_set():
+                await socket.send("raise")
+                # Its turn is over when the pong is back.
+                await (await socket.ping())
+
+        async with asyncio.TaskGroup() as group:
+            for socket in bad:
+                group.create_task(misbehave(socket))
+            waits = []
+            for n in range(200):
+                begin = time.monotonic()
+                await ann.send(str(n))
+                assert await hears(bob, 1) == [str(n)]
+                waits.append(time.monotonic() - begin)
+            ended.set()
+        # p99.
+        assert sorted(waits)[-2] < 0.2
+        assert all(socket.close_code is None for socket in bad)
+    raised = site.output.count("Misbehave raised KeyError on connection")
+    # A line in ten seconds, with how many there were.
+    assert 1 <= raised <= 3
+
+
+async def test_a_filter_that_blocks_the_loop_is_named(site):
+    async with connect(site.ws()) as ann:
+        await ann.send("block the loop")
+        line = await asyncio.to_thread(site.said, "the event loop is blocked by (.*)")
+        assert line[1].startswith("tests.e2e.site_filters.BlockTheLoop (")
+        async with asyncio.timeout(10):
+            await (await ann.ping())
+
+
+async def test_a_filter_that_stops_the_consumer_stops_nothing(site):
+    """Channels' own word for "this consumer is done", which leaves a socket open with nobody."""
+    async with connect(site.ws()) as ann, connect(site.ws()) as bob:
+        await ann.send("stop")
+        await ann.send("next")
+        assert await hears(bob, 1) == ["next"]
+    await until(lambda: site.output.count("GOODBYE") == 2)

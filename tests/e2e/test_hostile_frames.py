@@ -300,3 +300,47 @@ async def test_pings_without_reading_cost_no_memory(ours):
         peer.writer.transport.resume_reading()
         async with asyncio.timeout(BOUND):
             await peer.heard(b"the last")
+
+
+#: One of each kind that ends a connection without a close frame of the client's.
+BROKEN = {
+    "unmasked": frame(b"hi", mask=None),
+    "RSV1": frame(b"hi", rsv=4),
+    "RSV2": frame(b"hi", rsv=2),
+    "opcode 3": frame(b"hi", 3),
+    "opcode 11": frame(b"hi", 11),
+    "bad UTF-8": frame(b"\xff"),
+    "half a character": frame(b"\xe2\x82"),
+    "a ping of 126 bytes": frame(b"x" * 126, 9),
+    "a ping in fragments": frame(b"x", 9, fin=False),
+    "a continuation of nothing": frame(b"x", 0),
+}
+
+
+@pytest.mark.parametrize("kind", ["ours", "daphne"])
+async def test_each_broken_frame_ends_in_one_disconnect_chain_and_no_error(kind, database):
+    if kind == "ours":
+        server = await asyncio.to_thread(Fws, OURS, "-f", "tests.e2e.site_filters")
+    else:
+        env = database | {"DJANGO_SETTINGS_MODULE": "tests.e2e.site_settings"}
+        server = await asyncio.to_thread(Daphne, env=env)
+    try:
+        for number, data in enumerate(BROKEN.values(), 1):
+            async with Peer.of(server) as peer, asyncio.timeout(BOUND):
+                await peer.send(request())
+                assert await peer.status() == 101
+                await peer.send(data)
+                await peer.ended()
+            await until(lambda n=number: server.output.count("GOODBYE") == n)
+        assert server.output.count("GOODBYE 1006") == len(BROKEN)
+        assert errors(server) == []
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_compression_is_not_agreed_to(ours):
+    async with Peer.of(ours) as peer, asyncio.timeout(BOUND):
+        offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
+        await peer.send(request("GET / HTTP/1.1", offer))
+        head = await peer.reader.readuntil(b"\r\n\r\n")
+        assert b" 101 " in head and b"extensions" not in head.lower()
