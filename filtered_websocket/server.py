@@ -29,6 +29,7 @@ from .consumers import FilteredWebSocketConsumer
 from .filters.pipeline import Route
 from .hub import Hub
 from .logs import get_logger
+from .output import patient_output
 from .routing import standalone_application
 from .server_options import REDIS, check_certificate, default_parser, parse
 from .standalone import in_words, set_up
@@ -133,7 +134,7 @@ def leave_now(why: str = "a second signal") -> None:
     logger.warning("left at once: %s%s", why, f"; busy: {', '.join(busy)}" if busy else "")
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+            getattr(stream, "finish", stream.flush)()
     os._exit(0)
 
 
@@ -200,6 +201,11 @@ def _redis(options: argparse.Namespace) -> str | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; its exit status."""
+    with patient_output():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
         _start_logging(options.verbosity)

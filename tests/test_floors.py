@@ -24,6 +24,7 @@ FLOORS = [
         "queries",
         "handshakes",
         "json_codec",
+        "output",
     ],
     [
         *("connection", "batches", "layer", "storage_objects", "models", "judging", "drain"),
