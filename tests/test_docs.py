@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from filtered_websocket import close_codes, conf
+from filtered_websocket import conf
 
 from .snippets import PAGES, ROOT, blocks
 
@@ -49,12 +49,6 @@ def test_every_setting_has_a_section_with_its_default():
         for key, default in conf.DEFAULTS.items()
     }
     assert list(sections) == sorted(sections)
-
-
-def test_close_codes_that_are_documented_are_those_of_the_module():
-    text = (ROOT / "docs" / "settings.md").read_text()
-    for code, name in re.findall(r"^\| (\d{4}) \| (\w+) \|", text, re.MULTILINE):
-        assert getattr(close_codes, name) == int(code)
 
 
 def test_the_chain_example_prints_what_the_page_says(capsys):

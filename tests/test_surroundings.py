@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from filtered_websocket import limits, surroundings
-from filtered_websocket.checks import PUBSUB
+from filtered_websocket.checks import PUBSUB, check_layer
 from filtered_websocket.surroundings import SAFE, check_surroundings, is_open, is_unsafe, numbers
 
+from .snippets import named
 from .test_checks import layers
 
 PYPROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
@@ -57,6 +58,13 @@ def test_w008_shows_no_password(settings):
     settings.CHANNEL_LAYERS = layers(PUBSUB, hosts=["redis://:secret@redis.example"])
     [message] = check_surroundings()
     assert "secret@" not in message.msg + message.hint
+
+
+def test_the_layer_of_the_security_page_passes_the_checks(settings):
+    written = {"SECRET_KEY": "secret"}
+    exec(named("SECURITY.md")["encrypted layer"], written)
+    settings.CHANNEL_LAYERS = written["CHANNEL_LAYERS"]
+    assert ids() == [] == check_layer()
 
 
 def test_without_a_layer_nothing_leaves(settings):

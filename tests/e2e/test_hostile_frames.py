@@ -338,9 +338,10 @@ async def test_each_broken_frame_ends_in_one_disconnect_chain_and_no_error(kind,
         await asyncio.to_thread(server.stop)
 
 
-async def test_compression_is_not_agreed_to(ours):
-    async with Peer.of(ours) as peer, asyncio.timeout(BOUND):
-        offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
-        await peer.send(request("GET / HTTP/1.1", offer))
-        head = await peer.reader.readuntil(b"\r\n\r\n")
-        assert b" 101 " in head and b"extensions" not in head.lower()
+async def test_compression_is_not_agreed_to(ours, server):
+    offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
+    for asked in (ours, server):
+        async with Peer.of(asked) as peer, asyncio.timeout(BOUND):
+            await peer.send(request("GET / HTTP/1.1", offer))
+            head = await peer.reader.readuntil(b"\r\n\r\n")
+            assert b" 101 " in head and b"extensions" not in head.lower()
