@@ -123,10 +123,10 @@ def test_what_is_within_the_bounds_is_taken(document):
 def test_a_message_of_the_greatest_size_takes_less_than_50_ms(document):
     def attempt():
         frame = bytearray(document.encode())
-        begin = time.perf_counter()
+        begin = time.thread_time()
         with contextlib.suppress(Close):
             codec.decode(frame, True)
-        return time.perf_counter() - begin
+        return time.thread_time() - begin
 
     assert min(attempt() for _ in range(5)) < 0.05
 
