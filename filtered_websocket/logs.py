@@ -4,6 +4,7 @@ import logging
 import time
 import traceback
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from .filters.base import printable
@@ -28,8 +29,10 @@ def get_logger(name: str) -> logging.Logger:
 
 def tame(record: logging.LogRecord) -> bool:
     """Have ``record`` print values and exceptions that may be a client's words safely."""
-    if isinstance(record.args, tuple):
-        record.args = tuple(_tamed(value) for value in record.args)
+    if isinstance(record.args, Mapping):
+        record.args = {name: _tamed(value) for name, value in record.args.items()}
+    else:
+        record.args = tuple(map(_tamed, record.args or ()))
     if record.exc_info and record.exc_info[1] is not None:
         # What formatters print where it is there; exc_info stays for who collects errors.
         record.exc_text = safe_traceback(record.exc_info[1])

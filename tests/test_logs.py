@@ -34,7 +34,11 @@ def logged():
 def test_what_a_client_says_makes_no_line_of_its_own(logged):
     logger, lines = logged
     logger.error("it said %s, and %r, %d times", EVIL, ValueError(EVIL), 3)
-    assert lines == [f"it said {ESCAPED}, and ValueError('{ESCAPED}'), 3 times"]
+    logger.error("it said %(words)s", {"words": EVIL})
+    assert lines == [
+        f"it said {ESCAPED}, and ValueError('{ESCAPED}'), 3 times",
+        f"it said {ESCAPED}",
+    ]
 
 
 def test_what_a_client_says_is_cut(logged):

@@ -303,6 +303,6 @@ def printable(data: Any) -> str:
     """
     if isinstance(data, bytes | bytearray):
         data = data.decode("utf-8", "backslashreplace")
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(data)
-    )
+    text = str(data)
+    strange = (char for char in set(text) if not char.isprintable())
+    return text.translate({ord(char): char.encode("unicode_escape").decode() for char in strange})

@@ -286,9 +286,10 @@ async def test_a_message_over_daphnes_limit_is_told_so_by_our_own_server(ours):
 
 async def test_pings_without_reading_cost_no_memory(ours):
     async with Peer.of(ours) as peer, talk(ours):
+        await peer.send(request())
+        assert await peer.status() == 101
         # The kernels' buffers are full long before.
         peer.writer.transport.pause_reading()
-        await peer.send(request())
         flood = frame(b"x" * 125, 9) * 1000
         for number in range(200):
             if number == 50:
