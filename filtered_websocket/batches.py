@@ -7,6 +7,9 @@ together, as one batch: no delay when idle, one round trip for many under load::
     publish a      -> send [a]
     publish b, c      (in flight)
                    -> send [b, c]
+
+While the layer is away, it waits. A batch whose send failed may have arrived; it is sent
+again with the numbers it had, by which receivers know what they have seen.
 """
 
 import asyncio
@@ -14,17 +17,22 @@ import contextvars
 import itertools
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from .codecs import pack
 from .conf import conf
 from .envelope import EXCLUDE, HOUSE, Batch, Item, Stamper, group_key
 from .exceptions import PublishError
+from .outages import LOST
 
 #: Most messages, and about the most bytes, of one batch.
 MAX_BATCH = 256
 MAX_BATCH_BYTES = 262_144
+#: How often one batch is sent, where the layer keeps failing and coming back.
+MAX_SENDS = 5
+#: While the layer is away, what has grown too old fails this often, seconds.
+SWEEP = 0.1
 
 
 #: Called with the group and item of every publish, while a test captures them.
@@ -77,20 +85,28 @@ class Batches:
     One bounded queue for all groups, and one flushing task per group that has
     something to send.
 
-    At most once: a batch whose send fails is not sent again, because it may have
-    arrived. Its messages are told to ``on_failed`` or to their own ``done``.
+    At most once, in order per group: nothing overtakes a batch that is sent again, and
+    receivers drop a repetition. What cannot be sent within ``PUBLISH_MAX_AGE`` is told to
+    ``on_failed`` or to its own ``done``. ``there(deadline)`` waits for the layer and
+    returns whether it is there.
     """
 
     def __init__(
         self,
         send: Callable[[Batch], Awaitable[None]],
+        there: Callable[[float], Awaitable[bool]],
         on_failed: Callable[[str, list[Item], PublishError], None],
     ) -> None:
         self._send = send
+        self._there = there
         self._on_failed = on_failed
         self._stamper = Stamper()
         self._waiting: dict[str, deque[Entry]] = {}
         self._flushing: set[asyncio.Task[None]] = set()
+        #: How many of them wait for a layer that is away.
+        self._held = 0
+        self._settled = asyncio.Event()
+        self._settled.set()
         self._room = asyncio.Event()
         self._room.set()
         self.size = 0
@@ -144,31 +160,55 @@ class Batches:
             flush, name=f"fws-flush {group!r:.40}", context=contextvars.Context()
         )
         self._flushing.add(task)
-        task.add_done_callback(self._flushing.discard)
+        task.add_done_callback(self._flushed)
+        self._note_settled()
+
+    def _flushed(self, task: asyncio.Task[None]) -> None:
+        self._flushing.discard(task)
+        self._note_settled()
+
+    def _note_settled(self) -> None:
+        if len(self._flushing) > self._held:
+            self._settled.clear()
+        else:
+            self._settled.set()
 
     async def _flush(self, group: str) -> None:
         waiting = self._waiting[group]
         key = group_key(group)
         while waiting:
-            entries = self._take(group, waiting)
-            if entries:
-                await self._send_one(group, key, entries)
+            is_there = await self._wait_for_layer(_deadline(waiting) + SWEEP)
+            self._drop_stale(group, waiting)
+            if is_there and waiting:
+                await self._send_one(group, key, self._take(waiting))
         # No await since the last look: nothing was queued behind our back.
         del self._waiting[group]
 
-    def _take(self, group: str, waiting: deque[Entry]) -> list[Entry]:
-        """The next batch; what waited for too long fails here."""
+    async def _wait_for_layer(self, deadline: float) -> bool:
+        self._held += 1
+        self._note_settled()
+        try:
+            return await self._there(deadline)
+        finally:
+            self._held -= 1
+            self._note_settled()
+
+    def _take(self, waiting: deque[Entry]) -> list[Entry]:
+        """The next batch."""
         entries: list[Entry] = []
-        stale: list[Entry] = []
-        oldest = time.monotonic() - conf.PUBLISH_MAX_AGE
         size = 0
         while waiting and len(entries) < MAX_BATCH and size < MAX_BATCH_BYTES:
             entry = waiting.popleft()
-            if entry.queued_at < oldest:
-                stale.append(entry)
-            else:
-                entries.append(entry)
-                size += len(entry.item.payload)
+            entries.append(entry)
+            size += len(entry.item.payload)
+        return entries
+
+    def _drop_stale(self, group: str, waiting: deque[Entry]) -> None:
+        """Fail what waited for too long; the oldest comes first."""
+        stale: list[Entry] = []
+        now = time.monotonic()
+        while waiting and _deadline(waiting) < now:
+            stale.append(waiting.popleft())
         if stale:
             error = PublishError(
                 f"{len(stale)} messages to {_name(group)} waited over"
@@ -176,24 +216,37 @@ class Batches:
             )
             self._fail(group, stale, error)
             self._shrink(len(stale))
-        return entries
 
     async def _send_one(self, group: str, key: str, entries: list[Entry]) -> None:
+        batch = self._stamper.stamp(key, [entry.item for entry in entries])
         try:
-            await self._send(self._stamper.stamp(key, [entry.item for entry in entries]))
-        except Exception as cause:
+            await self._send_until(batch, _deadline(entries))
+        except BaseException as cause:
             error = PublishError(
                 f"the channel layer took {len(entries)} messages to {_name(group)}"
                 f" not, or did not say so: {cause!r}"
             )
             error.__cause__ = cause
             self._fail(group, entries, error)
+            if not isinstance(cause, Exception):
+                raise
         else:
             for entry in entries:
                 if entry.done is not None and not entry.done.done():
                     entry.done.set_result(None)
         finally:
             self._shrink(len(entries))
+
+    async def _send_until(self, batch: Batch, deadline: float) -> None:
+        """Send ``batch``, again and again; raise what the last try raised."""
+        sends = 1
+        while True:
+            try:
+                return await self._send(batch)
+            except LOST:
+                if sends == MAX_SENDS or not await self._wait_for_layer(deadline):
+                    raise
+            sends += 1
 
     def _fail(self, group: str, entries: list[Entry], error: PublishError) -> None:
         for entry in entries:
@@ -212,7 +265,39 @@ class Batches:
         """Return when the queue is at most half full."""
         await self._room.wait()
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing waits, but for a layer that is away."""
+        return self._settled.is_set()
+
+    async def settled(self) -> None:
+        """Return when nothing waits, but for a layer that is away."""
+        await self._settled.wait()
+
     async def sent(self) -> None:
         """Return when nothing waits and nothing is in flight."""
         while self._flushing:
             await asyncio.wait(self._flushing)
+
+    async def give_up(self) -> None:
+        """Fail what waits now, because nobody stays to send it."""
+        flushing, groups = tuple(self._flushing), tuple(self._waiting)
+        for task in flushing:
+            task.cancel()
+        if flushing:
+            await asyncio.wait(flushing)
+        for group in groups:
+            left = list(self._waiting.pop(group))
+            if left:
+                error = PublishError(
+                    f"{len(left)} messages to {group!r:.80} were not sent:"
+                    " this process stopped publishing while the channel layer was away"
+                )
+                self._fail(group, left, error)
+                self._shrink(len(left))
+
+
+def _deadline(entries: Sequence[Entry]) -> float:
+    """When the first of ``entries`` has waited for too long, on the monotonic clock."""
+    max_age: float = conf.PUBLISH_MAX_AGE
+    return entries[0].queued_at + max_age

@@ -11,6 +11,7 @@ channel-layer mailbox that serves them all.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import os
 import threading
@@ -43,6 +44,9 @@ logger = get_logger(__name__)
 
 #: Pause before a storage object that failed is asked to listen again, seconds.
 LISTEN_AGAIN = 1.0
+#: How long a hub that nobody is connected to goes on to send what was published, seconds:
+#: daphne ends an application ten seconds after its client has left.
+LINGER = 5.0
 
 
 class Group:
@@ -73,7 +77,7 @@ class Hub:
         self._by_key: dict[str, Group] = {}
         #: What happened that no filter saw: duplicates, bad envelopes, missed, ...
         self.counts: Counter[str] = Counter()
-        self.batches = Batches(self._send, self._publish_failed)
+        self.batches = Batches(self._send, self._layer_there, self._publish_failed)
         #: On what connections rest, and their end when that ends.
         self.rights = Rights(self)
         #: Whether the channel layer is away.
@@ -112,8 +116,13 @@ class Hub:
     async def release(self) -> None:
         """End the hub, unless somebody is connected."""
         self._held = False
-        if not self.connections and self._running:
+        if self.connections:
+            return
+        if self._running:
             await self._end()
+        elif self._link is not None:
+            link, self._link = self._link, None
+            await link.stop()
 
     def _begin(self, quiet: bool = False) -> None:
         if self._running:
@@ -155,6 +164,11 @@ class Hub:
         What takes time comes first, while who attaches still finds a hub that works; then,
         without a pause, this one is out of reach; then it is taken down.
         """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                await self.batches.sent()
+        if not self.connections and not self._held:
+            await self.batches.give_up()
         await self.settled()
         await self.rights.stop()
         if self.connections or self._held or not self._running or self.batches.size:
@@ -183,11 +197,14 @@ class Hub:
         self._ending = False
 
     async def settled(self) -> None:
-        """Return when nothing is queued: publishes, group messages, events."""
+        """
+        Return when nothing is queued: publishes, but for those a layer that is away keeps
+        waiting; group messages; events.
+        """
         while True:
-            await self.batches.sent()
+            await self.batches.settled()
             busy = [view for view in tuple(self.views.values()) if view.busy]
-            if not busy and not self.batches.size:
+            if not busy and self.batches.is_settled:
                 return
             for view in busy:
                 await view.settled()
@@ -288,6 +305,9 @@ class Hub:
     async def _send(self, batch: Batch) -> None:
         await self.link.send(batch)
 
+    async def _layer_there(self, deadline: float) -> bool:
+        return await self.link.there(deadline)
+
     # In
 
     def _deliver(self, batch: Batch) -> None:
@@ -350,11 +370,14 @@ class Hub:
     def _layer_lost(self, error: BaseException) -> None:
         self.layer_is_lost = True
         logger.warning("the channel layer is away: %r", error)
-        self.post("layer_lost", {"error": repr(error)})
+        if self._running:
+            self.post("layer_lost", {"error": repr(error)})
 
     def _layer_back(self, seconds: float) -> None:
         self.layer_is_lost = False
         logger.warning("the channel layer is back after %.1f s", seconds)
+        if not self._running:
+            return  # a publisher: it has no chain to tell, and missed nothing
         self.post("layer_back", {"seconds": seconds})
         self.rights.sweep()
         if self._unsaid:

@@ -9,31 +9,19 @@ decided at once, by the hub; what is *joined* follows.
 import asyncio
 import contextlib
 import contextvars
-import random
-import secrets
 import time
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from .conf import conf
 from .envelope import VERSION, BadEnvelope, Batch, seal, unseal
-from .logs import get_logger
+from .outages import LOST, PROBE, Outages, Probes, pause
 from .transports import settle
 from .types import ChannelLayer
 
-logger = get_logger(__name__)
-
-#: What says that the layer is away, rather than that one message is bad.
-LOST = (OSError, TimeoutError, RedisError)
-#: Longest pause between two tries while the layer is away, seconds.
-MAX_PAUSE = 1.0
 #: How many groups are joined or left at the same time.
 TOGETHER = 32
-#: The key of a probe, which a hub sends to its own mailbox.
-PROBE = "probe"
 
 
 #: Layer -> groups, and the mailbox in them, that a link had to leave behind.
@@ -69,6 +57,9 @@ class LocalLink:
         await asyncio.sleep(0)
         self._on_batch(batch)
 
+    async def there(self, deadline: float) -> bool:
+        return True
+
     async def round_trip(self) -> bool:
         return True
 
@@ -80,7 +71,8 @@ class LayerLink:
     """
     Guarantees: a group wanted is joined as soon as the layer allows, again after every
     loss of the layer, and again before the layer forgets it; every call to the layer
-    ends within ``LAYER_TIMEOUT``; no error of the layer ends the listener.
+    ends within ``LAYER_TIMEOUT``; no error of the layer ends the listener; a layer that
+    is away is noticed, by who only listens too.
     """
 
     def __init__(
@@ -94,12 +86,11 @@ class LayerLink:
     ) -> None:
         self._layer = layer
         self._on_batch = on_batch
-        self._on_lost = on_lost
-        self._on_back = on_back
         self._on_bad = on_bad
         self._on_late = on_late
         self._late: set[str] = set()
         self._all_adjusted = asyncio.Event()
+        self._listens = False
         self._channel: str | None = None
         self._wanted: set[str] = set()
         self._joined: set[str] = set()
@@ -109,9 +100,8 @@ class LayerLink:
         self._change = asyncio.Event()
         self._waiters: dict[str, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._lost_at: float | None = None
-        self._probe_returned = asyncio.Event()
-        self._probe = ""
+        self._outages = Outages(self._probe, self._join_again, on_lost, on_back, self._spawn)
+        self._probes = Probes(layer, self._outages.lose)
         expiry = getattr(layer, "group_expiry", None)
         #: The core and in-memory layers forget a group_add after this; others never.
         self._refresh = expiry / 3 if isinstance(expiry, int | float) else None
@@ -120,8 +110,12 @@ class LayerLink:
 
     def start(self) -> None:
         """Listen, until :meth:`stop`."""
+        self._listens = True
+        for key in self._probes.keys:
+            self.want(key)
         self._spawn(self._listen(), "fws-listen")
         self._spawn(self._reconcile(), "fws-subscribe")
+        self._spawn(self._outages.watch(), "fws-heartbeat")
 
     def want(self, key: str) -> None:
         self._wanted.add(key)
@@ -136,25 +130,36 @@ class LayerLink:
 
     async def joined(self, key: str) -> bool:
         """Wait for ``key``'s subscription, ``LAYER_TIMEOUT`` at most; whether it stands."""
+        if await self._stands(key):
+            return True
+        self._late.add(key)
+        return False
+
+    async def _stands(self, key: str) -> bool:
         if key in self._joined:
             return True
         waiter = self._waiters.get(key)
         if waiter is None:
             waiter = self._waiters[key] = asyncio.get_running_loop().create_future()
         await asyncio.wait([waiter], timeout=conf.LAYER_TIMEOUT)
-        if key in self._joined:
-            return True
-        self._late.add(key)
-        return False
+        return key in self._joined
 
     async def send(self, batch: Batch) -> None:
-        """One ``group_send``. Raises what the layer raises, TimeoutError included."""
+        """
+        One ``group_send``. Raises what the layer raises, TimeoutError included; where that
+        is one of ``LOST`` the batch may have arrived, and may be sent again, as it is,
+        when the layer is :meth:`there`.
+        """
         try:
             async with asyncio.timeout(conf.LAYER_TIMEOUT):
                 await self._layer.group_send(batch.key, seal(batch))
         except LOST as error:
-            self._lose(error)
+            self._outages.lose(error)
             raise
+
+    async def there(self, deadline: float) -> bool:
+        """Wait for the layer, until ``deadline`` on the monotonic clock; whether it is there."""
+        return await self._outages.over(deadline)
 
     async def round_trip(self) -> bool:
         """
@@ -163,18 +168,21 @@ class LayerLink:
         What was published before by this hub has then been delivered here, on a
         layer that keeps the order.
         """
-        if self._channel is None:
-            return False
-        self._probe = secrets.token_hex(8)
-        self._probe_returned.clear()
+        return await self._probe() is None
+
+    async def _probe(self) -> Exception | None:
+        """Why the layer does not answer, or None. Who does not listen can only send."""
         try:
             async with asyncio.timeout(conf.LAYER_TIMEOUT):
-                await self._layer.send(self._channel, {"v": VERSION, PROBE: self._probe})
-                await self._probe_returned.wait()
-        except Exception:
-            logger.debug("the channel layer is still away", exc_info=True)
-            return False
-        return True
+                if self._listens:
+                    for key in self._probes.keys:
+                        await self._stands(key)
+                await self._probes.send()
+                if self._listens:
+                    await self._probes.returned()
+        except Exception as error:
+            return error
+        return None
 
     async def stop(self) -> None:
         """
@@ -186,21 +194,20 @@ class LayerLink:
     async def _stop(self) -> None:
         # A layer keeps memberships although their reader goes: the task that made them
         # takes them back, for as long as one call may last.
+        self._listens = False
         self._wanted.clear()
         for key in (*self._joined, *self._unclean):
             self._note(key)
         if self._channel is not None and self._changed and self._tasks:
-            self._all_adjusted.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(conf.LAYER_TIMEOUT):
                     await self._all_adjusted.wait()
-        pending = set(self._tasks)
-        while pending:
+        while pending := set(self._tasks):
             # More than once: until Python 3.12 asyncio.wait_for, which redis-py uses, may
             # swallow a cancellation.
             for task in pending:
                 task.cancel()
-            _, pending = await asyncio.wait(pending, timeout=0.1)
+            await asyncio.wait(pending, timeout=0.1)
         if self._channel is not None and (self._joined or self._unclean):
             left = _left_behind.setdefault(self._layer, set())
             left.update((key, self._channel) for key in self._joined | self._unclean)
@@ -220,6 +227,7 @@ class LayerLink:
 
     def _note(self, key: str) -> None:
         self._changed[key] = None
+        self._all_adjusted.clear()
         self._change.set()
 
     async def _listen(self) -> None:
@@ -232,16 +240,17 @@ class LayerLink:
                     self._change.set()
                 envelope = await self._layer.receive(self._channel)
             except LOST as error:
-                self._lose(error)
+                self._outages.lose(error)
                 failures += 1
-                await asyncio.sleep(_pause(failures))
+                await asyncio.sleep(pause(failures))
             except Exception as error:
                 # Bytes that do not deserialise: one bad message, whoever sent it.
                 self._on_bad(error)
                 failures += 1
-                await asyncio.sleep(0 if failures == 1 else _pause(failures))
+                await asyncio.sleep(0 if failures == 1 else pause(failures))
             else:
                 failures = 0
+                self._outages.arrived += 1
                 self._open(envelope)
                 # A layer with more to read does not wait; sockets must be written to.
                 await asyncio.sleep(0)
@@ -249,8 +258,7 @@ class LayerLink:
     def _open(self, envelope: Any) -> None:
         try:
             if isinstance(envelope, dict) and envelope.get("v") == VERSION and PROBE in envelope:
-                if envelope[PROBE] == self._probe:
-                    self._probe_returned.set()
+                self._probes.note(envelope[PROBE])
                 return
             batch = unseal(envelope)
         except BadEnvelope as error:
@@ -278,10 +286,11 @@ class LayerLink:
                 while self._changed:
                     await self._adjust_some(tuple(self._changed)[:TOGETHER], self._channel)
                 self._all_adjusted.set()
+                self._probes.watch_connections()
             except Exception as error:
-                self._lose(error)
+                self._outages.lose(error)
                 failures += 1
-                await asyncio.sleep(_pause(failures))
+                await asyncio.sleep(pause(failures))
                 self._change.set()
             else:
                 failures = 0
@@ -338,28 +347,15 @@ class LayerLink:
         for key in self._wanted:
             self._note(key)
 
-    # Away and back
-
-    def _lose(self, error: BaseException) -> None:
-        """Note, once, that the layer is away; a probe finds out when it is back."""
-        if self._lost_at is not None or not self._tasks:
+    async def _join_again(self, at_once: bool) -> None:
+        """
+        Join every group anew, where that is not under way, and wait a while for it: what
+        is published before reaches nobody here.
+        """
+        if not self._listens:
             return
-        self._lost_at = time.monotonic()
-        self._on_lost(error)
-        self._spawn(self._find_back(self._lost_at), "fws-probe")
-
-    async def _find_back(self, lost_at: float) -> None:
-        failures = 0
-        while not await self.round_trip():
-            failures += 1
-            await asyncio.sleep(_pause(failures))
-        # Other processes may listen again only later than this one.
-        await asyncio.sleep(conf.LAYER_SETTLE)
-        self._lost_at = None
-        self._rejoin()
-        self._on_back(time.monotonic() - lost_at)
-
-
-def _pause(failures: int) -> float:
-    """Exponential back-off with full jitter, seconds."""
-    return random.uniform(0.02, min(MAX_PAUSE, 0.05 * 2.0 ** min(failures, 10)))
+        if at_once or self._all_adjusted.is_set():
+            self._rejoin()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(conf.LAYER_TIMEOUT):
+                await self._all_adjusted.wait()

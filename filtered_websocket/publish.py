@@ -176,7 +176,7 @@ class _Publisher:
                 await self.hub.batches.sent()
         except TimeoutError:
             logger.error("%d published messages were not sent at exit", self.hub.batches.size)
-            return
+            await self.hub.batches.give_up()
         # Which takes its time from the layer's, too.
         await self.hub.release()
 

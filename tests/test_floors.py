@@ -27,8 +27,8 @@ FLOORS = [
         "output",
     ],
     [
-        *("connection", "batches", "layer", "storage_objects", "models", "judging", "drain"),
-        *("limits", "watchdog"),
+        *("connection", "batches", "layer", "outages", "storage_objects", "models"),
+        *("judging", "drain", "limits", "watchdog"),
     ],
     [
         *("auth", "inquiries", "tickets", "rights", "token_groups", "evictions", "census"),
