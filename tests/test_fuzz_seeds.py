@@ -25,11 +25,6 @@ def no_signal_handler_is_left_behind():
     """Between two seeds the hub of this module stands before the handlers; not after it."""
 
 
-@pytest.fixture(autouse=True)
-def no_signal_handler_is_left_behind():
-    """The house stays for all of them, and steps aside when it is closed."""
-
-
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: seed.name)
 def test_a_seed_breaks_no_promise(seed):
     targets.one_input(seed.read_bytes())

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from filtered_websocket.close_codes import BAD_MESSAGE, TOO_LARGE
+from filtered_websocket.close_codes import BAD_MESSAGE, NO_PONG, TOO_LARGE
 from filtered_websocket.servers import protocol as module
 from filtered_websocket.servers.protocol import Protocol, with_deadline
 
@@ -267,7 +267,7 @@ def test_many_messages_may_take_longer_than_one(clock):
         peer.send(b"b", opcode=0)
         peer.protocol.check_timeouts()
     assert [event["text"] for event in peer.received] == ["ab"] * 5
-    assert peer.heard == []
+    assert CLOSE not in [opcode for opcode, _ in peer.heard]
 
 
 def test_pings_of_a_client_that_does_not_read_get_one_pong():
@@ -283,6 +283,38 @@ def test_pings_of_a_client_that_does_not_read_get_one_pong():
     peer.send(b"2", opcode=9)
     assert peer.heard == [(PONG, b"1"), (PONG, b"999"), (PONG, b"2")]
     producer.stopProducing()
+
+
+def looks(peer, clock, seconds):
+    """As daphne does, every two seconds."""
+    for _ in range(seconds // 2):
+        clock.value += 2
+        peer.protocol.check_timeouts()
+
+
+def test_a_client_that_answers_no_ping_is_closed_whatever_it_sends(clock):
+    peer = Peer().open()
+    for _ in range(19):
+        peer.send(b"I live")
+        looks(peer, clock, 2)
+    assert peer.heard == [(9, b"fws")]
+    looks(peer, clock, 2)
+    expected = closed(NO_PONG, "a ping is answered within 20 seconds")
+    assert peer.heard == [(9, b"fws"), expected]
+    looks(peer, clock, 60)
+    assert peer.heard == [(9, b"fws"), expected]
+
+
+def test_a_client_that_answers_is_asked_again(clock):
+    peer = Peer().open()
+    for _ in range(5):
+        looks(peer, clock, 20)
+        assert peer.heard == [(9, b"fws")]
+        looks(peer, clock, 18)
+        peer.send(b"fws", opcode=PONG)
+        peer.transport.clear()
+    looks(peer, clock, 18)
+    assert peer.heard == []
 
 
 def test_a_wall_clock_that_jumps_closes_nothing_and_stops_no_ping(monkeypatch):

@@ -124,12 +124,16 @@ async def test_who_is_not_read_is_pinged_and_not_taken_for_dead(reading, monkeyp
     monkeypatch.setattr(inbox, "LOOK_AGAIN", 0.001)
     reading.arrives(*[b"x"] * 4)
     reading.protocol.last_ping = 0
+    answers = []
+    monkeypatch.setattr(reading.protocol, "onPong", answers.append)
     await looked(reading)
     reading.reactor.turn()
     # A ping that nobody waits for the answer of.
     assert reading.got().startswith(b"\x89\x00") and not is_read(reading)
     assert reading.protocol.autoPingTimeoutCall is None
     assert time.time() - reading.protocol.last_ping < 60
+    # A server that waits for an answer has had it.
+    assert answers == [b""]
     # While it closes there is nothing to ask.
     reading.protocol.sendClose(4000)
     reading.reactor.turn()

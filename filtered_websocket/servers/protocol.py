@@ -13,7 +13,7 @@ from typing import Any
 from autobahn.websocket.types import ConnectionDeny
 from daphne.ws_protocol import WebSocketProtocol
 
-from ..close_codes import BAD_MESSAGE, TOO_LARGE
+from ..close_codes import BAD_MESSAGE, NO_PONG, TOO_LARGE
 
 #: From the TCP connection to the end of its request, seconds, however busily it drips.
 REQUEST_TIMEOUT = 10.0
@@ -23,6 +23,10 @@ MAX_EARLY = 65_536
 MAX_FRAGMENTS = 16_384
 #: How long one message may take to arrive, seconds; looked at every two.
 MESSAGE_TIMEOUT = 10.0
+#: How often a client is asked whether it is there, however much it sends, and how long it
+#: has to answer, seconds; looked at every two.
+PING_INTERVAL = 20.0
+PONG_TIMEOUT = 20.0
 
 
 class Protocol(WebSocketProtocol):
@@ -36,6 +40,7 @@ class Protocol(WebSocketProtocol):
         self._clogged = False
         self._ping: bytes | None = None
         self._unfinished: tuple[Any, float] = (None, 0.0)
+        self._asked = self._answered = 0.0
         # In the place of the HTTP channel's, which has done its work.
         self.unregisterProducer()
         self.registerProducer(self, True)
@@ -99,6 +104,11 @@ class Protocol(WebSocketProtocol):
         else:
             super().onPing(payload)
 
+    def onPong(self, payload: bytes) -> None:
+        """Also called where the client is not read, and so cannot be heard."""
+        super().onPong(payload)
+        self._answered = self.duration()
+
     # What leaves
 
     def handle_reply(self, message: Any) -> None:
@@ -141,6 +151,18 @@ class Protocol(WebSocketProtocol):
             self._unfinished = (message, self.duration())
         elif self.duration() - since >= MESSAGE_TIMEOUT and not self.failedByMe:
             self._fail(BAD_MESSAGE, f"a message arrives within {MESSAGE_TIMEOUT:.0f} seconds")
+        if self.state == self.STATE_OPEN:
+            self._look_for_life()
+
+    def _look_for_life(self) -> None:
+        """daphne takes any data for a sign of life, and asks only who is idle."""
+        now = self.duration()
+        if self._asked <= self._answered:
+            if now - self._answered >= PING_INTERVAL:
+                self.sendPing(b"fws")
+                self._asked = now
+        elif now - self._asked >= PONG_TIMEOUT:
+            self._fail(NO_PONG, f"a ping is answered within {PONG_TIMEOUT:.0f} seconds")
 
 
 class Timeout:
