@@ -57,8 +57,7 @@ class Outages:
         self._lost_at = 0.0
         self._over = asyncio.Event()
         self._over.set()
-        #: How many envelopes came; a late probe behind others is no missing one.
-        self.arrived = 0
+        self._ended = False
 
     @property
     def away(self) -> bool:
@@ -66,12 +65,17 @@ class Outages:
 
     def lose(self, error: Exception) -> None:
         """Note, once, that the layer is away."""
-        if self.away:
+        if self.away or self._ended:
             return
         self._lost_at = time.monotonic()
         self._over.clear()
-        self._on_lost(error)
+        # First, in case that who is told raises; it runs later in any case.
         self._spawn(self._find_back(), "fws-probe")
+        self._on_lost(error)
+
+    def end(self) -> None:
+        """From here on nothing is an outage: connections may tell us of theirs for longer."""
+        self._ended = True
 
     async def over(self, deadline: float) -> bool:
         """Wait for the layer, until ``deadline`` on the monotonic clock; whether it is there."""
@@ -85,10 +89,9 @@ class Outages:
         """Find an outage that no call runs into, and that the layer hides."""
         while True:
             await asyncio.sleep(HEARTBEAT)
-            arrived = self.arrived
             error = None if self.away else await self._probe()
-            if isinstance(error, TimeoutError) and self.arrived > arrived:
-                # Something does arrive: the probe may be behind more of it.
+            if isinstance(error, TimeoutError):
+                # It may be behind much else, or a filter may have held up this loop.
                 error = await self._probe()
             if error is not None:
                 self.lose(error)
@@ -153,11 +156,25 @@ class Probes:
         published meanwhile is gone; redis-py tells whoever asks the connection. Where
         these attributes are not, the next probe that is missing has to do.
         """
-        for shard in getattr(self._layer, "_shards", ()):
-            connection = getattr(getattr(shard, "_pubsub", None), "connection", None)
+        for connection in self._connections():
             register = getattr(connection, "register_connect_callback", None)
             if register is not None:
                 register(self._connected)
+
+    async def cut(self) -> None:
+        """
+        End the connections that listen; the pubsub layer makes new ones. One whose other
+        end has gone without a word would stay silent, and the layer deaf, for ever.
+        """
+        for connection in self._connections():
+            with suppress(*LOST):
+                await connection.disconnect(nowait=True)
+
+    def _connections(self) -> list[Any]:
+        """Of the pubsub layer, one for each host, where it has the shape we know."""
+        pubsubs = [getattr(shard, "_pubsub", None) for shard in getattr(self._layer, "_shards", ())]
+        found = [getattr(pubsub, "connection", None) for pubsub in pubsubs]
+        return [connection for connection in found if connection is not None]
 
     def _connected(self, connection: Any) -> None:
         self._on_cut(ConnectionError("the subscription was cut, and made anew"))

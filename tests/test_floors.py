@@ -27,7 +27,7 @@ FLOORS = [
         "output",
     ],
     [
-        *("connection", "batches", "layer", "outages", "storage_objects", "models"),
+        *("connection", "batches", "layer", "memberships", "outages", "storage_objects", "models"),
         *("judging", "drain", "limits", "watchdog"),
     ],
     [

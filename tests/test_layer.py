@@ -255,7 +255,7 @@ async def test_a_group_left_while_the_layer_was_away_is_left_when_it_is_back():
 async def test_a_group_left_while_it_is_joined_again_is_left():
     async with House(Layer()) as house:
         assert await house_is_listening(house)
-        house.link._rejoin()
+        house.link._memberships.rejoin()
         house.link.unwant("fws.g.first")
         house.link.want("fws.g.x")
         assert await house.link.joined("fws.g.x")
@@ -323,6 +323,22 @@ async def test_a_group_add_that_fails_is_tried_again():
         assert await house.link.joined("fws.g.x")
 
 
+async def test_a_mailbox_that_was_left_behind_is_taken_up_again_on_its_loop(settings):
+    """The pubsub layer subscribes it again, for as long as the process lives."""
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.05, "LAYER_SETTLE": 0}
+    layer, other = Layer(), Layer()
+    async with House(layer) as house:
+        assert await house_is_listening(house)
+        layer.away = True
+        with pytest.raises(ConnectionError):
+            await house.link.send(BATCH)
+    layer.away = False
+    for new in (other, layer, layer):
+        async with House(new) as house:
+            assert await house_is_listening(house)
+    assert layer.count("new_channel") == 2 and other.count("new_channel") == 1
+
+
 async def house_is_listening(house):
     house.link.want("fws.g.first")
     return await house.link.joined("fws.g.first")
@@ -340,6 +356,20 @@ async def test_no_error_of_the_layer_ends_the_listener():
         await house.until(lambda: len(house.batches) == 4)
         assert len(house.bad) == 2 and len(house.lost) == 1
         await house.until(lambda: house.back)
+
+
+async def test_no_error_of_the_hub_ends_the_listener(caplog):
+    async with House(Layer()) as house:
+        assert await house_is_listening(house)
+        deliver, house.link._on_batch = house.link._on_batch, lambda batch: 1 / 0
+        for _ in range(2):
+            await house.link.send(BATCH._replace(key="fws.g.first"))
+        assert await house.link.round_trip()
+        house.link._on_batch = deliver
+        await house.link.send(BATCH._replace(key="fws.g.first"))
+        await house.until(lambda: house.batches)
+    assert caplog.text.count("cannot hand on what the channel layer brought") == 1
+    assert "ZeroDivisionError" in caplog.text and house.lost == []
 
 
 @pytest.mark.parametrize("message", [{"type": "chat.message"}, {"v": 9}, {"v": 1, "probe": "no"}])

@@ -21,9 +21,8 @@ def quick(settings, monkeypatch):
 class Away:
     """An outage whose probes answer what the test says; notes what happens, in order."""
 
-    def __init__(self, *answers, arrives=False):
+    def __init__(self, *answers):
         self.answers = list(answers)
-        self.arrives = arrives
         self.story = []
         self.tasks = []
         self.told = asyncio.Event()
@@ -31,7 +30,6 @@ class Away:
 
     async def probe(self):
         answer = self.answers.pop(0) if self.answers else None
-        self.outages.arrived += self.arrives
         self._tell("probe" if answer is None else "no probe")
         return answer
 
@@ -91,16 +89,17 @@ async def test_what_goes_away_again_before_peers_could_listen_is_still_away():
 
 async def test_a_process_that_only_listens_finds_the_layer_away(monkeypatch):
     monkeypatch.setattr(outages, "HEARTBEAT", 0.01)
-    away = Away(None, None, TimeoutError())
+    away = Away(None, None, ConnectionError())
     away.spawn(away.outages.watch(), "watch")
     await away.until("back")
     assert away.story[:4] == ["probe", "probe", "no probe", "lost"]
     await away.stop()
 
 
-async def test_a_probe_that_is_behind_others_is_waited_for_twice(monkeypatch):
+async def test_a_probe_that_takes_too_long_is_sent_twice(monkeypatch):
+    """A filter that holds up the loop is no outage of the layer."""
     monkeypatch.setattr(outages, "HEARTBEAT", 0.01)
-    away = Away(TimeoutError(), None, TimeoutError(), TimeoutError(), arrives=True)
+    away = Away(TimeoutError(), None, TimeoutError(), TimeoutError())
     away.spawn(away.outages.watch(), "watch")
     await away.until("lost")
     assert away.story == ["no probe", "probe", "no probe", "no probe", "lost"]
@@ -120,6 +119,19 @@ async def test_nobody_else_probes_while_the_layer_is_away(monkeypatch):
     await away.stop()
 
 
+async def test_who_is_told_may_fail_and_after_the_end_nobody_is():
+    away = Away()
+    tell = Outages(away.probe, away.rejoin, lambda error: 1 / 0, away.back, away.spawn)
+    with pytest.raises(ZeroDivisionError):
+        tell.lose(OSError())
+    await away.until("back")
+    away.story.clear()
+    away.outages.end()
+    away.outages.lose(OSError())
+    assert away.story == [] and not away.outages.away
+    await away.stop()
+
+
 async def test_a_layer_that_forgot_its_groups_is_found_and_joined_again(monkeypatch):
     """As channels_redis.core does after a FLUSHALL."""
     monkeypatch.setattr(outages, "HEARTBEAT", 0.01)
@@ -136,6 +148,7 @@ class Connection:
 
     def __init__(self):
         self.callbacks = []
+        self.cut = False
 
     def register_connect_callback(self, callback):
         method = weakref.WeakMethod(callback)
@@ -145,6 +158,12 @@ class Connection:
     def connect(self):
         for method in self.callbacks:
             method()(self)
+
+    async def disconnect(self, nowait):
+        assert nowait
+        self.cut = True
+        self.connect()
+        raise ConnectionError("was cut already")
 
 
 class Shard:
@@ -191,6 +210,34 @@ async def test_a_subscription_that_was_cut_and_made_anew_unseen_is_an_outage():
         layer._shards[1]._pubsub.connection.connect()
         await house.until(lambda: house.back)
         assert "cut" in repr(house.lost[0])
+
+
+async def test_connections_on_which_nothing_comes_any_more_are_cut():
+    layer = Sharded()
+    async with House(layer) as house:
+        assert await house_is_listening(house)
+        connections = [shard._pubsub.connection for shard in layer._shards[:2]]
+        layer.deaf = set(layer._shards)
+        assert not await house.link.round_trip()
+        # A message of anybody shows that they live.
+        layer.deaf = set()
+        assert await house.link.round_trip()
+        layer.deaf = set(layer._shards)
+        assert not await house.link.round_trip()
+        assert not any(connection.cut for connection in connections)
+        assert not await house.link.round_trip()
+        assert all(connection.cut for connection in connections)
+        layer.deaf = set()
+        await house.until(lambda: house.back)
+
+
+async def test_a_link_that_has_ended_hears_nothing_of_connections():
+    layer = Sharded()
+    async with House(layer) as house:
+        assert await house_is_listening(house)
+        assert await house.link.round_trip()
+    layer._shards[0]._pubsub.connection.connect()
+    assert house.lost == []
 
 
 def test_the_hosts_of_the_core_layer_are_told_apart():
