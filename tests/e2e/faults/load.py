@@ -1,0 +1,213 @@
+"""Clients that talk all the time, and what they hear."""
+
+import asyncio
+import json
+import os
+import re
+import time
+import urllib.request
+from collections import defaultdict
+
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from .account import Account, events
+
+CLIENTS = int(os.environ.get("FWS_FAULT_CLIENTS", 50))
+#: How long a fault lasts at least, seconds, where it is to last.
+STOP = float(os.environ.get("FWS_FAULT_STOP", 2))
+TALKERS = 10
+#: Messages a second of one talker: the clients of a test share its machine.
+RATE = max(1, 250 // CLIENTS)
+MESSAGE = re.compile(r"(\d+)\.(\d+)")
+PATIENCE = 30 + STOP
+
+
+class Client:
+    """One WebSocket; what it sent and when, what it heard, how long its echoes took."""
+
+    def __init__(self, number, server):
+        self.number = number
+        self.server = server
+        self.sent = []
+        self.heard = defaultdict(list)
+        self.echoes = []
+        self.closed = None
+        self._ends = set()
+        self._news = asyncio.Event()
+
+    async def open(self):
+        self._socket = await connect(self.server.ws(), open_timeout=60, ping_interval=None)
+        self._reader = asyncio.ensure_future(self._read())
+
+    async def _read(self):
+        try:
+            async for message in self._socket:
+                if message.startswith("?"):
+                    self.echoes.append(time.monotonic() - float(message[1:]))
+                elif found := MESSAGE.fullmatch(message):
+                    self.heard[int(found[1])].append(int(found[2]))
+                else:
+                    self._ends.add(message)
+                self._news.set()
+        except ConnectionClosed:
+            pass
+        self.closed = self._socket.close_code
+        self._news.set()
+
+    async def say(self):
+        """One more message to all, and a question that only its own server answers."""
+        self.sent.append(time.monotonic())
+        await self._socket.send(f"{self.number}.{len(self.sent) - 1}")
+        await self.ask()
+
+    async def ask(self):
+        await self._socket.send(f"?{time.monotonic()}")
+
+    async def say_end(self):
+        await self._socket.send(f"end {self.number}")
+
+    async def answered(self):
+        """Whether a question is answered: nobody hangs."""
+        before = len(self.echoes)
+        await self.ask()
+        await self._until(lambda: len(self.echoes) > before)
+
+    async def hears_end(self, numbers):
+        names = {f"end {number}" for number in numbers if number != self.number}
+        await self._until(lambda: names <= self._ends)
+
+    async def ended(self):
+        """Its close code."""
+        await asyncio.wait_for(asyncio.shield(self._reader), PATIENCE)
+        return self.closed
+
+    async def _until(self, condition):
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                assert self.closed is None, f"client {self.number} was closed: {self.closed}"
+                self._news.clear()
+                await self._news.wait()
+
+    async def close(self):
+        await self._socket.close()
+        await self._reader
+
+
+class Load:
+    """``CLIENTS`` clients in one group, spread over ``servers``; some talk all the time."""
+
+    def __init__(self, servers, name):
+        self.name = name
+        self.servers = servers
+        self.clients = [Client(n, servers[n % len(servers)]) for n in range(CLIENTS)]
+        self.talkers = self.clients[:TALKERS]
+        self._talks = []
+
+    async def __aenter__(self):
+        self._before = {server: await state(server) for server in self.servers}
+        for start in range(0, CLIENTS, 50):
+            await asyncio.gather(*(client.open() for client in self.clients[start : start + 50]))
+        self._mark = {server: server.lines_so_far for server in self.servers}
+        self.go_on()
+        return self
+
+    async def __aexit__(self, *_):
+        await self.hush()
+        await asyncio.gather(*(client.close() for client in self.clients))
+
+    # Talking
+
+    def go_on(self):
+        self._talks = [asyncio.ensure_future(self._talk(one)) for one in self.talkers]
+
+    async def _talk(self, client):
+        await asyncio.sleep(client.number / TALKERS / RATE)
+        try:
+            while client.closed is None:
+                await client.say()
+                await asyncio.sleep(1 / RATE)
+        except ConnectionClosed:
+            client.sent.pop()
+
+    async def hush(self):
+        """Nobody talks."""
+        for talk in self._talks:
+            talk.cancel()
+        await asyncio.gather(*self._talks, return_exceptions=True)
+
+    async def talk(self, seconds=0.5):
+        """Let them talk, and see that they do."""
+        before = [len(one.sent) for one in self.talkers]
+        await asyncio.sleep(max(seconds, 2 / RATE))
+        for talker, sent in zip(self.talkers, before, strict=True):
+            assert len(talker.sent) > sent or talker.closed is not None
+
+    # What the processes say
+
+    def said(self, server):
+        """Lines of a process since the load began."""
+        return server.lines_since(self._mark[server])
+
+    def times(self, kind, server):
+        return [when for when, one, _ in events(self.said(server)) if one == kind]
+
+    async def told(self, kind, times=1):
+        """Wait until every process has told of ``kind`` so often."""
+        async with asyncio.timeout(PATIENCE):
+            while not all(len(self.times(kind, one)) >= times for one in self.servers):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    async def back(self):
+        """Wait until every process says that the layer is back, as often as it was lost."""
+        await self.told("layer_back")
+        async with asyncio.timeout(PATIENCE):
+            while any(  # noqa: ASYNC110
+                len(self.times("layer_lost", one)) > len(self.times("layer_back", one))
+                for one in self.servers
+            ):
+                await asyncio.sleep(0.02)
+
+    # The end
+
+    async def finish(self, gone=()):
+        """Say the last words, wait until everybody alive heard them, and settle the account."""
+        await self.hush()
+        alive = [client for client in self.clients if client.server not in gone]
+        last = [client for client in self.talkers if client in alive]
+        await asyncio.gather(*(client.say_end() for client in last))
+        numbers = {client.number for client in last}
+        await asyncio.gather(*(client.hears_end(numbers) for client in alive))
+        await asyncio.gather(*(client.answered() for client in alive))
+        said = {server: self.said(server) for server in self.servers}
+        return Account(self.name, self.clients, self.talkers, said, gone)
+
+    async def leave(self, gone=()):
+        """Everybody leaves; by how many bytes each process has grown, and what it still holds."""
+        await asyncio.gather(*(client.close() for client in self.clients))
+        alive = [server for server in self.servers if server not in gone]
+        grown, left = [], []
+        for server in alive:
+            before = self._before[server]
+            try:
+                async with asyncio.timeout(15):
+                    while (now := await state(server))["tasks"]:  # noqa: ASYNC110
+                        await asyncio.sleep(0.05)
+            except TimeoutError:
+                left += now["tasks"]
+            grown.append(now["rss"] - before["rss"])
+            # Connections to Redis and threads of pools come and stay: a few, not one a client.
+            for kind, most in (("all_tasks", 4), ("files", 8), ("groups", 0)):
+                if now[kind] > before[kind] + most:
+                    left.append(f"{kind}: {before[kind]} -> {now[kind]}")
+        return grown, left
+
+
+async def state(server):
+    """What ``/state/`` of a process says."""
+
+    def get():
+        with urllib.request.urlopen(server.http("/state/"), timeout=20) as answer:
+            return json.load(answer)
+
+    return await asyncio.to_thread(get)

@@ -1,0 +1,26 @@
+"""The example with filters that tell, on the hosts a test asks for."""
+
+import json
+import os
+
+from tests.e2e.site_settings import *  # noqa: F403
+
+ROOT_URLCONF = "tests.e2e.faults.site_urls"
+INSTALLED_FILTERS = [
+    "tests.e2e.faults.filters",
+    "filtered_websocket.filters.broadcast_messages",
+]
+# The layer's own receiver logs a traceback for every connection that it loses.
+LOGGING["loggers"]["channels_redis"] = {"level": "CRITICAL"}  # noqa: F405
+if "TEST_HOSTS" in os.environ:
+    CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {
+                "hosts": [
+                    {"address": address, "socket_timeout": 2}
+                    for address in json.loads(os.environ["TEST_HOSTS"])
+                ]
+            },
+        }
+    }
