@@ -15,6 +15,7 @@ again with the numbers it had, by which receivers know what they have seen.
 import asyncio
 import contextvars
 import itertools
+import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -109,7 +110,9 @@ class Batches:
         self._settled.set()
         self._room = asyncio.Event()
         self._room.set()
+        #: How many messages are queued, or on their way from another thread.
         self.size = 0
+        self._counting = threading.Lock()
         self._read_limits()
 
     def _read_limits(self) -> None:
@@ -140,13 +143,32 @@ class Batches:
                 " the channel layer is slower than what is published"
             )
 
-    def put(self, group: str, item: Item, done: "asyncio.Future[None] | None" = None) -> None:
-        """Queue ``item``; on the event loop only."""
-        for capture in captures if group != HOUSE else ():
-            capture(group, item)
+    def admit(self) -> None:
+        """
+        Count a message that :meth:`put_admitted` will queue; :exc:`PublishError` where the
+        queue is full. Any thread: counted on the loop, many would find the last place.
+        """
+        with self._counting:
+            self.check_room()
+            self._count()
+
+    def _count(self) -> None:
         if not self.size:
             self._read_limits()
         self.size += 1
+
+    def put(self, group: str, item: Item, done: "asyncio.Future[None] | None" = None) -> None:
+        """Queue ``item``, full or not; on the event loop only."""
+        with self._counting:
+            self._count()
+        self.put_admitted(group, item, done)
+
+    def put_admitted(
+        self, group: str, item: Item, done: "asyncio.Future[None] | None" = None
+    ) -> None:
+        """Queue what :meth:`admit` has counted; on the event loop only."""
+        for capture in captures if group != HOUSE else ():
+            capture(group, item)
         if self.size > self._bound // 2:
             self._room.clear()
         entry = Entry(item, time.monotonic(), done)
@@ -257,7 +279,8 @@ class Batches:
             self._on_failed(group, untold, error)
 
     def _shrink(self, count: int) -> None:
-        self.size -= count
+        with self._counting:
+            self.size -= count
         if self.size <= self._bound // 2:
             self._room.set()
 
@@ -287,7 +310,8 @@ class Batches:
         if flushing:
             await asyncio.wait(flushing)
         for group in groups:
-            left = list(self._waiting.pop(group))
+            # Empty where a cancellation was swallowed, and the flush came to its end.
+            left = list(self._waiting.pop(group, ()))
             if left:
                 error = PublishError(
                     f"{len(left)} messages to {group!r:.80} were not sent:"

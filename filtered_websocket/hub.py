@@ -45,8 +45,8 @@ logger = get_logger(__name__)
 #: Pause before a storage object that failed is asked to listen again, seconds.
 LISTEN_AGAIN = 1.0
 #: How long a hub that nobody is connected to goes on to send what was published, seconds:
-#: daphne ends an application ten seconds after its client has left.
-LINGER = 5.0
+#: with what else takes time at the end, it fits into DRAIN_DEADLINE.
+LINGER = 3.0
 
 
 class Group:
@@ -164,15 +164,20 @@ class Hub:
         What takes time comes first, while who attaches still finds a hub that works; then,
         without a pause, this one is out of reach; then it is taken down.
         """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER):
-                await self.batches.sent()
-        if not self.connections and not self._held:
-            await self.batches.give_up()
-        await self.settled()
-        await self.rights.stop()
-        if self.connections or self._held or not self._running or self.batches.size:
-            return
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER):
+                    await self.batches.sent()
+            if not self.connections and not self._held:
+                await self.batches.give_up()
+            await self.settled()
+            await self.rights.stop()
+            if self.connections or self._held or not self._running:
+                return
+            if not self.batches.size:
+                break
+            # What another thread has published is on its way here.
+            await asyncio.sleep(0)
         self._running = False
         _withdraw(self)
         self._ending = True

@@ -191,21 +191,23 @@ class HubView:
             text=text_event.get(),
             max_size=batches.max_size,
         )
-        batches.check_room()
         check_group(group)
         if on_commit:
+            batches.check_room()
             transaction.on_commit(partial(self.call, batches.put, group, item))
         else:
-            self._hub.call(batches.put, group, item)
+            batches.admit()
+            self._hub.call(batches.put_admitted, group, item)
 
     async def asubmit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
     ) -> None:
         """:meth:`submit`, returning when the layer has taken it; on the hub's loop."""
         item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
-        self._hub.batches.check_room()
+        check_group(group)
+        self._hub.batches.admit()
         done = self.loop.create_future()
-        self._hub.batches.put(check_group(group), item, done)
+        self._hub.batches.put_admitted(group, item, done)
         await done
 
     def fan_out(self, group: str, message: Any, *, exclude: Exclude = ()) -> None:

@@ -77,9 +77,9 @@ def _hand_over(group: str, item: Item, wait: bool = False) -> "Future[None] | No
             return None
         hub = _thread_hub()
         _warn_if_unheard(hub)
-    hub.batches.check_room()
+    hub.batches.admit()
     if not wait:
-        hub.call(hub.batches.put, group, item)
+        hub.call(hub.batches.put_admitted, group, item)
         return None
     told: Future[None] = Future()
     hub.call(_put_and_tell, hub, group, item, told)
@@ -127,7 +127,7 @@ def _put_and_tell(hub: Hub, group: str, item: Item, told: "Future[None]") -> Non
                 told.set_exception(error)
 
     done.add_done_callback(tell)
-    hub.batches.put(group, item, done)
+    hub.batches.put_admitted(group, item, done)
 
 
 def _warn_if_unheard(hub: Hub) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 
 import pytest
@@ -244,8 +245,8 @@ async def test_the_queue_is_bounded_and_tells_when_there_is_room(settings):
     layer = Layer()
     layer.gate.clear()
     for _ in range(4):
-        layer.batches.check_room()
-        layer.batches.put("g", new_item("x"))
+        layer.batches.admit()
+        layer.batches.put_admitted("g", new_item("x"))
         await asyncio.sleep(0)  # the first leaves alone
     assert layer.batches.crowded
     with pytest.raises(PublishError, match="the publish queue is full"):
@@ -257,6 +258,29 @@ async def test_the_queue_is_bounded_and_tells_when_there_is_room(settings):
     await room
     assert not layer.batches.crowded
     await layer.batches.sent()
+
+
+async def test_many_threads_do_not_find_the_last_place(settings):
+    settings.FILTERED_WEBSOCKET = {"PUBLISH_QUEUE": 10}
+    layer, loop, refused = Layer(), asyncio.get_running_loop(), []
+
+    def publish():
+        try:
+            layer.batches.admit()
+        except PublishError as error:
+            refused.append(error)
+        else:
+            loop.call_soon_threadsafe(layer.batches.put_admitted, "g", new_item("x"))
+
+    threads = [threading.Thread(target=publish) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert layer.batches.size == 10 and len(refused) == 40
+    await until(lambda: layer.sent)
+    await layer.batches.sent()
+    assert sum(len(batch.items) for batch in layer.sent) == 10 and layer.batches.size == 0
 
 
 async def test_limits_are_read_whenever_nothing_is_queued(settings):

@@ -496,3 +496,13 @@ async def test_messages_dropped_for_slow_readers_are_counted_and_logged_once(set
         assert get_hub().counts["dropped"] == 2
     [line] = [record.getMessage() for record in caplog.records]
     assert line == "dropped messages to clients that read too slowly (1 so far)"
+
+
+async def test_what_another_thread_publishes_while_a_hub_ends_is_sent(layer):
+    async with connect([]):
+        hub = get_hub()
+        hub.batches.admit()
+        # It arrives on the loop when the last connection has left.
+        hub.loop.call_later(0.05, hub.batches.put_admitted, "g", new_item("x"))
+    assert layer.count("send", group_key("g")) == 1
+    assert active_hub() is None and hub.batches.size == 0
