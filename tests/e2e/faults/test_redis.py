@@ -42,7 +42,7 @@ async def test_a_stop_loses_and_repeats_nothing_and_readiness_says_so(site):
         site.valkey.signal(signal.SIGCONT)
 
     account = await site.survives("Valkey stopped (SIGSTOP)", stop)
-    assert account.lost == 0 and account.echo < 2
+    assert account.lost == 0 and account.count("publish_failed") == [0, 0] and account.echo < 2
 
 
 def readiness(server):
@@ -68,7 +68,7 @@ async def test_publishers_that_are_cut_lose_nothing(site):
             await load.talk(0.2)
 
     account = await site.survives("CLIENT KILL TYPE normal", cut, outage=False)
-    assert account.lost == 0
+    assert account.lost == 0 and account.count("publish_failed") == [0, 0]
 
 
 async def test_a_replica_and_a_full_redis_carry_messages_and_bad_bytes_hurt_nobody(site):
@@ -123,7 +123,7 @@ async def test_a_way_to_redis_that_is_slow_or_stalls_or_resets(start):
             proxy.go_on()
 
         account = await site.survives("the way to Redis stalls", stall)
-        assert account.lost == 0
+        assert account.lost == 0 and account.count("publish_failed") == [0, 0]
 
         async def reset(load):
             proxy.reset()
@@ -161,7 +161,8 @@ async def death(start):
         await asyncio.to_thread(site.revive)
 
     account = await site.survives("Valkey killed, nobody publishes; back empty", kill)
-    assert account.lost == 0 and account.count("layer_lost") == [1, 1] and account.echo < 2
+    assert account.lost == 0 and account.count("publish_failed") == [0, 0]
+    assert account.count("layer_lost") == [1, 1] and account.echo < 2
 
 
 async def silence(start):
