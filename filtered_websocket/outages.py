@@ -157,9 +157,7 @@ class Probes:
         these attributes are not, the next probe that is missing has to do.
         """
         for connection in self._connections():
-            register = getattr(connection, "register_connect_callback", None)
-            if register is not None:
-                register(self._connected)
+            connection.register_connect_callback(self._connected)
 
     async def cut(self) -> None:
         """
@@ -174,7 +172,7 @@ class Probes:
         """Of the pubsub layer, one for each host, where it has the shape we know."""
         pubsubs = [getattr(shard, "_pubsub", None) for shard in getattr(self._layer, "_shards", ())]
         found = [getattr(pubsub, "connection", None) for pubsub in pubsubs]
-        return [connection for connection in found if connection is not None]
+        return [one for one in found if hasattr(one, "register_connect_callback")]
 
     def _connected(self, connection: Any) -> None:
         self._on_cut(ConnectionError("the subscription was cut, and made anew"))
