@@ -6,18 +6,17 @@ and whether the layer is there.
 import asyncio
 import contextlib
 import contextvars
-import logging
 from collections.abc import Callable
 from typing import Any
 
 from .conf import conf
 from .envelope import VERSION, BadEnvelope, Batch, seal, unseal
-from .logs import Seldom
+from .logs import Seldom, get_logger
 from .memberships import Memberships
 from .outages import LOST, PROBE, Outages, Probes, pause
 from .types import ChannelLayer
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: Pause before a task that swallowed its cancellation is cancelled again, seconds.
 CANCEL_AGAIN = 0.5
