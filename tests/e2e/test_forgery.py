@@ -92,7 +92,8 @@ async def test_redis_holds_names_of_this_package_and_nothing_of_groups_and_users
         "TEST_LAYER": layer,
     }
     server = await asyncio.to_thread(Daphne, env=env)
-    ours = re.compile(r"asgi(__group__|:group:)fws\.(g\.[0-9a-f]{32}|house)|asgi:?specific\..+")
+    groups = r"(g\.[0-9a-f]{32}|house|probe\.[0-9a-f]{16}\.\d+)"
+    ours = re.compile(rf"asgi(__group__|:group:)fws\.{groups}|asgi:?specific\..+")
     try:
         async with (
             connect(server.ws("/rooms/secret/")) as ann,
