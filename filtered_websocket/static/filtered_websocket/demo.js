@@ -1,26 +1,13 @@
 /*
  * A chat over the WebSocket at the page's own path, in plain text: "name: text".
- * What comes from others is only ever shown through textContent.
+ * What comes from others is only ever shown through textContent. When it comes back after a
+ * close is reconnect.js's to say, which is loaded before.
  */
 (() => {
   "use strict";
 
-  // Milliseconds.
-  const [BASE, CAP, STABLE, SOON] = [500, 30_000, 60_000, 1_000];
   const [MAX_ITEMS, HUES] = [500, 8];
   const STORED_NAME = "filtered_websocket.name";
-
-  /** Full jitter: when a server comes back, its clients must not come back as one. */
-  function reconnectDelay(attempt, random = Math.random) {
-    return random() * Math.min(CAP, BASE * 2 ** attempt);
-  }
-
-  /** The same after a close code; null is "do not come back". close_codes.py has the ranges. */
-  function delayAfter(code, attempt, random = Math.random) {
-    if (code >= 4400 && code <= 4499) return null;
-    if (code >= 4200 && code <= 4299) return random() * SOON;
-    return reconnectDelay(attempt, random);
-  }
 
   /** Author and text of a frame; command-line clients send bare text. */
   function parse(data) {
@@ -30,9 +17,12 @@
   }
 
   // Some servers, daphne among them, send a close code but lose its reason.
-  const REASONS = { 4401: "not allowed", 4403: "not allowed", 4413: "too large a message" };
-
-  window.fwsDemo = Object.freeze({ reconnectDelay, delayAfter, parse });
+  const REASONS = {
+    1000: "the server said goodbye",
+    4401: "not allowed",
+    4403: "not allowed",
+    4413: "too large a message",
+  };
 
   const { body } = document;
   const byId = (id) => document.getElementById(id);
@@ -86,7 +76,8 @@
   }
 
   let socket, retry, countdown;
-  let [attempt, wasOpen] = [0, false];
+  let wasOpen = false;
+  const reconnect = new Reconnect();
 
   function show(state, text, aside = "") {
     // Screen readers need to hear that it reconnects, not every second of it.
@@ -109,21 +100,17 @@
     clearTimeout(retry);
     clearInterval(countdown);
     show("connecting", "connecting");
-    let openedAt = Infinity;
     socket = new WebSocket(url);
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
-      openedAt = performance.now();
+      reconnect.opened();
       show("open", "connected");
       if (wasOpen) showNotice("Connected again. What was said meanwhile did not reach you.");
       wasOpen = true;
     };
     socket.onmessage = ({ data }) => showMessage(...parse(data));
     socket.onclose = ({ code, reason }) => {
-      // A server that accepts and then fails must not be asked again and again at once.
-      if (performance.now() - openedAt >= STABLE) attempt = 0;
-      const delay = delayAfter(code, attempt);
-      attempt += 1;
+      const delay = reconnect.closed(code);
       if (delay !== null) return wait(delay);
       const why = reason || REASONS[code] || "refused";
       show("closed", `closed: ${why} (${code}). Reload the page to try again.`);
