@@ -191,11 +191,81 @@ async def test_what_comes_of_any_stream_is_what_autobahn_makes_of_it(reading, se
     for _ in range(10):
         stream = b"".join(any_frame(chance) for _ in range(chance.randrange(1, 20)))
         arriving = pieces(chance, stream)
+        closing = chance.randrange(-12, 6)
         one, alone = await reading(), await reading(taking=False)
-        for piece in arriving:
-            one.protocol.dataReceived(piece)
-            alone.protocol.dataReceived(piece)
+        for at, piece in enumerate(arriving):
+            for each in (one, alone):
+                each.protocol.dataReceived(piece)
+                if at == closing:
+                    each.protocol.sendClose(4000)
         assert one.outcome() == alone.outcome(), stream.hex()
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 125, 126, LONGEST + 1, 40_000])
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+async def test_behind_a_frame_that_autobahn_ends_frames_are_taken_again(
+    reading, left, size, opcode
+):
+    begun, behind = frame(b"x" * size, opcode), frame(b"1") + frame(b"2", BINARY)
+    for at in {*range(1, 9), len(begun) // 2, len(begun) - 1} & set(range(1, len(begun))):
+        one = await reading()
+        one.protocol.dataReceived(begun[:at])
+        one.protocol.dataReceived(begun[at:] + behind)
+        assert left == [begun[:at], begun[at:]]
+        payload = b"x" * size
+        first = received(payload.decode() if opcode == TEXT else payload)
+        assert one.events() == [first, received("1"), received(b"2")]
+        left.clear()
+
+
+@pytest.mark.parametrize(
+    ("begun", "at"),
+    [
+        (frame(b"ping", PING), 1),
+        (frame(b"ping", PING), 8),
+        (frame(struct.pack("!H", 1000), CLOSE), 7),
+        (frame(b"x" * 70_000), 5),
+        (frame(b"first", final=False), 3),
+        (frame(b"unmasked", mask=b""), 1),
+        # Another piece is needed to know how long it is.
+        (frame(b"x" * 200)[:7], 2),
+    ],
+    ids=lambda value: value.hex()[:8] if isinstance(value, bytes) else str(value),
+)
+async def test_behind_any_other_frame_that_has_begun_all_is_autobahns(reading, left, begun, at):
+    arriving = [begun[:at], begun[at:] if at == 2 else begun[at:] + frame(b"behind")]
+    one, alone = await reading(), await reading(taking=False)
+    for piece in arriving:
+        one.protocol.dataReceived(piece)
+    assert left == arriving
+    for piece in arriving:
+        alone.protocol.dataReceived(piece)
+    assert one.outcome() == alone.outcome()
+
+
+@pytest.mark.parametrize("at", [1, 3, 6, 7])
+@pytest.mark.parametrize(
+    "wrong", [frame(b"\xff\xff"), frame(b"short, in 16 bits", form=16)], ids=["utf-8", "length"]
+)
+async def test_nothing_is_read_behind_a_frame_that_began_well_and_is_wrong(reading, wrong, at):
+    one, alone = await reading(), await reading(taking=False)
+    for piece in (wrong[:at], wrong[at:] + frame(b"behind"), frame(b"later")):
+        for each in (one, alone):
+            each.protocol.dataReceived(piece)
+    seen = one.outcome()
+    assert seen == alone.outcome() and seen[0] == [] and one.protocol.failedByMe
+
+
+@pytest.mark.parametrize("closes", ["server", "failure"])
+async def test_while_it_closes_no_read_is_cut(reading, left, closes):
+    one = await reading()
+    one.protocol.dataReceived(frame(b"begun")[:8])
+    if closes == "server":
+        one.protocol.sendClose(4000)
+    else:
+        one.protocol.failedByMe = True
+    one.protocol.dataReceived(frame(b"begun")[8:] + frame(b"behind"))
+    assert left == [frame(b"begun")[:8], frame(b"begun")[8:] + frame(b"behind")]
 
 
 HIDDEN = frame(b"hidden")
@@ -346,6 +416,7 @@ async def test_the_shape_is_that_of_the_installed_versions(reading):
     assert protocol.autoPingTimeoutCall is None and protocol.failedByMe is False
     protocol.dataReceived(frame(b"abc")[:-1])
     assert (protocol.current_frame.length, protocol.inside_message) == (3, True)
+    assert (protocol.current_frame.opcode, protocol.current_frame_masker.pointer()) == (TEXT, 2)
     protocol.dataReceived(frame(b"abc")[-1:] + frame(b"d")[:1])
     assert (protocol.data, protocol.current_frame, protocol.inside_message) == (
         b"\x81",

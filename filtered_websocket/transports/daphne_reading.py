@@ -70,13 +70,30 @@ def data_received(self: Any, data: bytes) -> None:
     """
     ``dataReceived`` of a protocol that takes short frames.
 
-    Hands on the messages of the frames that ``data`` begins with, as long as they are
-    final, masked, uncompressed, short, complete and, where text, UTF-8. From the
-    first other one on, and in any other state, ``data`` is for autobahn: control
-    frames keep their place, and what is wrong is found and answered there.
+    Hands on the messages of the frames that ``data`` begins with, behind the rest of one
+    that autobahn has begun, as long as they are final, masked, uncompressed, short,
+    complete and, where text, UTF-8. From the first other one on, and in any other state,
+    ``data`` is for autobahn: control frames keep their place, and what is wrong is found
+    and answered there.
     """
     is_open = self.STATE_OPEN
     autobahn: Any = type(self).__base__
+    if (
+        (self.data or self.current_frame is not None)
+        and self.state == is_open
+        and not self.failedByMe
+    ):
+        lack = _lack(self, data)
+        if 0 < lack < len(data):
+            # Autobahn ends the frame that it has begun, and no more: of a client that never
+            # pauses, every read begins in the middle of one.
+            autobahn.dataReceived(self, data[:lack])
+            data = data[lack:]
+            if self.failedByMe:
+                # So it leaves what stands behind a frame that is wrong.
+                self.data += data
+                self.trafficStats.incomingOctetsWireLevel += len(data)
+                return
     if (
         self.data
         or self.current_frame is not None
@@ -123,6 +140,26 @@ def data_received(self: Any, data: bytes) -> None:
         stats.incomingWebSocketMessages += count
     if at < end:
         autobahn.dataReceived(self, data[at:])
+
+
+def _lack(protocol: Any, data: bytes) -> int:
+    """
+    Octets of ``data`` that end the text or binary frame which has begun; 0 for another.
+
+    Were it wrong, autobahn would get the same octets, in other pieces.
+    """
+    frame = protocol.current_frame
+    if frame is not None:
+        lack: int = frame.length - protocol.current_frame_masker.pointer()
+        return lack if frame.opcode in (1, 2) else 0
+    begun = len(protocol.data)
+    head: bytes = protocol.data + data[:8]
+    if len(head) < 8 or not 0x81 <= head[0] <= 0x82:
+        return 0
+    size = head[1] - 0x80
+    if size == 126:
+        return 8 + (head[2] << 8 | head[3]) - begun
+    return 6 + size - begun if 0 <= size < 126 else 0
 
 
 def _unmask(mask: bytes, payload: bytes, size: int) -> bytes:
