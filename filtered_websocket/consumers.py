@@ -15,6 +15,7 @@ thread for every event of every socket.
 
 import asyncio
 import inspect
+import time
 from collections.abc import Awaitable, Iterable
 from typing import Any, ClassVar
 
@@ -43,6 +44,8 @@ logger = get_logger(__name__)
 DISCONNECT_TIMEOUT = 8.0
 #: RFC 6455 section 7.1.5: the code of a close frame that had none.
 NO_STATUS = 1005
+#: How long one connection works off what it has sent before all others have their turn, seconds.
+TURN = 0.0003
 
 
 class FilteredWebSocketConsumer(AsyncConsumer):
@@ -69,6 +72,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         self._reading = False
         self._woken = False
         self._ahead: Event | None = None
+        self._worked = 0.0
 
     @classmethod
     def as_asgi(cls, *, build: bool = True, **initkwargs: Any) -> ASGIApplication:
@@ -240,6 +244,10 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         self._task: Any = asyncio.current_task()
         while not transport.closing:
             await self._read(receive)
+            if self._worked >= TURN:
+                # What is queued is received without a pause, however much it is.
+                self._worked = 0.0
+                await asyncio.sleep(0)
         await self._over.wait()
 
     async def _read(self, receive: Receive) -> None:
@@ -257,7 +265,9 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             code = event.get("code") or NO_STATUS
             self.connection.transport.lost(code, event.get("reason") or "")
             return
+        began = time.perf_counter()
         await self._receive(event)
+        self._worked += time.perf_counter() - began
         if self.connection.crowding:
             self.connection.crowding = False
             await self._wait_for_room(receive)

@@ -335,6 +335,27 @@ async def test_a_slow_filter_holds_up_only_its_own_connection():
         assert await bob.receive() == "slow"
 
 
+async def test_who_sends_without_a_pause_holds_up_nobody_for_longer_than_its_turn(monkeypatch):
+    monkeypatch.setattr(consumers, "TURN", 0.0)
+    heard, over = [], asyncio.Event()
+
+    def hear(web_socket_instance, message):
+        heard.append(bytes(message))
+        if len(heard) == 101:
+            over.set()
+
+    filters = [message_filter(hear)]
+    flooding, neighbour = await Server(filters).accepted(), await Server(filters).accepted()
+    for _ in range(100):
+        flooding.events.put_nowait({"type": "websocket.receive", "text": "flood"})
+    neighbour.events.put_nowait({"type": "websocket.receive", "text": "me too"})
+    await over.wait()
+    assert heard.index(b"me too") < 5
+    for server in (flooding, neighbour):
+        server.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
+        await server.task
+
+
 # The disconnect chain: exactly once, on every way out
 
 
