@@ -48,8 +48,9 @@ fuzz: $(VENV)/test.stamp
 	$(PIP) "atheris>=3"
 	$(BIN)/python -m tests.fuzz.run $(FUZZ_SECONDS)
 
-# What "make test" does with few clients and short stops, at full size.
+# What "make test" does with few clients and short stops, at full size: a quarter of an hour.
 stress: $(VENV)/test.stamp
+	FWS_STRESS=full $(BIN)/python -m pytest -s tests/stress
 	FWS_FAULT_CLIENTS=500 FWS_FAULT_STOP=20 $(BIN)/python -m pytest -s -o timeout=900 tests/e2e/faults
 
 $(VENV)/python.stamp:

@@ -1,0 +1,161 @@
+"""Servers under stress: small by default, of full size where FWS_STRESS is "full"."""
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from benchmarks.machine import resident_bytes
+from benchmarks.stats import percentile
+
+from ..e2e.conftest import database, valkey  # noqa: F401 - fixtures
+from ..e2e.processes import ROOT, Process, free_port
+
+MIB = 1 << 20
+SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.stress.site_settings"}
+#: As the documentation says it: Twisted's default of 50 is too short a queue for a storm.
+DAPHNE = ("daphne", "--access-log", os.devnull, "-e")
+DAPHNE_ENDPOINT = "tcp:port={port}:interface=127.0.0.1:backlog={backlog}"
+UVICORN = ("uvicorn", "--ws", "websockets-sansio", "--ws-per-message-deflate", "false")
+UVICORN_ENDPOINT = ("--no-access-log", "--port", "{port}", "--backlog", "{backlog}")
+SERVERS = {
+    "daphne": (*DAPHNE, DAPHNE_ENDPOINT),
+    "uvicorn": (*UVICORN, *UVICORN_ENDPOINT),
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many clients of each kind, and whether latencies are judged."""
+
+    idle: int
+    non_readers: int
+    readers: int
+    storm: int
+    full: bool = False
+
+
+SMALL = Sizes(idle=200, non_readers=30, readers=30, storm=150)
+FULL = Sizes(idle=10_000, non_readers=1_000, readers=1_000, storm=5_000, full=True)
+
+
+class Site(Process):
+    """The site of these tests on one server."""
+
+    def __init__(self, kind, env, port=None, backlog=1024):
+        self.port = port or free_port()
+        line = [part.format(port=self.port, backlog=backlog) for part in SERVERS[kind]]
+        super().__init__([sys.executable, "-m", *line, "tests.stress.site:application"], env=env)
+        self.listens_on(self.port)
+
+    @property
+    def memory(self):
+        return resident_bytes(self.pid)
+
+    @property
+    def peak(self):
+        """The most memory since :meth:`forget_peak`."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+
+    def forget_peak(self):
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def ended(self, code):
+        """How many connections have ended with ``code``."""
+        lines = [line for line in self.output.splitlines() if line.startswith(f"ENDED {code}: ")]
+        return int(lines[-1].split()[-1]) if lines else 0
+
+    def settles(self, condition, timeout=30.0):
+        """Wait for what nobody tells; whether it came."""
+        deadline = time.monotonic() + timeout
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return condition()
+
+
+@pytest.fixture(scope="session")
+def sizes():
+    """Those of this run; skips where the system has too few file descriptors for them."""
+    chosen = FULL if os.environ.get("FWS_STRESS") == "full" else SMALL
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = max(chosen.idle, chosen.storm, chosen.non_readers + chosen.readers) + 500
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        pytest.skip(f"{needed} file descriptors are needed, 'ulimit -Hn' is {hard}")
+    # Children inherit it.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def cookie(database):  # noqa: F811
+    """Of a session of a user who has logged in, as clients of a site have."""
+    made = subprocess.run(
+        [sys.executable, "-m", "benchmarks.servers.session"],
+        env={**os.environ, **database, **SETTINGS},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return made.stdout.strip()
+
+
+@pytest.fixture(params=SERVERS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def serve(kind, sizes, database, valkey):  # noqa: F811
+    """Start the site; it ends with the test."""
+    # A few clients need not be spread over two seconds.
+    changed = {} if sizes.full else {"DRAIN_WINDOW": 0.2}
+    env = {
+        **database,
+        **SETTINGS,
+        "REDIS_URL": valkey.url,
+        "TEST_SETTINGS": json.dumps(changed),
+    }
+    sites = []
+
+    def serve(**options):
+        sites.append(Site(kind, env, **options))
+        return sites[-1]
+
+    yield serve
+    for site in sites:
+        site.stop()
+
+
+@pytest.fixture
+def show(request):
+    """Print a line, past pytest's capturing."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+
+    def show(line):
+        with capture.global_and_fixture_disabled():
+            print(f"\n  {line}", end="", flush=True)
+
+    return show
+
+
+def mib(size):
+    return f"{size / MIB:.1f} MiB"
+
+
+def ms(latencies):
+    """Median and 99th percentile in words."""
+    p50, p99 = (percentile(latencies, percent) * 1000 for percent in (50, 99))
+    return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms"
+
+
+def p99(latencies):
+    return percentile(latencies, 99)
