@@ -45,7 +45,7 @@ DISCONNECT_TIMEOUT = 8.0
 #: RFC 6455 section 7.1.5: the code of a close frame that had none.
 NO_STATUS = 1005
 #: How long one connection works off what it has sent before all others have their turn, seconds.
-TURN = 0.0003
+TURN = 0.001
 
 
 class FilteredWebSocketConsumer(AsyncConsumer):
