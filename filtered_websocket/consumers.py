@@ -46,6 +46,8 @@ DISCONNECT_TIMEOUT = 8.0
 NO_STATUS = 1005
 #: How long one connection works off what it has sent before all others have their turn, seconds.
 TURN = 0.001
+#: Whoever waited this long for its next event has let others have theirs, seconds.
+PAUSE = 0.00002
 
 
 class FilteredWebSocketConsumer(AsyncConsumer):
@@ -72,7 +74,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         self._reading = False
         self._woken = False
         self._ahead: Event | None = None
-        self._worked = 0.0
+        self._worked = self._ended = 0.0
 
     @classmethod
     def as_asgi(cls, *, build: bool = True, **initkwargs: Any) -> ASGIApplication:
@@ -266,8 +268,11 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             self.connection.transport.lost(code, event.get("reason") or "")
             return
         began = time.perf_counter()
+        if began - self._ended > PAUSE:
+            self._worked = 0.0
         await self._receive(event)
-        self._worked += time.perf_counter() - began
+        self._ended = time.perf_counter()
+        self._worked += self._ended - began
         if self.connection.crowding:
             self.connection.crowding = False
             await self._wait_for_room(receive)

@@ -110,9 +110,10 @@ def bound(queue: Any, gate: Gate, most: int) -> None:
     if type(queue) is asyncio.Queue:
         early = [queue.get_nowait() for _ in range(queue.qsize())]
         # One by one, and first: a dictionary of its own is five times as large.
-        queue._gate = gate
-        queue._most = most
-        queue._size = 0
+        inbox: Any = queue
+        inbox._gate = gate
+        inbox._most = most
+        inbox._size = 0
         # The application's ``receive`` is a method of this very object.
         queue.__class__ = Inbox
         # What was sent before the handshake was answered is there already.
