@@ -2,14 +2,16 @@
 Threads for what the house itself asks the database: who connects, and who may stay.
 
 Questions that wait for one another share a connection, which is looked at (and, with
-``CONN_MAX_AGE = 0``, closed) when no question waits any more. To open one costs about as
-much as a session and its user: with many clients at the door that was half of it.
+``CONN_MAX_AGE = 0``, closed) when no question waits any more, and once a second where
+they never cease. To open one costs about as much as a session and its user: with many
+clients at the door that was half of it.
 """
 
 import asyncio
 import contextvars
 import functools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -21,6 +23,8 @@ from .blocking import call_safely, is_in_a_test, run_in_the_thread_sensitive_thr
 
 #: How many questions are asked side by side.
 QUERY_THREADS = 4
+#: How many seconds a connection is shared before it is looked at.
+SHARED_FOR = 1.0
 
 
 class Questions:
@@ -51,8 +55,12 @@ class Questions:
 
     def _ask(self) -> None:
         close_old_connections()
+        looked = time.monotonic()
         while (question := self._next()) is not None:
             call, told = question
+            if time.monotonic() - looked > SHARED_FOR:
+                close_old_connections()
+                looked = time.monotonic()
             if not told.set_running_or_notify_cancel():
                 continue
             try:

@@ -41,6 +41,15 @@ async def test_questions_that_wait_share_a_connection(monkeypatch, closings):
     assert 2 <= len(closings) < 20
 
 
+async def test_where_questions_never_cease_a_connection_is_looked_at_in_time(monkeypatch, closings):
+    monkeypatch.setattr(queries, "QUERY_THREADS", 1)
+    monkeypatch.setattr(queries, "SHARED_FOR", -1.0)
+    await asyncio.gather(*(run_query(lambda n=n: n) for n in range(20)))
+    assert blocking.shut_down(10)
+    # Before each, and at the beginning and end of each batch of them.
+    assert len(closings) >= 22
+
+
 async def test_one_question_does_not_wait_for_another(closings):
     gate = threading.Event()
     slow = asyncio.ensure_future(run_query(gate.wait, 30))
