@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from .codecs import pack
 from .conf import conf
@@ -48,23 +48,21 @@ def new_item(
     sender: str = "",
     exclude: Iterable[str] = (),
     text: bool | None = None,
-    max_size: int | None = None,
 ) -> Item:
     """
     ``message`` as it will cross the layer; ``text`` is the kind of bare bytes.
 
     Checked here, before anybody else is touched: :exc:`PublishError` for what cannot
-    be encoded, or is over ``MAX_MESSAGE_SIZE`` (``max_size``, where the caller knows it)
-    once it is.
+    be encoded, or is over ``MAX_MESSAGE_SIZE`` once it is.
     """
-    if max_size is None:
-        max_size = conf.MAX_MESSAGE_SIZE
     try:
         kind, payload = pack(message, text)
     except (TypeError, ValueError, RecursionError) as error:
         raise PublishError(f"cannot publish this message: {error}") from error
-    if len(payload) > max_size:
-        raise PublishError(f"cannot publish {len(payload)} bytes: MAX_MESSAGE_SIZE is {max_size}")
+    if len(payload) > conf.MAX_MESSAGE_SIZE:
+        raise PublishError(
+            f"cannot publish {len(payload)} bytes: MAX_MESSAGE_SIZE is {conf.MAX_MESSAGE_SIZE}"
+        )
     left_out = list(exclude)
     return Item(next(_ids), kind, sender, payload, {EXCLUDE: left_out} if left_out else {})
 
@@ -73,12 +71,8 @@ def _name(group: str) -> str:
     return "the house" if group == HOUSE else f"{group!r:.80}"
 
 
-class Entry(NamedTuple):
-    """A message that waits for its batch."""
-
-    item: Item
-    queued_at: float
-    done: "asyncio.Future[None] | None"
+#: A message that waits for its batch, since when on the monotonic clock, and who waits for it.
+Entry = tuple[Item, float, "asyncio.Future[None] | None"]
 
 
 class Batches:
@@ -113,31 +107,12 @@ class Batches:
         #: How many messages are queued, or on their way from another thread.
         self.size = 0
         self._counting = threading.Lock()
-        self._read_limits()
-
-    def _read_limits(self) -> None:
-        self._bound: int = conf.PUBLISH_QUEUE
-        self._max_size: int = conf.MAX_MESSAGE_SIZE
-
-    @property
-    def max_size(self) -> int:
-        """
-        ``MAX_MESSAGE_SIZE``. This and the queue's bound are read while nothing is queued:
-        for every message a setting's look-up costs more than the rest of its checks.
-        """
-        if not self.size:
-            self._read_limits()
-        return self._max_size
-
-    @property
-    def crowded(self) -> bool:
-        """Whether the queue is above half of its bound."""
-        return not self._room.is_set()
+        #: Whether the queue is above half of its bound.
+        self.crowded = False
 
     def check_room(self) -> None:
         """Raise :exc:`PublishError` where the queue is full."""
-        # The bound is above 0: what is empty is not full, and may know an old one.
-        if self.size and self.size >= self._bound:
+        if self.size >= conf.PUBLISH_QUEUE:
             raise PublishError(
                 f"the publish queue is full ({self.size} messages):"
                 " the channel layer is slower than what is published"
@@ -150,17 +125,12 @@ class Batches:
         """
         with self._counting:
             self.check_room()
-            self._count()
-
-    def _count(self) -> None:
-        if not self.size:
-            self._read_limits()
-        self.size += 1
+            self.size += 1
 
     def put(self, group: str, item: Item, done: "asyncio.Future[None] | None" = None) -> None:
         """Queue ``item``, full or not; on the event loop only."""
         with self._counting:
-            self._count()
+            self.size += 1
         self.put_admitted(group, item, done)
 
     def put_admitted(
@@ -169,9 +139,10 @@ class Batches:
         """Queue what :meth:`admit` has counted; on the event loop only."""
         for capture in captures if group != HOUSE else ():
             capture(group, item)
-        if self.size > self._bound // 2:
+        if self.size > conf.PUBLISH_QUEUE // 2:
+            self.crowded = True
             self._room.clear()
-        entry = Entry(item, time.monotonic(), done)
+        entry = item, time.monotonic(), done
         waiting = self._waiting.get(group)
         if waiting is not None:
             waiting.append(entry)
@@ -222,7 +193,7 @@ class Batches:
         while waiting and len(entries) < MAX_BATCH and size < MAX_BATCH_BYTES:
             entry = waiting.popleft()
             entries.append(entry)
-            size += len(entry.item.payload)
+            size += len(entry[0].payload)
         return entries
 
     def _drop_stale(self, group: str, waiting: deque[Entry]) -> None:
@@ -240,7 +211,7 @@ class Batches:
             self._shrink(len(stale))
 
     async def _send_one(self, group: str, key: str, entries: list[Entry]) -> None:
-        batch = self._stamper.stamp(key, [entry.item for entry in entries])
+        batch = self._stamper.stamp(key, [item for item, _, _ in entries])
         try:
             await self._send_until(batch, _deadline(entries))
         except BaseException as cause:
@@ -253,9 +224,9 @@ class Batches:
             if not isinstance(cause, Exception):
                 raise
         else:
-            for entry in entries:
-                if entry.done is not None and not entry.done.done():
-                    entry.done.set_result(None)
+            for _, _, done in entries:
+                if done is not None and not done.done():
+                    done.set_result(None)
         finally:
             self._shrink(len(entries))
 
@@ -271,17 +242,18 @@ class Batches:
             sends += 1
 
     def _fail(self, group: str, entries: list[Entry], error: PublishError) -> None:
-        for entry in entries:
-            if entry.done is not None and not entry.done.done():
-                entry.done.set_exception(error)
-        untold = [entry.item for entry in entries if entry.done is None]
+        for _, _, done in entries:
+            if done is not None and not done.done():
+                done.set_exception(error)
+        untold = [item for item, _, done in entries if done is None]
         if untold:
             self._on_failed(group, untold, error)
 
     def _shrink(self, count: int) -> None:
         with self._counting:
             self.size -= count
-        if self.size <= self._bound // 2:
+        if self.crowded and self.size <= conf.PUBLISH_QUEUE // 2:
+            self.crowded = False
             self._room.set()
 
     async def room(self) -> None:
@@ -324,4 +296,4 @@ class Batches:
 def _deadline(entries: Sequence[Entry]) -> float:
     """When the first of ``entries`` has waited for too long, on the monotonic clock."""
     max_age: float = conf.PUBLISH_MAX_AGE
-    return entries[0].queued_at + max_age
+    return entries[0][1] + max_age

@@ -8,8 +8,9 @@ set while an event's chains run, because no mark on a bytearray survives ``.uppe
 
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, Literal
 
 from django.core.serializers.json import DjangoJSONEncoder
@@ -59,33 +60,47 @@ class Frame:
 
     def encode(self) -> bytes:
         """A final, unmasked frame (RFC 6455 section 5.2); from then on it is ``wire``."""
-        size = self.longest
-        first = 0x81 if self.text else 0x82
-        if size < 126:
-            head = bytes((first, size))
-        elif size < 1 << 16:
-            head = struct.pack("!BBH", first, 126, size)
-        else:
-            head = struct.pack("!BBQ", first, 127, size)
-        self.wire = head + self.payload
+        self.wire = _head(self.longest, self.text) + self.payload
         return self.wire
 
 
+@lru_cache(256)
+def _head(size: int, text: bool) -> bytes:
+    """What stands before a payload of ``size`` bytes: RFC 6455 section 5.2."""
+    first = 0x81 if text else 0x82
+    if size < 126:
+        return bytes((first, size))
+    if size < 1 << 16:
+        return struct.pack("!BBH", first, 126, size)
+    return struct.pack("!BBQ", first, 127, size)
+
+
 class Bundle:
-    """Frames that leave together, in their order."""
+    """Messages that leave together, in their order: payloads, and whether each is text."""
 
-    __slots__ = ("longest", "parts", "wire")
+    __slots__ = ("_contents", "_parts", "longest", "wire")
 
-    def __init__(self, frames: Iterable[Frame]) -> None:
-        self.parts = tuple(frames)
+    def __init__(self, contents: Sequence[tuple[bytes, bool]]) -> None:
+        self._contents = contents
         #: The longest payload in it.
-        self.longest = max(frame.longest for frame in self.parts)
+        self.longest = max([len(payload) for payload, _ in contents])
         #: The bytes of all frames, once :meth:`encode` made them.
         self.wire: bytes | None = None
+        self._parts: tuple[Frame, ...] | None = None
+
+    @property
+    def parts(self) -> tuple[Frame, ...]:
+        """The frames one by one, for who cannot take them together; made once."""
+        if self._parts is None:
+            self._parts = tuple(Frame(payload, text) for payload, text in self._contents)
+        return self._parts
 
     def encode(self) -> bytes:
         """All frames as one run of bytes; from then on it is ``wire``."""
-        self.wire = b"".join([frame.wire or frame.encode() for frame in self.parts])
+        pieces: list[bytes] = []
+        for payload, text in self._contents:
+            pieces += _head(len(payload), text), payload
+        self.wire = b"".join(pieces)
         return self.wire
 
 

@@ -1,7 +1,8 @@
 """
 ``FILTERED_WEBSOCKET``: its keys, their defaults, and what each may hold.
 
-Values are read live, so ``override_settings`` works and nothing has to be reset.
+Values are kept until Django tells that the setting has changed, as ``override_settings``
+does: some are read for every message.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
 
 
 class Rule(NamedTuple):
@@ -128,12 +130,30 @@ class Conf:
     def __getattr__(self, name: str) -> Any:
         if name not in DEFAULTS:
             raise AttributeError(f"no such setting: FILTERED_WEBSOCKET[{name!r}]")
+        value = DEFAULTS[name]
         try:
             chosen = getattr(settings, "FILTERED_WEBSOCKET", {})
-        except ImproperlyConfigured:  # no settings at all
-            chosen = {}
+        except ImproperlyConfigured:
+            return value  # no settings at all: some may come yet
         # What is no dict is an error of manage.py check.
-        return chosen.get(name, DEFAULTS[name]) if isinstance(chosen, dict) else DEFAULTS[name]
+        if isinstance(chosen, dict):
+            value = chosen.get(name, value)
+        # From now on found without a call.
+        vars(self)[name] = value
+        return value
+
+    def forget(self) -> None:
+        """Look every value up again."""
+        vars(self).clear()
 
 
 conf = Conf()
+
+
+def _forget(setting: str, **kwargs: Any) -> None:
+    if setting == "FILTERED_WEBSOCKET":
+        conf.forget()
+
+
+# Before that of any module that reads these: receivers are called in the order they connect.
+setting_changed.connect(_forget, dispatch_uid="filtered_websocket.conf")

@@ -57,8 +57,6 @@ class View(Protocol):
     @property
     def storage_object(self) -> Any: ...
     @property
-    def crowded(self) -> bool: ...
-    @property
     def users(self) -> Mapping[str, "Connection"]: ...
     @property
     def queue(self) -> Any: ...
@@ -68,7 +66,7 @@ class View(Protocol):
     async def use_token(self, connection: "Connection", key: str | None) -> Any: ...
     def submit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
-    ) -> None: ...
+    ) -> bool: ...
     async def asubmit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
     ) -> None: ...
@@ -231,14 +229,13 @@ class Connection:
         what fails later reaches the consumer chain as ``publish_failed``.
         """
         self._check_may_publish()
-        self._view.submit(
+        self.crowding = self._view.submit(
             message,
             self.home if group is None else group,
             sender=self.id,
             exclude=self._excluded(exclude, to_self),
             on_commit=on_commit,
         )
-        self.crowding = self._view.crowded
 
     async def apublish(
         self,
@@ -262,7 +259,7 @@ class Connection:
             raise Close(FORBIDDEN, "this token may not publish")
 
     def _excluded(self, exclude: Exclude, to_self: bool) -> list[str]:
-        ids = excluded_ids(exclude)
+        ids = excluded_ids(exclude) if exclude else []
         return ids if to_self else [self.id, *ids]
 
     async def join(self, group: str) -> bool:

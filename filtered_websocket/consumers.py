@@ -74,7 +74,6 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         self._reading = False
         self._woken = False
         self._ahead: Event | None = None
-        self._worked = self._ended = 0.0
 
     @classmethod
     def as_asgi(cls, *, build: bool = True, **initkwargs: Any) -> ASGIApplication:
@@ -242,40 +241,38 @@ class FilteredWebSocketConsumer(AsyncConsumer):
 
     async def _serve(self, receive: Receive) -> None:
         """Read until either side closes."""
-        transport = self.connection.transport
-        self._task: Any = asyncio.current_task()
-        while not transport.closing:
-            await self._read(receive)
-            if self._worked >= TURN:
+        connection, transport = self.connection, self.connection.transport
+        task: Any = asyncio.current_task()
+        self._task = task
+        worked = ended = 0.0
+        while transport.closed is None:
+            # In one function: once per message, a coroutine more would be felt.
+            self._reading = True
+            try:
+                event, self._ahead = self._ahead or await receive(), None
+            except asyncio.CancelledError:
+                if self._woken and task.uncancel() == 0:
+                    break  # our close was sent
+                raise
+            finally:
+                self._reading = False
+            if event["type"] == "websocket.disconnect":
+                transport.lost(event.get("code") or NO_STATUS, event.get("reason") or "")
+                break
+            began = time.perf_counter()
+            if began - ended > PAUSE:
+                worked = 0.0
+            await self._receive(event)
+            ended = time.perf_counter()
+            worked += ended - began
+            if connection.crowding:
+                connection.crowding = False
+                await self._wait_for_room(receive)
+            if worked >= TURN:
                 # What is queued is received without a pause, however much it is.
-                self._worked = 0.0
+                worked = 0.0
                 await asyncio.sleep(0)
         await self._over.wait()
-
-    async def _read(self, receive: Receive) -> None:
-        """Handle the server's next event; return without one once our close was sent."""
-        self._reading = True
-        try:
-            event, self._ahead = self._ahead or await receive(), None
-        except asyncio.CancelledError:
-            if self._woken and self._task.uncancel() == 0:
-                return
-            raise
-        finally:
-            self._reading = False
-        if event["type"] == "websocket.disconnect":
-            code = event.get("code") or NO_STATUS
-            self.connection.transport.lost(code, event.get("reason") or "")
-            return
-        began = time.perf_counter()
-        if began - self._ended > PAUSE:
-            self._worked = 0.0
-        await self._receive(event)
-        self._ended = time.perf_counter()
-        self._worked += self._ended - began
-        if self.connection.crowding:
-            self.connection.crowding = False
-            await self._wait_for_room(receive)
 
     async def _wait_for_room(self, receive: Receive) -> None:
         """Read no more while the publish queue is crowded, but do not miss a disconnect."""
@@ -308,32 +305,35 @@ class FilteredWebSocketConsumer(AsyncConsumer):
 
     async def _receive(self, event: Event) -> None:
         """One frame through the data chain, the codec and the message chain."""
-        if self.connection.is_expired(self.hub.loop.time()):
-            self.connection.close(UNAUTHORIZED, "expired")
+        connection = self.connection
+        if connection.deadline is not None and connection.is_expired(self.hub.loop.time()):
+            connection.close(UNAUTHORIZED, "expired")
             return
         text = event.get("text")
         frame = bytearray(event["bytes"]) if text is None else bytearray(text, "utf-8")
         if len(frame) > self._max_size:
-            self.connection.close(TOO_LARGE, f"a message has at most {self._max_size} bytes")
+            connection.close(TOO_LARGE, f"a message has at most {self._max_size} bytes")
             return
         pipeline = self.pipeline
         token = text_event.set(text is not None)
         try:
-            if pipeline.data:
+            if pipeline.data.stages:
                 frame = await self._pipe(pipeline.data, frame)
             message = frame
             if pipeline.codec is not None:
                 message = pipeline.codec.decode(frame, text is not None)
-            if pipeline.message:
-                await self._pipe(pipeline.message, message)
+            if pipeline.message.awaits:
+                await pipeline.message.arun(connection, message)
+            else:
+                pipeline.message.run(connection, message)
         except Drop:
             pass
         except Close as close:
-            self.connection.close(close.code, close.reason)
+            connection.close(close.code, close.reason)
         except Exception as error:
-            pipeline.failed(error, f"connection {self.connection.id}")
+            pipeline.failed(error, f"connection {connection.id}")
             if conf.ON_ERROR == "close":
-                self.connection.close(FILTER_ERROR, "a filter failed")
+                connection.close(FILTER_ERROR, "a filter failed")
         finally:
             text_event.reset(token)
 

@@ -15,6 +15,7 @@ skipped: during a rolling deploy two versions share the layer.
 import hashlib
 import secrets
 from collections import OrderedDict, deque
+from functools import lru_cache
 from typing import Any, NamedTuple, get_args
 
 from .codecs import Kind, Packed, is_utf8
@@ -87,8 +88,12 @@ def group_key(group: str) -> str:
     """
     if group == HOUSE:
         return f"{conf.NAMESPACE}.house"
-    digest = hashlib.sha256(check_group(group).encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{conf.NAMESPACE}.g.{digest[:32]}"
+    return f"{conf.NAMESPACE}.g.{_digest(check_group(group))}"
+
+
+@lru_cache(1024)
+def _digest(group: str) -> str:
+    return hashlib.sha256(group.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def seal(batch: Batch) -> dict[str, Any]:
@@ -112,11 +117,14 @@ def _open_item(raw: Any) -> Item:
         # A frame of text that is none would end every connection that it reaches.
         and (kind == "b" or is_utf8(payload))
         and isinstance(meta, dict)
-        and isinstance(excluded := meta.get(EXCLUDE, []), list)
-        and all(isinstance(key, str) for key in excluded)
+        and (not meta or _is_list_of_ids(meta.get(EXCLUDE, [])))
     ):
         raise BadEnvelope(f"not an item: {raw!r:.80}")
     return Item(number, kind, sender, payload, meta)
+
+
+def _is_list_of_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(key, str) for key in value)
 
 
 def unseal(envelope: Any) -> Batch:

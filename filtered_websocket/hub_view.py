@@ -121,11 +121,6 @@ class HubView:
     def rights(self) -> Rights:
         return self._hub.rights
 
-    @property
-    def crowded(self) -> bool:
-        """Whether the publish queue is above half of its bound."""
-        return self._hub.batches.crowded
-
     def call(self, function: Callable[..., object], *args: Any) -> None:
         self._hub.call(function, *args)
 
@@ -181,16 +176,13 @@ class HubView:
 
     def submit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
-    ) -> None:
-        """Check and queue one publish; PublishError for what is wrong with it."""
+    ) -> bool:
+        """
+        Check and queue one publish; PublishError for what is wrong with it. Whether the
+        queue is crowded now.
+        """
         batches = self._hub.batches
-        item = new_item(
-            message,
-            sender=sender,
-            exclude=exclude,
-            text=text_event.get(),
-            max_size=batches.max_size,
-        )
+        item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
         check_group(group)
         if on_commit:
             batches.check_room()
@@ -198,6 +190,7 @@ class HubView:
         else:
             batches.admit()
             self._hub.call(batches.put_admitted, group, item)
+        return batches.crowded
 
     async def asubmit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
@@ -234,17 +227,17 @@ class HubView:
 
     def _fan_out_all(self, group: str, items: Sequence[Item]) -> None:
         """What neither chain nor codec looks at: one write per member, not per message."""
-        frames = [Frame(item.payload, item.kind != "b") for item in items]
+        contents = [(item.payload, item.kind != "b") for item in items]
         exclude = [item.meta.get(EXCLUDE, ()) for item in items]
-        if len(frames) == 1:
-            self._fan_out(group, frames[0], exclude[0])
+        if len(contents) == 1:
+            self._fan_out(group, Frame(*contents[0]), exclude[0])
             return
         some = frozenset().union(*exclude)
-        self._fan_out(group, Bundle(frames), some)
+        self._fan_out(group, Bundle(contents), some)
         members = self._hub.members(self, group)
         for key in some & members.keys():
-            pairs = zip(frames, exclude, strict=True)
-            rest = [frame for frame, left_out in pairs if key not in left_out]
+            pairs = zip(contents, exclude, strict=True)
+            rest = [content for content, left_out in pairs if key not in left_out]
             if rest:
                 members[key].transport.write(Bundle(rest))
 

@@ -58,7 +58,6 @@ class StandInView:
     """Stands in for the hub: nobody else is there."""
 
     codec = None
-    crowded = False
     queue = property(lambda self: self)
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -93,10 +92,11 @@ class StandInView:
 
     def submit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
-    ) -> None:
+    ) -> bool:
         check_group(group)
         new_item(message, sender=sender, exclude=exclude, text=text_event.get())
         self.published += 1
+        return False
 
     async def asubmit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str]

@@ -55,11 +55,15 @@ def test_a_frame_on_the_wire_is_what_rfc_6455_says(size, is_text):
 
 
 def test_a_bundle_is_its_frames_in_a_row_encoded_once():
-    frames = [Frame(b"a", True), Frame(b"bcd", False)]
-    frames[0].encode()
-    bundle = Bundle(frames)
-    assert bundle.encode() == frames[0].wire + frames[1].wire == bundle.wire
-    assert bundle.longest == 3 and list(bundle.parts) == frames
+    contents = [(b"a", True), (b"bcd", False), (b"x" * 126, True), (b"y" * 65_536, False)]
+    frames = [Frame(*content) for content in contents]
+    bundle = Bundle(contents)
+    assert bundle.wire is None
+    assert bundle.encode() == b"".join(frame.encode() for frame in frames) == bundle.wire
+    assert bundle.longest == 65_536
+    assert [(part.payload, part.text) for part in bundle.parts] == contents
+    # Many who cannot take them together share them.
+    assert bundle.parts is bundle.parts
     assert frames[0].parts == (frames[0],)
 
 

@@ -116,7 +116,7 @@ async def test_of_a_slow_reader_the_newest_is_dropped_where_the_site_says_so(set
     # Nobody waits for what will never leave.
     assert done.done() and not peer.transport.closing
     # Of a bundle, what fits stays.
-    peer.transport.write(Bundle([text("3" * 3), text("4" * 3), text("5")]))
+    peer.transport.write(Bundle([(b"3" * 3, True), (b"4" * 3, True), (b"5", True)]))
     assert dropped == [6, 9]
     peer.gate.set()
     await peer.transport.stopped()
@@ -186,7 +186,7 @@ async def test_a_waiter_that_gave_up_does_no_harm():
 async def test_a_bundle_leaves_frame_by_frame():
     peer = Peer()
     peer.transport.open()
-    peer.transport.write(Bundle([text("1"), text("2")]))
+    peer.transport.write(Bundle([(b"1", True), (b"2", True)]))
     assert peer.transport.unsent == 2 and peer.transport.writing
     await peer.transport.stopped()
     assert peer.texts == ["1", "2"] and not peer.transport.writing

@@ -142,7 +142,7 @@ async def test_a_frame_is_on_the_wire_at_once(serving, transport_class):
     assert type(one.transport) is DaphneLane
     one.transport.write(text("now"))
     assert one.got() == wire("now") and one.transport.unsent == 0
-    one.transport.write(Bundle([text("1"), text("2")]))
+    one.transport.write(Bundle([(b"1", True), (b"2", True)]))
     assert one.got() == wire("1", "2")
 
 
@@ -299,7 +299,7 @@ async def test_a_close_frame_is_leaving_until_the_socket_is_gone(serving):
 
 async def test_a_bundle_over_the_bound_is_no_reason_to_close(serving):
     one = await serving(max_unsent=10)
-    one.transport.write(Bundle([text("12345"), text("67890")]))
+    one.transport.write(Bundle([(b"12345", True), (b"67890", True)]))
     assert one.got() == wire("12345", "67890") and not one.transport.closing
     one.transport.write(text("12345678901"))
     assert one.transport.closed[0] == 4101

@@ -100,6 +100,21 @@ async def test_a_queue_of_another_kind_is_left_alone():
     assert type(queue) is asyncio.LifoQueue
 
 
+async def test_so_is_one_that_is_not_as_known(monkeypatch):
+    monkeypatch.setattr(inbox, "USED_OF_QUEUE", ("_getters", "_no_more"))
+    queue = asyncio.Queue()
+    bound(queue, Gate(None, None), 4)
+    assert type(queue) is asyncio.Queue
+
+
+async def test_an_empty_one_says_so():
+    queue = asyncio.Queue()
+    bound(queue, Gate(None, None), 4)
+    assert type(queue) is Inbox
+    with pytest.raises(asyncio.QueueEmpty):
+        queue.get_nowait()
+
+
 async def test_once_it_closes_it_is_read_to_the_end_and_only_the_end_is_told(reading):
     reading.arrives(*[b"x"] * 4)
     reading.transport.close(4000, "bye")

@@ -105,7 +105,7 @@ async def test_a_frame_is_with_the_transport_at_once(serving):
     one = await serving()
     assert type(one.transport) is UvicornLane
     one.transport.write(text("1"))
-    one.transport.write(Bundle([text("2"), text("3")]))
+    one.transport.write(Bundle([(b"2", True), (b"3", True)]))
     assert not one.transport.writing
     expected = wire("1", "2", "3")
     assert await one.reader.readexactly(len(expected)) == expected
@@ -219,7 +219,7 @@ def test_a_close_frame_that_is_read_in_time_is_not_aborted():
 
 async def test_a_bundle_over_the_bound_is_no_reason_to_close(serving):
     one = await serving(max_unsent=10)
-    one.transport.write(Bundle([text("12345"), text("67890")]))
+    one.transport.write(Bundle([(b"12345", True), (b"67890", True)]))
     expected = wire("12345", "67890")
     assert await one.reader.readexactly(len(expected)) == expected
     assert not one.transport.closing

@@ -13,6 +13,7 @@ import asyncio
 import select
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from ..types import Event
@@ -23,6 +24,9 @@ MAX_BYTES = 1_048_576
 LOOK_AGAIN = 1.0
 #: Where the system tells it, also a peer that has left behind what is unread.
 HANG_UP = getattr(select, "POLLRDHUP", 0)
+
+#: What is used of asyncio's queue, and a Python to come may name otherwise.
+USED_OF_QUEUE = ("_getters", "_queue", "_wakeup_next")
 
 
 class Gate:
@@ -80,13 +84,15 @@ class Inbox(asyncio.Queue[Event]):
     """daphne's queue of one connection; :func:`bound` makes it one of these."""
 
     _queue: deque[Event]
+    _getters: deque[asyncio.Future[None]]
+    _wakeup_next: Callable[[deque[asyncio.Future[None]]], None]
     _gate: Gate
     _most: int
     _size: int
 
-    # Once per frame: as plain as asyncio's own, which these two take the place of.
+    # Once per frame, and therefore without what nobody uses: ``maxsize``, ``join``.
 
-    def _put(self, event: Event) -> None:
+    def put_nowait(self, event: Event) -> None:
         gate = self._gate
         if gate.over and event["type"] == "websocket.receive":
             return
@@ -94,8 +100,12 @@ class Inbox(asyncio.Queue[Event]):
         self._size += len(event.get("text") or event.get("bytes") or b"")
         if len(self._queue) >= self._most or self._size >= MAX_BYTES:
             gate.shut()
+        if self._getters:
+            self._wakeup_next(self._getters)
 
-    def _get(self) -> Event:
+    def get_nowait(self) -> Event:
+        if not self._queue:
+            raise asyncio.QueueEmpty
         event = self._queue.popleft()
         self._size -= len(event.get("text") or event.get("bytes") or b"")
         if self._gate.is_shut:
@@ -107,7 +117,7 @@ class Inbox(asyncio.Queue[Event]):
 
 def bound(queue: Any, gate: Gate, most: int) -> None:
     """Have ``queue`` shut ``gate`` at ``most`` frames, if it is as daphne makes it."""
-    if type(queue) is asyncio.Queue:
+    if type(queue) is asyncio.Queue and all(hasattr(queue, name) for name in USED_OF_QUEUE):
         early = [queue.get_nowait() for _ in range(queue.qsize())]
         # One by one, and first: a dictionary of its own is five times as large.
         inbox: Any = queue
