@@ -1,6 +1,7 @@
 """One connection from handshake to disconnect chain: consumers."""
 
 import asyncio
+import itertools
 import logging
 
 import pytest
@@ -354,6 +355,30 @@ async def test_who_sends_without_a_pause_holds_up_nobody_for_longer_than_its_tur
     for server in (flooding, neighbour):
         server.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
         await server.task
+
+
+async def test_after_its_turn_many_turns_of_the_loop_are_the_others(monkeypatch):
+    monkeypatch.setattr(consumers, "TURN", 0.0)
+    turns, at, over = 0, [], asyncio.Event()
+
+    async def count():
+        nonlocal turns
+        while not over.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    def hear(web_socket_instance, message):
+        at.append(turns)
+        if len(at) == 10:
+            over.set()
+
+    flooding = await Server([message_filter(hear)]).accepted()
+    for _ in range(10):
+        flooding.events.put_nowait({"type": "websocket.receive", "text": "flood"})
+    await count()
+    assert all(later - sooner >= consumers.REST for sooner, later in itertools.pairwise(at))
+    flooding.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
+    await flooding.task
 
 
 # The disconnect chain: exactly once, on every way out

@@ -7,7 +7,7 @@ from channels.sessions import InstanceSessionWrapper
 
 from filtered_websocket import transports
 from filtered_websocket.codecs import Bundle, Frame
-from filtered_websocket.transports import AsgiTransport, open_transport
+from filtered_websocket.transports import AsgiTransport, open_transport, pace
 
 
 class Peer:
@@ -146,6 +146,28 @@ async def test_a_socket_that_takes_nothing_is_given_up(monkeypatch):
     peer.transport.close(4000, "")
     await peer.transport.stopped()
     assert peer.ended == [(4000, "")] and peer.events == []
+
+
+async def test_many_that_are_too_slow_at_once_are_closed_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr(pace, "PAUSE", 3600)
+    peers = [Peer(max_unsent=1) for _ in range(pace.FEW + 2)]
+    for peer in peers:
+        peer.transport.open()
+        peer.transport.write(text("xx"))
+        # Nothing more is kept for any of them.
+        assert peer.transport.closed[0] == 4101 and peer.transport.unsent == 0
+    await asyncio.sleep(0)
+    for peer in peers[: pace.FEW]:
+        await peer.transport.stopped()
+    assert [len(peer.ended) for peer in peers] == [1] * pace.FEW + [0] * 2
+    # Whoever has gone before its turn is not told any more.
+    peers[-1].transport.lost(1006)
+    assert len(peers[-1].ended) == 1
+    peers[-1].transport._say_close()
+    assert peers[-1].transport._timer is None and not peers[-1].transport.writing
+    peers[-2].transport._say_close()
+    await peers[-2].transport.stopped()
+    assert peers[-2].events[-1]["code"] == 4101
 
 
 async def test_a_refused_send_ends_the_connection(caplog):

@@ -255,6 +255,8 @@ async def test_unsent_bytes_are_bounded_daphnes_included(serving):
         assert one.transport.unsent <= 10_000
     assert one.transport.closed[0] == 4101
     assert one.ended == []
+    # When its turn has come.
+    await asyncio.sleep(0)
     await one.transport.stopped()
     assert one.ended[0][0] == 4101
     # Autobahn drops the socket where the peer does not answer in that time.
@@ -394,6 +396,7 @@ async def test_a_tls_connection_is_written_to_through_daphne_only(tmp_path):
         wrapper._appSendBuffer.append(b"x" * 1000)
         one.transport.write(text("1"))
         assert one.transport.closed[0] == 4101
+        await asyncio.sleep(0)
         await one.transport.stopped()
         assert written[-1].startswith(b"\x88")
     finally:

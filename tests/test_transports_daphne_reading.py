@@ -1,5 +1,6 @@
 """Short frames are taken; what comes of any bytes is what autobahn alone makes of them."""
 
+import asyncio
 import random
 import struct
 
@@ -378,6 +379,12 @@ async def test_an_attribute_that_has_gone_is_told(reading, caplog):
     del one.protocol.current_frame
     assert not take_short_frames(one.protocol)
     assert "autobahn is not as this package knows it" in caplog.text
+
+
+async def test_without_a_bound_on_what_waits_nothing_is_taken(reading):
+    one = await reading(taking=False)
+    one.protocol.application_queue = asyncio.Queue()
+    assert not take_short_frames(one.protocol)
 
 
 async def test_without_autobahns_module_nothing_is_taken(reading, monkeypatch):

@@ -46,18 +46,75 @@ def is_read(one):
     return one.socket in one.reactor.readers
 
 
+async def hear(one):
+    return (await one.queue.get())["text"]
+
+
+async def rested():
+    """Wait as long as one who has sent too much."""
+    for _ in range(inbox.REST + 1):
+        await asyncio.sleep(0)
+
+
 async def test_so_many_frames_are_read_and_no_more_until_half_are_asked_for(reading):
     reading.arrives(b"1", b"2", b"3")
     assert is_read(reading)
-    # What the last read brought is there; nothing else is read.
+    # What else the last read brought waits at the gate, and nothing more is read.
     reading.arrives(b"4", b"5")
-    assert not is_read(reading)
-    heard = [(await reading.queue.get())["text"] for _ in range(2)]
-    assert not is_read(reading)
-    heard.append((await reading.queue.get())["text"])
-    assert is_read(reading) and heard == ["1", "2", "3"]
-    reading.arrives(b"6", b"7")
-    assert not is_read(reading)
+    assert not is_read(reading) and reading.queue.qsize() == 4
+    heard = [await hear(reading)]
+    await rested()
+    assert not is_read(reading) and reading.queue.qsize() == 3
+    heard.append(await hear(reading))
+    # All others have their turns first.
+    assert not is_read(reading) and reading.queue.qsize() == 2
+    await rested()
+    assert is_read(reading) and reading.queue.qsize() == 3
+    heard.append(await hear(reading))
+    assert heard == ["1", "2", "3"]
+    reading.arrives(b"6", b"7", *[b"x"] * 20)
+    assert not is_read(reading) and reading.queue.qsize() == 4
+    # As long as the rest is too much, the socket stays unread.
+    for left in reversed(range(24)):
+        assert await hear(reading) in ("4", "5", "6", "7", "x")
+        assert reading.queue.qsize() <= 4
+        await rested()
+        assert is_read(reading) == (left <= 2)
+
+
+async def test_what_waits_at_the_gate_keeps_its_order_whatever_arrives(reading):
+    reading.arrives(b"1", b"2", b"3", b"4", b"5")
+    # As TLS does: what has been read before is decrypted later.
+    reading.arrives(b"6")
+    half = frame(b"7")
+    reading.protocol.dataReceived(half[:3])
+    heard = [await hear(reading) for _ in range(2)]
+    reading.protocol.dataReceived(half[3:])
+    await rested()
+    heard += [await hear(reading) for _ in range(5)]
+    assert heard == list("1234567")
+    await rested()
+    assert is_read(reading) and not reading.queue.qsize()
+
+
+async def test_a_close_frame_behind_what_waits_at_the_gate_is_found(reading):
+    reading.arrives(*[b"x"] * 5)
+    reading.protocol.dataReceived(frame(struct.pack("!H", 4001), opcode=8))
+    for _ in range(5):
+        assert await hear(reading) == "x"
+        await rested()
+    (ending,) = reading.reactor.writers
+    assert isinstance(ending.doWrite(), ConnectionDone)
+    assert reading.got() == b"\x88\x02" + struct.pack("!H", 1000)
+
+
+async def test_once_it_is_over_what_waits_at_the_gate_is_thrown_away(reading):
+    reading.arrives(*[b"x"] * 9)
+    reading.transport.close(4000, "bye")
+    await rested()
+    # Taken apart to the end, and not handed on.
+    assert is_read(reading) and reading.queue.qsize() == 4
+    assert not reading.transport._gate.rest
 
 
 async def test_so_many_bytes_are_enough(reading, monkeypatch):
@@ -67,8 +124,10 @@ async def test_so_many_bytes_are_enough(reading, monkeypatch):
     reading.protocol.dataReceived(frame(b"x" * 60, opcode=2))
     assert not is_read(reading)
     await reading.queue.get()
+    await rested()
     assert not is_read(reading)
     await reading.queue.get()
+    await rested()
     assert is_read(reading)
 
 
@@ -91,6 +150,7 @@ async def test_what_was_sent_before_the_answer_counts():
         bound(queue, gate, 4)
         assert raw.paused == (size == 4)
         gate.finish()
+        await rested()
         assert raw.paused == 0
 
 
@@ -118,6 +178,7 @@ async def test_an_empty_one_says_so():
 async def test_once_it_closes_it_is_read_to_the_end_and_only_the_end_is_told(reading):
     reading.arrives(*[b"x"] * 4)
     reading.transport.close(4000, "bye")
+    await rested()
     assert is_read(reading)
     await reading.transport.stopped()
     reading.arrives(*[b"late"] * 100)
@@ -173,6 +234,7 @@ async def test_who_is_not_read_and_has_gone_is_found_out(reading, monkeypatch, h
         return
     assert has_gone(reading.socket.fileno())
     await looked(reading)
+    await rested()
     assert is_read(reading) and not reading.transport._gate.is_shut
     reading.socket.connectionLost(Failure(reading.socket.doRead()))
     events = [reading.queue.get_nowait() for _ in range(5)]

@@ -15,6 +15,7 @@ from ..codecs import Bundle, Frame
 from ..conf import conf
 from ..logs import get_logger
 from ..types import Send
+from .pace import call_in_turn
 
 logger = get_logger(__name__)
 
@@ -124,6 +125,11 @@ class AsgiTransport:
         if self.closed is not None:
             return
         self._ended(code, reason)
+        self._say_close()
+
+    def _say_close(self) -> None:
+        if self._over:
+            return
         self._waiting.append((None, None))
         # A socket that takes nothing would hold the close frame back for ever.
         self._timer = asyncio.get_running_loop().call_later(self.close_timeout, self._give_up)
@@ -176,7 +182,8 @@ class AsgiTransport:
         """
         if conf.SLOW_READER != "drop_newest":
             self._forget()
-            self.close(SLOW_READER, "too slow: unsent bytes passed their bound")
+            self._ended(SLOW_READER, "too slow: unsent bytes passed their bound")
+            call_in_turn(self._say_close)
             return
         if not queued:
             self._dropped()

@@ -19,6 +19,7 @@ from ..logs import get_logger
 from ..types import Send
 from .asgi import AsgiTransport
 from .daphne_reading import take_short_frames
+from .daphne_rounds import spread_rounds
 from .inbox import Gate, bound
 
 logger = get_logger(__name__)
@@ -39,6 +40,7 @@ look_at_protocol = attrgetter(
     "sendMessage",
     "sendPing",
     "send_queue",
+    "server",
     "state",
     "transport",
 )
@@ -83,6 +85,7 @@ class DaphneTransport(AsgiTransport):
     def open(self) -> None:
         bound(self._protocol.application_queue, self._gate, conf.MAX_INBOX)
         take_short_frames(self._protocol)
+        spread_rounds(self._protocol.server)
         super().open()
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..codecs import is_utf8
 from ..logs import get_logger
+from .inbox import Inbox
 
 logger = get_logger(__name__)
 
@@ -74,8 +75,12 @@ def data_received(self: Any, data: bytes) -> None:
     that autobahn has begun, as long as they are final, masked, uncompressed, short,
     complete and, where text, UTF-8. From the first other one on, and in any other state,
     ``data`` is for autobahn: control frames keep their place, and what is wrong is found
-    and answered there.
+    and answered there. Once the inbox is full, the rest is left at its gate.
     """
+    gate = self.application_queue.gate
+    if gate.keeps:
+        gate.rest += data
+        return
     is_open = self.STATE_OPEN
     autobahn: Any = type(self).__base__
     if (
@@ -109,7 +114,7 @@ def data_received(self: Any, data: bytes) -> None:
         return
     at = count = octets = 0
     end = len(data)
-    while at + 6 <= end and self.state == is_open:
+    while at + 6 <= end and self.state == is_open and not gate.is_shut:
         # RFC 6455 section 5.2; without the bit for "masked", the size is below zero.
         first, size = data[at], data[at + 1] - 0x80
         mask = at + 2
@@ -138,7 +143,11 @@ def data_received(self: Any, data: bytes) -> None:
         stats.incomingOctetsAppLevel += octets
         stats.incomingWebSocketFrames += count
         stats.incomingWebSocketMessages += count
-    if at < end:
+    if at == end:
+        return
+    if gate.is_shut:
+        gate.rest = data[at:]
+    else:
         autobahn.dataReceived(self, data[at:])
 
 
@@ -176,6 +185,8 @@ _taking: dict[type, type | None] = {}
 def take_short_frames(protocol: Any) -> bool:
     """Have ``protocol`` take short frames from now on; whether it is as known."""
     kind = type(protocol)
+    if type(protocol.application_queue) is not Inbox:
+        return False
     if getattr(kind, "dataReceived", None) is data_received:
         return True
     if kind not in _taking:

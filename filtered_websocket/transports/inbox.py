@@ -7,6 +7,9 @@ the socket is not read until there is room, so that the client has to wait::
     socket -> Gate -> autobahn -> Inbox -> receive()
                ^                    |
                +---- full / room ---+
+
+Of what was read at once, what is past the bound waits at the gate as it came: to take it
+apart takes its time, and all others would wait.
 """
 
 import asyncio
@@ -25,14 +28,17 @@ LOOK_AGAIN = 1.0
 #: Where the system tells it, also a peer that has left behind what is unread.
 HANG_UP = getattr(select, "POLLRDHUP", 0)
 
+#: Whoever has sent more than was wanted waits so many turns of the event loop: a message of
+#: somebody else takes about as many from its socket through the layer to all members.
+REST = 16
 #: What is used of asyncio's queue, and a Python to come may name otherwise.
 USED_OF_QUEUE = ("_getters", "_queue", "_wakeup_next")
 
 
 class Gate:
-    """Whether the socket is read."""
+    """Whether the socket is read, and what was read of it since it should not be."""
 
-    __slots__ = ("_protocol", "_socket", "_timer", "is_shut", "over")
+    __slots__ = ("_protocol", "_socket", "_timer", "is_shut", "over", "rest")
 
     def __init__(self, protocol: Any, socket: Any) -> None:
         self._protocol = protocol
@@ -41,6 +47,13 @@ class Gate:
         self.is_shut = False
         #: Nothing that is read from here on is asked for.
         self.over = False
+        #: Bytes that have been read and not been taken apart.
+        self.rest = b""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what arrives now is to be added to the ``rest``."""
+        return self.is_shut or bool(self.rest)
 
     def shut(self) -> None:
         if not self.is_shut and not self.over and self._socket.connected:
@@ -53,6 +66,17 @@ class Gate:
             self._timer.cancel()
             self._timer = None
             self.is_shut = False
+            self._go_on(REST)
+
+    def _go_on(self, turns: int) -> None:
+        """Take in more, ``turns`` of the event loop later: they are everybody else's."""
+        if turns:
+            asyncio.get_running_loop().call_soon(self._go_on, turns - 1)
+            return
+        rest, self.rest = self.rest, b""
+        if rest:
+            self._protocol.dataReceived(rest)
+        if not self.is_shut:
             self._socket.resumeProducing()
 
     def finish(self) -> None:
@@ -86,14 +110,14 @@ class Inbox(asyncio.Queue[Event]):
     _queue: deque[Event]
     _getters: deque[asyncio.Future[None]]
     _wakeup_next: Callable[[deque[asyncio.Future[None]]], None]
-    _gate: Gate
+    gate: Gate
     _most: int
     _size: int
 
     # Once per frame, and therefore without what nobody uses: ``maxsize``, ``join``.
 
     def put_nowait(self, event: Event) -> None:
-        gate = self._gate
+        gate = self.gate
         if gate.over and event["type"] == "websocket.receive":
             return
         self._queue.append(event)
@@ -108,10 +132,10 @@ class Inbox(asyncio.Queue[Event]):
             raise asyncio.QueueEmpty
         event = self._queue.popleft()
         self._size -= len(event.get("text") or event.get("bytes") or b"")
-        if self._gate.is_shut:
+        if self.gate.is_shut:
             few = len(self._queue) <= self._most // 2
             if few and self._size <= MAX_BYTES // 2:
-                self._gate.open()
+                self.gate.open()
         return event
 
 
@@ -121,7 +145,7 @@ def bound(queue: Any, gate: Gate, most: int) -> None:
         early = [queue.get_nowait() for _ in range(queue.qsize())]
         # One by one, and first: a dictionary of its own is five times as large.
         inbox: Any = queue
-        inbox._gate = gate
+        inbox.gate = gate
         inbox._most = most
         inbox._size = 0
         # The application's ``receive`` is a method of this very object.

@@ -194,12 +194,12 @@ class Crowd:
 
     def talk(self, sender, hearers, count, size, *, interval=0.0):
         """
-        ``sender`` says so many numbered messages, one at a time, ``interval`` seconds apart
-        or more; the seconds until each reached each of ``hearers``, which all have to
-        get every one, once and in order.
+        ``sender`` says so many numbered messages, one at a time, ``interval`` seconds or more
+        from now and from one another; the seconds until each reached each of ``hearers``,
+        which all have to get every one, once and in order.
         """
         latencies = []
-        began = time.perf_counter()
+        began = time.perf_counter() + interval
         first = hearers[0].heard
         assert all(member.heard == first for member in hearers)
         for number in range(first, first + count):
