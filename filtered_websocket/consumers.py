@@ -35,6 +35,7 @@ from .filters.pipeline import MayJoin, Pipeline, Route, check_route_group
 from .handshakes import CHECKED, objection, site_rule, turn_away
 from .hub import Hub, get_hub
 from .logs import get_logger
+from .queries import patience
 from .transports import open_transport
 from .types import ASGIApplication, Codec, Event, Receive, Scope, Send
 
@@ -184,8 +185,9 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             return None
         rights = self.hub.rights
         try:
-            async with asyncio.timeout(AUTH_TIMEOUT):
-                await rights.listening()
+            # Which has a bound of its own.
+            await rights.listening()
+            async with patience(AUTH_TIMEOUT):
                 since = rights.heard
                 identity = await authenticate(self.scope)
             if credentials(self.scope):

@@ -8,12 +8,13 @@ clients at the door that was half of it.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -23,6 +24,8 @@ from .blocking import call_safely, is_in_a_test, run_in_the_thread_sensitive_thr
 
 #: How many questions are asked side by side.
 QUERY_THREADS = 4
+#: How often the time of a handshake begins anew while it waits in line.
+ANEW = 4
 #: How many seconds a connection is shared before it is looked at.
 SHARED_FOR = 1.0
 
@@ -31,9 +34,16 @@ class Questions:
     """A queue, and as many threads that empty it as there is work for."""
 
     def __init__(self) -> None:
+        #: How many questions have been answered.
+        self.answered = 0
         self._waiting: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._asking = 0
         self._lock = threading.Lock()
+
+    @property
+    def wait(self) -> bool:
+        """Whether any question waits for a thread."""
+        return bool(self._waiting)
 
     def put(self, call: Callable[[], Any]) -> "Future[Any]":
         """Have ``call()`` called; its future."""
@@ -65,6 +75,7 @@ class Questions:
                 continue
             try:
                 told.set_result(call())
+                self.answered += 1
             except BaseException as error:
                 told.set_exception(error)
                 # It may have been the connection's fault.
@@ -73,6 +84,33 @@ class Questions:
 
 
 _questions = Questions()
+
+
+@contextlib.asynccontextmanager
+async def patience(seconds: float) -> AsyncIterator[None]:
+    """
+    As ``asyncio.timeout(seconds)``, but who waits while the database answers others has
+    more time, five times as much at most: with thousands at the door, each in turn, to
+    refuse those at the end of the line would only have them come again.
+    """
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+
+    def look_later(left: int) -> None:
+        nonlocal timer
+        timer = loop.call_later(0.9 * seconds, look, _questions.answered, left)
+
+    def look(answered: int, left: int) -> None:
+        if left and _questions.wait and _questions.answered != answered:
+            limit.reschedule(loop.time() + seconds)
+            look_later(left - 1)
+
+    async with asyncio.timeout(seconds) as limit:
+        look_later(ANEW)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 async def run_query(call: Callable[..., Any], *args: Any) -> Any:

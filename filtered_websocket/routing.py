@@ -10,7 +10,6 @@ From a site's ``asgi.py`` to consumers: one line that wraps its HTTP application
     lifespan  -> answered
 """
 
-import asyncio
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -21,10 +20,11 @@ from django.apps import apps
 from django.urls import path, re_path
 
 from .auth import AUTH_TIMEOUT, load_authenticators, session_user
-from .close_codes import FILTER_ERROR
+from .close_codes import FILTER_ERROR, RESTART
 from .conf import conf
 from .consumers import FilteredWebSocketConsumer
 from .credentials import clean_query
+from .drain import ending
 from .filters.pipeline import Route
 from .handshakes import (
     CHECKED,
@@ -37,6 +37,7 @@ from .handshakes import (
     turn_away,
 )
 from .logs import Seldom, get_logger
+from .queries import patience
 from .transports import open_transport
 from .types import ASGIApplication, Receive, Scope, Send
 
@@ -49,8 +50,18 @@ websocket_urlpatterns: list[Any] = [
 ]
 
 
+async def _refuse(scope: Scope, receive: Receive, send: Send, code: int, reason: str) -> None:
+    """As ``REFUSE_WITH`` says, from outside of a consumer."""
+    await receive()
+    send_close = open_transport(send, conf.MAX_OUTBOX, lambda code, reason: None).send_close
+    await turn_away(scope, send, send_close, code, reason)
+
+
 class HandshakeCheck:
-    """Refuses what no page of this site sent, before anything reads a session."""
+    """
+    Refuses what no page of this site sent, and everybody once the process ends, before
+    anything reads a session.
+    """
 
     def __init__(
         self, inner: ASGIApplication, rule: OriginRule = site_rule, *, any_host: bool = False
@@ -64,6 +75,9 @@ class HandshakeCheck:
         inside = _hide_query(scope)
         inside[CHECKED] = True
         problem = objection(inside, self.rule, any_host=self.any_host)
+        if ending.is_set() and not problem:
+            await _refuse(inside, receive, send, RESTART, "the server ends")
+            return
         if not problem:
             await self.inner(inside, receive, send)
             return
@@ -101,14 +115,12 @@ class SessionUserMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with asyncio.timeout(AUTH_TIMEOUT):
+            async with patience(AUTH_TIMEOUT):
                 user = await session_user(scope)
         except Exception as error:
             if self._seldom.note("session"):
                 logger.error("cannot look a session up: %r", error)
-            await receive()
-            send_close = open_transport(send, conf.MAX_OUTBOX, lambda code, reason: None).send_close
-            await turn_away(scope, send, send_close, FILTER_ERROR, "cannot find out who connects")
+            await _refuse(scope, receive, send, FILTER_ERROR, "cannot find out who connects")
             return
         await self.inner({**scope, "user": user}, receive, send)
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
 from filtered_websocket import blocking, queries
-from filtered_websocket.queries import run_query
+from filtered_websocket.queries import patience, run_query
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +68,53 @@ async def test_what_a_question_raises_is_told_and_the_next_is_asked(closings):
     with pytest.raises(RuntimeError, match="StopIteration"):
         await run_query(next, iter(()))
     assert await run_query(lambda: 3) == 3
+
+
+class Line:
+    """Questions that wait, and are answered as often as somebody looks."""
+
+    def __init__(self, wait, moves):
+        self.wait = wait
+        self._moves = moves
+        self._answered = 0
+
+    @property
+    def answered(self):
+        self._answered += self._moves
+        return self._answered
+
+
+@pytest.mark.parametrize("line", [Line(True, False), Line(False, True)])
+async def test_who_waits_for_nobody_or_for_ever_is_told_in_time(monkeypatch, line):
+    monkeypatch.setattr(queries, "_questions", line)
+    with pytest.raises(TimeoutError):
+        async with patience(0.01):
+            await asyncio.Event().wait()
+    # Whatever is caught, no more looks come.
+    async with patience(0.01):
+        pass
+
+
+async def test_who_waits_in_a_line_that_moves_has_more_time_and_not_for_ever(monkeypatch):
+    monkeypatch.setattr(queries, "_questions", Line(True, True))
+    begin = time.monotonic()
+    with pytest.raises(TimeoutError):
+        async with patience(0.05):
+            await asyncio.Event().wait()
+    assert time.monotonic() - begin > 0.05 * (1 + 0.9 * (queries.ANEW - 1))
+
+
+async def test_answers_are_counted_and_who_waits_is_seen(monkeypatch, closings):
+    monkeypatch.setattr(queries, "QUERY_THREADS", 1)
+    line, gate = queries.Questions(), threading.Event()
+    first = asyncio.wrap_future(line.put(gate.wait))
+    second = asyncio.wrap_future(line.put(lambda: line.wait))
+    assert line.wait and line.answered == 0
+    gate.set()
+    await first
+    assert await second is False
+    assert blocking.shut_down(10)
+    assert line.answered == 2
 
 
 async def test_who_gave_up_is_not_asked_for(monkeypatch, closings):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -9,7 +10,7 @@ from channels.routing import URLRouter
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import path
 
-from filtered_websocket import WebSocketMessageFilter
+from filtered_websocket import WebSocketMessageFilter, routing
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
 from filtered_websocket.routing import websocket_application, with_websockets
@@ -105,6 +106,23 @@ def test_a_refused_page_asks_no_database(django_assert_num_queries, db, settings
 
     with django_assert_num_queries(0):
         async_to_sync(knock)()
+
+
+def test_a_process_that_ends_asks_no_database_and_says_when_to_come_back(
+    django_assert_num_queries, db, settings, monkeypatch
+):
+    settings.FILTERED_WEBSOCKET = {"REFUSE_WITH": "close"}
+    over = threading.Event()
+    over.set()
+    monkeypatch.setattr(routing, "ending", over)
+
+    async def come():
+        client = await connect(websocket_application(), headers={"cookie": "sessionid=abc"})
+        assert await client.closed() == 4200
+        await client.close()
+
+    with django_assert_num_queries(0):
+        async_to_sync(come)()
 
 
 async def test_a_path_outside_of_root_path_is_refused():

@@ -21,7 +21,8 @@ from ..e2e.processes import ROOT, Process, free_port
 MIB = 1 << 20
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.stress.site_settings"}
 #: As the documentation says it: Twisted's default of 50 is too short a queue for a storm.
-DAPHNE = ("daphne", "--access-log", os.devnull, "-e")
+#: And whoever comes shall wait in line, not be sent away after five seconds.
+DAPHNE = ("daphne", "--access-log", os.devnull, "--websocket_connect_timeout", "30", "-e")
 DAPHNE_ENDPOINT = "tcp:port={port}:interface=127.0.0.1:backlog={backlog}"
 UVICORN = ("uvicorn", "--ws", "websockets-sansio", "--ws-per-message-deflate", "false")
 UVICORN_ENDPOINT = ("--no-access-log", "--port", "{port}", "--backlog", "{backlog}")
