@@ -65,6 +65,15 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
                     id="filtered_websocket.E002",
                 )
             )
+    if not found and conf.MAX_MESSAGE_SIZE >= conf.MAX_OUTBOX:
+        found.append(
+            Warning(
+                f"FILTERED_WEBSOCKET['MAX_MESSAGE_SIZE'] is {conf.MAX_MESSAGE_SIZE}, and"
+                f" MAX_OUTBOX {conf.MAX_OUTBOX}: one message can close every member of a group.",
+                hint="Make MAX_OUTBOX some times as large.",
+                id="filtered_websocket.W011",
+            )
+        )
     return found
 
 

@@ -105,6 +105,16 @@ def test_e002_wrong_value(settings, key, value):
     assert f"It must be {conf.SETTINGS[key][1].words}." in message
 
 
+def test_w011_a_message_that_fits_into_no_outbox(settings):
+    settings.FILTERED_WEBSOCKET = {"MAX_OUTBOX": 262_145}
+    assert not found()
+    settings.FILTERED_WEBSOCKET = {"MAX_OUTBOX": 262_144}
+    message = found()["filtered_websocket.W011"]
+    assert "MAX_OUTBOX 262144: one message can close every member" in message
+    settings.FILTERED_WEBSOCKET = {"MAX_OUTBOX": "x"}
+    assert list(found()) == ["filtered_websocket.E002"]
+
+
 @pytest.mark.parametrize("key", conf.SETTINGS)
 def test_every_default_is_allowed(key):
     default, rule = conf.SETTINGS[key]
