@@ -108,6 +108,18 @@ async def test_a_close_frame_behind_what_waits_at_the_gate_is_found(reading):
     assert reading.got() == b"\x88\x02" + struct.pack("!H", 1000)
 
 
+async def test_what_waits_at_the_gate_of_a_connection_that_is_lost_hurts_nobody(reading, caplog):
+    reading.arrives(*[b"x"] * 9)
+    reading.socket.connectionLost(Failure(ConnectionDone()))
+    events = []
+    while reading.queue.qsize():
+        events.append(reading.queue.get_nowait())
+        await rested()
+    assert [event.get("text") for event in events] == [*["x"] * 4, None]
+    assert not reading.transport._gate.rest and not is_read(reading)
+    assert not caplog.records
+
+
 async def test_once_it_is_over_what_waits_at_the_gate_is_thrown_away(reading):
     reading.arrives(*[b"x"] * 9)
     reading.transport.close(4000, "bye")

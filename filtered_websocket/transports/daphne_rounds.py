@@ -10,20 +10,17 @@ at as often, by daphne's own code.
 import asyncio
 import sys
 from math import ceil
-from types import SimpleNamespace
 from typing import Any
 
 #: Methods of daphne's server that go round: how many seconds later each asks to be called
 #: again, and how many connections it shall look at together. A ping takes 40 microseconds.
 ROUNDS = {"application_checker": (1.0, 100), "timeout_checker": (2.0, 20)}
-#: What these methods use of the server besides.
-USED_OF_SERVER = ("application_close_timeout", "connections", "stop")
 
 
 def spread_rounds(server: Any) -> None:
     """Have ``server`` look at a few connections at a time, if it is as daphne makes it."""
     known = getattr(sys.modules.get("daphne.server"), "Server", None)
-    if known is None or not all(hasattr(server, name) for name in USED_OF_SERVER):
+    if known is None or not isinstance(getattr(server, "connections", None), dict):
         return
     for name in ROUNDS:
         own = getattr(type(server), name, None)
@@ -57,19 +54,24 @@ class Rounds:
         connections = self._server.connections
         few = {protocol: connections[protocol] for protocol in some if protocol in connections}
         before = tuple(few)
-        part = SimpleNamespace(
-            connections=few,
-            application_close_timeout=self._server.application_close_timeout,
-            stop=self._server.stop,
-        )
-        # Called again it is by us.
-        setattr(part, self._name, _nothing)
         try:
-            self._method(part)
+            self._method(_Part(self._server, few, self._name))
         finally:
             for protocol in before:
                 if protocol not in few:
                     connections.pop(protocol, None)
+
+
+class _Part:
+    """A server with a few of its connections, and nothing to be called later."""
+
+    def __init__(self, server: Any, few: dict[Any, Any], name: str) -> None:
+        self._server = server
+        self.connections = few
+        setattr(self, name, _nothing)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)
 
 
 def _nothing() -> None:
