@@ -37,6 +37,7 @@ from .hub import Hub, get_hub
 from .logs import get_logger
 from .queries import patience
 from .transports import open_transport
+from .transports.pace import REST
 from .types import ASGIApplication, Codec, Event, Receive, Scope, Send
 
 logger = get_logger(__name__)
@@ -47,9 +48,6 @@ DISCONNECT_TIMEOUT = 8.0
 NO_STATUS = 1005
 #: How long one connection works off what it has sent before all others have their turn, seconds.
 TURN = 0.0003
-#: So many turns of the event loop are the others' then: a message takes about as many from
-#: its sender's socket through the layer to all members.
-REST = 16
 
 
 class FilteredWebSocketConsumer(AsyncConsumer):

@@ -30,6 +30,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: Pause between two looks whether all are over, seconds.
 LOOK_AGAIN = 0.01
 
+#: Code and reason for who is here, and for who comes, when the process ends.
+FAREWELL = (RESTART, "the server ends")
 #: Set when this process is on its way out, whatever a server then makes of it.
 ending = threading.Event()
 
@@ -106,7 +108,7 @@ class Drain:
     async def run(self) -> None:
         """Take no new connections, end all there are; return when they are over."""
         ending.set()
-        await self.close_all(RESTART, "the server ends", conf.DRAIN_DEADLINE, conf.DRAIN_WINDOW)
+        await self.close_all(*FAREWELL, conf.DRAIN_DEADLINE, conf.DRAIN_WINDOW)
 
     async def close_all(self, code: int, reason: str, timeout: float, window: float = 0.0) -> None:
         """

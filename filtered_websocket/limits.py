@@ -8,10 +8,10 @@ In the memory of one process: a site of many processes grants as many times the 
 import resource
 from collections import Counter
 
-from .close_codes import OVER_CAPACITY, RESTART, TOO_MANY
+from .close_codes import OVER_CAPACITY, TOO_MANY
 from .conf import conf
 from .connection import Connection
-from .drain import ending
+from .drain import FAREWELL, ending
 from .logs import Seldom, get_logger
 
 logger = get_logger(__name__)
@@ -58,7 +58,7 @@ class Limits:
     def enter(self, connection: Connection) -> Refusal | None:
         """A handshake begins, and nothing was asked about it yet."""
         if ending.is_set():
-            return RESTART, "the server ends"
+            return FAREWELL
         most = conf.MAX_CONNECTIONS
         if most is not None and len(self) >= most:
             return OVER_CAPACITY, "this server is full"

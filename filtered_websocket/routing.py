@@ -20,11 +20,11 @@ from django.apps import apps
 from django.urls import path, re_path
 
 from .auth import AUTH_TIMEOUT, load_authenticators, session_user
-from .close_codes import FILTER_ERROR, RESTART
+from .close_codes import FILTER_ERROR
 from .conf import conf
 from .consumers import FilteredWebSocketConsumer
 from .credentials import clean_query
-from .drain import ending
+from .drain import FAREWELL, ending
 from .filters.pipeline import Route
 from .handshakes import (
     CHECKED,
@@ -50,7 +50,7 @@ websocket_urlpatterns: list[Any] = [
 ]
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, code: int, reason: str) -> None:
+async def _turn_away(scope: Scope, receive: Receive, send: Send, code: int, reason: str) -> None:
     """As ``REFUSE_WITH`` says, from outside of a consumer."""
     await receive()
     send_close = open_transport(send, conf.MAX_OUTBOX, lambda code, reason: None).send_close
@@ -76,7 +76,7 @@ class HandshakeCheck:
         inside[CHECKED] = True
         problem = objection(inside, self.rule, any_host=self.any_host)
         if ending.is_set() and not problem:
-            await _refuse(inside, receive, send, RESTART, "the server ends")
+            await _turn_away(inside, receive, send, *FAREWELL)
             return
         if not problem:
             await self.inner(inside, receive, send)
@@ -120,7 +120,7 @@ class SessionUserMiddleware:
         except Exception as error:
             if self._seldom.note("session"):
                 logger.error("cannot look a session up: %r", error)
-            await _refuse(scope, receive, send, FILTER_ERROR, "cannot find out who connects")
+            await _turn_away(scope, receive, send, FILTER_ERROR, "cannot find out who connects")
             return
         await self.inner({**scope, "user": user}, receive, send)
 

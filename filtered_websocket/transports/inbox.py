@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..types import Event
+from .pace import REST
 
 #: So many bytes are enough, whatever the number of frames.
 MAX_BYTES = 1_048_576
@@ -28,9 +29,6 @@ LOOK_AGAIN = 1.0
 #: Where the system tells it, also a peer that has left behind what is unread.
 HANG_UP = getattr(select, "POLLRDHUP", 0)
 
-#: Whoever has sent more than was wanted waits so many turns of the event loop: a message of
-#: somebody else takes about as many from its socket through the layer to all members.
-REST = 16
 #: What is used of asyncio's queue, and a Python to come may name otherwise.
 USED_OF_QUEUE = ("_getters", "_queue", "_wakeup_next")
 

@@ -1,5 +1,5 @@
 """
-What many connections have to do in the same moment, one after the other.
+How much of the event loop one connection may have, or many in the same moment.
 
 A close with all that follows takes some 0.2 ms. Where a thousand readers that are too slow
 pass their bound with one message, all others would wait for all of them.
@@ -10,6 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
+#: Whoever has sent more than was wanted, or has had its turn, waits so many turns of the
+#: event loop: a message of somebody else takes about as many from its socket through the
+#: layer to all members.
+REST = 16
 #: So many are called together, and after how many seconds the next.
 FEW, PAUSE = 4, 0.004
 
