@@ -23,8 +23,8 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 from django.views.decorators.debug import sensitive_variables
 
-from . import census
-from .keys import Key, shorten
+from .auth.keys import Key, shorten
+from .control import counts as census
 from .models import State, Token
 
 if TYPE_CHECKING:

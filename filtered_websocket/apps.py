@@ -3,9 +3,9 @@
 from django.apps import AppConfig
 from django.core import checks
 
-from .checks import check_access, check_filters, check_layer, check_settings, check_storage
+from .checks.environment import check_surroundings
+from .checks.settings import check_access, check_filters, check_layer, check_settings, check_storage
 from .signals import connect_signals
-from .surroundings import check_surroundings
 
 CHECKS = (
     check_settings,

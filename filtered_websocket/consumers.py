@@ -22,20 +22,20 @@ from typing import Any, ClassVar
 from channels.consumer import AsyncConsumer
 from django.apps import apps
 
-from .auth import AUTH_TIMEOUT, authenticate
+from .auth.authenticators import AUTH_TIMEOUT, authenticate
+from .auth.credentials import SUBPROTOCOL, credentials, without_credentials
 from .close_codes import FILTER_ERROR, FORBIDDEN, TOO_LARGE, UNAUTHORIZED
-from .codecs import text_event
+from .codecs.frames import text_event
 from .conf import conf
-from .connection import Connection, Handshake
-from .credentials import SUBPROTOCOL, credentials, without_credentials
+from .connections.connection import Connection, Handshake
+from .connections.handshake import CHECKED, objection, site_rule, turn_away
 from .exceptions import Close, Drop
 from .filters.base import Chain
-from .filters.entries import Entry
-from .filters.pipeline import MayJoin, Pipeline, Route, check_route_group
-from .handshakes import CHECKED, objection, site_rule, turn_away
-from .hub import Hub, get_hub
+from .hub.hub import Hub, get_hub
 from .logs import get_logger
-from .queries import patience
+from .pipelines.entries import Entry
+from .pipelines.pipeline import MayJoin, Pipeline, Route, check_route_group
+from .threads.database import patience
 from .transports import open_transport
 from .transports.pace import REST
 from .types import ASGIApplication, Codec, Event, Receive, Scope, Send

@@ -16,8 +16,8 @@ from django.utils.crypto import constant_time_compare
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 
-from .envelope import MAX_GROUP_NAME
-from .keys import PREFIX_LENGTH, Key, digest_of, is_key, new_key
+from .auth.keys import PREFIX_LENGTH, Key, digest_of, is_key, new_key
+from .layer.envelope import MAX_GROUP_NAME
 
 #: How often, at most, a token's ``last_used`` is written.
 LAST_USED_EVERY = datetime.timedelta(minutes=1)

@@ -17,15 +17,15 @@ from typing import Any, BinaryIO, cast
 
 from django.core.exceptions import ImproperlyConfigured
 
-from .batches import new_item
-from .codecs import Frame, text_event, to_frame
-from .connection import Connection, Handshake
-from .envelope import check_group
+from .codecs.frames import Frame, text_event, to_frame
+from .connections.connection import Connection, Handshake
+from .connections.token_groups import token_of
 from .exceptions import Close, Drop, FilterError
-from .filters.pipeline import Pipeline
-from .standalone import Parser, in_words, set_up
+from .layer.envelope import check_group
+from .layer.publish_queue import new_item
+from .pipelines.pipeline import Pipeline
+from .server.standalone import Parser, in_words, set_up
 from .storage_objects import get_storage_object
-from .token_groups import token_of
 from .transports import AsgiTransport, settle
 
 

@@ -19,13 +19,13 @@ from asgiref.sync import sync_to_async
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.db import transaction
 
-from .batches import captures, new_item
-from .codecs import text_event
+from .codecs.frames import text_event
 from .conf import conf
-from .connection import Exclude, excluded_ids
-from .envelope import Item, check_group
+from .connections.connection import Exclude, excluded_ids
 from .exceptions import PublishError
-from .hub import Hub, active_hub, get_hub
+from .hub.hub import Hub, active_hub, get_hub
+from .layer.envelope import Item, check_group
+from .layer.publish_queue import captures, new_item
 from .logs import get_logger
 
 logger = get_logger(__name__)

@@ -19,14 +19,11 @@ from channels.sessions import SessionMiddlewareStack
 from django.apps import apps
 from django.urls import path, re_path
 
-from .auth import AUTH_TIMEOUT, load_authenticators, session_user
+from .auth.authenticators import AUTH_TIMEOUT, load_authenticators, session_user
+from .auth.credentials import clean_query
 from .close_codes import FILTER_ERROR
 from .conf import conf
-from .consumers import FilteredWebSocketConsumer
-from .credentials import clean_query
-from .drain import FAREWELL, ending
-from .filters.pipeline import Route
-from .handshakes import (
+from .connections.handshake import (
     CHECKED,
     OriginRule,
     headers,
@@ -36,8 +33,11 @@ from .handshakes import (
     site_rule,
     turn_away,
 )
+from .consumers import FilteredWebSocketConsumer
+from .hub.drain import FAREWELL, ending
 from .logs import Seldom, get_logger
-from .queries import patience
+from .pipelines.pipeline import Route
+from .threads.database import patience
 from .transports import open_transport
 from .types import ASGIApplication, Receive, Scope, Send
 

@@ -10,8 +10,8 @@ from django.contrib.auth.signals import user_logged_out
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 
-from .evictions import disconnect_session, tell_changed
-from .judging import token_model
+from .auth.validity import token_model
+from .disconnect import disconnect_session, tell_changed
 
 #: A save of nothing else ends no right. Of any other field of a site's own user model,
 #: nobody but the site knows what hangs on it.

@@ -19,13 +19,13 @@ from urllib.parse import unquote, urlsplit
 from django.contrib.auth.models import AnonymousUser
 from django.test.utils import override_settings
 
-from .batches import captures
-from .blocking import in_the_thread_sensitive_thread
-from .codecs import unpack
+from .codecs.frames import unpack
 from .consumers import FilteredWebSocketConsumer
-from .envelope import EXCLUDE, Item
-from .filters.entries import Entry
-from .hub import active_hub
+from .hub.hub import active_hub
+from .layer.envelope import EXCLUDE, Item
+from .layer.publish_queue import captures
+from .pipelines.entries import Entry
+from .threads.blocking import in_the_thread_sensitive_thread
 from .types import ASGIApplication, Event
 
 #: How long ``receive`` and the like wait before they fail, seconds.

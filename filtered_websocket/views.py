@@ -11,10 +11,10 @@ from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_POST, require_safe
 
-from .drain import ending
-from .hub import active_hub
+from .auth.tickets import LIFETIME, issue
+from .hub.drain import ending
+from .hub.hub import active_hub
 from .routing import websocket_urlpatterns
-from .tickets import LIFETIME, issue
 
 #: No inline script or style, nothing from elsewhere.
 CONTENT_SECURITY_POLICY = (

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from filtered_websocket import publish
-from filtered_websocket.drain import SIGNALS, Drain
+from filtered_websocket.hub.drain import SIGNALS, Drain
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,9 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from filtered_websocket import census
 from filtered_websocket import models as our_models
-from filtered_websocket.keys import digest_of
+from filtered_websocket.auth.keys import digest_of
+from filtered_websocket.control import counts as census
 from filtered_websocket.models import Token
 
 from .secrecy import PLAIN_KEY, database_dump, every_log_line, failing_database, report_of

@@ -17,10 +17,10 @@ from filtered_websocket import (
 )
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
-from filtered_websocket.hub import active_hub, get_hub
+from filtered_websocket.hub.hub import active_hub, get_hub
 from filtered_websocket.testing import Closed, Refused, connect
 
-from .test_connection import message_filter
+from .connections.test_connection import message_filter
 
 
 def disconnects(*functions):
@@ -193,7 +193,10 @@ async def test_a_raising_filter_drops_the_event_and_hurts_nobody(base, caplog):
         assert await ann.received_nothing()
     [record] = caplog.records
     assert record.levelno == logging.ERROR
-    assert "tests.test_connection.fail raised KeyError on connection " in record.getMessage()
+    assert (
+        "tests.connections.test_connection.fail raised KeyError on connection "
+        in record.getMessage()
+    )
 
 
 async def test_on_error_close_closes_with_4500(settings):
@@ -224,7 +227,10 @@ async def test_a_filter_that_takes_too_long_loses_its_event_and_nothing_else(set
         await ann.send("x")
         assert await bob.receive() == "in time"
     [record] = caplog.records
-    assert "tests.test_connection.hang raised TimeoutError on connection " in record.getMessage()
+    assert (
+        "tests.connections.test_connection.hang raised TimeoutError on connection "
+        in record.getMessage()
+    )
     assert "FILTER_TIMEOUT is 0.01 s" in caplog.text
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from filtered_websocket.drain import SIGNALS, Drain
+from filtered_websocket.hub.drain import SIGNALS, Drain
 
 from .fuzz import targets
 

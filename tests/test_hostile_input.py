@@ -13,9 +13,9 @@ import pytest
 import filtered_websocket
 from filtered_websocket import Drop
 from filtered_websocket import filters as bundled
-from filtered_websocket.filters.pipeline import Pipeline
-from filtered_websocket.hub import get_hub
-from filtered_websocket.json_codec import JSONCodec
+from filtered_websocket.codecs.json import JSONCodec
+from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.pipelines.pipeline import Pipeline
 from filtered_websocket.testing import connect
 
 SIZE = 65_536

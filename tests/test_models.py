@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from filtered_websocket import models as our_models
-from filtered_websocket.keys import digest_of, new_key
+from filtered_websocket.auth.keys import digest_of, new_key
 from filtered_websocket.models import State, Ticket, Token
 
 from .secrecy import PLAIN_KEY, database_dump, every_log_line, failing_database, report_of

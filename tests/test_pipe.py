@@ -17,11 +17,11 @@ from filtered_websocket import (
     WebSocketDisconnectFilter,
 )
 from filtered_websocket import pipe as pipe_module
-from filtered_websocket.filters.pipeline import Pipeline
 from filtered_websocket.pipe import Pipe, main
+from filtered_websocket.pipelines.pipeline import Pipeline
 
+from .connections.test_connection import message_filter
 from .snippets import ROOT
-from .test_connection import message_filter
 
 
 def piped(text, *filters):
@@ -56,7 +56,7 @@ def test_an_error_is_told_with_its_line_and_the_next_line_goes_on():
 
     status, out, err = piped("a\nx\nb\n", message_filter(fail))
     assert (status, out) == (1, "a\nb\n")
-    assert err == "pipe: line 2: tests.test_connection.fail raised KeyError: 'oh'\n"
+    assert err == "pipe: line 2: tests.connections.test_connection.fail raised KeyError: 'oh'\n"
 
 
 def test_what_is_no_message_is_told_too():

@@ -11,13 +11,19 @@ from websockets.frames import Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
 from filtered_websocket import Close, Drop, WebSocketMessageFilter
-from filtered_websocket.batches import MAX_BATCH, MAX_BATCH_BYTES, MAX_SENDS, Batches, new_item
-from filtered_websocket.codecs import pack, to_frame, unpack
-from filtered_websocket.envelope import WINDOW, Batch, Item, Sequence, group_key, seal, unseal
+from filtered_websocket.codecs.frames import pack, to_frame, unpack
 from filtered_websocket.exceptions import FilterError
 from filtered_websocket.filters.base import Chain
+from filtered_websocket.layer.envelope import WINDOW, Batch, Item, Sequence, group_key, seal, unseal
+from filtered_websocket.layer.publish_queue import (
+    MAX_BATCH,
+    MAX_BATCH_BYTES,
+    MAX_SENDS,
+    Batches,
+    new_item,
+)
 
-from .test_protocol import Peer
+from .server.test_daphne_protocol import Peer
 
 anything = settings(
     deadline=None,

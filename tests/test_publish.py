@@ -15,7 +15,7 @@ from django.db import transaction
 from filtered_websocket import PublishError
 from filtered_websocket import publish as publish_module
 from filtered_websocket.consumers import FilteredWebSocketConsumer
-from filtered_websocket.hub import get_hub
+from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.publish import apublish, publish
 from filtered_websocket.testing import connect, published
 
@@ -102,7 +102,7 @@ async def test_apublish_on_commit_registers_with_djangos_thread():
 
 @pytest.mark.django_db(transaction=True)
 async def test_a_connection_publishes_on_commit():
-    from .test_connection import message_filter
+    from .connections.test_connection import message_filter
 
     def work(web_socket_instance, data):
         with transaction.atomic():

@@ -237,7 +237,7 @@ def test_before_django_is_ready_nothing_is_built(settings, monkeypatch):
 
 
 def test_loops_are_not_kept_alive_by_hubs():
-    from filtered_websocket import hub
+    from filtered_websocket.hub import hub
 
     async def once():
         async with connect([]):

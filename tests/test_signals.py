@@ -12,9 +12,9 @@ from django.test import Client, RequestFactory
 from django.test.utils import isolate_apps
 from django.utils import timezone
 
-from filtered_websocket import evictions, signals
+from filtered_websocket import disconnect, signals
+from filtered_websocket.auth.keys import digest_of
 from filtered_websocket.close_codes import UNAUTHORIZED
-from filtered_websocket.keys import digest_of
 from filtered_websocket.models import Token
 from filtered_websocket.signals import connect_signals
 from filtered_websocket.testing import connect
@@ -47,7 +47,7 @@ def told(monkeypatch, ann, token):
         def call(self, function, *args):
             function(*args)
 
-    monkeypatch.setattr(evictions, "own_hub", Listener)
+    monkeypatch.setattr(disconnect, "own_hub", Listener)
     return events
 
 
@@ -236,7 +236,7 @@ def test_a_layer_that_fails_fails_neither_a_save_nor_a_logout(
     def fail(*args):
         raise wrong
 
-    monkeypatch.setattr(evictions, "own_hub", fail)
+    monkeypatch.setattr(disconnect, "own_hub", fail)
     request = request_of(ann)
     ann.is_active = False
     ann.save()

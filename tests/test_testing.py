@@ -10,8 +10,8 @@ from filtered_websocket import testing as testing_module
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
 from filtered_websocket.testing import Closed, connect, only_filters, published
 
+from .connections.test_connection import message_filter
 from .lone_filter import Pop
-from .test_connection import message_filter
 
 
 async def test_only_filters_is_the_whole_pipeline():

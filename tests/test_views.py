@@ -4,8 +4,8 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from filtered_websocket import drain
-from filtered_websocket.hub import get_hub
+from filtered_websocket.hub import drain
+from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.testing import connect
 
 pytestmark = pytest.mark.urls("filtered_websocket.urls")

@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from asgiref.sync import iscoroutinefunction
 
-from ..blocking import run_blocking
 from ..exceptions import Close, Drop, FilterError
+from ..threads.blocking import run_blocking
 
 #: The ``type`` of events of the consumer chain that the house itself makes.
 HOUSE_EVENTS = frozenset({"gap", "layer_back", "layer_lost", "publish_failed"})
@@ -257,7 +257,7 @@ class WebSocketConnectFilter(FilterBase, metaclass=FilterMeta):
     """
     Runs once per connection, before it is accepted.
 
-    ``data`` is the :class:`~filtered_websocket.connection.Handshake`. ``Drop``,
+    ``data`` is the :class:`~filtered_websocket.connections.connection.Handshake`. ``Drop``,
     ``Close`` and any error refuse the connection.
     """
 

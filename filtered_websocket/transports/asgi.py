@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from ..close_codes import SLOW_READER
-from ..codecs import Bundle, Frame
+from ..codecs.frames import Bundle, Frame
 from ..conf import conf
 from ..logs import get_logger
 from ..types import Send

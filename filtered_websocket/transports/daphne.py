@@ -13,7 +13,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, ClassVar
 
-from ..codecs import Bundle, Frame
+from ..codecs.frames import Bundle, Frame
 from ..conf import conf
 from ..logs import get_logger
 from ..types import Send

@@ -10,7 +10,7 @@ import sys
 from operator import attrgetter
 from typing import Any
 
-from ..codecs import is_utf8
+from ..codecs.frames import is_utf8
 from ..logs import get_logger
 from .inbox import Inbox
 

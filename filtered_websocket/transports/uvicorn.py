@@ -12,7 +12,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, ClassVar
 
-from ..codecs import Bundle, Frame
+from ..codecs.frames import Bundle, Frame
 from ..logs import get_logger
 from ..types import Send
 from .asgi import AsgiTransport, settle

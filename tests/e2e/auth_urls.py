@@ -9,7 +9,7 @@ from django.urls import path
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
-from filtered_websocket.evictions import disconnect_token, disconnect_user
+from filtered_websocket.disconnect import disconnect_token, disconnect_user
 from filtered_websocket.models import Token
 from fws_project.urls import urlpatterns as example
 

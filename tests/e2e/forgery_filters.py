@@ -3,7 +3,7 @@
 import json
 
 from filtered_websocket import Drop, WebSocketMessageFilter
-from filtered_websocket.hub import get_hub
+from filtered_websocket.hub.hub import get_hub
 
 
 class Counts(WebSocketMessageFilter):

@@ -9,8 +9,8 @@ import pytest
 from channels_redis.serializers import MsgPackSerializer
 from websockets.asyncio.client import connect
 
-from filtered_websocket.batches import new_item
-from filtered_websocket.envelope import Batch, group_key, new_origin, seal
+from filtered_websocket.layer.envelope import Batch, group_key, new_origin, seal
+from filtered_websocket.layer.publish_queue import new_item
 
 from .processes import Daphne, until
 from .test_serving import hears, hears_nothing_before

@@ -10,7 +10,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from ..test_transports_inbox import frame
+from ..transports.test_inbox import frame
 from .test_lanes import SERVERS, daphne, flood, raw, running
 from .test_serving import hears
 

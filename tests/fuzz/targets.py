@@ -11,13 +11,25 @@ import msgpack
 from channels.layers import get_channel_layer
 
 from filtered_websocket import Drop, WebSocketDataFilter, WebSocketMessageFilter
-from filtered_websocket.connection import Handshake
+from filtered_websocket.auth.credentials import credentials, without_credentials
+from filtered_websocket.connections.connection import Handshake
+from filtered_websocket.connections.handshake import (
+    is_same_origin,
+    objection,
+    one_of_origins,
+    site_rule,
+)
 from filtered_websocket.consumers import FilteredWebSocketConsumer
-from filtered_websocket.credentials import credentials, without_credentials
-from filtered_websocket.envelope import BadEnvelope, Sequence, group_key, new_origin, seal, unseal
 from filtered_websocket.filters.base import printable
 from filtered_websocket.filters.broadcast_messages_by_token import TokenMessageFilter
-from filtered_websocket.handshakes import is_same_origin, objection, one_of_origins, site_rule
+from filtered_websocket.layer.envelope import (
+    BadEnvelope,
+    Sequence,
+    group_key,
+    new_origin,
+    seal,
+    unseal,
+)
 from filtered_websocket.publish import apublish
 from filtered_websocket.testing import Client
 

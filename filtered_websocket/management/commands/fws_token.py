@@ -16,11 +16,11 @@ from django.db import router, transaction
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from filtered_websocket.conf import conf
-from filtered_websocket.filters.base import printable
-from filtered_websocket.keys import Key, shorten
-from filtered_websocket.models import Token
-from filtered_websocket.publish import is_shared
+from ...auth.keys import Key, shorten
+from ...conf import conf
+from ...filters.base import printable
+from ...models import Token
+from ...publish import is_shared
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 HEADINGS = ("ID", "KEY", "NAME", "USER", "GROUP", "STATE", "EXPIRES", "LAST USED")

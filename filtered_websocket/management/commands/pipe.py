@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from filtered_websocket.pipe import run
+from ...pipe import run
 
 
 class Command(BaseCommand):

@@ -15,7 +15,7 @@ from .proxy import Proxy
 VANISH = max(10, CLIENTS // 5)
 #: Our own server, which asks more often than every 20 seconds.
 OWN = """
-from filtered_websocket.servers import protocol
+from filtered_websocket.server import daphne_protocol as protocol
 protocol.PING_INTERVAL = protocol.PONG_TIMEOUT = 1
 from filtered_websocket.server import main
 main()

@@ -1,0 +1,274 @@
+"""
+Who connects: authenticators, which run before the connect chain, under any middleware.
+
+::
+
+    handshake ─┬─ nothing offered ── the session's user, or anonymous
+               └─ one credential ─┬─ good: its identity
+                                  └─ bad, or more than one: 4401, never anonymous
+
+A credential that is offered goes before the session, whose cookie a browser sends unasked.
+"""
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, load_backend
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+from django.views.decorators.debug import sensitive_variables
+
+from ..close_codes import FILTER_ERROR, UNAUTHORIZED
+from ..conf import conf
+from ..exceptions import AuthFault, Close
+from ..logs import get_logger
+from ..threads.database import run_query
+from ..types import Authenticator, Identity, Scope
+from .credentials import credentials
+from .key_lookups import Inquiries
+from .keys import digest_of, is_key
+from .throttle import Guesses, address_of
+from .tickets import redeem
+from .validity import is_same_password, token_model
+
+logger = get_logger(__name__)
+
+#: How long it may take to find out who connects, seconds: daphne waits 5 for an answer.
+AUTH_TIMEOUT = 3.0
+_guesses = Guesses()
+_inquiries = Inquiries()
+
+
+def refusal() -> Close:
+    """Whatever is wrong with a credential, who offers it learns as much."""
+    return Close(UNAUTHORIZED, "unauthorized")
+
+
+class SessionAuthenticator:
+    """Django's session, where no other credential is offered."""
+
+    async def authenticate(self, scope: Scope) -> Identity | None:
+        user = scope.get("user")
+        if user is None or not user.is_authenticated or credentials(scope):
+            return None
+        session = scope.get("session")
+        if session is None:
+            return Identity(user=user)
+        return Identity(
+            user=user,
+            session_key=session.session_key,
+            session_hash=session.get(HASH_SESSION_KEY),
+        )
+
+
+class _TokenAuthenticator:
+    kind: ClassVar[str]
+
+    @sensitive_variables()
+    async def authenticate(self, scope: Scope) -> Identity | None:
+        found = [secret for kind, secret in credentials(scope) if kind == self.kind]
+        if not found:
+            return None
+        return identity_of(await find_token(found[0], address_of(scope)))
+
+
+class HeaderAuthenticator(_TokenAuthenticator):
+    """``Authorization: Token KEY``, or ``Bearer KEY``."""
+
+    kind = "header"
+
+
+class SubprotocolAuthenticator(_TokenAuthenticator):
+    """``new WebSocket(url, ["fws", "fws.token.KEY"])``, the way browsers can."""
+
+    kind = "subprotocol"
+
+
+class QueryAuthenticator(_TokenAuthenticator):
+    """
+    ``?token=KEY``, which ends up in the logs of proxies: off unless it is listed in
+    ``AUTHENTICATORS``.
+    """
+
+    kind = "query"
+
+
+class TicketAuthenticator:
+    """``?ticket=TICKET``, once, within 30 seconds of its issue."""
+
+    @sensitive_variables()
+    async def authenticate(self, scope: Scope) -> Identity | None:
+        found = [secret for kind, secret in credentials(scope) if kind == "ticket"]
+        if not found:
+            return None
+        identity: Identity | None = await _run_secretly(lambda: redeem(found[0]))
+        if identity is None:
+            raise refusal()
+        user = scope.get("user")
+        if user is not None and user.is_authenticated and user.pk != identity.user.pk:
+            logger.info("a ticket came with the session of another user")
+            raise refusal()
+        return identity
+
+
+@functools.cache
+def _load(path: str) -> Authenticator:
+    try:
+        made = import_string(path)()
+    except TypeError as error:
+        raise ImproperlyConfigured(
+            f"FILTERED_WEBSOCKET['AUTHENTICATORS'] names {path!r}, which cannot be made"
+            f" without arguments: {error}."
+        ) from error
+    except Exception as error:
+        raise ImproperlyConfigured(
+            f"FILTERED_WEBSOCKET['AUTHENTICATORS'] names {path!r}: {type(error).__name__}: {error}."
+        ) from error
+    if not inspect.iscoroutinefunction(getattr(made, "authenticate", None)):
+        raise ImproperlyConfigured(
+            f"FILTERED_WEBSOCKET['AUTHENTICATORS'] names {path!r}, which has no"
+            " 'async def authenticate(self, scope)'."
+        )
+    authenticator: Authenticator = made
+    return authenticator
+
+
+def load_authenticators() -> list[Authenticator]:
+    """Those of the setting, made once; ImproperlyConfigured for what is none."""
+    return [_load(path) for path in conf.AUTHENTICATORS]
+
+
+@sensitive_variables()
+async def authenticate(scope: Scope) -> Identity | None:
+    """
+    Who opens this handshake; None for nobody in particular.
+
+    Raises :exc:`Close` with 4401 for a credential that lets nobody in, or that no
+    authenticator knows, after a delay that grows with each one from its address. What
+    an authenticator raises otherwise passes through.
+    """
+    offers = credentials(scope)
+    try:
+        if len(offers) > 1:
+            logger.info("a handshake offers %d credentials at once", len(offers))
+            raise refusal()
+        for authenticator in load_authenticators():
+            identity = await authenticator.authenticate(scope)
+            if identity is not None:
+                return identity
+        if offers:
+            logger.info("no authenticator takes a credential that came as %s", offers[0].kind)
+            raise refusal()
+    except Close:
+        await _note_bad(address_of(scope))
+        raise
+    return None
+
+
+async def _note_bad(address: str) -> None:
+    delay = _guesses.note(address)
+    if delay:
+        await asyncio.sleep(delay)
+
+
+def identity_of(token: Any) -> Identity:
+    """A token's bearer."""
+    # Its models need the app, which a server without a project has not installed.
+    from django.contrib.auth.models import AnonymousUser
+
+    return Identity(user=token.user or AnonymousUser(), token=token)
+
+
+@sensitive_variables()
+async def use_key(key: str, scope: Scope) -> Any:
+    """
+    The token of ``key``, offered on an open connection, or None.
+
+    Counted and delayed as in a handshake.
+    """
+    address = address_of(scope)
+    try:
+        return await find_token(key, address)
+    except Close:
+        await _note_bad(address)
+        return None
+    except AuthFault as error:
+        # No error of the filter's, whose report would show the message with the key.
+        logger.error("%s", error)
+        raise Close(FILTER_ERROR, "cannot look the token up") from None
+
+
+@sensitive_variables()
+async def find_token(key: str, address: str) -> Any:
+    """
+    The token of ``key``, if it lets its bearer in: one indexed query.
+
+    Raises :exc:`Close` with 4401 if not: without a query for what is no key, and, once
+    ``address`` has offered too many bad ones, with one a second for all such together.
+    :exc:`AuthFault` where the database does not answer.
+    """
+    if not is_key(key):
+        raise refusal()
+    token = await _look_up(key, address)
+    if token is None:
+        raise refusal()
+    if token.flaw:
+        logger.info("refused token %s… (%s): %s", token.prefix, token.pk, token.flaw)
+        raise refusal()
+    return token
+
+
+@sensitive_variables()
+async def _look_up(key: str, address: str) -> Any:
+    try:
+        if _guesses.is_over(address) and not await _inquiries.is_known(digest_of(key)):
+            return None
+        with _guesses.asking(address):
+            return await _run_secretly(lambda: token_model().objects.find(key))
+    except Exception as error:
+        raise AuthFault(f"cannot look a token up: {type(error).__name__}: {error}") from None
+
+
+async def _run_secretly(call: Callable[[], Any]) -> Any:
+    """
+    ``call()`` in a thread. No arguments: on their way there they would be in the frames of
+    others, and so in the report of an exception.
+    """
+    return await run_query(sensitive_variables()(call))
+
+
+@sensitive_variables()
+async def session_user(scope: Scope) -> Any:
+    """
+    The user of a handshake's session, or an anonymous one.
+
+    As ``django.contrib.auth.get_user``, SECRET_KEY_FALLBACKS included, but the session is
+    only read: there is no response to send another cookie with. (``channels.auth``
+    knows no fallbacks, and flushes the session instead.)
+    """
+    from django.contrib.auth.models import AnonymousUser
+
+    session = scope["session"]
+    if session.session_key is None:
+        return AnonymousUser()
+    return await run_query(_session_user, session) or AnonymousUser()
+
+
+@sensitive_variables()
+def _session_user(session: Any) -> Any:
+    path = session.get(BACKEND_SESSION_KEY)
+    if SESSION_KEY not in session or path not in settings.AUTHENTICATION_BACKENDS:
+        return None
+    user = load_backend(path).get_user(_primary_key(session[SESSION_KEY]))
+    known = session.get(HASH_SESSION_KEY, "")
+    return user if user is not None and is_same_password(user, known) else None
+
+
+def _primary_key(text: Any) -> Any:
+    from django.contrib.auth import get_user_model
+
+    return get_user_model()._meta.pk.to_python(text)

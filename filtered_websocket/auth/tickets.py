@@ -1,0 +1,84 @@
+"""
+Tickets: a right to connect once, within seconds, for a page that cannot set headers and
+whose cookies do not reach this server.
+
+A ticket is signed, so what is made up is refused without a query; and a row, which its
+use takes away, so that it works once for all processes together. The session's key in
+that row can be read with the ticket only: whoever reads the database has no cookie by it.
+"""
+
+import datetime
+import hashlib
+import secrets
+from base64 import urlsafe_b64encode
+from typing import Any
+
+from cryptography.fernet import Fernet
+from django.apps import apps
+from django.contrib.auth import HASH_SESSION_KEY
+from django.core.signing import BadSignature, TimestampSigner
+from django.db import router
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+
+from ..types import Identity
+from .keys import digest_of
+from .validity import judge
+
+#: How long a ticket can be used, seconds.
+LIFETIME = 30
+
+
+def _signer() -> TimestampSigner:
+    return TimestampSigner(sep=".", salt="filtered_websocket.ticket")
+
+
+def _cipher(nonce: str) -> Fernet:
+    return Fernet(urlsafe_b64encode(hashlib.sha256(b"session" + nonce.encode()).digest()))
+
+
+def ticket_model() -> Any:
+    return apps.get_model("filtered_websocket", "Ticket")
+
+
+@sensitive_variables()
+def issue(user: Any, session: Any) -> str:
+    """
+    A ticket for ``user``, which ends with ``session``. Writes one row, and takes away
+    those that nobody used in time.
+    """
+    now = timezone.now()
+    nonce = secrets.token_urlsafe(32)
+    tickets = ticket_model().objects
+    tickets.filter(expires_at__lte=now).delete()
+    tickets.create(
+        digest=digest_of(nonce),
+        user=user,
+        session_key=_cipher(nonce).encrypt((session.session_key or "").encode()).decode(),
+        session_hash=session.get(HASH_SESSION_KEY, ""),
+        expires_at=now + datetime.timedelta(seconds=LIFETIME),
+    )
+    return _signer().sign(nonce)
+
+
+@sensitive_variables()
+def redeem(ticket: str) -> Identity | None:
+    """Whom ``ticket`` lets in, this once; None for what lets nobody in."""
+    try:
+        nonce = _signer().unsign(ticket, max_age=LIFETIME)
+    except BadSignature:
+        return None
+    model = ticket_model()
+    # A replica may not know yet what was issued a moment ago.
+    tickets = model.objects.using(router.db_for_write(model)).filter(digest=digest_of(nonce))
+    row = tickets.select_related("user").first()
+    # Of many who come with it at once, one takes the row away.
+    if row is None or not tickets.delete()[0] or row.expires_at <= timezone.now():
+        return None
+    identity = Identity(
+        user=row.user,
+        session_key=_cipher(nonce).decrypt(row.session_key).decode() or None,
+        session_hash=row.session_hash or None,
+    )
+    [(flaw, identity)] = judge([identity])
+    return None if flaw or not row.user.is_active else identity

@@ -1,0 +1,1 @@
+"""How an event goes through the filters of one chain."""

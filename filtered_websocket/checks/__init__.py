@@ -1,0 +1,1 @@
+"""System checks: every mistake of a site, found before it serves."""

@@ -1,0 +1,105 @@
+"""System checks of what a site runs on: its Redis, its packages, its process."""
+
+import re
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Warning
+
+from ..conf import SETTINGS, conf
+from ..hub.limits import missing_descriptors
+
+#: Package -> of each series, the first release without a known vulnerability that a
+#: stranger could use; older series have all of them.
+SAFE = {
+    "autobahn": ["26.10.1"],
+    "channels": ["3.0.3"],
+    "daphne": ["4.2.3"],
+    "django": ["5.2.13", "6.0.4"],
+    "redis": ["4.5.4"],
+    "twisted": ["26.4.0"],
+}
+
+
+def check_surroundings(**kwargs: Any) -> list[CheckMessage]:
+    """What is seen without asking anybody: no connection is made."""
+    return [*_check_encryption(), *_check_versions(), *_check_descriptors()]
+
+
+def _check_encryption() -> Iterable[CheckMessage]:
+    alias = conf.CHANNEL_LAYER
+    config = getattr(settings, "CHANNEL_LAYERS", {}).get(alias, {}).get("CONFIG", {})
+    if config.get("symmetric_encryption_keys"):
+        return
+    if any(map(is_open, config.get("hosts") or ())):
+        yield Warning(
+            f"CHANNEL_LAYERS[{alias!r}] sends messages to another machine in clear: who is on"
+            " the way reads them, and publishes what looks like this site's.",
+            hint="Use rediss:// (TLS), a Unix socket, or"
+            ' "symmetric_encryption_keys": [SECRET_KEY].',
+            id="filtered_websocket.W008",
+        )
+
+
+def is_open(host: Any) -> bool:
+    """Whether one entry of ``hosts`` leads out of this machine without TLS."""
+    if isinstance(host, list | tuple):
+        host = {"host": host[0]}
+    elif not isinstance(host, dict):
+        host = {"address": host}
+    if "address" in host:
+        address = urlsplit(str(host["address"]))
+        return address.scheme == "redis" and not _is_here(address.hostname or "localhost")
+    if "sentinels" in host:
+        return not host.get("ssl") and not all(_is_here(str(one[0])) for one in host["sentinels"])
+    return "path" not in host and not _is_here(str(host.get("host", "localhost")))
+
+
+def _is_here(name: str) -> bool:
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
+def _check_versions() -> Iterable[CheckMessage]:
+    for name, releases in SAFE.items():
+        try:
+            installed = version(name)
+        except PackageNotFoundError:
+            continue
+        if is_unsafe(installed, releases):
+            yield Warning(
+                f"{name} {installed} has vulnerabilities that are known.",
+                hint=f"Install {' or '.join(releases)}, or newer.",
+                id="filtered_websocket.W009",
+            )
+
+
+def is_unsafe(installed: str, releases: list[str]) -> bool:
+    """Whether a version is older than the safe release of its series."""
+    mine = numbers(installed)
+    # Of the series that began before it, the newest; older ones have none that is safe.
+    begun = [release for release in map(numbers, releases) if release[:2] <= mine[:2]]
+    return not begun or mine < max(begun)
+
+
+def numbers(release: str) -> tuple[int, ...]:
+    """The first three numbers of a version."""
+    found = [int(number) for number in re.findall(r"\d+", release)[:3]]
+    return (*found, 0, 0)[:3]
+
+
+def _check_descriptors() -> Iterable[CheckMessage]:
+    # A wrong value is E002's.
+    if SETTINGS["MAX_CONNECTIONS"][1].allows(conf.MAX_CONNECTIONS) and (n := missing_descriptors()):
+        yield Warning(
+            f"A process of this user may not open enough files for MAX_CONNECTIONS: {n} are"
+            " missing.",
+            hint="Raise 'ulimit -n' (LimitNOFILE of systemd), or lower MAX_CONNECTIONS.",
+            id="filtered_websocket.W010",
+        )

@@ -1,0 +1,269 @@
+"""
+System checks: every mistake a site can make in its settings, found by ``manage.py check``.
+
+Ids are permanent: never reused, never renumbered. E003 to E013 are raised where a
+pipeline is built (``filters.entries``, ``filters.pipeline``), so that a server that runs
+no checks says the same words.
+"""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import redis
+from channels.routing import get_default_application
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning
+from django.core.exceptions import ImproperlyConfigured
+
+from ..auth.authenticators import load_authenticators
+from ..conf import SETTINGS, conf
+from ..connections.handshake import one_of_origins
+from ..pipelines.entries import PipelineError
+from ..pipelines.pipeline import Pipeline, installed_filters, known_routes
+from ..storage_objects import chosen
+
+CORE = "channels_redis.core.RedisChannelLayer"
+PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
+IN_MEMORY = "channels.layers.InMemoryChannelLayer"
+COOKIE_SESSIONS = "django.contrib.sessions.backends.signed_cookies"
+QUERY_AUTHENTICATOR = "filtered_websocket.auth.QueryAuthenticator"
+#: A hub has one mailbox for all its connections; a burst must fit.
+MIN_CAPACITY = 1000
+
+
+def check_settings(**kwargs: Any) -> list[CheckMessage]:
+    """FILTERED_WEBSOCKET: known keys, values of the right type."""
+    written = getattr(settings, "FILTERED_WEBSOCKET", {})
+    if not isinstance(written, dict):
+        return [
+            Error(
+                f"FILTERED_WEBSOCKET is {written!r:.80}.",
+                hint="It must be a dict.",
+                id="filtered_websocket.E002",
+            )
+        ]
+    found: list[CheckMessage] = []
+    for key, value in written.items():
+        if key not in SETTINGS:
+            close = get_close_matches(str(key), SETTINGS, 1)
+            found.append(
+                Error(
+                    f"FILTERED_WEBSOCKET has no setting {key!r}.",
+                    hint=f"Did you mean {close[0]!r}?"
+                    if close
+                    else f"Known settings: {', '.join(sorted(SETTINGS))}.",
+                    id="filtered_websocket.E001",
+                )
+            )
+            continue
+        rule = SETTINGS[key][1]
+        if not rule.allows(value):
+            found.append(
+                Error(
+                    f"FILTERED_WEBSOCKET[{key!r}] is {value!r:.80}.",
+                    hint=f"It must be {rule.words}.",
+                    id="filtered_websocket.E002",
+                )
+            )
+    if not found and conf.MAX_MESSAGE_SIZE >= conf.MAX_OUTBOX:
+        found.append(
+            Warning(
+                f"FILTERED_WEBSOCKET['MAX_MESSAGE_SIZE'] is {conf.MAX_MESSAGE_SIZE}, and"
+                f" MAX_OUTBOX {conf.MAX_OUTBOX}: one message can close every member of a group.",
+                hint="Make MAX_OUTBOX some times as large.",
+                id="filtered_websocket.W011",
+            )
+        )
+    return found
+
+
+def check_access(**kwargs: Any) -> list[CheckMessage]:
+    """Who may connect: authenticators, origins, tokens."""
+    found: list[CheckMessage] = []
+    valid = {key: SETTINGS[key][1].allows(getattr(conf, key)) for key in SETTINGS}
+    if valid["AUTHENTICATORS"]:
+        try:
+            load_authenticators()
+        except ImproperlyConfigured as error:
+            found.append(
+                Error(
+                    str(error),
+                    hint="Name classes, as 'filtered_websocket.auth.HeaderAuthenticator'.",
+                    id="filtered_websocket.E018",
+                )
+            )
+        if QUERY_AUTHENTICATOR in conf.AUTHENTICATORS:
+            found.append(
+                Warning(
+                    "FILTERED_WEBSOCKET['AUTHENTICATORS'] takes tokens from the URL, which"
+                    " proxies write to their logs.",
+                    hint="Send them as subprotocols or headers, or use tickets.",
+                    id="filtered_websocket.W006",
+                )
+            )
+    if valid["ALLOWED_ORIGINS"] and conf.ALLOWED_ORIGINS is not None:
+        found += _check_origins(conf.ALLOWED_ORIGINS)
+    if conf.AUTHENTICATORS and settings.SESSION_ENGINE == COOKIE_SESSIONS:
+        found.append(
+            Warning(
+                "SESSION_ENGINE keeps sessions in cookies: a logout cannot end them, nor their"
+                " connections.",
+                hint="Use sessions of the server's: 'django.contrib.sessions.backends.db'.",
+                id="filtered_websocket.W007",
+            )
+        )
+    if conf.TOKENS == "open" and not settings.DEBUG:
+        found.append(
+            Warning(
+                "FILTERED_WEBSOCKET['TOKENS'] is 'open', and DEBUG is off: whatever a client"
+                " says is a token.",
+                hint="Leave it at 'database', and create tokens in the admin.",
+                id="filtered_websocket.W004",
+            )
+        )
+    return found
+
+
+def _check_origins(origins: Sequence[str]) -> Iterable[CheckMessage]:
+    try:
+        one_of_origins(origins)
+    except ValueError as error:
+        yield Error(
+            f"FILTERED_WEBSOCKET['ALLOWED_ORIGINS']: {error}.",
+            hint="An origin has a scheme and a host, and a port if it is not the usual one.",
+            id="filtered_websocket.E019",
+        )
+    if "*" in origins:
+        yield Warning(
+            "FILTERED_WEBSOCKET['ALLOWED_ORIGINS'] allows every page of the world to connect"
+            " with the cookies of this site's users.",
+            hint="List the origins of your pages.",
+            id="filtered_websocket.W005",
+        )
+
+
+def check_filters(**kwargs: Any) -> list[CheckMessage]:
+    """INSTALLED_FILTERS, and the filters, groups and codec of every route."""
+    found: dict[tuple[str, str], CheckMessage] = {}
+
+    def note(error: PipelineError) -> None:
+        message = Error(error.message, hint=error.hint, id=error.id)
+        found[error.id, error.message] = message
+
+    try:
+        entries = installed_filters()
+    except PipelineError as error:
+        note(error)
+    else:
+        for entry in entries:
+            try:
+                Pipeline([entry])
+            except PipelineError as error:
+                note(error)
+    # Importing the application is what makes the routes known. Where it cannot be
+    # imported, that is another check's, or the server's, to say.
+    try:
+        if getattr(settings, "ASGI_APPLICATION", None):
+            get_default_application()
+    except PipelineError as error:
+        note(error)
+    except ImproperlyConfigured:
+        pass
+    for route in known_routes():
+        try:
+            route.pipeline  # noqa: B018 - built, or raises
+        except PipelineError as error:
+            note(error)
+    return list(found.values())
+
+
+def check_storage(**kwargs: Any) -> list[CheckMessage]:
+    """The storage object: its module, and its options."""
+    if not SETTINGS["STORAGE"][1].allows(conf.STORAGE):
+        return []  # check_settings says so
+    try:
+        chosen()
+    except ImproperlyConfigured as error:
+        message, _, hint = str(error).partition(". ")
+        return [Error(f"{message}.", hint=hint, id="filtered_websocket.E017")]
+    return []
+
+
+def check_layer(**kwargs: Any) -> list[CheckMessage]:
+    """The channel layer that carries group messages."""
+    layers = getattr(settings, "CHANNEL_LAYERS", {})
+    alias = conf.CHANNEL_LAYER
+    if alias not in layers:
+        if alias == "default":
+            return []
+        return [
+            Error(
+                f"FILTERED_WEBSOCKET['CHANNEL_LAYER'] is {alias!r}, which CHANNEL_LAYERS"
+                " does not have.",
+                hint=f"CHANNEL_LAYERS has: {', '.join(layers) or 'nothing'}.",
+                id="filtered_websocket.E014",
+            )
+        ]
+    name = f"CHANNEL_LAYERS[{alias!r}]"
+    backend = layers[alias].get("BACKEND", "")
+    config = layers[alias].get("CONFIG", {})
+    return [
+        *_check_in_memory(name, backend),
+        *_check_capacity(name, backend, config),
+        *_check_timeouts(name, backend, config),
+        *_check_serializer(name, config),
+    ]
+
+
+def _check_in_memory(name: str, backend: str) -> Iterable[CheckMessage]:
+    if backend == IN_MEMORY and not settings.DEBUG:
+        yield Warning(
+            f"{name} is the in-memory layer, and DEBUG is off.",
+            hint="Messages stay in one process. Use channels_redis.pubsub for more than one.",
+            id="filtered_websocket.W001",
+        )
+
+
+def _check_capacity(name: str, backend: str, config: dict[str, Any]) -> Iterable[CheckMessage]:
+    if backend in (CORE, IN_MEMORY) and config.get("capacity", 100) < MIN_CAPACITY:
+        yield Warning(
+            f"{name} keeps {config.get('capacity', 100)} messages per process and drops"
+            " the rest in silence.",
+            hint='All connections of a process share that: set "capacity" to 10000.',
+            id="filtered_websocket.W002",
+        )
+
+
+def _check_timeouts(name: str, backend: str, config: dict[str, Any]) -> Iterable[CheckMessage]:
+    hosts = config.get("hosts") or ["redis://localhost:6379"]
+    # channels_redis.core blocks for 5 s in BZPOPMIN; redis-py 8 gives up after 5 s.
+    impatient = backend == CORE and int(redis.__version__.split(".")[0]) >= 8
+    if impatient and any(_timeout(host, missing=5) is not None for host in hosts):
+        yield Error(
+            f"{name}: with redis-py 8 an idle channels_redis.core fails every 5 seconds.",
+            hint='Write hosts as [{"address": "redis://...", "socket_timeout": None}],'
+            " or use channels_redis.pubsub.",
+            id="filtered_websocket.E015",
+        )
+    if backend == PUBSUB and any(_timeout(host, missing=None) is None for host in hosts):
+        yield Warning(
+            f"{name}: no socket_timeout, so a Redis that stops answering holds up every"
+            " publish and join.",
+            hint='Write hosts as [{"address": "redis://...", "socket_timeout": 2}].',
+            id="filtered_websocket.W003",
+        )
+
+
+def _timeout(host: Any, missing: float | None) -> Any:
+    """The socket timeout of one entry of ``hosts``, as far as settings tell."""
+    return host.get("socket_timeout", missing) if isinstance(host, dict) else missing
+
+
+def _check_serializer(name: str, config: dict[str, Any]) -> Iterable[CheckMessage]:
+    if config.get("serializer_format", "msgpack") == "json":
+        yield Error(
+            f"{name} serialises to JSON, which cannot carry bytes.",
+            hint='Leave "serializer_format" out: msgpack can.',
+            id="filtered_websocket.E016",
+        )

@@ -1,0 +1,1 @@
+"""One socket: its handshake, and what a filter can do with it."""

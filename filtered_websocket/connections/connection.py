@@ -1,0 +1,304 @@
+"""What a filter holds: one socket, and what can be done with it."""
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..auth.throttle import address_of
+from ..close_codes import FORBIDDEN
+from ..codecs.frames import Frame, text_event, to_frame
+from ..exceptions import Close, check_close
+from ..layer.envelope import check_group
+from ..transports import AsgiTransport
+from ..types import Codec, Identity, Scope
+
+if TYPE_CHECKING:
+    import asyncio
+
+#: Whom a publish leaves out: connections or their ids.
+Exclude = Iterable["Connection | str"]
+
+
+class Handshake:
+    """
+    The request that asks for a connection: what the connect chain gets.
+
+    ``headers`` has lower-case names and values as sent (Latin-1); of a repeated header
+    all values, joined by ``", "`` (RFC 9110 section 5.2). A filter that sets
+    ``subprotocol`` to one of ``subprotocols`` chooses what is answered.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self.path: str = scope["path"]
+        self.query_string: str = scope.get("query_string", b"").decode("latin-1")
+        self.subprotocols: tuple[str, ...] = tuple(scope.get("subprotocols", ()))
+        self.subprotocol: str | None = None
+        self._raw_headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        # Only when a filter asks: every connection has a handshake, few have such filters.
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in self._raw_headers:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            known = headers.get(name)
+            headers[name] = value if known is None else f"{known}, {value}"
+        return headers
+
+
+class View(Protocol):
+    """The part of a hub's view (:class:`~filtered_websocket.hub.hub.HubView`) a connection uses."""
+
+    @property
+    def loop(self) -> "asyncio.AbstractEventLoop": ...
+    @property
+    def codec(self) -> Codec | None: ...
+    @property
+    def storage_object(self) -> Any: ...
+    @property
+    def users(self) -> Mapping[str, "Connection"]: ...
+    @property
+    def queue(self) -> Any: ...
+    def call(self, function: Callable[..., object], *args: Any) -> None: ...
+    async def join(self, connection: "Connection", group: str) -> bool: ...
+    def leave(self, connection: "Connection", group: str) -> None: ...
+    async def use_token(self, connection: "Connection", key: str | None) -> Any: ...
+    def submit(
+        self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
+    ) -> bool: ...
+    async def asubmit(
+        self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
+    ) -> None: ...
+
+
+class Connection:
+    """
+    One socket. A filter may set any attribute on it; ``state`` is a dict for the same
+    use, and ``token`` is such an attribute: setting it grants nothing.
+
+    ``push``, ``sendMessage``, ``publish`` and ``close`` may be called from any thread.
+    """
+
+    def __init__(self, scope: Scope, view: View, transport: AsgiTransport, home: str) -> None:
+        #: Unique among all processes.
+        self.id: str = str(uuid.uuid4())
+        self.scope = scope
+        self.state: dict[str, Any] = {}
+        #: The token it connected with, or used since.
+        self.token: Any = None
+        #: How the connection ended, in the disconnect chain; RFC 6455 section 7.4.
+        self.close_code: int | None = None
+        self.close_reason: str = ""
+        #: Set where this connection published into a crowded queue: do not read it.
+        self.crowding = False
+        #: The group that ``publish`` means without one.
+        self.home = home
+        #: Groups by name; the hub keeps it.
+        self.joined: set[str] = set()
+        #: How bytes leave; the house's.
+        self.transport = transport
+        #: When its rights expire, by the loop's clock; the house's.
+        self.deadline: float | None = None
+        self._identity: Identity | None = None
+        self._may_publish = True
+        self._may_subscribe = True
+        self._view = view
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} {self.scope['path']!r}>"
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who an authenticator found to be connecting; None for nobody in particular."""
+        return self._identity
+
+    def identify(self, identity: Identity) -> None:
+        """The house's: what follows from who connects."""
+        self._identity = identity
+        self.scope["user"] = identity.user
+        self.token = identity.token
+        # A token of a site's own authenticator need not know these words.
+        self._may_publish = getattr(identity.token, "can_publish", True)
+        self._may_subscribe = getattr(identity.token, "can_subscribe", True)
+
+    @property
+    def may_subscribe(self) -> bool:
+        """Whether its token, if it came with one, lets it join groups."""
+        return self._may_subscribe
+
+    def is_expired(self, now: float) -> bool:
+        """Whether its rights have expired by the loop's clock."""
+        return self.deadline is not None and now >= self.deadline
+
+    @property
+    def user(self) -> Any:
+        """Django's user, of the session or the token; None where no authentication ran."""
+        return self.scope.get("user")
+
+    @property
+    def user_id(self) -> str | None:
+        """The primary key of a user who is logged in, as text; None of anybody else."""
+        key = getattr(self.user, "pk", None)
+        # A custom model may have keys of anonymous users too.
+        return None if key is None or not self.user.is_authenticated else str(key)
+
+    @cached_property
+    def address(self) -> str:
+        """
+        Where it comes from: the peer, or what the outermost of ``TRUSTED_PROXIES`` proxies
+        saw; of IPv6 the /64. Empty where there is none, as on a Unix socket.
+        """
+        return address_of(self.scope)
+
+    @property
+    def session(self) -> Any:
+        """Django's session, to read; it is not saved over a WebSocket."""
+        return self.scope.get("session")
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The names of the groups this connection is in."""
+        return frozenset(self.joined)
+
+    @property
+    def users(self) -> Mapping[str, "Connection"]:
+        """id -> connection, of this process and pipeline; iterating sees one moment."""
+        return self._view.users
+
+    @property
+    def queue(self) -> Any:
+        """``queue.put(event)`` hands an event to the pipeline's consumer chain."""
+        return self._view.queue
+
+    @property
+    def storage_object(self) -> Any:
+        """Sets of text that all filters share; see ``filtered_websocket.storage_objects``."""
+        return self._view.storage_object
+
+    @property
+    def closing(self) -> bool:
+        """Whether a close was asked for, by either side."""
+        return self.transport.closing
+
+    def push(self, message: Any) -> None:
+        """
+        Queue ``message`` for this socket; never waits.
+
+        ``str``, dict and list go as text; bytes as the event was whose chain runs now,
+        binary outside one. TypeError or ValueError for what cannot be encoded. Once
+        the connection closes, nothing happens.
+        """
+        self.push_frame(to_frame(message, self._view.codec, text=text_event.get()))
+
+    def sendMessage(self, message: Any) -> None:
+        """:meth:`push`, as in 2014: bytes that are UTF-8 go as text."""
+        self.push_frame(to_frame(message, self._view.codec, text=True))
+
+    def push_frame(self, frame: Frame) -> None:
+        """Queue a frame that is already encoded."""
+        self._view.call(self.transport.write, frame)
+
+    async def send(self, message: Any) -> None:
+        """
+        :meth:`push`, returning when the server has taken it, or the connection is over.
+
+        Keeps the order with what was pushed before.
+        """
+        frame = to_frame(message, self._view.codec, text=text_event.get())
+        done = self._view.loop.create_future()
+        self.transport.write(frame, done)
+        await done
+
+    def publish(
+        self,
+        message: Any,
+        group: str | None = None,
+        *,
+        exclude: Exclude = (),
+        on_commit: bool = False,
+        to_self: bool = False,
+    ) -> None:
+        """
+        Send ``message`` to every member of ``group`` (its home group if None), in all
+        processes, but not to itself unless ``to_self``.
+
+        Returns when it is queued. At most once, in order per publisher and group.
+        Raises :exc:`~filtered_websocket.PublishError` for what is wrong with the call,
+        and :exc:`~filtered_websocket.Close` (4403) where its token may not publish;
+        what fails later reaches the consumer chain as ``publish_failed``.
+        """
+        self._check_may_publish()
+        self.crowding = self._view.submit(
+            message,
+            self.home if group is None else group,
+            sender=self.id,
+            exclude=self._excluded(exclude, to_self),
+            on_commit=on_commit,
+        )
+
+    async def apublish(
+        self,
+        message: Any,
+        group: str | None = None,
+        *,
+        exclude: Exclude = (),
+        to_self: bool = False,
+    ) -> None:
+        """:meth:`publish`, returning when the layer has taken it, or PublishError."""
+        self._check_may_publish()
+        await self._view.asubmit(
+            message,
+            self.home if group is None else group,
+            sender=self.id,
+            exclude=self._excluded(exclude, to_self),
+        )
+
+    def _check_may_publish(self) -> None:
+        if not self._may_publish:
+            raise Close(FORBIDDEN, "this token may not publish")
+
+    def _excluded(self, exclude: Exclude, to_self: bool) -> list[str]:
+        ids = excluded_ids(exclude) if exclude else []
+        return ids if to_self else [self.id, *ids]
+
+    async def join(self, group: str) -> bool:
+        """
+        Join ``group``; what is published to it from now on reaches this connection.
+
+        False where the layer did not answer within ``LAYER_TIMEOUT``: the connection
+        joins as soon as it does, and what was missed is told as a gap. Raises
+        :exc:`~filtered_websocket.Close` (4403) where the route, or its token, does not
+        allow it, and for names that begin with ``token:``.
+        """
+        return await self._view.join(self, check_group(group))
+
+    async def use_token(self, key: str | None = None) -> Any:
+        """
+        Join the broadcast group of the token ``key``, in the place of that of a token used
+        before, and return the token: it has ``label``, ``group_name`` and ``can_publish``.
+
+        Without a key, of the token it connected with. None where there is no such token,
+        or it is not valid. When the token ends, so does the connection.
+        """
+        return await self._view.use_token(self, key)
+
+    async def leave(self, group: str) -> None:
+        """Leave ``group``, at once; no error where it is not a member."""
+        self._view.leave(self, group)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """
+        Close, after what was pushed before.
+
+        ``code`` and ``reason`` as in :exc:`~filtered_websocket.Close`.
+        """
+        check_close(code, reason)
+        self._view.call(self.transport.close, code, reason)
+
+
+def excluded_ids(exclude: Exclude) -> list[str]:
+    """The ids of connections, given as connections or ids."""
+    if isinstance(exclude, str):
+        return [exclude]
+    return [entry if isinstance(entry, str) else entry.id for entry in exclude]

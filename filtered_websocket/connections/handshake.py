@@ -1,0 +1,205 @@
+"""
+What a handshake must be before anything asks who sent it: its origin, its host, its path.
+
+Browsers let any page open a WebSocket to any server, with the cookies of that server; only
+the Origin header tells which page it was (RFC 6455 section 10.2).
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeAlias
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from django.conf import settings
+from django.http.request import split_domain_port, validate_host
+
+from ..auth.credentials import SUBPROTOCOL
+from ..conf import conf
+from ..types import Scope, Send
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+#: Who may connect where ``DEBUG`` is on and ``ALLOWED_HOSTS`` empty, as for HTTP.
+DEBUG_HOSTS = [".localhost", "127.0.0.1", "[::1]"]
+
+#: The key of the scope that says that a handshake has been looked at.
+CHECKED = "filtered_websocket.checked"
+
+#: Whether a page of this origin may connect.
+OriginRule: TypeAlias = Callable[[Scope, SplitResult], bool]
+
+#: Characters that need no encoding (RFC 3986 section 2.3), a slash that is encoded, two of
+#: them (Channels' routers pass over the second), and dots as segments: written so, a path
+#: passes by the rules of a proxy in front.
+_ODD_PATH = re.compile(
+    rb"%(?:2[DEFdef]|3\d|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])|//|/\.\.?(?:/|\Z)"
+)
+
+
+async def turn_away(
+    scope: Scope,
+    send: Send,
+    send_close: Callable[[int, str], Awaitable[None]],
+    code: int,
+    reason: str,
+) -> None:
+    """
+    Refuse a handshake as ``REFUSE_WITH`` says: of a close before accept, servers make
+    HTTP 403. ``send_close`` is the best way to a close frame after it.
+    """
+    if conf.REFUSE_WITH == "close":
+        # A browser that offers subprotocols takes no answer without one.
+        chosen = SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
+        await send({"type": "websocket.accept", "subprotocol": chosen})
+        await send_close(code, reason)
+    else:
+        await send({"type": "websocket.close", "code": code, "reason": reason})
+
+
+def headers(scope: Scope, name: bytes) -> list[bytes]:
+    """Every header of this (lower-case) name."""
+    return [value for header, value in scope["headers"] if header == name]
+
+
+def parse_origin(scope: Scope) -> SplitResult | None:
+    """
+    The one Origin of a handshake (RFC 6455 section 4.1); ValueError for what is none.
+
+    None where there is no such header: no browser sent this, so nobody's cookies are
+    abused.
+    """
+    origins = headers(scope, b"origin")
+    if not origins:
+        return None
+    if len(origins) > 1:
+        raise ValueError("more than one Origin header")
+    origin = _split_origin(origins[0].decode("ascii"))
+    if origin.path:
+        raise ValueError("not the origin of a page")
+    return origin
+
+
+def _split_origin(text: str) -> SplitResult:
+    """ValueError for what names no scheme and host, or more than these and a port."""
+    origin: SplitResult = urlsplit(text)
+    if (
+        origin.scheme not in DEFAULT_PORTS
+        or not origin.hostname
+        or origin.username is not None
+        or not text.isprintable()  # urlsplit passes over tabs and the like
+        or any(one in text for one in " ?#")
+    ):
+        raise ValueError("not the origin of a page")
+    _ = origin.port  # raises for what is no port
+    return origin
+
+
+def allowed_hosts() -> list[str]:
+    """ALLOWED_HOSTS, as Django reads it."""
+    hosts: list[str] = settings.ALLOWED_HOSTS
+    return DEBUG_HOSTS if settings.DEBUG and not hosts else hosts
+
+
+def is_allowed_host(scope: Scope, origin: SplitResult) -> bool:
+    """Whether a page's host is one of ALLOWED_HOSTS."""
+    host = str(origin.hostname)
+    return validate_host(f"[{host}]" if ":" in host else host, allowed_hosts())
+
+
+def is_same_origin(scope: Scope, origin: SplitResult) -> bool:
+    """Whether a page came from where this request goes: its Host header, port included."""
+    host = urlsplit("//" + dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
+    default = DEFAULT_PORTS[origin.scheme]
+    return (origin.hostname, origin.port or default) == (host.hostname, host.port or default)
+
+
+def normal_origin(text: str) -> tuple[str, str, int]:
+    """Scheme, host and port of an origin (RFC 6454 section 4); ValueError for what is none."""
+    try:
+        origin = _split_origin(text)
+        host = str(origin.hostname)
+        rest = host.removeprefix("*.")
+        if origin.path.strip("/") or "*" in rest or not rest:
+            raise ValueError("a path, or a '*' that stands for something else than subdomains")
+    except ValueError as error:
+        raise ValueError(f"{text!r:.80} is no origin: write it as https://example.com") from error
+    return origin.scheme, host, origin.port or DEFAULT_PORTS[origin.scheme]
+
+
+def one_of_origins(origins: Iterable[str]) -> OriginRule:
+    """
+    A rule that allows just these: ``https://example.com:8443``, ``https://*.example.com``
+    (its subdomains, not itself), or ``*``, which is any.
+
+    ValueError for what is no origin.
+    """
+    listed = list(origins)
+    wanted = {normal_origin(origin) for origin in listed if origin != "*"}
+    wild = [
+        (scheme, host.removeprefix("*"), port)
+        for scheme, host, port in wanted
+        if host.startswith("*.")
+    ]
+
+    def is_listed(scope: Scope, origin: SplitResult) -> bool:
+        default = DEFAULT_PORTS[origin.scheme]
+        scheme, host, port = origin.scheme, str(origin.hostname), origin.port or default
+        return (
+            "*" in listed
+            or (scheme, host, port) in wanted
+            or any((scheme, port) == (s, p) and host.endswith(end) for s, end, p in wild)
+        )
+
+    return is_listed
+
+
+def site_rule(scope: Scope, origin: SplitResult) -> bool:
+    """``ALLOWED_ORIGINS``, or else ALLOWED_HOSTS."""
+    origins = conf.ALLOWED_ORIGINS
+    rule = is_allowed_host if origins is None else one_of_origins(origins)
+    return rule(scope, origin)
+
+
+def is_our_host(scope: Scope) -> bool:
+    """
+    Whether the Host header, if there is one, is of this site: another name that was made
+    to lead here (DNS rebinding) has the browser believe that page and server are one.
+    """
+    found = headers(scope, b"host")
+    if settings.USE_X_FORWARDED_HOST:
+        found = headers(scope, b"x-forwarded-host") or found
+    hosts = allowed_hosts()
+    return all(
+        bool(domain := split_domain_port(value.decode("latin-1"))[0])
+        and validate_host(domain, hosts)
+        for value in found
+    )
+
+
+def is_plain_path(scope: Scope) -> bool:
+    """Whether the path is written the one way that a proxy's rules are about."""
+    raw: bytes | None = scope.get("raw_path")
+    path: str = scope["path"]
+    if raw is None:
+        raw = path.encode("utf-8", "surrogatepass")
+    elif unquote(raw.decode("latin-1")) != path:
+        return False
+    return not _ODD_PATH.search(raw)
+
+
+def objection(scope: Scope, rule: OriginRule, *, any_host: bool) -> str:
+    """Why a handshake is refused unseen, for the log; empty where it is not."""
+    if not is_plain_path(scope):
+        return "the path is not written plainly"
+    if not any_host and not is_our_host(scope):
+        return "the host is not in ALLOWED_HOSTS"
+    try:
+        origin = parse_origin(scope)
+    except ValueError:
+        return "the origin is none"
+    if origin is None:
+        return "" if conf.ALLOW_NO_ORIGIN else "no origin, and ALLOW_NO_ORIGIN is off"
+    # The scheme is compared where it is listed: a server may not know its own.
+    try:
+        return "" if rule(scope, origin) else "the origin is not allowed"
+    except ValueError:
+        return "the origin is none"

@@ -1,0 +1,1 @@
+"""Orders to live connections, from anywhere in Django."""

@@ -1,0 +1,51 @@
+"""How many connections rest on each token, asked of every process."""
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from ..hub.hub import Hub
+from ..publish import any_hub, is_heard
+
+#: How long the processes have to answer, seconds: who is asking waits for it.
+WAIT = 0.25
+
+
+def count_connections(token_ids: Iterable[int]) -> Mapping[int, int] | None:
+    """
+    Token id -> connections in all processes that answer within ``WAIT``.
+
+    None where it cannot be known: in a process that has neither connections nor a channel
+    layer, on an event loop, which may not wait, and while the layer is away.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        return None
+    if not is_heard():
+        return None
+    hub = any_hub()
+    asking = asyncio.run_coroutine_threadsafe(_ask(hub), hub.loop)
+    answers = asking.result()
+    if not answers:
+        # Not even this process's own came back: the layer is away.
+        return None
+    told = sum(map(Counter, answers), Counter())
+    return {pk: told[str(pk)] for pk in token_ids}
+
+
+async def _ask(hub: Hub) -> list[dict[str, int]]:
+    rights = hub.rights
+    await rights.listening()
+    nonce = secrets.token_hex(8)
+    answers: list[dict[str, int]] = []
+    rights.censuses[nonce] = answers
+    try:
+        hub.tell_house({"is": "ask", "nonce": nonce})
+        await asyncio.sleep(WAIT)
+    finally:
+        del rights.censuses[nonce]
+    return answers

@@ -1,0 +1,94 @@
+"""
+Whether another connection may come: none where the process ends, and so many to a
+process, a user and an address, where a site sets that.
+
+In the memory of one process: a site of many processes grants as many times the limit.
+"""
+
+import resource
+from collections import Counter
+
+from ..close_codes import OVER_CAPACITY, TOO_MANY
+from ..conf import conf
+from ..connections.connection import Connection
+from ..logs import Seldom, get_logger
+from .drain import FAREWELL, ending
+
+logger = get_logger(__name__)
+_seldom = Seldom()
+
+#: Code and reason of a refusal.
+Refusal = tuple[int, str]
+
+
+#: Files that a process has open beside its connections: logs, databases, Redis.
+SPARE_DESCRIPTORS = 64
+
+
+def missing_descriptors() -> int:
+    """How many more files this process must be able to open for ``MAX_CONNECTIONS``."""
+    most = conf.MAX_CONNECTIONS
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most is None or allowed == resource.RLIM_INFINITY:
+        return 0
+    return max(0, int(most) + SPARE_DESCRIPTORS - allowed)
+
+
+class Limits:
+    """Counts connections from their handshake until they are over, refused ones not at all."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+        #: Connection id -> what it counts as.
+        self._held: dict[str, list[tuple[str, str]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def begin(self) -> None:
+        """The process begins to serve; say where it will not serve as many as it may."""
+        missing = missing_descriptors()
+        if missing and _seldom.note("descriptors"):
+            logger.warning(
+                "this process may open %d files too few for MAX_CONNECTIONS: raise its limit"
+                " (ulimit -n)",
+                missing,
+            )
+
+    def enter(self, connection: Connection) -> Refusal | None:
+        """A handshake begins, and nothing was asked about it yet."""
+        if ending.is_set():
+            return FAREWELL
+        most = conf.MAX_CONNECTIONS
+        if most is not None and len(self) >= most:
+            return OVER_CAPACITY, "this server is full"
+        keys = []
+        most = conf.MAX_CONNECTIONS_PER_ADDRESS
+        # None of a Unix socket's peers has an address: it is not one that has too many.
+        if most is not None and connection.address:
+            keys.append(("address", connection.address))
+            if self._counts[keys[0]] >= most:
+                return TOO_MANY, "too many connections from this address"
+        self._held[connection.id] = keys
+        self._counts.update(keys)
+        return None
+
+    def identified(self, connection: Connection) -> Refusal | None:
+        """It is known who connects."""
+        most = conf.MAX_CONNECTIONS_PER_USER
+        user = connection.user_id
+        if most is None or user is None:
+            return None
+        key = ("user", user)
+        if self._counts[key] >= most:
+            return TOO_MANY, "too many connections of this user"
+        self._held[connection.id].append(key)
+        self._counts[key] += 1
+        return None
+
+    def leave(self, connection: Connection) -> None:
+        """It is over, or was refused."""
+        for key in self._held.pop(connection.id, ()):
+            self._counts[key] -= 1
+            if not self._counts[key]:
+                del self._counts[key]

@@ -1,0 +1,347 @@
+"""A hub as one pipeline sees it: what filters of the group and consumer chains hold."""
+
+import asyncio
+import inspect
+import queue
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from django.db import transaction
+
+from ..close_codes import FORBIDDEN
+from ..codecs.frames import Bundle, Frame, text_event, to_frame, unpack
+from ..conf import conf
+from ..connections.connection import Connection, Exclude, excluded_ids
+from ..connections.token_groups import OF_TOKENS, use_token
+from ..exceptions import Close, Drop
+from ..layer.envelope import EXCLUDE, Item, check_group
+from ..layer.publish_queue import Batches, new_item
+from ..layer.serial_queue import SerialQueue
+from ..pipelines.pipeline import Pipeline
+from ..storage_objects import get_storage_object
+from ..types import Codec
+from .grants import Rights
+
+#: About the most bytes of messages that are written as one.
+MAX_RUN = 65_536
+
+
+class Host(Protocol):
+    """The part of a hub that its views use."""
+
+    loop: asyncio.AbstractEventLoop
+    batches: Batches
+    counts: Counter[str]
+    rights: Rights
+
+    def call(self, function: Callable[..., object], *args: Any) -> None: ...
+    def members(self, view: "HubView", group: str) -> Mapping[str, Connection]: ...
+    def group_names(self, view: "HubView") -> frozenset[str]: ...
+    async def join(self, connection: Connection, view: "HubView", name: str) -> bool: ...
+    def leave(self, connection: Connection, view: "HubView", name: str) -> None: ...
+
+
+class Users(Mapping[str, Connection]):
+    """id -> connection. Read-only; iterating sees one moment, from any thread."""
+
+    def __init__(self, connections: dict[str, Connection]) -> None:
+        self._connections = connections
+
+    def __getitem__(self, key: str) -> Connection:
+        return self._connections[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._connections))
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    # The inherited views would look every key up again, after it may have gone.
+    def items(self) -> Any:
+        return tuple(self._connections.items())
+
+    def values(self) -> Any:
+        return tuple(self._connections.values())
+
+
+class EventQueue:
+    """Where events for the consumer chain are put, from any thread."""
+
+    def __init__(self, view: "HubView") -> None:
+        self._view = view
+
+    def put(self, event: Any, block: bool = True, timeout: float | None = None) -> None:
+        """
+        Hand ``event`` to the consumer chain as it is; :exc:`queue.Full` where too many wait.
+
+        Never waits: ``block`` and ``timeout`` are those of :class:`queue.Queue`, which
+        stood here in 2014.
+        """
+        if len(self._view.events) >= conf.PUBLISH_QUEUE:
+            raise queue.Full
+        self._view.call(self._view.post, event)
+
+
+class HubView:
+    """``fan_out``, ``publish`` and ``queue.put`` may be called from any thread."""
+
+    def __init__(self, hub: Host, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.connections: dict[str, Connection] = {}
+        #: id -> connection, of this process and pipeline.
+        self.users = Users(self.connections)
+        self.queue = EventQueue(self)
+        self.events: SerialQueue[Any] = SerialQueue(
+            self._handle_event, conf.PUBLISH_QUEUE, "fws-events"
+        )
+        self._hub = hub
+        self._backlogs: dict[str, SerialQueue[tuple[str, Item]]] = {}
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._hub.loop
+
+    @property
+    def codec(self) -> Codec | None:
+        return self.pipeline.codec
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The names of the groups that this pipeline has members of here."""
+        return self._hub.group_names(self)
+
+    @property
+    def storage_object(self) -> Any:
+        """The storage object of this process."""
+        return get_storage_object()
+
+    @property
+    def rights(self) -> Rights:
+        return self._hub.rights
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        self._hub.call(function, *args)
+
+    # Groups
+
+    async def join(self, connection: Connection, group: str) -> bool:
+        """The one door into a group: its token, the route's ``may_join``, then the hub."""
+        if group.startswith(OF_TOKENS):
+            raise Close(FORBIDDEN, "groups of tokens are joined with the token")
+        return await self.enter(connection, group)
+
+    async def enter(self, connection: Connection, group: str) -> bool:
+        """:meth:`join`, also the group of a token."""
+        if not connection.may_subscribe:
+            raise Close(FORBIDDEN, "this token may not subscribe")
+        may_join = self.pipeline.may_join
+        if may_join is not None:
+            allowed = may_join(connection, group)
+            if inspect.isawaitable(allowed):
+                allowed = await allowed
+            if not allowed:
+                raise Close(FORBIDDEN, "may not join this group")
+        return await self._hub.join(connection, self, group)
+
+    async def use_token(self, connection: Connection, key: str | None) -> Any:
+        """See :meth:`Connection.use_token`."""
+        return await use_token(self, connection, key)
+
+    def leave(self, connection: Connection, group: str) -> None:
+        self._hub.leave(connection, self, group)
+        backlog = self._backlogs.get(group)
+        if backlog is not None and not backlog.busy:
+            del self._backlogs[group]
+
+    # Out
+
+    def publish(
+        self,
+        message: Any,
+        group: str | None = None,
+        *,
+        exclude: Exclude = (),
+        on_commit: bool = False,
+    ) -> None:
+        """As :meth:`Connection.publish`, from no connection in particular."""
+        self.submit(
+            message,
+            self.pipeline.home if group is None else group,
+            sender="",
+            exclude=excluded_ids(exclude),
+            on_commit=on_commit,
+        )
+
+    def submit(
+        self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
+    ) -> bool:
+        """
+        Check and queue one publish; PublishError for what is wrong with it. Whether the
+        queue is crowded now.
+        """
+        batches = self._hub.batches
+        item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
+        check_group(group)
+        if on_commit:
+            batches.check_room()
+            transaction.on_commit(partial(self.call, batches.put, group, item))
+        else:
+            batches.admit()
+            self._hub.call(batches.put_admitted, group, item)
+        return batches.crowded
+
+    async def asubmit(
+        self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
+    ) -> None:
+        """:meth:`submit`, returning when the layer has taken it; on the hub's loop."""
+        item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
+        check_group(group)
+        self._hub.batches.admit()
+        done = self.loop.create_future()
+        self._hub.batches.put_admitted(group, item, done)
+        await done
+
+    def fan_out(self, group: str, message: Any, *, exclude: Exclude = ()) -> None:
+        """Push ``message`` to the members of ``group`` in this process and pipeline."""
+        frame = self._frame(message, {}, text_event.get())
+        self.call(self._fan_out, group, frame, excluded_ids(exclude))
+
+    def _frame(self, message: Any, meta: Mapping[str, Any], text: bool | None) -> Frame:
+        """ValueError for one so long that a server would rather end every member's connection."""
+        frame = to_frame(message, self.codec, meta, text)
+        if frame.longest > MAX_RUN and frame.longest > conf.MAX_MESSAGE_SIZE:
+            raise ValueError(
+                f"a message to a group has grown to {frame.longest} bytes:"
+                f" MAX_MESSAGE_SIZE is {conf.MAX_MESSAGE_SIZE}"
+            )
+        return frame
+
+    def _fan_out(self, group: str, frame: Frame | Bundle, exclude: Collection[str]) -> None:
+        # Writing never raises, waits, or takes a member away: see transports.
+        members = self._hub.members(self, group)
+        for key, member in members.items():
+            if key not in exclude:
+                member.transport.write(frame)
+
+    def _fan_out_all(self, group: str, items: Sequence[Item]) -> None:
+        """What neither chain nor codec looks at: one write per member, not per message."""
+        contents = [(item.payload, item.kind != "b") for item in items]
+        exclude = [item.meta.get(EXCLUDE, ()) for item in items]
+        if len(contents) == 1:
+            self._fan_out(group, Frame(*contents[0]), exclude[0])
+            return
+        some = frozenset().union(*exclude)
+        self._fan_out(group, Bundle(contents), some)
+        members = self._hub.members(self, group)
+        for key in some & members.keys():
+            pairs = zip(contents, exclude, strict=True)
+            rest = [content for content, left_out in pairs if key not in left_out]
+            if rest:
+                members[key].transport.write(Bundle(rest))
+
+    # In
+
+    def deliver(self, group: str, items: Sequence[Item]) -> None:
+        """Group messages, in order, through the group chain to the members here."""
+        chain = self.pipeline.group
+        if not chain and self.pipeline.codec is None:
+            for run in _runs(items):
+                self._fan_out_all(group, run)
+            return
+        backlog = self._backlogs.get(group)
+        if chain.awaits and backlog is None:
+            bound = conf.PUBLISH_QUEUE
+            backlog = SerialQueue(self._handle_item, bound, f"fws-group {group!r:.40}")
+            self._backlogs[group] = backlog
+        for item in items:
+            if backlog is None:
+                self._pass_on(group, item)
+                continue
+            try:
+                backlog.put((group, item))
+            except queue.Full:
+                self._hub.counts["group_dropped"] += 1
+
+    def _pass_on(self, group: str, item: Item) -> None:
+        """One message where no filter of the group chain awaits."""
+        pipeline = self.pipeline
+        token = None
+        try:
+            message, text = unpack(item.packed, pipeline.codec)
+            token = text_event.set(text)
+            self._finish(group, item, pipeline.group.run(self, message), text)
+        except Drop:
+            pass
+        except Exception as error:
+            pipeline.failed(error, f"group {group!r:.80}")
+        finally:
+            if token is not None:
+                text_event.reset(token)
+
+    async def _handle_item(self, pair: tuple[str, Item]) -> None:
+        """One message where a filter of the group chain awaits."""
+        group, item = pair
+        try:
+            message, text = unpack(item.packed, self.codec)
+            text_event.set(text)
+            self._finish(group, item, await self.pipeline.group.arun(self, message), text)
+        except Drop:
+            pass
+        except Exception as error:
+            self.pipeline.failed(error, f"group {group!r:.80}")
+        if not self._hub.members(self, group) and not len(self._backlogs.get(group, ())):
+            # Left while it was busy: nobody waits for another message.
+            self._backlogs.pop(group, None)
+
+    def _finish(self, group: str, item: Item, message: Any, text: bool) -> None:
+        frame = self._frame(message, item.meta, text)
+        self._fan_out(group, frame, item.meta.get(EXCLUDE, ()))
+
+    # Events
+
+    def post(self, event: Any) -> None:
+        """Queue an event for the consumer chain; counted where it is full."""
+        if self.pipeline.consumer:
+            try:
+                self.events.put(event)
+            except queue.Full:
+                self._hub.counts["event_dropped"] += 1
+
+    async def _handle_event(self, event: Any) -> None:
+        chain = self.pipeline.consumer
+        try:
+            if chain.awaits:
+                await chain.arun(self, event)
+            else:
+                chain.run(self, event)
+        except Drop:
+            pass
+        except Exception as error:
+            self.pipeline.failed(error, "the hub")
+
+    # Life
+
+    @property
+    def busy(self) -> bool:
+        return self.events.busy or any(line.busy for line in self._backlogs.values())
+
+    async def settled(self) -> None:
+        """Return when no event and no group message is being handled."""
+        for line in (self.events, *self._backlogs.values()):
+            await line.settled()
+
+
+def _runs(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """``items`` in their order, as many together as may be written as one."""
+    run: list[Item] = []
+    size = 0
+    for item in items:
+        if run and size + len(item.payload) > MAX_RUN:
+            yield run
+            run, size = [], 0
+        run.append(item)
+        size += len(item.payload)
+    if run:
+        yield run

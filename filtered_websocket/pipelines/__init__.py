@@ -1,0 +1,1 @@
+"""From settings to chains: which filters a route runs, in which order."""

@@ -1,0 +1,203 @@
+"""Entries of ``INSTALLED_FILTERS``: from what a site writes to filter classes."""
+
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from ..filters.base import FilterBase, FilterMeta, dotted_path
+from .options import bind, declared_options, describe, fits
+
+#: What a site may write as one entry.
+Entry = str | type[FilterBase] | Mapping[str, Any]
+
+
+class PipelineError(ImproperlyConfigured):
+    """A mistake in what a pipeline is built from: a message, its cure, its check id."""
+
+    def __init__(self, message: str, hint: str, number: int) -> None:
+        super().__init__(f"{message} {hint}")
+        self.message = message
+        self.hint = hint
+        self.id = f"filtered_websocket.E{number:03}"
+
+
+#: A filter, and the name it has in a printed pipeline.
+Named = tuple[str, type[FilterBase]]
+
+
+def entry_name(entry: Entry) -> str:
+    """One entry as text that is equal in every process."""
+    if isinstance(entry, Mapping):
+        options = entry.get("OPTIONS") or {}
+        name = entry_name(entry.get("NAME", "?"))
+        return name + (json.dumps(options, sort_keys=True, default=repr) if options else "")
+    if isinstance(entry, type):
+        return dotted_path(entry)
+    return entry if isinstance(entry, str) else repr(entry)
+
+
+def load_entry(entry: Any) -> list[Named]:
+    """The filters of one entry, options bound. Raises :exc:`PipelineError`."""
+    options: Mapping[str, Any] = {}
+    name = entry
+    if isinstance(entry, Mapping):
+        unknown = set(entry) - {"NAME", "OPTIONS"}
+        options = entry.get("OPTIONS", {})
+        if unknown or "NAME" not in entry or not isinstance(options, Mapping):
+            raise PipelineError(
+                f"INSTALLED_FILTERS entry {entry!r} is not understood.",
+                'Write {"NAME": "dotted.path", "OPTIONS": {...}}.',
+                8,
+            )
+        name = entry["NAME"]
+    if isinstance(name, FilterMeta):
+        found = [(_verb(name.__name__), _usable(name, name))]
+    elif isinstance(name, str):
+        found = _find(name)
+    else:
+        raise PipelineError(
+            f"INSTALLED_FILTERS entry {entry!r} is not understood.",
+            "An entry is a dotted path to a module or a filter class, the class itself,"
+            ' or {"NAME": ..., "OPTIONS": {...}}.',
+            8,
+        )
+    return _bound(entry_name(name), found, options)
+
+
+def _find(path: str) -> list[Named]:
+    module = _import(path)
+    if module is not None:
+        return _of_module(path, module)
+    parent, _, attribute = path.rpartition(".")
+    module = _import(parent) if parent else None
+    if module is None:
+        raise PipelineError(
+            f"INSTALLED_FILTERS entry {path!r}: there is no such module or class.",
+            "Check its spelling, and that it is on the Python path.",
+            4,
+        )
+    try:
+        value = getattr(module, attribute)
+    except AttributeError:
+        raise PipelineError(
+            f"INSTALLED_FILTERS entry {path!r}: module {parent!r} has no {attribute!r}.",
+            "Check its spelling.",
+            4,
+        ) from None
+    return [(_verb(attribute), _usable(path, value))]
+
+
+def _import(path: str) -> Any:
+    """The module at ``path``, None where there is none."""
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        # The module itself, or a package it should be in; not what it imports.
+        if error.name is not None and (path == error.name or path.startswith(error.name + ".")):
+            return None
+        raise _broken(path, error) from error
+    except (TypeError, ValueError):
+        # A path like ".." or "": nothing that can be imported.
+        return None
+    except (Exception, SystemExit) as error:
+        raise _broken(path, error) from error
+
+
+def _broken(path: str, error: BaseException) -> PipelineError:
+    return PipelineError(
+        f"INSTALLED_FILTERS: importing {path!r} fails: {type(error).__name__}: {error}.",
+        "Mend the module; 'python -m " + path + "' shows where.",
+        9,
+    )
+
+
+def _of_module(path: str, module: Any) -> list[Named]:
+    classes = [
+        value
+        for name, value in vars(module).items()
+        if isinstance(value, FilterMeta)
+        and value.__module__ == module.__name__
+        and value._chain_base is not value
+        and not name.startswith("_")
+    ]
+    classes = list(dict.fromkeys(classes))
+    if not classes:
+        raise PipelineError(
+            f"INSTALLED_FILTERS entry {path!r}: the module defines no filter.",
+            "A filter is a public subclass of a chain base of filtered_websocket.filters.base,"
+            " defined in that module.",
+            5,
+        )
+    filters = [_usable(path, value) for value in classes]
+    bases = [cls._chain_base for cls in filters]  # type: ignore[attr-defined]
+    label = path.rpartition(".")[2]
+    return [
+        (label if bases.count(base) == 1 else _verb(cls.__name__), cls)
+        for base, cls in zip(bases, filters, strict=True)
+    ]
+
+
+def _usable(path: Any, value: Any) -> type[FilterBase]:
+    """``value``, if it is a filter that can run."""
+    if not isinstance(value, FilterMeta) or value._chain_base is value:
+        raise PipelineError(
+            f"INSTALLED_FILTERS entry {path!r} is not a filter: {value!r}.",
+            "A filter is a subclass of a chain base of filtered_websocket.filters.base.",
+            10,
+        )
+    cls: Any = value
+    if inspect.getattr_static(cls, "filter") is inspect.getattr_static(FilterBase, "filter"):
+        raise PipelineError(
+            f"INSTALLED_FILTERS entry {path!r}: {cls.__name__} defines no filter().",
+            "Give it a classmethod filter(cls, web_socket_instance, data), or a leading"
+            " underscore if it is a helper base.",
+            10,
+        )
+    usable: type[FilterBase] = cls
+    return usable
+
+
+def _bound(
+    path: str,
+    found: list[Named],
+    options: Mapping[str, Any],
+) -> list[Named]:
+    declared = {cls: declared_options(cls) for _, cls in found} if options else {}
+    known = sorted({name for hints in declared.values() for name in hints})
+    for name in options:
+        if name not in known:
+            raise PipelineError(
+                f"INSTALLED_FILTERS entry {path!r} has no option {name!r}.",
+                f"Its options: {', '.join(known) or 'none'}.",
+                6,
+            )
+    bound = []
+    for label, cls in found:
+        chosen = {name: options[name] for name in options if name in declared[cls]}
+        for name, value in chosen.items():
+            hint = declared[cls][name]
+            if not fits(value, hint):
+                raise PipelineError(
+                    f"INSTALLED_FILTERS entry {path!r}: option {name!r} is {value!r}.",
+                    f"It must be {describe(hint)}.",
+                    7,
+                )
+        try:
+            bound.append((label, bind(cls, chosen)))
+        except ValueError as error:
+            # The filter's own check, in its __init_subclass__.
+            raise PipelineError(
+                f"INSTALLED_FILTERS entry {path!r}: {error}.", "Change its OPTIONS.", 7
+            ) from error
+    return bound
+
+
+def _verb(class_name: str) -> str:
+    """``RateLimitFilter`` -> ``rate_limit``: a class in a printed pipeline."""
+    name = class_name.removesuffix("Filter") or class_name
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

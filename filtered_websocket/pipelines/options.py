@@ -1,0 +1,64 @@
+"""Options of a filter: the annotated class attributes it declares, bound for one pipeline."""
+
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ..filters.base import FilterBase
+
+
+def declared_options(cls: type[FilterBase]) -> dict[str, Any]:
+    """Option -> annotation: what ``OPTIONS`` may set on ``cls``."""
+    return {
+        name: hint
+        for name, hint in typing.get_type_hints(cls).items()
+        if typing.get_origin(hint) is not typing.ClassVar and not name.startswith("_")
+    }
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether ``value`` is what ``hint`` says; an int is a float, a bool is no number."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, choice) for choice in arguments)
+    if origin is Literal:
+        return value in arguments
+    if hint is None or hint is type(None):
+        return value is None
+    if hint in (int, float):
+        kinds = (int,) if hint is int else (int, float)
+        return isinstance(value, kinds) and not isinstance(value, bool)
+    if origin is None:
+        return isinstance(value, hint)
+    if not isinstance(value, origin):
+        return False
+    if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            return all(fits(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(fits, value, arguments))
+    if issubclass(origin, Mapping):
+        return all(fits(k, arguments[0]) and fits(v, arguments[1]) for k, v in value.items())
+    return all(fits(item, arguments[0]) for item in value)
+
+
+def describe(hint: Any) -> str:
+    """An annotation as a site's author would write it."""
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def bind(cls: type[FilterBase], options: Mapping[str, Any]) -> type[FilterBase]:
+    """``cls`` with ``options`` set: a subclass that is not registered again."""
+    if not options:
+        return cls
+    namespace = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "_registers": False,
+        **options,
+    }
+    bound: type[FilterBase] = type(cls)(cls.__name__, (cls,), namespace)  # type: ignore[misc]
+    return bound

@@ -1,0 +1,122 @@
+"""
+What a program of ours prints, written by a thread: a pipe that nobody reads, a full disk or
+a stopped terminal must not stop the event loop, and with it every connection.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from ..logs import get_logger
+
+logger = get_logger(__name__)
+
+#: Characters that may wait to be written; what is more is lost, and counted.
+MAX_WAITING = 1_048_576
+#: How long the end of a program waits for what it has printed, seconds.
+END_TIMEOUT = 1.0
+
+
+class PatientStream:
+    """Stands in for ``sys.stdout`` or ``sys.stderr``; whole lines are written, or none."""
+
+    def __init__(self, stream: Any, name: str) -> None:
+        self._stream = stream
+        self._name = name
+        self._file: int = stream.fileno()
+        self._encoding: str = stream.encoding
+        self._changed = threading.Condition()
+        self._line = ""
+        self._waiting: list[str] = []
+        #: Of what waits and of what is being written.
+        self._size = 0
+        #: Lines, since it was last said.
+        self._lost = 0
+        self._is_busy = False
+        self._is_closed = False
+        threading.Thread(target=self._write_all, name=f"fws-{name}", daemon=True).start()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Queue ``text``; never waits."""
+        with self._changed:
+            lines, newline, rest = (self._line + text).rpartition("\n")
+            self._line = rest
+            if newline and not self._is_closed:
+                lines += newline
+                if self._size + len(lines) > MAX_WAITING:
+                    self._lost += lines.count("\n")
+                else:
+                    self._waiting.append(lines)
+                    self._size += len(lines)
+                    self._changed.notify_all()
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing to do: what is a line is on its way."""
+
+    def finish(self) -> None:
+        """Return when all has been written, or after ``END_TIMEOUT``."""
+        if self._line:
+            self.write("\n")
+        with self._changed:
+            self._changed.wait_for(lambda: not self._size and not self._is_busy, END_TIMEOUT)
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def _write_all(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._is_closed)
+                if not self._waiting:
+                    return
+                text, self._waiting = "".join(self._waiting), []
+                self._is_busy = True
+            try:
+                self._write(text.encode(self._encoding, "backslashreplace"))
+            except OSError:
+                text = self._give_up(text)
+            with self._changed:
+                self._size -= len(text)
+                lost, self._lost = self._lost, 0
+            if lost:
+                logger.warning("%d lines for %s were lost: it took no more", lost, self._name)
+            with self._changed:
+                self._is_busy = False
+                self._changed.notify_all()
+
+    def _write(self, data: bytes) -> None:
+        # Past the stream's own buffer, whose lock would be held at the end of the program.
+        while data:
+            data = data[os.write(self._file, data) :]
+
+    def _give_up(self, text: str) -> str:
+        """Who read it has gone; all that waits."""
+        with self._changed:
+            self._is_closed = True
+            text += "".join(self._waiting)
+            self._waiting = []
+        return text
+
+
+@contextlib.contextmanager
+def patient_output() -> Iterator[None]:
+    """Standard output and error of a program as :class:`PatientStream`, where they are files."""
+    before = sys.stdout, sys.stderr
+    streams = []
+    for attribute, name in (("stdout", "standard output"), ("stderr", "standard error")):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream = PatientStream(getattr(sys, attribute), name)
+            setattr(sys, attribute, stream)
+            streams.append(stream)
+    try:
+        yield
+    finally:
+        for stream in streams:
+            stream.finish()
+        sys.stdout, sys.stderr = before

@@ -1,0 +1,134 @@
+"""Who blocks the event loop: watchdog."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from filtered_websocket.chains import watchdog
+from filtered_websocket.chains.watchdog import Watchdog, culprit
+from filtered_websocket.filters.base import Chain
+from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.testing import connect
+
+from ..connections.test_connection import message_filter
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(watchdog, "EVERY", 0.02)
+
+
+def watchers():
+    return [thread for thread in threading.enumerate() if thread.name == "fws-watchdog"]
+
+
+class Told(logging.Handler):
+    """Waits, on the loop's own thread, for the line about it."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+        self.came = threading.Event()
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+        self.came.set()
+
+
+@pytest.fixture
+def told():
+    handler = Told()
+    watchdog.logger.addHandler(handler)
+    yield handler
+    watchdog.logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_filter_that_blocks_the_loop_is_named(told, is_async):
+    def block(web_socket_instance, data):
+        assert told.came.wait(10)
+
+    async def block_in_async(web_socket_instance, data):
+        block(web_socket_instance, data)
+
+    function = block_in_async if is_async else block
+    async with connect([message_filter(function)]) as ann:
+        await ann.send("x")
+        await ann.settle()
+        assert get_hub().counts["blocked"] == 1
+    [line] = told.lines
+    begin = f"the event loop is blocked by tests.connections.test_connection.{function.__name__} ("
+    assert line.startswith(begin)
+    assert "threading.py:" in line
+
+
+async def test_what_blocks_and_is_no_filter_is_told_by_its_line(told):
+    dog = Watchdog(asyncio.get_running_loop(), Counter())
+    dog.start()
+    assert told.came.wait(10)
+    dog.stop()
+    assert "threading.py:" in told.lines[0] and "test_connection" not in told.lines[0]
+
+
+async def test_it_is_told_once_and_counted_again(told):
+    counts = Counter()
+    dog = Watchdog(asyncio.get_running_loop(), counts)
+    dog.start()
+    for number in (1, 2):
+        beats = dog._beats
+        while dog._beats == beats:  # noqa: ASYNC110 - it beats
+            await asyncio.sleep(0.001)
+        while counts["blocked"] < number:
+            time.sleep(0.001)  # noqa: ASYNC251 - that is the point
+    dog.stop()
+    # Both times it was at one of two lines.
+    assert counts["blocked"] == 2 and len(told.lines) <= 2
+
+
+async def test_a_loop_that_works_is_not_blocked(told, monkeypatch):
+    monkeypatch.setattr(watchdog, "EVERY", 0.1)
+    async with connect([]):
+        for _ in range(20):
+            await asyncio.sleep(0.04)
+    assert told.lines == []
+
+
+async def test_it_ends_with_its_hub():
+    before = watchers()
+    async with connect([]):
+        [mine] = set(watchers()) - set(before)
+    mine.join(10)
+    assert not mine.is_alive()
+
+
+def test_a_loop_that_is_not_run_blocks_nobody_and_one_that_is_closed_ends_it(told):
+    loop = asyncio.new_event_loop()
+
+    async def start():
+        Watchdog(loop, Counter()).start()
+
+    before = watchers()
+    loop.run_until_complete(start())
+    [mine] = set(watchers()) - set(before)
+    mine.join(0.2)
+    assert mine.is_alive() and told.lines == []
+    loop.close()
+    mine.join(10)
+    assert not mine.is_alive()
+
+
+def test_a_watchdog_that_never_began_stops_too():
+    Watchdog(None, Counter()).stop()
+
+
+def test_a_thread_that_has_ended_is_nobody():
+    assert culprit(None) == "a thread that has ended"
+
+
+def test_the_chain_knows_its_filter_by_the_name_that_is_looked_for():
+    for run in (Chain.run, Chain.arun):
+        assert "path" in run.__code__.co_varnames

@@ -1,0 +1,340 @@
+"""Origin, host and path of a handshake: handshakes."""
+
+import time
+from urllib.parse import unquote
+
+import pytest
+
+from filtered_websocket.connections.handshake import (
+    is_our_host,
+    is_plain_path,
+    is_same_origin,
+    normal_origin,
+    objection,
+    one_of_origins,
+    parse_origin,
+    site_rule,
+)
+
+NOT_ALLOWED = "the origin is not allowed"
+NONE = "the origin is none"
+
+
+def handshake(*origins, host="testserver", path="/", **more):
+    """A scope; ``more`` are headers, with _ for -."""
+    headers = [(b"origin", one.encode("latin-1")) for one in origins]
+    if host is not None:
+        headers.append((b"host", host.encode("latin-1")))
+    headers += [(name.replace("_", "-").encode(), more[name].encode()) for name in more]
+    return {"path": unquote(path), "raw_path": path.encode("latin-1"), "headers": headers}
+
+
+def objected(*origins, rule=site_rule, **more):
+    return objection(handshake(*origins, **more), rule, any_host=False)
+
+
+@pytest.mark.parametrize(
+    ("origin", "answer"),
+    [
+        ("http://testserver", ""),
+        ("https://testserver", ""),
+        ("https://TESTSERVER:8443", ""),
+        ("HTTP://testserver", ""),
+        ("http://127.0.0.1:5173", ""),
+        ("http://evil.example", NOT_ALLOWED),
+        ("http://testserver.evil.example", NOT_ALLOWED),
+        ("http://eviltestserver", NOT_ALLOWED),
+        ("http://testserver.", NOT_ALLOWED),
+        ("http://testserver,http://evil.example", NONE),
+        ("http://testserver@evil.example", NONE),
+        ("http://evil.example@testserver", NONE),
+        ("http://@testserver", NONE),
+        ("http://testserver/", NONE),
+        ("http://testserver/evil", NONE),
+        ("http://testserver?evil", NONE),
+        ("http://testserver#evil", NONE),
+        ("http://test\tserver", NONE),
+        ("http://testserver:99999", NONE),
+        ("http://testserver:evil", NONE),
+        ("http://[::1", NONE),
+        ("http://", NONE),
+        ("http://:80", NONE),
+        ("//testserver", NONE),
+        ("testserver", NONE),
+        ("ftp://testserver", NONE),
+        ("file://", NONE),
+        ("chrome-extension://testserver", NONE),
+        ("null", NONE),
+        ("", NONE),
+        ("http://exämple.com", NONE),
+    ],
+)
+def test_without_a_list_an_origin_is_a_host_of_this_site(origin, answer):
+    assert objected(origin) == answer
+
+
+def test_two_origins_are_none_even_if_both_are_good():
+    assert objected("http://testserver", "http://testserver") == NONE
+    with pytest.raises(ValueError, match="more than one"):
+        parse_origin(handshake("http://testserver", "http://testserver"))
+
+
+def test_no_origin_is_no_browser_and_allowed_unless_the_site_says_no(settings):
+    assert objected() == ""
+    settings.FILTERED_WEBSOCKET = {"ALLOW_NO_ORIGIN": False}
+    assert objected() == "no origin, and ALLOW_NO_ORIGIN is off"
+    assert objected("http://testserver") == ""
+
+
+def test_an_ipv6_origin_is_compared_in_brackets(settings):
+    settings.ALLOWED_HOSTS = ["[::1]"]
+    assert objected("http://[::1]:9000", host="[::1]:9000") == ""
+    assert objected("http://[::2]:9000", host="[::1]:9000") == NOT_ALLOWED
+
+
+LISTED = [
+    "https://example.com",
+    "https://example.com:8443",
+    "http://[::1]:9000",
+    "https://*.wild.example",
+    "http://*.wild.example:8080/",
+]
+
+
+@pytest.mark.parametrize(
+    ("origin", "answer"),
+    [
+        ("https://example.com", ""),
+        ("https://example.com:443", ""),
+        ("https://EXAMPLE.com:8443", ""),
+        ("http://[::1]:9000", ""),
+        ("https://a.wild.example", ""),
+        ("https://a.b.wild.example", ""),
+        ("http://a.wild.example:8080", ""),
+        # ALLOWED_HOSTS does not count any more.
+        ("https://testserver", NOT_ALLOWED),
+        ("http://example.com", NOT_ALLOWED),
+        ("https://example.com:444", NOT_ALLOWED),
+        ("http://example.com:443", NOT_ALLOWED),
+        ("https://www.example.com", NOT_ALLOWED),
+        ("http://[::1]", NOT_ALLOWED),
+        ("https://wild.example", NOT_ALLOWED),
+        ("https://evilwild.example", NOT_ALLOWED),
+        ("https://a.wild.example.evil.example", NOT_ALLOWED),
+        ("http://a.wild.example", NOT_ALLOWED),
+        ("https://a.wild.example:8080", NOT_ALLOWED),
+        ("https://example.com@evil.example", NONE),
+        ("null", NONE),
+    ],
+)
+def test_a_listed_origin_is_compared_with_scheme_and_port(settings, origin, answer):
+    settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": LISTED}
+    assert objected(origin) == answer
+    assert objected(origin, rule=one_of_origins(LISTED)) == answer
+
+
+def test_a_star_allows_every_origin_but_not_what_is_none(settings):
+    settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": ["*"]}
+    assert objected("https://evil.example") == ""
+    assert objected("null") == NONE
+
+
+def test_an_empty_list_allows_no_page(settings):
+    settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": []}
+    assert objected("http://testserver") == NOT_ALLOWED
+    assert objected() == ""
+
+
+def test_a_list_with_a_mistake_allows_no_page(settings):
+    settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": ["https://testserver", "testserver"]}
+    assert objected("https://testserver") == NONE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "example.com",
+        "//example.com",
+        "https://",
+        "wss://example.com",
+        "https://example.com/path",
+        "https://example.com?x",
+        "https://example.com#x",
+        "https://me@example.com",
+        "https://example.com:99999",
+        "https://exam ple.com",
+        "https://*",
+        "https://*.",
+        "https://*example.com",
+        "https://a.*.example.com",
+        "https://*.*.example.com",
+        "https://[::1",
+        "",
+    ],
+)
+def test_what_is_written_as_no_origin_is_named_with_the_cure(text):
+    with pytest.raises(ValueError, match="is no origin: write it as https://example") as told:
+        normal_origin(text)
+    assert repr(text) in str(told.value)
+    with pytest.raises(ValueError, match="is no origin"):
+        one_of_origins(["https://example.com", text])
+
+
+def test_an_origin_is_normal_with_its_port():
+    assert normal_origin("HTTPS://Example.COM/") == ("https", "example.com", 443)
+    assert normal_origin("http://[::1]") == ("http", "::1", 80)
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "same"),
+    [
+        ("http://here.example", "here.example", True),
+        ("https://here.example", "here.example", True),
+        ("https://here.example", "HERE.example:443", True),
+        ("http://here.example:80", "here.example", True),
+        ("http://here.example:9000", "here.example:9000", True),
+        ("http://[::1]:9000", "[::1]:9000", True),
+        ("http://here.example:9000", "here.example", False),
+        ("http://here.example", "here.example:9000", False),
+        ("http://here.example", "here.example:443", False),
+        ("http://evil.example", "here.example", False),
+        ("http://here.example", None, False),
+        ("http://here.example", "", False),
+    ],
+)
+def test_the_same_origin_is_the_host_that_is_connected_to_with_its_port(origin, host, same):
+    scope = handshake(origin, host=host)
+    assert objection(scope, is_same_origin, any_host=True) == ("" if same else NOT_ALLOWED)
+
+
+@pytest.mark.parametrize("host", ["[::1", "here.example:evil", "here.example:99999"])
+def test_a_host_that_is_none_is_the_same_as_no_origin(host):
+    scope = handshake("http://here.example", host=host)
+    assert objection(scope, is_same_origin, any_host=True) == NONE
+
+
+@pytest.mark.parametrize(
+    ("host", "ours"),
+    [
+        ("testserver", True),
+        ("TestServer:9000", True),
+        ("testserver.", True),
+        ("testserver.:9000", True),
+        ("[2001:db8::1]", True),
+        ("[2001:DB8::1]:9000", True),
+        ("a.wild.example", True),
+        (None, True),
+        ("evil.example", False),
+        ("evil.example:80", False),
+        ("testserver.evil.example", False),
+        ("testserver,evil.example", False),
+        ("testserver@evil.example", False),
+        ("testserver:evil", False),
+        ("testserver/", False),
+        ("testserver ", False),
+        ("[2001:db8::2]", False),
+        ("2001:db8::1", False),
+        ("[2001:db8::1", False),
+        ("", False),
+        ("\xff", False),
+    ],
+)
+def test_the_host_header_is_of_this_site(settings, host, ours):
+    settings.ALLOWED_HOSTS = ["testserver", "[2001:db8::1]", ".wild.example"]
+    scope = handshake(host=host)
+    assert is_our_host(scope) is ours
+    refused = objection(scope, site_rule, any_host=False)
+    assert refused == ("" if ours else "the host is not in ALLOWED_HOSTS")
+    assert objection(scope, site_rule, any_host=True) == ""
+
+
+def test_of_two_hosts_both_must_be_of_this_site():
+    scope = handshake()
+    scope["headers"].append((b"host", b"evil.example"))
+    assert not is_our_host(scope)
+
+
+def test_the_proxys_host_header_counts_where_the_site_says_so(settings):
+    good = handshake(host="inside:8000", x_forwarded_host="testserver")
+    evil = handshake(x_forwarded_host="evil.example")
+    assert not is_our_host(good) and is_our_host(evil)
+    settings.USE_X_FORWARDED_HOST = True
+    assert is_our_host(good) and not is_our_host(evil)
+    assert is_our_host(handshake()) and not is_our_host(handshake(host="inside:8000"))
+
+
+def test_with_debug_and_no_allowed_hosts_only_this_machine_is_ours(settings):
+    settings.ALLOWED_HOSTS = []
+    assert objected(host="localhost") == "the host is not in ALLOWED_HOSTS"
+    settings.DEBUG = True
+    for host in ("localhost:9000", "chat.localhost", "127.0.0.1", "[::1]:9000"):
+        assert objected(f"http://{host}", host=host) == ""
+    assert objected("http://evil.example", host="localhost") == NOT_ALLOWED
+    assert objected(host="evil.example") == "the host is not in ALLOWED_HOSTS"
+    settings.ALLOWED_HOSTS = ["testserver"]
+    assert objected(host="localhost") == "the host is not in ALLOWED_HOSTS"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/ws/", "/ws/a-b_c.d~e", "/r%C3%A4ume/", "/a%20b/", "/100%25/", "/.well-known/", "/..."],
+)
+def test_a_path_that_is_written_plainly_passes(path):
+    assert objected(path=path) == ""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/%77s/",
+        "/%57s/",
+        "/w%73/",
+        "/%7E",
+        "/%5f",
+        "/%2d",
+        "/%30",
+        "/ws/%2e%2e/",
+        "/public/../ws/",
+        "/./ws/",
+        "/ws/..",
+        "/ws/.",
+        "//ws/",
+        "/public//ws/",
+        "/ws%2F",
+        "/%2fws/",
+    ],
+)
+def test_a_path_that_could_pass_by_a_proxys_rule_does_not(path):
+    assert objected(path=path) == "the path is not written plainly"
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [(b"//evil/ws/", "/ws/"), (b"http://evil/ws/", "/ws/"), (b"/ws/;x", "/ws/"), (b"/ws", "/x")],
+)
+def test_a_path_that_the_server_read_otherwise_is_not_plain(raw, path):
+    assert not is_plain_path({"raw_path": raw, "path": path})
+
+
+@pytest.mark.parametrize("raw", [{}, {"raw_path": None}])
+def test_a_server_that_gives_no_raw_path_is_asked_for_what_it_made_of_it(raw):
+    assert is_plain_path({"path": "/ws/ä", **raw})
+    assert not is_plain_path({"path": "//ws/", **raw})
+    assert not is_plain_path({"path": "/public/../ws/", **raw})
+
+
+@pytest.mark.parametrize("letters", ["a.", "*.", ".", "a", "%", "[", ":", "a:", "@"])
+def test_64_kib_of_origin_and_host_take_no_time(settings, letters):
+    settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": ["https://*.example.com"]}
+    long = (letters * 65_536)[:65_536]
+    begin = time.process_time()
+    assert objected(f"https://{long}example.com") in (NONE, NOT_ALLOWED, "")
+    assert objected(host=long)
+    assert time.process_time() - begin < 0.5
+
+
+@pytest.mark.parametrize("letters", ["/.", "%", "%2", "/..%", "a", "%C3", "/a"])
+def test_64_kib_of_path_take_no_time(letters):
+    begin = time.process_time()
+    objected(path="/" + (letters * 65_536)[:65_536])
+    assert time.process_time() - begin < 0.5

@@ -1,0 +1,233 @@
+"""The end of a process that serves: drain."""
+
+import asyncio
+import signal
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from filtered_websocket import WebSocketDisconnectFilter
+from filtered_websocket.hub import drain
+from filtered_websocket.hub.drain import SIGNALS, Drain
+from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.testing import Refused, connect
+
+from ..connections.test_connection import message_filter
+
+
+@pytest.fixture(autouse=True)
+def the_process_goes_on():
+    yield
+    drain.ending.clear()
+
+
+@pytest.fixture
+def heard():
+    """What reaches the handler that a server has set."""
+    calls = []
+
+    def handler(number, frame):
+        calls.append(number)
+
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    yield SimpleNamespace(calls=calls, handler=handler)
+    for number in SIGNALS:
+        assert signal.getsignal(number) is handler
+        signal.signal(number, before[number])
+
+
+async def test_while_somebody_is_connected_a_hub_stands_before_the_handlers(heard):
+    async with connect([]):
+        ours = get_hub().drain._asked
+        assert [signal.getsignal(number) for number in SIGNALS] == [ours, ours]
+    assert [signal.getsignal(number) for number in SIGNALS] == [heard.handler] * 2
+
+
+async def test_a_signal_closes_everybody_and_then_passes(heard, settings):
+    settings.FILTERED_WEBSOCKET = {"DRAIN_WINDOW": 0}
+    gone = []
+
+    def leave(web_socket_instance):
+        gone.append((web_socket_instance.close_code, list(heard.calls)))
+
+    filters = [message_filter(leave, WebSocketDisconnectFilter)]
+    clients = [await connect(filters) for _ in range(3)]
+    signal.raise_signal(signal.SIGTERM)
+    assert heard.calls == []
+    assert [await client.closed() for client in clients] == [4200] * 3
+    for client in clients:
+        await client._task
+    await get_hub_task()
+    assert heard.calls == [signal.SIGTERM]
+    assert gone == [(4200, [])] * 3
+
+
+async def get_hub_task():
+    """Return when every drain has ended, and passed its signal on."""
+    while tasks := [task for task in asyncio.all_tasks() if task.get_name() == "fws-drain"]:
+        await asyncio.wait(tasks)
+    await asyncio.sleep(0)
+
+
+async def test_a_second_signal_passes_at_once(heard):
+    gate = asyncio.Event()
+
+    async def wait(web_socket_instance):
+        await gate.wait()
+
+    client = await connect([message_filter(wait, WebSocketDisconnectFilter)])
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)
+    assert heard.calls == [signal.SIGINT]
+    assert await client.closed() == 4200
+    gate.set()
+    await client._task
+    await get_hub_task()
+    assert heard.calls == [signal.SIGINT, signal.SIGTERM]
+
+
+async def test_nobody_new_is_let_in(heard):
+    drain.ending.set()
+    with pytest.raises(Refused, match="4200 'the server ends'"):
+        async with connect([]):
+            raise AssertionError("entered")
+
+
+async def test_who_stands_before_us_stays_there_and_is_heard(heard):
+    def other(number, frame):
+        ours(number, frame)
+
+    async with connect([]):
+        ours = get_hub().drain._asked
+        signal.signal(signal.SIGTERM, other)
+    assert signal.getsignal(signal.SIGTERM) is other
+    # The hub has ended: what it stood before is still reached.
+    signal.raise_signal(signal.SIGTERM)
+    assert heard.calls == [signal.SIGTERM] and not drain.ending.is_set()
+    signal.signal(signal.SIGTERM, heard.handler)
+
+
+def test_who_stands_before_us_is_not_made_to_call_itself(heard):
+    loop = asyncio.new_event_loop()
+    one = Drain(SimpleNamespace(loop=loop, connections={}, over=True))
+
+    def other(number, frame):
+        one._asked(number, frame)
+
+    one.watch()
+    signal.signal(signal.SIGTERM, other)
+    one.unwatch()
+    one.watch()
+    assert signal.getsignal(signal.SIGTERM) is other
+    loop.close()
+    signal.raise_signal(signal.SIGTERM)
+    assert heard.calls == [signal.SIGTERM]
+    one.unwatch()
+    signal.signal(signal.SIGTERM, heard.handler)
+
+
+async def test_what_is_ignored_stays_ignored(heard):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    async with connect([]):
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    signal.signal(signal.SIGINT, heard.handler)
+
+
+def test_a_hub_of_another_thread_touches_no_handler(heard):
+    seen = []
+
+    async def main():
+        async with connect([]):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    thread.join()
+    assert seen == [heard.handler]
+
+
+async def test_who_holds_the_hub_ends_it(heard):
+    hub = get_hub()
+    hub.hold()
+    async with connect([]):
+        assert signal.getsignal(signal.SIGTERM) is heard.handler
+    await hub.release()
+
+
+async def test_a_default_action_is_what_happens_in_the_end(heard, monkeypatch):
+    raised = []
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    async with connect([]) as ann:
+        signal.raise_signal(signal.SIGTERM)
+        monkeypatch.setattr(signal, "raise_signal", lambda number: raised.append(number))
+        assert await ann.closed() == 4200
+    await get_hub_task()
+    assert raised == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    signal.signal(signal.SIGTERM, heard.handler)
+
+
+def test_where_the_loop_was_closed_a_signal_passes(heard):
+    loop = asyncio.new_event_loop()
+    loop.close()
+    one = Drain(SimpleNamespace(loop=loop, connections={}, over=True))
+    one.watch()
+    signal.raise_signal(signal.SIGTERM)
+    assert heard.calls == [signal.SIGTERM]
+    one.unwatch()
+
+
+async def test_clients_are_closed_one_after_the_other(settings):
+    settings.FILTERED_WEBSOCKET = {"DRAIN_WINDOW": 0.2}
+    clients = [await connect([]) for _ in range(4)]
+    started = time.monotonic()
+    ended = []
+
+    async def note(client):
+        assert await client.closed() == 4200
+        ended.append(time.monotonic() - started)
+        await client._task
+
+    await asyncio.gather(get_hub().drain.run(), *map(note, clients))
+    assert ended == sorted(ended)
+    for number, when in enumerate(ended):
+        assert when >= 0.05 * number - 0.01
+
+
+async def test_what_takes_too_long_is_left_to_the_server(caplog):
+    gate = asyncio.Event()
+
+    async def stuck(web_socket_instance):
+        await gate.wait()
+
+    filters = [message_filter(stuck, WebSocketDisconnectFilter)]
+    async with connect(filters) as ann, connect(filters) as bob:
+        await get_hub().drain.close_all(4200, "the end", 0.02, window=10)
+        # Also who would have had his turn later.
+        assert [await ann.closed(), await bob.closed()] == [4200, 4200]
+        gate.set()
+    assert "2 connections were not over within 0.02 s" in caplog.text
+
+
+async def test_what_has_not_left_is_waited_for():
+    async with connect([]):
+        hub = get_hub()
+        [connection] = hub.connections.values()
+        looks = []
+
+        class Slow:
+            @property
+            def leaving(self):
+                looks.append(hub.over)
+                return len(looks) < 3
+
+        host = SimpleNamespace(
+            loop=hub.loop,
+            connections={"a": SimpleNamespace(transport=Slow(), close=connection.close)},
+            over=True,
+        )
+        await Drain(host).close_all(4200, "the end", 5)
+    assert len(looks) == 3

@@ -1,0 +1,599 @@
+"""On what connections rest: rights."""
+
+import asyncio
+import datetime
+import json
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.auth.models import AnonymousUser, User
+from django.utils import timezone
+
+from filtered_websocket import PublishError, publish
+from filtered_websocket.auth.authenticators import identity_of
+from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.disconnect import disconnect_session, disconnect_token, disconnect_user
+from filtered_websocket.hub import grants as module
+from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.layer.envelope import HOUSE, Batch, group_key
+from filtered_websocket.layer.publish_queue import new_item
+from filtered_websocket.models import Token
+from filtered_websocket.testing import connect
+from filtered_websocket.types import Identity
+
+from ..handshaking import shake_hands
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def user():
+    return User.objects.create_user("ann", password="secret")
+
+
+def make_token(**fields):
+    """A token whose making has been told to everybody there is."""
+    made = Token.objects.create_key(**fields)
+    publish._close()
+    return made
+
+
+@pytest.fixture
+def token(user):
+    return make_token(name="ann's", user=user)
+
+
+@pytest.fixture
+def app():
+    return FilteredWebSocketConsumer.as_asgi(filters=[])
+
+
+async def by_token(app, key):
+    client = await shake_hands(app, headers=[("authorization", f"Token {key}".encode())])
+    assert client.accepted
+    return client
+
+
+def house_batch(*events, origin="elsewhere", first=0):
+    items = [new_item(event) for event in events]
+    return Batch(origin, group_key(HOUSE), first, items)
+
+
+def changed(kind, pk):
+    return {"is": "changed", "kind": kind, "id": str(pk)}
+
+
+# Ends
+
+
+async def _revoke(record, user):
+    await sync_to_async(record.revoke)()
+
+
+async def _rotate(record, user):
+    await sync_to_async(record.rotate)()
+
+
+async def _delete(record, user):
+    await record.adelete()
+
+
+async def _deactivate(record, user):
+    user.is_active = False
+    await user.asave()
+
+
+async def _change_password(record, user):
+    user.set_password("another")
+    await user.asave()
+
+
+async def _delete_user(record, user):
+    await user.adelete()
+
+
+async def _restrict(record, user):
+    record.can_subscribe = False
+    await record.asave()
+
+
+async def _give_away(record, user):
+    record.user = await sync_to_async(User.objects.create_user)("bob")
+    await record.asave()
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (_revoke, "token revoked"),
+        (_rotate, "token rotated"),
+        (_delete, "token deleted"),
+        (_deactivate, "user deactivated"),
+        (_change_password, "password changed"),
+        (_delete_user, "user deleted"),
+        (_restrict, "token changed"),
+        (_give_away, "token changed"),
+    ],
+)
+async def test_a_connection_ends_with_what_it_rests_on(app, token, user, end, reason):
+    record, key = token
+    client = await by_token(app, key)
+    async with connect([]) as other:
+        await end(record, user)
+        assert await client.closed() == 4401
+        assert client.close_reason == reason
+        assert other.close_code is None
+    await client.close()
+
+
+async def test_what_changes_nothing_that_a_connection_rests_on_ends_nothing(app, token, user):
+    record, key = token
+    client = await by_token(app, key)
+    record.name = "renamed"
+    await record.asave()
+    user.first_name = "Ann"
+    await user.asave()
+    await client.settle()
+    assert await client.received_nothing() and client.close_code is None
+    await client.close()
+
+
+async def test_a_site_may_end_connections_by_user_and_by_token(app, token, user):
+    for end in (lambda: disconnect_user(user), lambda: disconnect_token(token[0].pk, 4321, "bye")):
+        client = await by_token(app, token[1])
+        end()
+        assert await client.closed() in (4401, 4321)
+        assert client.close_reason in ("disconnected by the site", "bye")
+        await client.close()
+
+
+async def test_what_rests_on_nothing_is_not_concerned(app):
+    client = await shake_hands(app)
+    assert client.accepted
+    hub = get_hub()
+    hub.rights.hear(house_batch(changed("token", 1), changed("user", "x")))
+    assert await client.received_nothing()
+    await client.close()
+
+
+async def test_nothing_is_kept_of_a_connection_that_ended(app, token):
+    client = await by_token(app, token[1])
+    rights = get_hub().rights
+    assert rights._held and rights._resting
+    await client.close()
+    assert not (rights._held or rights._resting or rights._timers)
+
+
+# Expiry
+
+
+async def test_a_connection_ends_when_its_token_expires(app, user):
+    end = timezone.now() + datetime.timedelta(seconds=0.3)
+    _, key = await sync_to_async(make_token)(name="short", expires_at=end)
+    client = await by_token(app, key)
+    assert await client.closed() == 4401
+    assert client.close_reason == "expired" and timezone.now() >= end
+    await client.close()
+
+
+async def test_an_identity_of_a_sites_own_may_expire_too(app, user):
+    async with connect([]):
+        rights = get_hub().rights
+        connection = next(iter(get_hub().connections.values()))
+        end = timezone.now() + datetime.timedelta(hours=1)
+        rights.hold(connection, Identity(user=user, expires_at=end), rights.heard)
+        left = connection.deadline - asyncio.get_running_loop().time()
+        assert 3590 < left <= 3600
+        assert not connection.is_expired(asyncio.get_running_loop().time())
+        assert connection.is_expired(asyncio.get_running_loop().time() + 3601)
+
+
+async def test_a_message_after_the_end_is_not_handled_though_the_timer_is_late(app, token):
+    client = await by_token(app, token[1])
+    hub = get_hub()
+    [connection] = hub.connections.values()
+    connection.deadline = hub.loop.time() - 1
+    await client.send("too late")
+    assert await client.closed() == 4401
+    await client.close()
+
+
+async def test_an_expiry_in_years_is_looked_at_again_and_again(app, user, monkeypatch):
+    monkeypatch.setattr(module, "MAX_TIMER", 0.01)
+    end = timezone.now() + datetime.timedelta(days=3650)
+    record, key = await sync_to_async(make_token)(name="long", expires_at=end)
+    client = await by_token(app, key)
+    rights = get_hub().rights
+    [first] = rights._timers.values()
+    async with asyncio.timeout(5):
+        while first in rights._timers.values():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert client.close_code is None
+    # And an expiry that is brought forward counts at once.
+    monkeypatch.undo()
+    record.expires_at = timezone.now() - datetime.timedelta(seconds=1)
+    await record.asave()
+    assert await client.closed() == 4401
+    await client.close()
+
+
+async def test_an_expiry_that_is_put_off_counts_as_well(app, user):
+    end = timezone.now() + datetime.timedelta(hours=1)
+    record, key = await sync_to_async(make_token)(name="more", expires_at=end)
+    client = await by_token(app, key)
+    [connection] = get_hub().connections.values()
+    before = connection.deadline
+    record.expires_at = end + datetime.timedelta(hours=1)
+    await record.asave()
+    async with asyncio.timeout(5):
+        while connection.deadline < before + 3500:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    await client.close()
+
+
+# Asking again
+
+
+async def test_what_sends_no_signal_is_found_within_recheck(app, token, settings):
+    settings.FILTERED_WEBSOCKET = {"RECHECK": 0.05}
+    client = await by_token(app, token[1])
+    await Token.objects.aupdate(revoked_at=timezone.now())
+    assert await client.closed() == 4401
+    await client.close()
+
+
+async def test_missed_events_of_the_house_have_everybody_asked_about(app, token):
+    client = await by_token(app, token[1])
+    await Token.objects.aupdate(revoked_at=timezone.now())
+    rights = get_hub().rights
+    rights.hear(house_batch({"is": "ask", "nonce": "1"}, origin="o", first=0))
+    rights.hear(house_batch({"is": "ask", "nonce": "2"}, origin="o", first=7))
+    assert await client.closed() == 4401
+    await client.close()
+
+
+async def test_a_layer_that_is_back_has_everybody_asked_about(app, token):
+    client = await by_token(app, token[1])
+    await Token.objects.aupdate(revoked_at=timezone.now())
+    get_hub()._layer_back(1.0)
+    assert await client.closed() == 4401
+    await client.close()
+
+
+async def test_a_late_subscription_has_everybody_asked_about(app, token):
+    client = await by_token(app, token[1])
+    await Token.objects.aupdate(revoked_at=timezone.now())
+    get_hub()._joined_late(group_key(HOUSE))
+    assert await client.closed() == 4401
+    await client.close()
+
+
+async def test_who_was_authenticated_while_an_event_came_is_asked_about_again(app, token):
+    async with connect([]):
+        rights = get_hub().rights
+        connection = next(iter(get_hub().connections.values()))
+        identity = await sync_to_async(identity_of)(token[0])
+        since = rights.heard
+        await Token.objects.aupdate(revoked_at=timezone.now())
+        rights.hear(house_batch(changed("token", token[0].pk)))
+        rights.hold(connection, identity, since)
+        async with asyncio.timeout(5):
+            while not connection.closing:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert connection.transport.closed == (4401, "token revoked")
+
+
+async def test_a_duplicate_event_is_heard_once(app):
+    async with connect([]):
+        rights = get_hub().rights
+        before = rights.heard
+        batch = house_batch(changed("user", 1), origin="twice")
+        rights.hear(batch)
+        rights.hear(batch)
+        assert rights.heard == before + 1
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"is": "nonsense"},
+        {"no": "kind"},
+        {"is": "changed"},
+        {"is": "close", "kind": "user", "id": "1"},
+        {"is": "count", "nonce": "never asked", "tokens": 3},
+        ["a", "list"],
+        "text",
+    ],
+)
+async def test_an_event_that_is_none_is_counted(app, token, event):
+    client = await by_token(app, token[1])
+    hub = get_hub()
+    before = hub.counts["bad_envelope"]
+    if event == {"is": "close", "kind": "user", "id": "1"}:
+        event["id"] = str(token[0].user_id)
+    hub.rights.hear(house_batch(event))
+    known = event == {"is": "count", "nonce": "never asked", "tokens": 3}
+    assert hub.counts["bad_envelope"] - before == (0 if known else 1)
+    assert await client.received_nothing() and client.close_code is None
+    await client.close()
+
+
+async def test_while_the_database_is_away_connections_live_on_for_a_while(
+    app, token, settings, monkeypatch, caplog
+):
+    settings.FILTERED_WEBSOCKET = {"RECHECK": 3600}
+    monkeypatch.setattr(module, "ASK_AGAIN", 0.01)
+    asked = []
+
+    def away(identities):
+        asked.append(len(identities))
+        raise OSError("the database is away")
+
+    client = await by_token(app, token[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "judge", away)
+        get_hub().rights.hear(house_batch(changed("token", token[0].pk)))
+        async with asyncio.timeout(5):
+            while len(asked) < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        assert client.close_code is None
+        assert [r.levelname for r in caplog.records] == ["ERROR"]
+        # A revocation meanwhile is found out when it is back.
+        await Token.objects.aupdate(revoked_at=timezone.now())
+    assert await client.closed() == 4401
+    await client.close()
+
+
+async def test_when_the_database_stays_away_connections_end(app, token, monkeypatch):
+    def away(identities):
+        raise OSError("the database is away")
+
+    monkeypatch.setattr(module, "judge", away)
+    monkeypatch.setattr(module, "ASK_AGAIN", 0.01)
+    monkeypatch.setattr(module, "GRACE", 0)
+    client = await by_token(app, token[1])
+    get_hub().rights.sweep()
+    assert await client.closed() == 4500
+    await client.close()
+
+
+async def test_a_use_that_cannot_be_written_harms_nobody(app, token, monkeypatch, caplog):
+    def away(self, ids):
+        raise OSError("the database is away")
+
+    monkeypatch.setattr("filtered_websocket.models.TokenManager.note_used", away)
+    client = await by_token(app, token[1])
+    await client.close()
+    assert "cannot write when tokens were used" in caplog.text
+
+
+async def test_a_database_that_hangs_does_not_hold_up_the_end_of_a_hub(app, token, monkeypatch):
+    asked = asyncio.Event()
+
+    async def hang(*args):
+        asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(module, "STOP_TIMEOUT", 0.01)
+    client = await by_token(app, token[1])
+    monkeypatch.setattr(module, "run_query", hang)
+    get_hub().rights.sweep()
+    await asked.wait()
+    await client.close()
+
+
+async def test_one_question_is_asked_about_many(app, user, monkeypatch):
+    asked = []
+    real = module.judge
+
+    def judge(identities):
+        asked.append(len(identities))
+        return real(identities)
+
+    keys = [(await sync_to_async(make_token)(name=str(n), user=user))[1] for n in range(5)]
+    clients = [await by_token(app, key) for key in keys]
+    monkeypatch.setattr(module, "judge", judge)
+    get_hub().rights.hear(house_batch(changed("user", user.pk)))
+    async with asyncio.timeout(5):
+        while not asked:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert asked == [5]
+    for client in clients:
+        await client.close()
+
+
+async def test_who_leaves_while_the_question_is_asked_is_not_minded(app, token, monkeypatch):
+    asked, answer = asyncio.Event(), asyncio.Event()
+    real = module.run_query
+
+    async def slowly(call, *args):
+        asked.set()
+        await answer.wait()
+        return await real(call, *args)
+
+    client = await by_token(app, token[1])
+    async with connect([]):
+        rights = get_hub().rights
+        await client.settle()
+        monkeypatch.setattr(module, "run_query", slowly)
+        rights.hear(house_batch(changed("token", token[0].pk)))
+        await asked.wait()
+        await client.close()
+        answer.set()
+    assert client.close_code == 1000
+
+
+async def test_two_rights_of_one_connection_end_it_by_either(app, token):
+    async with connect([]) as client:
+        rights = get_hub().rights
+        connection = next(iter(get_hub().connections.values()))
+        other, _ = await sync_to_async(make_token)(name="other")
+        for record, slot in ((token[0], "handshake"), (other, "used")):
+            identity = await sync_to_async(identity_of)(record)
+            rights.hold(connection, identity, rights.heard, slot)
+        assert rights.count() == {str(token[0].pk): 1, str(other.pk): 1}
+        rights.let_go(connection, "used")
+        assert rights.count() == {str(token[0].pk): 1}
+        await sync_to_async(other.revoke)()
+        await client.settle()
+        assert client.close_code is None
+        await sync_to_async(token[0].revoke)()
+        assert await client.closed() == 4401
+
+
+async def test_an_anonymous_identity_rests_on_nothing(app):
+    async with connect([]):
+        rights = get_hub().rights
+        connection = next(iter(get_hub().connections.values()))
+        rights.hold(connection, Identity(user=AnonymousUser(), token={"a": "jwt"}), rights.heard)
+        assert rights._resting == {} and rights.count() == {}
+        rights.sweep()
+
+
+async def test_answers_to_a_census_are_added_up():
+    async with connect([]):
+        rights = get_hub().rights
+        rights.censuses["mine"] = told = []
+        for tokens in ({"1": 2}, {"1": 1, "7": 1}):
+            rights.hear(
+                house_batch({"is": "count", "nonce": "mine", "tokens": tokens}, origin=str(tokens))
+            )
+        assert told == [{"1": 2}, {"1": 1, "7": 1}]
+
+
+async def test_a_connection_ends_with_its_session(user):
+    async with connect([]) as client, connect([]) as other:
+        rights = get_hub().rights
+        connection = next(iter(get_hub().connections.values()))
+        rights.hold(connection, Identity(user=user, session_key="abc"), rights.heard)
+        disconnect_session("another")
+        disconnect_session("abc")
+        assert await client.closed() == 4401 and client.close_reason == "logged out"
+        assert await other.received_nothing() and other.close_code is None
+
+
+async def test_who_comes_with_a_session_that_has_just_ended_comes_too_late(user, monkeypatch):
+    monkeypatch.setattr(module, "MAX_ENDED", 1)
+    async with connect([]) as late, connect([]) as later:
+        hub = get_hub()
+        connections = list(hub.connections.values())
+        for session_key in ("abc", "def"):
+            disconnect_session(session_key)
+        await later.settle()
+        for connection, session_key in zip(connections, ("def", "abc"), strict=True):
+            identity = Identity(user=user, session_key=session_key)
+            hub.rights.hold(connection, identity, hub.rights.heard)
+        assert await late.closed() == 4401
+        # The oldest are forgotten, for memory's sake.
+        assert list(hub.rights._ended.values()) == ["logged out"]
+
+
+async def test_a_write_that_waits_for_a_lock_holds_up_no_end(app, token, user, monkeypatch):
+    written = asyncio.Event()
+    real = module.run_query
+
+    async def ask(call, *args):
+        if args[0] is module.judge:
+            return await real(call, *args)
+        await written.wait()
+
+    monkeypatch.setattr(module, "run_query", ask)
+    client = await by_token(app, token[1])
+    other = await by_token(app, token[1])
+    user.is_active = False
+    await user.asave()
+    assert await client.closed() == 4401 and await other.closed() == 4401
+    written.set()
+    await client.close()
+    await other.close()
+
+
+async def test_a_use_that_comes_while_another_is_written_is_written_too(app, token, monkeypatch):
+    written, gate = [], asyncio.Event()
+
+    async def slowly(call, *args):
+        if call is module._try_to and args[0] is not module.judge:
+            written.append(args[1])
+            await gate.wait()
+            return None
+        return [("", identity) for identity in args[1]]
+
+    monkeypatch.setattr(module, "run_query", slowly)
+    first = await by_token(app, token[1])
+    async with asyncio.timeout(5):
+        while not written:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    second = await by_token(app, token[1])
+    assert len(written) == 1
+    gate.set()
+    async with asyncio.timeout(5):
+        while len(written) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    await first.close()
+    await second.close()
+
+
+async def test_who_was_inactive_to_begin_with_is_not_deactivated(user):
+    async with connect([]) as client:
+        rights = get_hub().rights
+        connection = next(iter(get_hub().connections.values()))
+        user.is_active = False
+        await user.asave()
+        rights.hold(connection, Identity(user=user), rights.heard)
+        rights.sweep()
+        await client.settle()
+        assert client.close_code is None
+
+
+async def test_what_a_replica_said_is_asked_about_again(user, monkeypatch):
+    async with connect([]) as client:
+        rights = get_hub().rights
+        connection = next(iter(get_hub().connections.values()))
+        monkeypatch.setattr(module, "is_read_from_a_replica", lambda user: True)
+        await User.objects.aupdate(is_active=False)
+        rights.hold(connection, Identity(user=user), rights.heard)
+        assert await client.closed() == 4401
+
+
+async def test_what_could_not_be_said_is_made_up_for_when_the_layer_is_back(app, token):
+    async with connect([]):
+        hub = get_hub()
+        told = []
+        hub.tell_house = told.append
+        hub._layer_back(1.0)
+        assert told == []
+        hub._publish_failed(HOUSE, house_batch(changed("user", 1)).items, PublishError("away"))
+        hub._layer_back(1.0)
+        assert told == [{"is": "sweep"}]
+        hub._layer_back(1.0)
+        assert told == [{"is": "sweep"}]
+
+
+async def test_a_sweep_that_another_process_asks_for_is_made(app, token):
+    client = await by_token(app, token[1])
+    await Token.objects.aupdate(revoked_at=timezone.now())
+    get_hub().rights.hear(house_batch({"is": "sweep"}))
+    assert await client.closed() == 4401
+    await client.close()
+
+
+async def test_what_this_process_says_is_done_here_at_once_wherever_the_layer_is(app, token):
+    client = await by_token(app, token[1])
+    hub = get_hub()
+    hub.batches.put = lambda *args: None  # nothing leaves
+    await sync_to_async(token[0].revoke)()
+    assert await client.closed() == 4401
+    await client.close()
+
+
+async def test_events_of_the_house_that_are_lost_are_no_events_of_filters(caplog):
+    async with connect([]):
+        hub = get_hub()
+        error = PublishError("the layer is away")
+        hub._publish_failed(HOUSE, house_batch(changed("user", 1)).items, error)
+        assert "the layer is away" in caplog.text
+
+
+def test_events_of_the_house_are_small_and_hold_no_session_key():
+    [item] = house_batch(changed("user", 1)).items
+    assert json.loads(item.payload) == {"is": "changed", "kind": "user", "id": "1"}

@@ -1,0 +1,146 @@
+"""What crosses the layer: envelope."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filtered_websocket.layer.envelope import (
+    WINDOW,
+    BadEnvelope,
+    Batch,
+    Item,
+    Sequence,
+    Stamper,
+    check_group,
+    group_key,
+    seal,
+    unseal,
+)
+
+
+def items(count=1):
+    return [Item(n, "t", "", b"x", {}) for n in range(count)]
+
+
+def test_an_envelope_opens_as_it_was_sealed():
+    batch = Batch("origin", "key", 7, [Item(1, "b", "me", b"\xff", {"x": ["you"]})])
+    assert unseal(seal(batch)) == batch
+    assert batch.items[0].packed == ("b", b"\xff")
+
+
+GOOD = seal(Batch("o", "k", 0, items()))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        None,
+        3,
+        [],
+        {},
+        {**GOOD, "v": 2},
+        {**GOOD, "o": 3},
+        {**GOOD, "g": None},
+        {**GOOD, "s": "0"},
+        {**GOOD, "m": 3},
+        {**GOOD, "m": [3]},
+        {**GOOD, "m": [[1, 2]]},
+        {**GOOD, "m": [["1", "t", "", b"", {}]]},
+        {**GOOD, "m": [[1, "q", "", b"", {}]]},
+        {**GOOD, "m": [[1, [], "", b"", {}]]},
+        {**GOOD, "m": [[1, "t", None, b"", {}]]},
+        {**GOOD, "m": [[1, "t", "", "text", {}]]},
+        {**GOOD, "m": [[1, "t", "", b"\xff", {}]]},
+        {**GOOD, "m": [[1, "j", "", b"\xed\xa0\x80", {}]]},
+        {**GOOD, "m": [[1, "t", "", b"", []]]},
+        {**GOOD, "m": [[1, "t", "", b"", {"x": "abc"}]]},
+        {**GOOD, "m": [[1, "t", "", b"", {"x": [["a"]]}]]},
+        {"type": "chat.message", "text": "hello"},
+    ],
+)
+def test_anything_else_is_a_bad_envelope(bad):
+    with pytest.raises(BadEnvelope):
+        unseal(bad)
+
+
+@given(st.text(min_size=1, max_size=1024))
+def test_any_name_makes_a_key_that_every_layer_takes(name):
+    assert re.fullmatch(r"[a-zA-Z0-9._-]{1,99}", group_key(name), re.ASCII)
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_two_names_have_two_keys(one, other):
+    assert (group_key(one) == group_key(other)) == (one == other)
+
+
+def test_a_key_begins_with_the_namespace(settings):
+    settings.FILTERED_WEBSOCKET = {"NAMESPACE": "site-a"}
+    assert group_key("\ud800").startswith("site-a.g.")
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("", ValueError), ("x" * 1025, ValueError), (3, TypeError)]
+)
+def test_what_cannot_name_a_group_is_an_error(name, error):
+    with pytest.raises(error, match="a group name"):
+        check_group(name)
+
+
+def test_numbers_run_per_group():
+    stamper = Stamper()
+    assert stamper.stamp("a", items(3)).first == 0
+    assert stamper.stamp("b", items(1)).first == 0
+    assert stamper.stamp("a", items(1)).first == 3
+
+
+def test_a_forgotten_group_begins_again_under_another_origin():
+    stamper = Stamper(max_groups=2)
+    first = stamper.stamp("a", items())
+    stamper.stamp("b", items())
+    later = stamper.stamp("c", items())
+    assert later.origin != first.origin
+    assert stamper.stamp("a", items()).first == 0
+
+
+def batch(first, count=1, origin="o"):
+    return Batch(origin, "k", first, items(count))
+
+
+def test_what_came_before_a_receiver_listened_was_not_missed():
+    assert Sequence().note(batch(500)) == 0
+
+
+def test_a_hole_is_counted_and_a_repetition_recognised():
+    sequence = Sequence()
+    assert sequence.note(batch(0, 3)) == 0
+    assert sequence.note(batch(3, 2)) == 0
+    assert sequence.note(batch(3, 2)) is None
+    assert sequence.note(batch(9)) == 4
+    assert sequence.note(batch(10)) == 0
+
+
+def test_a_late_batch_is_delivered():
+    sequence = Sequence()
+    assert sequence.note(batch(0)) == 0
+    assert sequence.note(batch(2)) == 1
+    assert sequence.note(batch(1)) == 0
+    assert sequence.note(batch(1)) is None
+    assert sequence.note(batch(3)) == 0
+
+
+def test_origins_are_apart_and_bounded():
+    sequence = Sequence(max_origins=2)
+    for origin in "abc":
+        assert sequence.note(batch(0, origin=origin)) == 0
+    assert sequence.note(batch(0, origin="c")) is None
+    assert sequence.note(batch(0, origin="a")) == 0
+
+
+def test_repetitions_are_recognised_within_the_window():
+    sequence = Sequence()
+    for first in range(WINDOW + 1):
+        sequence.note(batch(first))
+    assert sequence.note(batch(1)) is None
+    assert sequence.note(batch(0)) == 0

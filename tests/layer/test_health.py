@@ -1,0 +1,268 @@
+"""When the layer is away, and back: outages."""
+
+import asyncio
+import time
+import weakref
+
+import pytest
+
+from filtered_websocket.layer import health
+from filtered_websocket.layer.health import Outages, Probes
+
+from .test_link import House, Layer, house_is_listening
+
+
+@pytest.fixture(autouse=True)
+def quick(settings, monkeypatch):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.2, "LAYER_SETTLE": 0}
+    monkeypatch.setattr(health, "MAX_PAUSE", 0.02)
+
+
+class Away:
+    """An outage whose probes answer what the test says; notes what happens, in order."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.story = []
+        self.tasks = []
+        self.told = asyncio.Event()
+        self.outages = Outages(self.probe, self.rejoin, self.lost, self.back, self.spawn)
+
+    async def probe(self):
+        answer = self.answers.pop(0) if self.answers else None
+        self._tell("probe" if answer is None else "no probe")
+        return answer
+
+    async def rejoin(self, at_once):
+        self._tell("join again" if at_once else "go on joining")
+
+    def lost(self, error):
+        self._tell("lost")
+
+    def back(self, seconds):
+        self._tell("back")
+
+    def spawn(self, coroutine, name):
+        self.tasks.append(asyncio.get_running_loop().create_task(coroutine, name=name))
+
+    def _tell(self, what):
+        self.story.append(what)
+        self.told.set()
+
+    async def until(self, what):
+        async with asyncio.timeout(10):
+            while what not in self.story:
+                self.told.clear()
+                await self.told.wait()
+
+    async def over(self):
+        async with asyncio.timeout(10):
+            return await self.outages.over(time.monotonic() + 10)
+
+    async def stop(self):
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.wait(self.tasks)
+
+
+async def test_groups_are_joined_again_before_a_probe_and_two_probes_return_before_it_is_over():
+    away = Away(OSError("refused"))
+    assert await away.outages.over(0)
+    away.outages.lose(OSError("reset"))
+    away.outages.lose(OSError("again"))
+    assert away.outages.away and not await away.outages.over(0)
+    assert await away.over()
+    assert away.story == [
+        *("lost", "join again", "no probe"),
+        *("go on joining", "probe", "probe", "back"),
+    ]
+    await away.stop()
+
+
+async def test_what_goes_away_again_before_peers_could_listen_is_still_away():
+    away = Away(None, OSError("again"))
+    away.outages.lose(OSError("reset"))
+    assert await away.over()
+    assert away.story[2:] == ["probe", "no probe", "go on joining", "probe", "probe", "back"]
+    await away.stop()
+
+
+async def test_a_process_that_only_listens_finds_the_layer_away(monkeypatch):
+    monkeypatch.setattr(health, "HEARTBEAT", 0.01)
+    away = Away(None, None, ConnectionError())
+    away.spawn(away.outages.watch(), "watch")
+    await away.until("back")
+    assert away.story[:4] == ["probe", "probe", "no probe", "lost"]
+    await away.stop()
+
+
+async def test_a_probe_that_takes_too_long_is_sent_twice(monkeypatch):
+    """A filter that holds up the loop is no outage of the layer."""
+    monkeypatch.setattr(health, "HEARTBEAT", 0.01)
+    away = Away(TimeoutError(), None, TimeoutError(), TimeoutError())
+    away.spawn(away.outages.watch(), "watch")
+    await away.until("lost")
+    assert away.story == ["no probe", "probe", "no probe", "no probe", "lost"]
+    await away.stop()
+
+
+async def test_nobody_else_probes_while_the_layer_is_away(monkeypatch):
+    monkeypatch.setattr(health, "HEARTBEAT", 0)
+    monkeypatch.setattr(health, "MAX_PAUSE", 10)
+    away = Away(*[OSError("refused")] * 3)
+    away.outages.lose(OSError("reset"))
+    await away.until("no probe")
+    away.spawn(away.outages.watch(), "watch")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert away.story.count("no probe") == 1
+    await away.stop()
+
+
+async def test_who_is_told_may_fail_and_after_the_end_nobody_is():
+    away = Away()
+    tell = Outages(away.probe, away.rejoin, lambda error: 1 / 0, away.back, away.spawn)
+    with pytest.raises(ZeroDivisionError):
+        tell.lose(OSError())
+    await away.until("back")
+    away.story.clear()
+    away.outages.end()
+    away.outages.lose(OSError())
+    assert away.story == [] and not away.outages.away
+    await away.stop()
+
+
+async def test_a_layer_that_forgot_its_groups_is_found_and_joined_again(monkeypatch):
+    """As channels_redis.core does after a FLUSHALL."""
+    monkeypatch.setattr(health, "HEARTBEAT", 0.01)
+    async with House(Layer()) as house:
+        assert await house_is_listening(house)
+        house.layer.groups.clear()
+        await house.until(lambda: house.back)
+        assert "fws.g.first" in house.layer.groups
+        assert isinstance(house.lost[0], TimeoutError)
+
+
+class Connection:
+    """As one of redis-py: keeps its callbacks weakly."""
+
+    def __init__(self):
+        self.callbacks = []
+        self.cut = False
+
+    def register_connect_callback(self, callback):
+        method = weakref.WeakMethod(callback)
+        if method not in self.callbacks:
+            self.callbacks.append(method)
+
+    def connect(self):
+        for method in self.callbacks:
+            method()(self)
+
+    async def disconnect(self, nowait):
+        assert nowait
+        self.cut = True
+        self.connect()
+        raise ConnectionError("was cut already")
+
+
+class Shard:
+    def __init__(self):
+        self._pubsub = type("PubSub", (), {"connection": Connection()})()
+
+
+class Sharded(Layer):
+    """Shaped like the pubsub layer of channels_redis, on three hosts."""
+
+    def __init__(self):
+        super().__init__()
+        self._shards = [Shard(), Shard(), object()]
+        self.deaf = set()
+
+    def _get_group_channel_name(self, group):
+        return f"asgi__group__{group}"
+
+    def _get_shard(self, name):
+        assert name.startswith("asgi__group__")
+        return self._shards[hash(name) % 3]
+
+    async def group_send(self, group, message):
+        if self._get_shard(self._get_group_channel_name(group)) not in self.deaf:
+            await super().group_send(group, message)
+
+
+async def test_each_host_of_a_layer_is_probed():
+    layer = Sharded()
+    async with House(layer) as house:
+        assert await house_is_listening(house)
+        assert await house.link.round_trip()
+        for shard in layer._shards:
+            layer.deaf = {shard}
+            assert not await house.link.round_trip()
+    assert layer.groups == {}
+
+
+async def test_a_subscription_that_was_cut_and_made_anew_unseen_is_an_outage():
+    layer = Sharded()
+    async with House(layer) as house:
+        assert await house_is_listening(house)
+        assert await house.link.round_trip()
+        layer._shards[1]._pubsub.connection.connect()
+        await house.until(lambda: house.back)
+        assert "cut" in repr(house.lost[0])
+
+
+async def test_connections_on_which_nothing_comes_any_more_are_cut():
+    layer = Sharded()
+    async with House(layer) as house:
+        assert await house_is_listening(house)
+        connections = [shard._pubsub.connection for shard in layer._shards[:2]]
+        layer.deaf = set(layer._shards)
+        assert not await house.link.round_trip()
+        # A message of anybody shows that they live.
+        layer.deaf = set()
+        assert await house.link.round_trip()
+        layer.deaf = set(layer._shards)
+        assert not await house.link.round_trip()
+        assert not any(connection.cut for connection in connections)
+        assert not await house.link.round_trip()
+        assert all(connection.cut for connection in connections)
+        layer.deaf = set()
+        await house.until(lambda: house.back)
+
+
+async def test_a_link_that_has_ended_hears_nothing_of_connections():
+    layer = Sharded()
+    async with House(layer) as house:
+        assert await house_is_listening(house)
+        assert await house.link.round_trip()
+    layer._shards[0]._pubsub.connection.connect()
+    assert house.lost == []
+
+
+def test_the_hosts_of_the_core_layer_are_told_apart():
+    class Core:
+        ring_size = 4
+
+        def consistent_hash(self, name):
+            return hash(name) % 4
+
+    assert len(Probes(Core(), print).keys) == 4
+
+
+def test_a_host_that_no_name_finds_is_done_without():
+    class Odd:
+        ring_size = 2
+
+    assert len(Probes(Odd(), print).keys) == 1
+
+
+async def test_probes_of_an_earlier_round_count_for_nothing():
+    probes = Probes(Layer(), print)
+    await probes.send()
+    [token] = probes._sent
+    await probes.send()
+    probes.note(token)
+    assert not probes._returned.is_set()
+    probes.note(*probes._sent)
+    await probes.returned()

@@ -1,0 +1,327 @@
+"""The outgoing queue: batches."""
+
+import asyncio
+import contextlib
+import threading
+import time
+
+import pytest
+
+from filtered_websocket import PublishError
+from filtered_websocket.layer import publish_queue
+from filtered_websocket.layer.envelope import group_key
+from filtered_websocket.layer.publish_queue import MAX_BATCH, MAX_SENDS, Batches, new_item
+
+
+class Layer:
+    def __init__(self):
+        self.sent = []
+        self.failed = []
+        self.error = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.back = asyncio.Event()
+        self.back.set()
+        self.told = asyncio.Event()
+        self.batches = Batches(self.send, self.there, self.fail)
+
+    def fail(self, *args):
+        self.failed.append(args)
+        self.told.set()
+
+    async def there(self, deadline):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await self.back.wait()
+        return self.back.is_set()
+
+    async def send(self, batch):
+        self.sent.append(batch)
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+
+
+async def until(condition):
+    """A few turns of the loop."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+def payloads(batch):
+    return [item.payload for item in batch.items]
+
+
+async def test_what_is_published_while_a_send_is_in_flight_leaves_together():
+    layer = Layer()
+    layer.gate.clear()
+    layer.batches.put("g", new_item("1"))
+    await asyncio.sleep(0)
+    layer.batches.put("g", new_item("2"))
+    layer.batches.put("g", new_item("3"))
+    layer.batches.put("h", new_item("4"))
+    await asyncio.sleep(0)
+    assert [payloads(batch) for batch in layer.sent] == [[b"1"], [b"4"]]
+    layer.gate.set()
+    await layer.batches.sent()
+    assert [payloads(batch) for batch in layer.sent] == [[b"1"], [b"4"], [b"2", b"3"]]
+    assert [batch.first for batch in layer.sent] == [0, 0, 1]
+    assert layer.sent[0].key == group_key("g") and layer.batches.size == 0
+
+
+async def test_a_publish_that_is_captured_is_sent_too(monkeypatch):
+    seen = []
+    monkeypatch.setattr(publish_queue, "captures", [lambda *call: seen.append(call)])
+    layer, item = Layer(), new_item("1")
+    layer.batches.put("g", item)
+    await layer.batches.sent()
+    assert seen == [("g", item)] and len(layer.sent) == 1
+
+
+async def test_a_batch_is_bounded_in_messages_and_bytes():
+    layer = Layer()
+    for _ in range(MAX_BATCH + 1):
+        layer.batches.put("g", new_item("x"))
+    for _ in range(6):
+        layer.batches.put("h", new_item("x" * 262_144))
+    for _ in range(6):
+        layer.batches.put("i", new_item("x" * 70_000))
+    await layer.batches.sent()
+    sizes = {}
+    for batch in layer.sent:
+        sizes.setdefault(batch.key, []).append(len(batch.items))
+    assert sizes == {
+        group_key("g"): [MAX_BATCH, 1],
+        group_key("h"): [1] * 6,
+        group_key("i"): [4, 2],
+    }
+
+
+async def test_a_batch_that_no_layer_would_take_is_told_and_not_sent_again():
+    layer = Layer()
+    layer.error = ValueError("no envelope")
+    done = asyncio.get_running_loop().create_future()
+    given_up = asyncio.get_running_loop().create_future()
+    given_up.cancel()
+    layer.batches.put("g", new_item("1"))
+    layer.batches.put("g", new_item("2"), done)
+    layer.batches.put("g", new_item("3"), given_up)
+    await layer.batches.sent()
+    with pytest.raises(PublishError, match="no envelope"):
+        await done
+    [(group, items, error)] = layer.failed
+    assert group == "g" and [item.payload for item in items] == [b"1"]
+    assert isinstance(error.__cause__, ValueError)
+    layer.error = None
+    layer.batches.put("g", new_item("4"))
+    await layer.batches.sent()
+    assert payloads(layer.sent[-1]) == [b"4"] and layer.sent[-1].first == 3
+
+
+async def test_who_waits_for_its_message_is_the_only_one_told():
+    layer = Layer()
+    layer.error = ValueError()
+    done = asyncio.get_running_loop().create_future()
+    layer.batches.put("g", new_item("1"), done)
+    with pytest.raises(PublishError):
+        await done
+    await layer.batches.sent()
+    assert layer.failed == []
+
+
+async def test_apublish_is_told_when_the_layer_has_it():
+    layer = Layer()
+    done, given_up = (asyncio.get_running_loop().create_future() for _ in range(2))
+    given_up.cancel()
+    layer.batches.put("g", new_item("1"), done)
+    layer.batches.put("g", new_item("1"), given_up)
+    await done
+    await layer.batches.sent()
+
+
+async def test_what_waits_too_long_fails(settings):
+    settings.FILTERED_WEBSOCKET = {"PUBLISH_MAX_AGE": 1e-9}
+    layer = Layer()
+    layer.batches.put("g", new_item("1"))
+    await layer.batches.sent()
+    assert layer.sent == [] and layer.batches.size == 0
+    assert "waited over" in str(layer.failed[0][2])
+
+
+async def test_what_is_published_while_the_layer_is_away_is_kept_and_sent_in_order():
+    layer = Layer()
+    layer.back.clear()
+    for word in "123":
+        layer.batches.put("g", new_item(word))
+        await asyncio.sleep(0)
+    await layer.batches.settled()
+    assert layer.batches.is_settled and layer.sent == [] and layer.batches.size == 3
+    layer.back.set()
+    await layer.batches.sent()
+    assert [payloads(batch) for batch in layer.sent] == [[b"1", b"2", b"3"]]
+    assert layer.failed == []
+
+
+async def test_a_batch_that_may_have_arrived_is_sent_again_with_its_numbers_before_any_other():
+    layer = Layer()
+    layer.error = TimeoutError()
+    layer.gate.clear()
+    layer.batches.put("g", new_item("1"))
+    await until(lambda: layer.sent)
+    layer.back.clear()
+    layer.gate.set()
+    layer.batches.put("g", new_item("2"))
+    await layer.batches.settled()
+    layer.error = None
+    layer.back.set()
+    await layer.batches.sent()
+    assert [payloads(batch) for batch in layer.sent] == [[b"1"], [b"1"], [b"2"]]
+    assert layer.sent[0] == layer.sent[1] and layer.sent[2].first == 1
+    assert layer.failed == []
+
+
+async def test_a_batch_that_the_layer_fails_again_and_again_is_given_up():
+    layer = Layer()
+    layer.error = ConnectionError("flapping")
+    layer.batches.put("g", new_item("1"))
+    await layer.batches.sent()
+    assert len(layer.sent) == MAX_SENDS and len(layer.failed) == 1
+
+
+async def test_what_grows_too_old_while_the_layer_is_away_fails_without_it(settings):
+    settings.FILTERED_WEBSOCKET = {"PUBLISH_MAX_AGE": 0.05}
+    layer = Layer()
+    layer.back.clear()
+    for word in "12":
+        layer.batches.put("g", new_item(word))
+    await layer.batches.settled()
+    async with asyncio.timeout(10):
+        await layer.told.wait()
+        await layer.batches.sent()
+    assert [len(items) for _, items, _ in layer.failed] == [2]
+    layer.back.set()
+    layer.batches.put("g", new_item("3"))
+    await layer.batches.sent()
+    # They had no number yet: receivers miss none.
+    assert [batch.first for batch in layer.sent] == [0]
+
+
+async def test_a_batch_that_was_sent_grows_too_old_too(settings):
+    settings.FILTERED_WEBSOCKET = {"PUBLISH_MAX_AGE": 0.05}
+    layer = Layer()
+    layer.error = ConnectionError("reset")
+    layer.gate.clear()
+    layer.batches.put("g", new_item("1"))
+    await until(lambda: layer.sent)
+    layer.back.clear()
+    layer.gate.set()
+    async with asyncio.timeout(10):
+        await layer.batches.sent()
+    assert "reset" in str(layer.failed[0][2]) and len(layer.sent) == 1
+
+
+async def test_what_is_given_up_is_told_to_its_publishers():
+    layer = Layer()
+    layer.gate.clear()
+    layer.batches.put("g", new_item("in flight"))
+    await until(lambda: layer.sent)
+    done = asyncio.get_running_loop().create_future()
+    layer.batches.put("g", new_item("behind"), done)
+    layer.batches.put("h", new_item("not begun"))
+    await layer.batches.give_up()
+    assert [len(items) for _, items, _ in layer.failed] == [1, 1]
+    with pytest.raises(PublishError, match="1 messages to 'g' were not sent"):
+        await done
+    assert layer.batches.size == 0 and layer.batches.is_settled
+    await layer.batches.give_up()
+    layer.gate.set()
+    layer.batches.put("g", new_item("again"))
+    await layer.batches.sent()
+    assert payloads(layer.sent[-1]) == [b"again"] and layer.sent[-1].first == 1
+
+
+async def test_the_queue_is_bounded_and_tells_when_there_is_room(settings):
+    settings.FILTERED_WEBSOCKET = {"PUBLISH_QUEUE": 4}
+    layer = Layer()
+    layer.gate.clear()
+    for _ in range(4):
+        layer.batches.admit()
+        layer.batches.put_admitted("g", new_item("x"))
+        await asyncio.sleep(0)  # the first leaves alone
+    assert layer.batches.crowded
+    with pytest.raises(PublishError, match="the publish queue is full"):
+        layer.batches.check_room()
+    room = asyncio.ensure_future(layer.batches.room())
+    await asyncio.sleep(0)
+    assert not room.done()
+    layer.gate.set()
+    await room
+    assert not layer.batches.crowded
+    await layer.batches.sent()
+
+
+async def test_many_threads_do_not_find_the_last_place(settings):
+    settings.FILTERED_WEBSOCKET = {"PUBLISH_QUEUE": 10}
+    layer, loop, refused = Layer(), asyncio.get_running_loop(), []
+
+    def publish():
+        try:
+            layer.batches.admit()
+        except PublishError as error:
+            refused.append(error)
+        else:
+            loop.call_soon_threadsafe(layer.batches.put_admitted, "g", new_item("x"))
+
+    threads = [threading.Thread(target=publish) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert layer.batches.size == 10 and len(refused) == 40
+    await until(lambda: layer.sent)
+    await layer.batches.sent()
+    assert sum(len(batch.items) for batch in layer.sent) == 10 and layer.batches.size == 0
+
+
+async def test_a_bound_that_is_lowered_while_messages_wait_holds_at_once(settings):
+    layer = Layer()
+    layer.gate.clear()
+    layer.batches.put("g", new_item("1"))
+    layer.batches.check_room()
+    settings.FILTERED_WEBSOCKET = {"PUBLISH_QUEUE": 1}
+    with pytest.raises(PublishError, match="the publish queue is full"):
+        layer.batches.check_room()
+    layer.gate.set()
+    await layer.batches.sent()
+    layer.batches.check_room()
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("\ud800", "surrogates not allowed"),
+        ({"a": {1, 2}}, "not JSON serializable"),
+        ([float("inf")], "not JSON compliant"),
+        (3, "a message is str, bytes, dict or list, not int"),
+        ("x" * 262_145, "MAX_MESSAGE_SIZE is 262144"),
+        ("ü" * 131_073, "cannot publish 262146 bytes"),
+    ],
+)
+def test_what_cannot_be_published_is_an_error_of_the_call(message, words):
+    with pytest.raises(PublishError, match=words):
+        new_item(message)
+
+
+def test_a_message_nested_too_deep_is_an_error_of_the_call():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(PublishError):
+        new_item(deep)
+
+
+def test_an_item_carries_whom_to_leave_out():
+    assert new_item("x", exclude=["me"]).meta == {"x": ["me"]}
+    assert new_item("x").meta == {}
+    assert new_item(b"x", text=True).kind == "t" and new_item(b"x").kind == "b"

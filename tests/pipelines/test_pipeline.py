@@ -1,0 +1,263 @@
+"""From settings to pipelines: filters.entries, filters.options, filters.pipeline."""
+
+import logging
+from typing import Any, Literal
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from filtered_websocket import WebSocketMessageFilter
+from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.exceptions import FilterError
+from filtered_websocket.pipelines.entries import PipelineError, entry_name, load_entry
+from filtered_websocket.pipelines.options import describe, fits
+from filtered_websocket.pipelines.pipeline import Pipeline, Route
+
+from .. import examples
+from ..lone_filter import Pop
+
+
+def names(entry):
+    return [cls.__name__ for _, cls in load_entry(entry)]
+
+
+def test_an_entry_may_be_a_module_a_class_a_path_or_a_dict():
+    assert names("tests.lone_filter") == ["Pop"]
+    assert names("tests.lone_filter.Pop") == ["Pop"]
+    assert names(Pop) == ["Pop"]
+    assert names({"NAME": "tests.lone_filter"}) == ["Pop"]
+    assert names({"NAME": Pop, "OPTIONS": {}}) == ["Pop"]
+
+
+def test_a_module_gives_its_own_public_filters_in_the_order_they_are_defined(monkeypatch):
+    monkeypatch.delattr(examples, "Empty")
+    assert names("tests.examples") == ["Shout", "Whisper", "Guard", "Odd"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "number", "words"),
+    [
+        ("tests.nowhere", 4, "'tests.nowhere': module 'tests' has no 'nowhere'"),
+        ("nowhere.at.all", 4, "there is no such module or class"),
+        ("nowhere", 4, "there is no such module or class"),
+        ("", 4, "there is no such module or class"),
+        ("..", 4, "there is no such module or class"),
+        ("tests.lone_filter.Pup", 4, "has no 'Pup'"),
+        ("tests.no_filters", 5, "the module defines no filter"),
+        ({"NAME": "tests.lone_filter", "OPTIONS": {"dept": 2}}, 6, "has no option 'dept'"),
+        ({"NAME": "tests.lone_filter", "OPTIONS": {"blocking": True}}, 6, "has no option"),
+        ({"NAME": "tests.lone_filter", "OPTIONS": {"depth": "2"}}, 7, "option 'depth' is '2'"),
+        ({"NAME": "tests.lone_filter", "OPTIONS": {"depth": True}}, 7, "It must be int"),
+        ({"NAME": "tests.lone_filter", "OPTION": {}}, 8, "is not understood"),
+        ({"OPTIONS": {}}, 8, "is not understood"),
+        ({"NAME": "tests.lone_filter", "OPTIONS": None}, 8, "is not understood"),
+        (3, 8, "An entry is a dotted path"),
+        (int, 8, "An entry is a dotted path"),
+        ("tests.broken_module", 9, "nowhere_to_be_found"),
+        ("tests.broken_module.Filter", 9, "nowhere_to_be_found"),
+        ("tests.raising_module", 9, "RuntimeError: not today"),
+        ("tests.exiting_module", 9, "SystemExit: 0"),
+        ("tests.examples.NOT_A_FILTER", 10, "is not a filter: 3"),
+        (WebSocketMessageFilter, 10, "is not a filter"),
+        ("tests.examples.Empty", 10, r"Empty defines no filter\(\)"),
+        ("tests.examples", 10, r"Empty defines no filter\(\)"),
+    ],
+)
+def test_a_mistake_names_the_entry_and_the_cure(entry, number, words):
+    with pytest.raises(PipelineError, match=words) as caught:
+        Pipeline([entry])
+    assert caught.value.id == f"filtered_websocket.E{number:03}"
+    assert isinstance(caught.value, ImproperlyConfigured)
+    assert caught.value.hint
+
+
+def test_a_filter_that_stopped_fitting_is_a_mistake_too(monkeypatch):
+    monkeypatch.setattr(Pop, "filter", classmethod(lambda cls: None))
+    with pytest.raises(PipelineError, match="must take"):
+        Pipeline([Pop])
+
+
+def test_options_are_bound_for_one_pipeline_only():
+    chain = Pipeline([{"NAME": "tests.lone_filter", "OPTIONS": {"depth": 2}}]).message
+    assert chain.run(None, bytearray(b"Test")) == b"Te"
+    assert Pop.depth == 1
+    assert Pipeline([Pop]).message.run(None, bytearray(b"Test")) == b"Tes"
+    assert chain.filters[0] not in WebSocketMessageFilter._own_chain.filters
+    assert chain.stages[0].path == "tests.lone_filter.Pop"
+
+
+def test_options_of_a_module_go_to_the_filters_that_declare_them(monkeypatch):
+    monkeypatch.delattr(examples, "Empty")
+    entry = {"NAME": "tests.examples", "OPTIONS": {"mark": "!", "times": 2}}
+    assert Pipeline([entry]).message.filters[0].mark == "!"
+    assert Pipeline([entry]).message.run(None, bytearray(b"a")) == b"a!!"
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "expected"),
+    [
+        (1, Any, True),
+        (1, int, True),
+        (True, int, False),
+        (1, float, True),
+        (True, float, False),
+        (1.5, float, True),
+        ("1", int, False),
+        (True, bool, True),
+        (None, str | None, True),
+        ("a", str | None, True),
+        (1, str | None, False),
+        ("a", Literal["a", "b"], True),
+        ("c", Literal["a", "b"], False),
+        (["a"], list[str], True),
+        ([1], list[str], False),
+        ("a", list[str], False),
+        ({"a": 1}, dict[str, int], True),
+        ({"a": "1"}, dict[str, int], False),
+        ((1, "a"), tuple[int, str], True),
+        ((1,), tuple[int, str], False),
+        ((1, 2), tuple[int, ...], True),
+        ((1, "a"), tuple[int, ...], False),
+        (None, None, True),
+    ],
+)
+def test_options_are_checked_against_their_annotation(value, hint, expected):
+    assert fits(value, hint) is expected
+    assert describe(hint)
+
+
+def test_a_pipeline_prints_as_one_would_type_it(monkeypatch):
+    monkeypatch.delattr(examples, "Empty")
+    lines = Pipeline(["tests.lone_filter", "tests.examples", Pop]).lines()
+    assert lines == [
+        "connect    | examples",
+        "message    | lone_filter | shout | whisper | pop",
+        "disconnect | examples",
+    ]
+
+
+def route(filters=None, groups=None, codec=None, **kwargs):
+    return Route(filters, groups, codec, None, **kwargs)
+
+
+def test_a_route_without_filters_runs_the_sites_in_the_group_default(settings):
+    settings.INSTALLED_FILTERS = ["tests.lone_filter"]
+    site = route()
+    assert site.groups == ("default",)
+    assert site.pipeline.lines() == ["message    | lone_filter"]
+    assert site.pipeline is route().pipeline
+
+
+def test_a_route_with_filters_has_a_home_group_of_its_own():
+    assert route([Pop, "tests.examples.Shout"]).groups == (
+        "tests.lone_filter.Pop|tests.examples.Shout",
+    )
+    dull = {"NAME": "tests.examples.Shout", "OPTIONS": {"mark": "?"}}
+    assert route([dull]).groups == ('tests.examples.Shout{"mark": "?"}',)
+    assert route([]).groups == ("(no filters)",)
+    assert entry_name({"NAME": Pop}) == "tests.lone_filter.Pop"
+
+
+def test_routes_share_a_pipeline_only_where_nothing_differs():
+    assert route([Pop]).pipeline is not route([Pop], ["other"]).pipeline
+    both = route([Pop]), route([Pop])
+    assert both[0].pipeline is both[1].pipeline
+
+
+def test_a_changed_setting_builds_pipelines_again(settings):
+    settings.INSTALLED_FILTERS = ["tests.lone_filter"]
+    site = route()
+    first = site.pipeline
+    settings.INSTALLED_FILTERS = ["tests.examples.Shout"]
+    assert site.pipeline is not first
+    assert site.pipeline.lines() == ["message    | shout"]
+    settings.STATIC_URL = "unrelated/"
+    assert site.built is not None
+
+
+def test_installed_filters_must_be_a_list(settings):
+    settings.INSTALLED_FILTERS = "tests.lone_filter"
+    with pytest.raises(PipelineError, match=r"INSTALLED_FILTERS is 'tests\.lone_filter'"):
+        _ = route().pipeline
+
+
+@pytest.mark.parametrize("groups", [[""], ["x" * 1025], [3], ["token:abc"]])
+def test_a_route_cannot_name_what_is_no_group_of_its(groups):
+    with pytest.raises(PipelineError, match="A route's groups"):
+        _ = route(groups=groups).pipeline
+
+
+def test_lists_of_one_are_still_lists():
+    for wrong in ({"filters": "tests.lone_filter"}, {"groups": "default"}, {"filters": {}}):
+        with pytest.raises(PipelineError, match="Give a list"):
+            route(**wrong)
+
+
+@pytest.mark.parametrize("entry", [{"OPTIONS": {}}, None, 5])
+def test_what_is_no_entry_is_a_mistake_of_a_route_too(entry):
+    with pytest.raises(PipelineError, match="is not understood"):
+        _ = route([entry]).pipeline
+
+
+class UpperCodec:
+    def decode(self, frame, text):
+        return frame.decode().upper()
+
+    def encode(self, message, meta):
+        return str(message)
+
+
+@pytest.mark.parametrize(
+    "codec", [UpperCodec(), UpperCodec, "tests.pipelines.test_pipeline.UpperCodec"]
+)
+def test_a_codec_is_an_object_a_class_or_a_path(codec):
+    assert isinstance(route(codec=codec).pipeline.codec, UpperCodec)
+
+
+@pytest.mark.parametrize("codec", ["tests.nowhere.Codec", object()])
+def test_a_codec_that_is_none_is_a_mistake(codec):
+    with pytest.raises(PipelineError, match="CODEC"):
+        _ = route(codec=codec).pipeline
+
+
+def test_a_failing_filter_is_logged_once_and_counted(caplog):
+    pipeline = Pipeline([])
+    for _ in range(5):
+        error = FilterError("site.Bad")
+        error.__cause__ = ValueError("x")
+        pipeline.failed(error, "connection 1")
+    pipeline.failed(ValueError("not json"), "connection 2")
+    assert pipeline.failures == {"site.Bad": 5, "the codec": 1}
+    assert [record.getMessage() for record in caplog.records] == [
+        "site.Bad raised ValueError on connection 1 (1 so far)",
+        "the codec raised ValueError on connection 2 (1 so far)",
+    ]
+    assert all(record.levelno == logging.ERROR for record in caplog.records)
+
+
+def test_as_asgi_refuses_what_it_does_not_take_and_what_cannot_be_built():
+    with pytest.raises(TypeError, match="takes filters, groups and codec, not filter"):
+        FilteredWebSocketConsumer.as_asgi(filter=[])
+    with pytest.raises(ImproperlyConfigured, match="no such module"):
+        FilteredWebSocketConsumer.as_asgi(filters=["nowhere"])
+
+
+def test_as_asgi_before_django_is_ready_builds_at_first_use(monkeypatch):
+    from django.apps import apps
+
+    monkeypatch.setattr(apps, "ready", False)
+    app = FilteredWebSocketConsumer.as_asgi(filters=["nowhere"])
+    with pytest.raises(ImproperlyConfigured):
+        _ = app.route.pipeline
+
+
+def test_a_route_describes_itself():
+    plain = route([Pop])
+    assert plain.lines() == [
+        "(a path this package does not know)  home group 'tests.lone_filter.Pop'",
+        "  message    | pop",
+    ]
+    plain.paths = ["/a/", "/b/"]
+    assert route([], dynamic=True).lines()[0].endswith("a home group per connection")
+    assert route([]).lines()[1] == "  (no filters)"
+    assert plain.lines()[0].startswith("/a/, /b/  ")

@@ -1,0 +1,244 @@
+"""How bytes leave: transports."""
+
+import asyncio
+
+import pytest
+from channels.sessions import InstanceSessionWrapper
+
+from filtered_websocket import transports
+from filtered_websocket.codecs.frames import Bundle, Frame
+from filtered_websocket.transports import AsgiTransport, open_transport, pace
+
+
+class Peer:
+    """A server's ``send``, and what the house heard of the end."""
+
+    def __init__(self, max_unsent=100):
+        self.events = []
+        self.ended = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error = None
+        self.transport = AsgiTransport(self.send, max_unsent, lambda *end: self.ended.append(end))
+
+    async def send(self, event):
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        self.events.append(event)
+
+    @property
+    def texts(self):
+        return [event["text"] for event in self.events if event["type"] == "websocket.send"]
+
+
+def text(payload="a"):
+    return Frame(payload.encode(), True)
+
+
+async def test_nothing_leaves_before_it_is_open():
+    peer = Peer()
+    peer.transport.write(text("1"))
+    await asyncio.sleep(0)
+    assert peer.texts == [] and peer.transport.unsent == 1
+    peer.transport.open()
+    await peer.transport.stopped()
+    assert peer.texts == ["1"] and peer.transport.unsent == 0
+
+
+async def test_nobody_waits_for_what_the_handshake_waits_for():
+    peer = Peer()
+    done = asyncio.get_running_loop().create_future()
+    peer.transport.write(text("early"), done)
+    await done
+    peer.transport.open()
+    await peer.transport.stopped()
+    assert peer.texts == ["early"]
+
+
+async def test_frames_and_close_keep_their_order():
+    peer = Peer()
+    peer.transport.open()
+    for payload in "123":
+        peer.transport.write(text(payload))
+    peer.transport.close(4000, "bye")
+    peer.transport.close(4001, "twice")
+    peer.transport.write(text("late"))
+    await peer.transport.stopped()
+    assert peer.texts == ["1", "2", "3"]
+    assert peer.events[-1] == {"type": "websocket.close", "code": 4000, "reason": "bye"}
+    assert peer.ended == [(4000, "bye")] and peer.transport.closing
+    peer.transport.stop()
+    assert peer.ended == [(4000, "bye")]
+
+
+async def test_a_waiter_is_told_when_its_frame_has_left_or_never_can():
+    peer = Peer()
+    peer.transport.open()
+    done, never, late = (asyncio.get_running_loop().create_future() for _ in range(3))
+    peer.transport.write(text(), done)
+    await done
+    assert peer.texts == ["a"]
+    peer.gate.clear()
+    peer.transport.write(text(), never)
+    peer.transport.stop()
+    await never
+    peer.transport.write(text(), late)
+    await late
+    await peer.transport.stopped()
+
+
+async def test_a_slow_reader_is_closed_and_its_frames_forgotten():
+    peer = Peer(max_unsent=10)
+    peer.gate.clear()
+    peer.transport.open()
+    peer.transport.write(text("x" * 6))
+    await asyncio.sleep(0)
+    peer.transport.write(text("x" * 6))
+    assert peer.transport.closed[0] == 4101 and peer.transport.unsent == 0
+    peer.gate.set()
+    await peer.transport.stopped()
+    assert peer.events[-1]["code"] == 4101
+    assert peer.ended[0][0] == 4101 and peer.transport.unsent == 0
+
+
+async def test_of_a_slow_reader_the_newest_is_dropped_where_the_site_says_so(settings):
+    settings.FILTERED_WEBSOCKET = {"SLOW_READER": "drop_newest"}
+    dropped = []
+    peer = Peer(max_unsent=10)
+    peer.transport.on_drop = lambda: dropped.append(peer.transport.unsent)
+    peer.gate.clear()
+    peer.transport.open()
+    peer.transport.write(text("1" * 6))
+    await asyncio.sleep(0)
+    done = asyncio.get_running_loop().create_future()
+    peer.transport.write(text("2" * 6), done)
+    # Nobody waits for what will never leave.
+    assert done.done() and not peer.transport.closing
+    # Of a bundle, what fits stays.
+    peer.transport.write(Bundle([(b"3" * 3, True), (b"4" * 3, True), (b"5", True)]))
+    assert dropped == [6, 9]
+    peer.gate.set()
+    await peer.transport.stopped()
+    peer.transport.write(text("6" * 6))
+    await peer.transport.stopped()
+    assert peer.texts == ["1" * 6, "3" * 3, "5", "6" * 6]
+    assert not peer.transport.closing and peer.transport.unsent == 0
+
+
+async def test_a_message_that_never_fits_is_dropped_and_nobody_need_listen(settings):
+    settings.FILTERED_WEBSOCKET = {"SLOW_READER": "drop_newest"}
+    peer = Peer(max_unsent=3)
+    peer.transport.open()
+    peer.transport.write(text("1234"))
+    peer.transport.write(text("123"))
+    await peer.transport.stopped()
+    assert peer.texts == ["123"] and peer.ended == []
+
+
+async def test_a_socket_that_takes_nothing_is_given_up(monkeypatch):
+    monkeypatch.setattr(AsgiTransport, "close_timeout", 0)
+    peer = Peer()
+    peer.gate.clear()
+    peer.transport.open()
+    peer.transport.write(text())
+    await asyncio.sleep(0)
+    peer.transport.close(4000, "")
+    await peer.transport.stopped()
+    assert peer.ended == [(4000, "")] and peer.events == []
+
+
+async def test_many_that_are_too_slow_at_once_are_closed_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr(pace, "PAUSE", 3600)
+    peers = [Peer(max_unsent=1) for _ in range(pace.FEW + 2)]
+    for peer in peers:
+        peer.transport.open()
+        peer.transport.write(text("xx"))
+        # Nothing more is kept for any of them.
+        assert peer.transport.closed[0] == 4101 and peer.transport.unsent == 0
+    await asyncio.sleep(0)
+    for peer in peers[: pace.FEW]:
+        await peer.transport.stopped()
+    assert [len(peer.ended) for peer in peers] == [1] * pace.FEW + [0] * 2
+    # Whoever has gone before its turn is not told any more.
+    peers[-1].transport.lost(1006)
+    assert len(peers[-1].ended) == 1
+    peers[-1].transport._say_close()
+    assert peers[-1].transport._timer is None and not peers[-1].transport.writing
+    peers[-2].transport._say_close()
+    await peers[-2].transport.stopped()
+    assert peers[-2].events[-1]["code"] == 4101
+
+
+async def test_a_refused_send_ends_the_connection(caplog):
+    peer = Peer()
+    peer.error = OSError("gone")
+    peer.transport.open()
+    with caplog.at_level("INFO"):
+        peer.transport.write(text("1"))
+        peer.transport.write(text("2"))
+        await peer.transport.stopped()
+    assert peer.ended == [(1006, "")] and peer.transport.unsent == 0
+    assert "refused to send" in caplog.text
+
+
+async def test_a_lost_peer_is_told_once_with_its_code():
+    peer = Peer()
+    peer.transport.lost(1001, "away")
+    peer.transport.lost(1000, "")
+    assert peer.ended == [(1001, "away")]
+
+
+async def test_stopping_without_a_word_is_an_abnormal_end():
+    peer = Peer()
+    peer.transport.open()
+    peer.transport.stop()
+    assert peer.ended == [(1006, "")]
+
+
+async def test_a_waiter_that_gave_up_does_no_harm():
+    done = asyncio.get_running_loop().create_future()
+    done.cancel()
+    transports.settle(done)
+    transports.settle(None)
+    with pytest.raises(asyncio.CancelledError):
+        await done
+
+
+async def test_a_bundle_leaves_frame_by_frame():
+    peer = Peer()
+    peer.transport.open()
+    peer.transport.write(Bundle([(b"1", True), (b"2", True)]))
+    assert peer.transport.unsent == 2 and peer.transport.writing
+    await peer.transport.stopped()
+    assert peer.texts == ["1", "2"] and not peer.transport.writing
+
+
+async def test_a_send_of_no_server_known_here_is_plain_asgi(caplog, monkeypatch):
+    monkeypatch.setattr(transports, "_told", set())
+    peer = Peer()
+    wrapped = InstanceSessionWrapper({"cookies": {}}, peer.send).send
+    with caplog.at_level("INFO"):
+        found = [open_transport(send, 1, print) for send in (peer.send, wrapped, print)]
+    assert {type(transport) for transport in found} == {AsgiTransport}
+    # Once for a process, not for every connection.
+    assert [record.getMessage() for record in caplog.records] == [
+        "WebSocket frames leave by plain ASGI"
+    ]
+
+
+def test_only_the_session_middleware_is_taken_off():
+    def send(event):
+        raise AssertionError("not called")
+
+    class Counting:
+        def __init__(self, send):
+            self.real_send = send
+
+        async def send(self, event):
+            await self.real_send(event)
+
+    counting = Counting(send).send
+    outer = InstanceSessionWrapper({"session": None}, counting)
+    assert transports.unwrap(InstanceSessionWrapper({"session": None}, outer.send).send) == counting
+    assert transports.unwrap(send) is send
