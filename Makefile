@@ -24,6 +24,7 @@ check: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -W error manage.py check --fail-level WARNING
 	$(BIN)/python manage.py makemigrations --check --dry-run
 

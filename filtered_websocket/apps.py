@@ -3,7 +3,7 @@
 from django.apps import AppConfig
 from django.core import checks
 
-from .checks.environment import check_surroundings
+from .checks.environment import check_environment
 from .checks.settings import check_access, check_filters, check_layer, check_settings, check_storage
 from .signals import connect_signals
 
@@ -13,7 +13,7 @@ CHECKS = (
     check_filters,
     check_storage,
     check_layer,
-    check_surroundings,
+    check_environment,
 )
 
 

@@ -15,7 +15,6 @@ thread for every event of every socket.
 
 import asyncio
 import inspect
-import time
 from collections.abc import Awaitable, Iterable
 from typing import Any, ClassVar
 
@@ -23,31 +22,29 @@ from channels.consumer import AsyncConsumer
 from django.apps import apps
 
 from .auth.authenticators import AUTH_TIMEOUT, authenticate
-from .auth.credentials import SUBPROTOCOL, credentials, without_credentials
+from .auth.credentials import credentials, without_credentials
 from .close_codes import FILTER_ERROR, FORBIDDEN, TOO_LARGE, UNAUTHORIZED
 from .codecs.frames import text_event
 from .conf import conf
-from .connections.connection import Connection, Handshake
-from .connections.handshake import CHECKED, objection, site_rule, turn_away
+from .connections.connection import Connection
+from .connections.ending import run_disconnect_chains, wait_until_done
+from .connections.handshake import CHECKED, Handshake, refusal_reason, site_rule
+from .connections.reading import Reader
+from .connections.refusals import refuse
 from .exceptions import Close, Drop
-from .filters.base import Chain
 from .hub.hub import Hub, get_hub
 from .logs import get_logger
 from .pipelines.entries import Entry
-from .pipelines.pipeline import MayJoin, Pipeline, Route, check_route_group
-from .threads.database import patience
+from .pipelines.pipeline import MayJoin, Pipeline
+from .pipelines.route import Route, check_route_group
+from .threads.database import time_limit
 from .transports import open_transport
-from .transports.pace import REST
 from .types import ASGIApplication, Codec, Event, Receive, Scope, Send
 
 logger = get_logger(__name__)
 
 #: How long a disconnect chain may go on after its connection was cancelled, seconds.
 DISCONNECT_TIMEOUT = 8.0
-#: RFC 6455 section 7.1.5: the code of a close frame that had none.
-NO_STATUS = 1005
-#: How long one connection works off what it has sent before all others have their turn, seconds.
-TURN = 0.0003
 
 
 class FilteredWebSocketConsumer(AsyncConsumer):
@@ -71,9 +68,6 @@ class FilteredWebSocketConsumer(AsyncConsumer):
     def __init__(self, route: Route) -> None:
         self.route = route
         self._accepted = False
-        self._reading = False
-        self._woken = False
-        self._ahead: Event | None = None
 
     @classmethod
     def as_asgi(cls, *, build: bool = True, **initkwargs: Any) -> ASGIApplication:
@@ -125,16 +119,16 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         self.pipeline: Pipeline = self.route.pipeline
         self.hub: Hub = get_hub()
         self._view = self.hub.view(self.pipeline)
-        self._over = asyncio.Event()
         transport = open_transport(send, conf.MAX_OUTBOX, self._is_over)
-        transport.on_drop = self.hub.message_dropped
+        transport.on_drop = self.hub.events.message_dropped
         self.connection = Connection(scope, self._view, transport, self.pipeline.home)
+        self._reader = Reader(self.connection, self._receive, self.hub.publish_queue.room)
         self._max_size: int = conf.MAX_MESSAGE_SIZE
         try:
             self.hub.attach(self.connection)
             await self._open()
             if self._accepted:
-                await self._serve(receive)
+                await self._reader.run(receive)
         finally:
             transport.stop()
             self._leave()
@@ -148,16 +142,14 @@ class FilteredWebSocketConsumer(AsyncConsumer):
     async def _open(self) -> None:
         """Accept the connection, or refuse it."""
         limits = self.hub.limits
-        refusal = self._objection() or limits.enter(self.connection)
+        refusal = self._check_handshake() or limits.enter(self.connection)
         if refusal is None:
             refusal = await self._authenticate() or limits.identified(self.connection)
         handshake = Handshake(self.scope)
-        if SUBPROTOCOL in handshake.subprotocols:
-            handshake.subprotocol = SUBPROTOCOL
         refusal = refusal or await self._refusal(handshake)
         if refusal is not None:
             send_close = self.connection.transport.send_close
-            await turn_away(self.scope, self.send, send_close, *refusal)
+            await refuse(self.scope, self.send, send_close, *refusal)
             return
         # Before it is sent: a cancellation while it is may come when the client has it.
         self._accepted = True
@@ -169,9 +161,11 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         self._view.connections[self.connection.id] = self.connection
         self.connection.transport.open()
 
-    def _objection(self) -> tuple[int, str] | None:
+    def _check_handshake(self) -> tuple[int, str] | None:
         """As ``routing``'s check, where a site's own stack stands around this consumer."""
-        problem = "" if CHECKED in self.scope else objection(self.scope, site_rule, any_host=False)
+        problem = (
+            "" if CHECKED in self.scope else refusal_reason(self.scope, site_rule, any_host=False)
+        )
         if problem:
             logger.info("refused connection %s: %s", self.connection.id, problem)
             return FORBIDDEN, "refused"
@@ -181,17 +175,17 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         """Find out who connects; code and reason where that is nobody who may."""
         if not conf.AUTHENTICATORS:
             return None
-        rights = self.hub.rights
+        grants = self.hub.grants
         try:
             # Which has a bound of its own.
-            await rights.listening()
-            async with patience(AUTH_TIMEOUT):
-                since = rights.heard
+            await grants.receiving()
+            async with time_limit(AUTH_TIMEOUT):
+                since = grants.events_seen
                 identity = await authenticate(self.scope)
             if credentials(self.scope):
                 self.scope = self.connection.scope = without_credentials(self.scope)
             if identity is not None:
-                rights.hold(self.connection, identity, since)
+                grants.add(self.connection, identity, since)
                 self.connection.identify(identity)
         except Close as close:
             logger.info("refused connection %s: %s", self.connection.id, close.reason)
@@ -240,70 +234,8 @@ class FilteredWebSocketConsumer(AsyncConsumer):
 
     # Receive
 
-    async def _serve(self, receive: Receive) -> None:
-        """Read until either side closes."""
-        connection, transport = self.connection, self.connection.transport
-        task: Any = asyncio.current_task()
-        self._task = task
-        worked = ended = 0.0
-        while transport.closed is None:
-            # In one function: once per message, a coroutine more would be felt.
-            self._reading = True
-            try:
-                event, self._ahead = self._ahead or await receive(), None
-            except asyncio.CancelledError:
-                if self._woken and task.uncancel() == 0:
-                    break  # our close was sent
-                raise
-            finally:
-                self._reading = False
-            if event["type"] == "websocket.disconnect":
-                transport.lost(event.get("code") or NO_STATUS, event.get("reason") or "")
-                break
-            began = time.perf_counter()
-            # What it waited, others had.
-            worked = max(0.0, worked - (began - ended))
-            await self._receive(event)
-            ended = time.perf_counter()
-            worked += ended - began
-            if connection.crowding:
-                connection.crowding = False
-                await self._wait_for_room(receive)
-            if worked >= TURN:
-                # What is queued is received without a pause, however much it is.
-                worked = 0.0
-                for _ in range(REST):
-                    await asyncio.sleep(0)
-        await self._over.wait()
-
-    async def _wait_for_room(self, receive: Receive) -> None:
-        """Read no more while the publish queue is crowded, but do not miss a disconnect."""
-        room = asyncio.ensure_future(self.hub.batches.room())
-        over = asyncio.ensure_future(self._over.wait())
-        ahead = asyncio.ensure_future(receive())
-        enough: set[asyncio.Future[Any]] = {room, over}
-        try:
-            await asyncio.wait({ahead, *enough}, return_when=asyncio.FIRST_COMPLETED)
-            if not ahead.done():
-                ahead.cancel()
-                await asyncio.wait({ahead})
-            if not ahead.cancelled():
-                self._ahead = ahead.result()
-                if self._ahead["type"] != "websocket.disconnect":
-                    await asyncio.wait(enough, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for waiting in (room, over, ahead):
-                waiting.cancel()
-            await asyncio.wait({room, over, ahead})
-
     def _is_over(self, code: int, reason: str) -> None:
-        """The transport is done: note how, and stop waiting for more to read."""
-        self.connection.close_code = code
-        self.connection.close_reason = reason
-        self._over.set()
-        if self._reading:
-            self._woken = True
-            self._task.cancel()
+        self._reader.end(code, reason)
 
     async def _receive(self, event: Event) -> None:
         """One frame through the data chain, the codec and the message chain."""
@@ -320,7 +252,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         token = text_event.set(text is not None)
         try:
             if pipeline.data.stages:
-                frame = await self._pipe(pipeline.data, frame)
+                frame = await pipeline.data.pipe(connection, frame)
             message = frame
             if pipeline.codec is not None:
                 message = pipeline.codec.decode(frame, text is not None)
@@ -339,16 +271,11 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         finally:
             text_event.reset(token)
 
-    async def _pipe(self, chain: Chain, data: Any) -> Any:
-        if chain.awaits:
-            return await chain.arun(self.connection, data)
-        return chain.run(self.connection, data)
-
     # Over
 
     def _leave(self) -> None:
         self._view.connections.pop(self.connection.id, None)
-        self.hub.rights.leave(self.connection)
+        self.hub.grants.remove_all(self.connection)
         self.hub.limits.leave(self.connection)
         for group in self.connection.groups:
             self._view.leave(self.connection, group)
@@ -362,38 +289,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         """
         if not self.pipeline.disconnect and not self.connection.transport.writing:
             return
-        chain = asyncio.ensure_future(self._disconnect())
-        if await _outlast(chain, DISCONNECT_TIMEOUT):
+        chains = self.pipeline.disconnect if self._accepted else ()
+        ending = run_disconnect_chains(self.connection, chains, self.pipeline.failed)
+        if await wait_until_done(asyncio.ensure_future(ending), DISCONNECT_TIMEOUT):
             raise asyncio.CancelledError
-
-    async def _disconnect(self) -> None:
-        """Every filter, whatever an earlier one raises."""
-        await self.connection.transport.stopped()
-        for chain in self.pipeline.disconnect if self._accepted else ():
-            try:
-                await self._pipe(chain, None)
-            except (Drop, Close, asyncio.CancelledError):
-                pass
-            except Exception as error:
-                self.pipeline.failed(error, f"connection {self.connection.id}")
-
-
-async def _outlast(task: "asyncio.Future[None]", timeout: float) -> bool:
-    """
-    Wait for ``task``; whether a cancellation came meanwhile. From then on it has
-    ``timeout`` seconds, after which it is cancelled until it ends.
-    """
-    loop = asyncio.get_running_loop()
-    deadline: float | None = None
-    while not task.done():
-        left = None
-        if deadline is not None:
-            left = deadline - loop.time()
-            if left <= 0:
-                task.cancel()
-                left = 0.1
-        try:
-            await asyncio.wait({task}, timeout=left)
-        except asyncio.CancelledError:
-            deadline = deadline or loop.time() + timeout
-    return deadline is not None

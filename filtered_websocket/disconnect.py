@@ -9,12 +9,8 @@ from typing import Any
 
 from .auth.keys import digest_of
 from .close_codes import UNAUTHORIZED
+from .control.orders import tell
 from .exceptions import check_close
-from .layer.publish_queue import new_item
-from .logs import get_logger
-from .publish import is_heard, own_hub
-
-logger = get_logger(__name__)
 
 
 def disconnect_user(
@@ -51,20 +47,3 @@ def _close(kind: str, who: Any, code: int, reason: str) -> None:
     check_close(code, reason)
     name = str(getattr(who, "pk", who))
     tell({"is": "close", "kind": kind, "id": name, "code": code, "reason": reason})
-
-
-def tell_changed(kind: str, pk: Any) -> None:
-    """Have every process ask whether connections of this ``token`` or ``user`` may stay."""
-    tell({"is": "changed", "kind": kind, "id": str(pk)})
-
-
-def tell(event: dict[str, Any]) -> None:
-    """Say ``event`` to the hubs of all processes; what hinders that is logged, not raised."""
-    try:
-        if is_heard():
-            hub = own_hub()
-            # Made here, where a mistake is caught; the queue's bound is for messages.
-            hub.call(hub.tell_house, event, new_item(event))
-    except Exception as error:
-        # Whoever saved or logged out has done so, whatever is wrong with the layer.
-        logger.error("connections end only at the next RECHECK: %r", error)

@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from .filters.base import printable
-
 #: One line per subject in this many seconds.
 EVERY = 10.0
 #: How many subjects are told apart; then all are forgotten, and may be logged again.
@@ -23,23 +21,23 @@ def get_logger(name: str) -> logging.Logger:
     and of exceptions are escaped, and both are cut at ``MAX_LENGTH``.
     """
     logger = logging.getLogger(name)
-    logger.addFilter(tame)
+    logger.addFilter(make_one_line)
     return logger
 
 
-def tame(record: logging.LogRecord) -> bool:
+def make_one_line(record: logging.LogRecord) -> bool:
     """Have ``record`` print values and exceptions that may be a client's words safely."""
     if isinstance(record.args, Mapping):
-        record.args = {name: _tamed(value) for name, value in record.args.items()}
+        record.args = {name: _one_line(value) for name, value in record.args.items()}
     else:
-        record.args = tuple(map(_tamed, record.args or ()))
+        record.args = tuple(map(_one_line, record.args or ()))
     if record.exc_info and record.exc_info[1] is not None:
         # What formatters print where it is there; exc_info stays for who collects errors.
         record.exc_text = safe_traceback(record.exc_info[1])
     return True
 
 
-class Tamed:
+class OneLine:
     """A value that prints on one line."""
 
     def __init__(self, value: Any) -> None:
@@ -52,9 +50,9 @@ class Tamed:
         return printable(repr(self.value)[:MAX_LENGTH])[:MAX_LENGTH]
 
 
-def _tamed(value: Any) -> Any:
+def _one_line(value: Any) -> Any:
     # Numbers are formatted as such, and forge nothing.
-    return value if isinstance(value, int | float) else Tamed(value)
+    return value if isinstance(value, int | float) else OneLine(value)
 
 
 def safe_traceback(error: BaseException) -> str:
@@ -69,7 +67,19 @@ def _safe(chunk: str) -> str:
     return "\n".join(printable(line[:MAX_LENGTH])[:MAX_LENGTH] for line in lines).rstrip("\n")
 
 
-class Seldom:
+def printable(data: Any) -> str:
+    """
+    ``data`` as text on one line: bytes as UTF-8, control characters and what is not
+    UTF-8 escaped as Python escapes them, so that output cannot be forged.
+    """
+    if isinstance(data, bytes | bytearray):
+        data = data.decode("utf-8", "backslashreplace")
+    text = str(data)
+    strange = (char for char in set(text) if not char.isprintable())
+    return text.translate({ord(char): char.encode("unicode_escape").decode() for char in strange})
+
+
+class LogThrottle:
     """Counts what happens to a subject, and says when to log it."""
 
     def __init__(self) -> None:

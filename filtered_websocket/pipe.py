@@ -18,7 +18,8 @@ from typing import Any, BinaryIO, cast
 from django.core.exceptions import ImproperlyConfigured
 
 from .codecs.frames import Frame, text_event, to_frame
-from .connections.connection import Connection, Handshake
+from .connections.connection import Connection
+from .connections.handshake import Handshake
 from .connections.token_groups import token_of
 from .exceptions import Close, Drop, FilterError
 from .layer.envelope import check_group

@@ -23,7 +23,8 @@ from .codecs.frames import text_event
 from .conf import conf
 from .connections.connection import Exclude, excluded_ids
 from .exceptions import PublishError
-from .hub.hub import Hub, active_hub, get_hub
+from .hub.hub import Hub, get_hub
+from .hub.registry import active_hub
 from .layer.envelope import Item, check_group
 from .layer.publish_queue import captures, new_item
 from .logs import get_logger
@@ -77,9 +78,9 @@ def _hand_over(group: str, item: Item, wait: bool = False) -> "Future[None] | No
             return None
         hub = _thread_hub()
         _warn_if_unheard(hub)
-    hub.batches.admit()
+    hub.publish_queue.admit()
     if not wait:
-        hub.call(hub.batches.put_admitted, group, item)
+        hub.call(hub.publish_queue.put_admitted, group, item)
         return None
     told: Future[None] = Future()
     hub.call(_put_and_tell, hub, group, item, told)
@@ -127,7 +128,7 @@ def _put_and_tell(hub: Hub, group: str, item: Item, told: "Future[None]") -> Non
                 told.set_exception(error)
 
     done.add_done_callback(tell)
-    hub.batches.put_admitted(group, item, done)
+    hub.publish_queue.put_admitted(group, item, done)
 
 
 def _warn_if_unheard(hub: Hub) -> None:
@@ -173,10 +174,10 @@ class _Publisher:
     async def _finish(self) -> None:
         try:
             async with asyncio.timeout(conf.LAYER_TIMEOUT):
-                await self.hub.batches.sent()
+                await self.hub.publish_queue.sent()
         except TimeoutError:
-            logger.error("%d published messages were not sent at exit", self.hub.batches.size)
-            await self.hub.batches.give_up()
+            logger.error("%d published messages were not sent at exit", self.hub.publish_queue.size)
+            await self.hub.publish_queue.give_up()
         # Which takes its time from the layer's, too.
         await self.hub.release()
 

@@ -28,16 +28,16 @@ from .connections.handshake import (
     OriginRule,
     headers,
     is_same_origin,
-    objection,
     one_of_origins,
+    refusal_reason,
     site_rule,
-    turn_away,
 )
+from .connections.refusals import refuse
 from .consumers import FilteredWebSocketConsumer
-from .hub.drain import FAREWELL, ending
-from .logs import Seldom, get_logger
-from .pipelines.pipeline import Route
-from .threads.database import patience
+from .hub.drain import DRAINING, ending
+from .logs import LogThrottle, get_logger
+from .pipelines.route import Route
+from .threads.database import time_limit
 from .transports import open_transport
 from .types import ASGIApplication, Receive, Scope, Send
 
@@ -50,11 +50,11 @@ websocket_urlpatterns: list[Any] = [
 ]
 
 
-async def _turn_away(scope: Scope, receive: Receive, send: Send, code: int, reason: str) -> None:
+async def _refuse_with(scope: Scope, receive: Receive, send: Send, code: int, reason: str) -> None:
     """As ``REFUSE_WITH`` says, from outside of a consumer."""
     await receive()
     send_close = open_transport(send, conf.MAX_OUTBOX, lambda code, reason: None).send_close
-    await turn_away(scope, send, send_close, code, reason)
+    await refuse(scope, send, send_close, code, reason)
 
 
 class HandshakeCheck:
@@ -69,22 +69,22 @@ class HandshakeCheck:
         self.inner = inner
         self.rule = rule
         self.any_host = any_host
-        self._seldom = Seldom()
+        self._throttle = LogThrottle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         inside = _hide_query(scope)
         inside[CHECKED] = True
-        problem = objection(inside, self.rule, any_host=self.any_host)
+        problem = refusal_reason(inside, self.rule, any_host=self.any_host)
         if ending.is_set() and not problem:
-            await _turn_away(inside, receive, send, *FAREWELL)
+            await _refuse_with(inside, receive, send, *DRAINING)
             return
         if not problem:
             await self.inner(inside, receive, send)
             return
         await receive()
-        if self._seldom.note(problem):
+        if self._throttle.note(problem):
             origin = (headers(scope, b"origin") or [b""])[0].decode("latin-1")
-            count = self._seldom.counts[problem]
+            count = self._throttle.counts[problem]
             logger.info("refused a handshake: %s (origin %s; %d so far)", problem, origin, count)
         await send({"type": "websocket.close"})
 
@@ -111,16 +111,16 @@ class SessionUserMiddleware:
 
     def __init__(self, inner: ASGIApplication) -> None:
         self.inner = inner
-        self._seldom = Seldom()
+        self._throttle = LogThrottle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with patience(AUTH_TIMEOUT):
+            async with time_limit(AUTH_TIMEOUT):
                 user = await session_user(scope)
         except Exception as error:
-            if self._seldom.note("session"):
+            if self._throttle.note("session"):
                 logger.error("cannot look a session up: %r", error)
-            await _turn_away(scope, receive, send, FILTER_ERROR, "cannot find out who connects")
+            await _refuse_with(scope, receive, send, FILTER_ERROR, "cannot find out who connects")
             return
         await self.inner({**scope, "user": user}, receive, send)
 
@@ -131,7 +131,7 @@ class Router:
     def __init__(self, routes: Sequence[Any]) -> None:
         _note_paths(routes, "/")
         self._router = URLRouter([*routes, re_path(r"", self._refuse)])  # type: ignore[arg-type]
-        self._seldom = Seldom()
+        self._throttle = LogThrottle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # URLRouter raises where a path is outside of root_path: no route of ours.
@@ -141,8 +141,8 @@ class Router:
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         """HTTP 403, and now and then a line in the log: whoever tries paths tries many."""
         await receive()
-        if self._seldom.note("path"):
-            count = self._seldom.counts["path"]
+        if self._throttle.note("path"):
+            count = self._throttle.counts["path"]
             logger.info("no WebSocket route for %s (%d so far)", scope["path"], count)
         await send({"type": "websocket.close"})
 

@@ -11,7 +11,8 @@ from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 
 from .auth.validity import token_model
-from .disconnect import disconnect_session, tell_changed
+from .control.orders import recheck
+from .disconnect import disconnect_session
 
 #: A save of nothing else ends no right. Of any other field of a site's own user model,
 #: nobody but the site knows what hangs on it.
@@ -47,7 +48,7 @@ def _on_commit(using: str | None, function: Callable[..., None], *args: Any) -> 
 
 
 def _token_changed(instance: Any, using: str, **kwargs: Any) -> None:
-    _on_commit(using, tell_changed, "token", instance.pk)
+    _on_commit(using, recheck, "token", instance.pk)
 
 
 def _user_saved(
@@ -58,11 +59,11 @@ def _user_saved(
     **kwargs: Any,
 ) -> None:
     if not created and (update_fields is None or not set(update_fields) <= NO_RIGHTS):
-        _on_commit(using, tell_changed, "user", instance.pk)
+        _on_commit(using, recheck, "user", instance.pk)
 
 
 def _user_deleted(instance: Any, using: str, **kwargs: Any) -> None:
-    _on_commit(using, tell_changed, "user", instance.pk)
+    _on_commit(using, recheck, "user", instance.pk)
 
 
 def _logged_out(request: Any, **kwargs: Any) -> None:

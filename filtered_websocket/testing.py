@@ -21,7 +21,7 @@ from django.test.utils import override_settings
 
 from .codecs.frames import unpack
 from .consumers import FilteredWebSocketConsumer
-from .hub.hub import active_hub
+from .hub.registry import active_hub
 from .layer.envelope import EXCLUDE, Item
 from .layer.publish_queue import captures
 from .pipelines.entries import Entry

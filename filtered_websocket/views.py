@@ -13,7 +13,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from .auth.tickets import LIFETIME, issue
 from .hub.drain import ending
-from .hub.hub import active_hub
+from .hub.registry import active_hub
 from .routing import websocket_urlpatterns
 
 #: No inline script or style, nothing from elsewhere.

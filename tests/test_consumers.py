@@ -15,9 +15,11 @@ from filtered_websocket import (
     WebSocketDisconnectFilter,
     consumers,
 )
+from filtered_websocket.connections import reading
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
-from filtered_websocket.hub.hub import active_hub, get_hub
+from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.hub.registry import active_hub
 from filtered_websocket.testing import Closed, Refused, connect
 
 from .connections.test_connection import message_filter
@@ -120,12 +122,12 @@ async def test_a_connection_may_join_many_groups_or_none():
             return []
 
     async with connect(Many.as_asgi()) as ann, connect(Many.as_asgi()) as bob:
-        assert set(get_hub().groups) == {"a", "b", "c"}
+        assert set(get_hub().groups.names) == {"a", "b", "c"}
         await ann.send("to a")
         assert await bob.receive() == "to a"
         assert await bob.received_nothing()
     async with connect(None_.as_asgi()) as cy:
-        assert get_hub().groups == {}
+        assert get_hub().groups.names == ()
         await cy.send("to nobody")
         await cy.settle()
 
@@ -343,7 +345,7 @@ async def test_a_slow_filter_holds_up_only_its_own_connection():
 
 
 async def test_who_sends_without_a_pause_holds_up_nobody_for_longer_than_its_turn(monkeypatch):
-    monkeypatch.setattr(consumers, "TURN", 0.0)
+    monkeypatch.setattr(reading, "TURN", 0.0)
     heard, over = [], asyncio.Event()
 
     def hear(web_socket_instance, message):
@@ -364,7 +366,7 @@ async def test_who_sends_without_a_pause_holds_up_nobody_for_longer_than_its_tur
 
 
 async def test_after_its_turn_many_turns_of_the_loop_are_the_others(monkeypatch):
-    monkeypatch.setattr(consumers, "TURN", 0.0)
+    monkeypatch.setattr(reading, "TURN", 0.0)
     turns, at, over = 0, [], asyncio.Event()
 
     async def count():
@@ -382,7 +384,7 @@ async def test_after_its_turn_many_turns_of_the_loop_are_the_others(monkeypatch)
     for _ in range(10):
         flooding.events.put_nowait({"type": "websocket.receive", "text": "flood"})
     await count()
-    assert all(later - sooner >= consumers.REST for sooner, later in itertools.pairwise(at))
+    assert all(later - sooner >= reading.REST for sooner, later in itertools.pairwise(at))
     flooding.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
     await flooding.task
 
@@ -593,7 +595,7 @@ async def test_a_crowded_connection_is_not_read_but_its_disconnect_is_seen(setti
         assert handled == [b"flood"]
     gate.set()
     if next_event == "room":
-        await get_hub().batches.sent()
+        await get_hub().publish_queue.sent()
         server.events.put_nowait({"type": "websocket.receive", "text": "next"})
     if next_event in ("frame", "room"):
         while len(handled) < 2:  # noqa: ASYNC110

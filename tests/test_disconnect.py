@@ -1,4 +1,4 @@
-"""End connections from anywhere: evictions."""
+"""End connections from anywhere."""
 
 import asyncio
 import json
@@ -8,17 +8,12 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 
-from filtered_websocket import disconnect as evictions
 from filtered_websocket import publish as publish_module
 from filtered_websocket.auth.keys import digest_of
 from filtered_websocket.close_codes import UNAUTHORIZED
-from filtered_websocket.disconnect import (
-    disconnect_session,
-    disconnect_token,
-    disconnect_user,
-    tell,
-    tell_changed,
-)
+from filtered_websocket.control import orders
+from filtered_websocket.control.orders import recheck, tell
+from filtered_websocket.disconnect import disconnect_session, disconnect_token, disconnect_user
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.publish_queue import new_item
 from filtered_websocket.testing import connect, published
@@ -30,7 +25,7 @@ class Listener:
     """Stands in for a hub: keeps the events that it should tell."""
 
     def __init__(self, events):
-        self.tell_house = lambda event, item: events.append(json.loads(item.payload))
+        self.send_control = lambda event, item: events.append(json.loads(item.payload))
 
     def call(self, function, *args):
         function(*args)
@@ -41,7 +36,7 @@ def told(monkeypatch):
     """What would have gone to the house."""
     events = []
 
-    monkeypatch.setattr(evictions, "own_hub", lambda: Listener(events))
+    monkeypatch.setattr(orders, "own_hub", lambda: Listener(events))
     return events
 
 
@@ -88,7 +83,7 @@ def test_ids_cross_as_text_and_session_keys_as_digests(told):
     disconnect_user(number)
     disconnect_token(3, 4000, "bye")
     disconnect_session("the key")
-    tell_changed("user", number)
+    recheck("user", number)
     close = {"is": "close", "code": 4401, "reason": "disconnected by the site"}
     assert told == [
         {**close, "kind": "user", "id": str(number)},
@@ -109,7 +104,7 @@ async def test_who_is_nobody_closes_nobody():
 def test_in_a_process_without_layer_and_connections_nothing_is_told(settings, told):
     settings.CHANNEL_LAYERS = {}
     disconnect_user(7)
-    tell_changed("token", 7)
+    recheck("token", 7)
     assert told == []
 
 
@@ -131,8 +126,8 @@ async def test_a_queue_that_is_full_of_messages_holds_up_no_end(settings, caplog
     async with connect([], user=User(pk=7)) as ann:
         hub = get_hub()
         settings.FILTERED_WEBSOCKET = {"PUBLISH_QUEUE": 1}
-        hub.batches.put("news", new_item("x"))
-        hub.batches.put("news", new_item("x"))
+        hub.publish_queue.put("news", new_item("x"))
+        hub.publish_queue.put("news", new_item("x"))
         disconnect_user(7)
         assert await ann.closed() == UNAUTHORIZED
         settings.FILTERED_WEBSOCKET = {}
@@ -147,7 +142,7 @@ async def test_a_queue_that_is_full_of_messages_holds_up_no_end(settings, caplog
 )
 def test_a_layer_that_cannot_be_made_is_logged_and_not_raised(settings, layers, caplog):
     settings.CHANNEL_LAYERS = layers
-    tell_changed("user", 7)
+    recheck("user", 7)
     assert "connections end only at the next RECHECK" in caplog.text
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import filtered_websocket
 from filtered_websocket import logs
-from filtered_websocket.logs import MAX_LENGTH, Seldom, get_logger, safe_traceback
+from filtered_websocket.logs import MAX_LENGTH, LogThrottle, get_logger, safe_traceback
 
 EVIL = "a\nERROR forged\x1b[31m\u2028\r"
 ESCAPED = "a\\nERROR forged\\x1b[31m\\u2028\\r"
@@ -85,7 +85,7 @@ def test_every_logger_of_the_package_is_tame():
 
 
 def test_a_subject_is_logged_once_in_a_while_and_counted_always(monkeypatch):
-    seldom = Seldom()
+    seldom = LogThrottle()
     assert [seldom.note("a"), seldom.note("a", 2), seldom.note("b")] == [True, False, True]
     assert seldom.counts == {"a": 3, "b": 1}
     monkeypatch.setattr(logs, "EVERY", 0)
@@ -94,7 +94,7 @@ def test_a_subject_is_logged_once_in_a_while_and_counted_always(monkeypatch):
 
 def test_subjects_are_bounded(monkeypatch):
     monkeypatch.setattr(logs, "MAX_SUBJECTS", 2)
-    seldom = Seldom()
+    seldom = LogThrottle()
     for subject in "abc":
         assert seldom.note(subject)
     assert len(seldom._logged) == 1

@@ -11,15 +11,15 @@ from websockets.frames import Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
 from filtered_websocket import Close, Drop, WebSocketMessageFilter
+from filtered_websocket.chains.chain import Chain
 from filtered_websocket.codecs.frames import pack, to_frame, unpack
 from filtered_websocket.exceptions import FilterError
-from filtered_websocket.filters.base import Chain
 from filtered_websocket.layer.envelope import WINDOW, Batch, Item, Sequence, group_key, seal, unseal
 from filtered_websocket.layer.publish_queue import (
     MAX_BATCH,
     MAX_BATCH_BYTES,
     MAX_SENDS,
-    Batches,
+    PublishQueue,
     new_item,
 )
 
@@ -123,7 +123,7 @@ def test_every_name_of_a_group_has_a_safe_key_of_its_own(names):
     assert group_key("") not in keys.values()
 
 
-# Batches
+# PublishQueue
 
 PUT, ANSWER = "put", "answer"
 operations = st.lists(
@@ -162,7 +162,7 @@ async def test_batches_keep_the_order_of_a_group_and_lose_and_repeat_nothing(ope
     async def there(deadline):
         return True
 
-    batches = Batches(send, there, lambda group, items, error: failed.extend(items))
+    batches = PublishQueue(send, there, lambda group, items, error: failed.extend(items))
     refused = set()
     for operation, name, *rest in operations:
         if operation == PUT:

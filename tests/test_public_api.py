@@ -2,6 +2,10 @@
 
 import importlib
 import re
+import subprocess
+import sys
+
+import pytest
 
 import filtered_websocket
 
@@ -23,3 +27,48 @@ def test_every_import_of_the_reference_works():
     for module, name in lines:
         if not hasattr(importlib.import_module(module), name):
             importlib.import_module(f"{module}.{name}")
+
+
+def documented_paths():
+    """Every dotted path of this package in the README, the docs, the CHANGELOG, the example."""
+    pages = [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "fws_project").glob("*.py"),
+    ]
+    found = set()
+    for page in pages:
+        text = page.read_text()
+        found |= set(re.findall(r"filtered_websocket(?:\.[A-Za-z_]+)+", text))
+        for module, names in re.findall(r"from (filtered_websocket[\w.]*) import ([\w, ]+)", text):
+            found |= {
+                f"{module}.{name.strip()}" for name in re.split(r",| as \w+", names) if name.strip()
+            }
+    # Ids of checks, a label of an app, files of a folder.
+    return sorted(path for path in found if not re.search(r"\.[EW]$|\.(py|js|css|html|log)$", path))
+
+
+@pytest.mark.parametrize("path", documented_paths())
+def test_a_path_that_is_documented_can_be_imported(path):
+    """As a module, or as a name in one; also those of earlier releases."""
+    module, _, name = path.rpartition(".")
+    try:
+        importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        assert error.name == path
+        assert hasattr(importlib.import_module(module), name)
+
+
+def test_the_package_can_be_imported_and_chains_run_before_django_is_set_up():
+    script = (
+        "from filtered_websocket import WebSocketMessageFilter as F\n"
+        "class A(F):\n"
+        "    @classmethod\n"
+        "    def filter(cls, i, data): return data.upper()\n"
+        "assert F.run(None, b'a') == b'A'\n"
+        "import django.conf; assert not django.conf.settings.configured\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

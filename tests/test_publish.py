@@ -162,14 +162,14 @@ def test_what_cannot_be_sent_at_exit_is_said(settings, no_publisher, monkeypatch
     async def never():
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(publisher.hub.batches, "sent", never)
+    monkeypatch.setattr(publisher.hub.publish_queue, "sent", never)
     publish_module._close()
     assert "published messages were not sent at exit" in caplog.text
 
 
 def test_an_apublish_that_was_cancelled_does_no_harm(no_publisher, monkeypatch, caplog):
     publish("w", "news")
-    batches = publish_module._publisher.hub.batches
+    batches = publish_module._publisher.hub.publish_queue
     real, cancelled = batches._send, threading.Event()
 
     async def late(batch):
@@ -208,7 +208,7 @@ def test_a_forked_child_makes_a_thread_of_its_own(no_publisher):
         try:
             publish("child", "news")
             child = publish_module._publisher
-            good = child is not parent and child.hub.batches is not parent.hub.batches
+            good = child is not parent and child.hub.publish_queue is not parent.hub.publish_queue
         finally:
             os._exit(0 if good else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

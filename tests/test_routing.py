@@ -237,13 +237,13 @@ def test_before_django_is_ready_nothing_is_built(settings, monkeypatch):
 
 
 def test_loops_are_not_kept_alive_by_hubs():
-    from filtered_websocket.hub import hub
+    from filtered_websocket.hub import registry
 
     async def once():
         async with connect([]):
             pass
 
-    before = len(hub._hubs)
+    before = len(registry.hubs)
     for _ in range(5):
         asyncio.run(once())
-    assert len(hub._hubs) <= before
+    assert len(registry.hubs) <= before

@@ -12,9 +12,10 @@ from django.test import Client, RequestFactory
 from django.test.utils import isolate_apps
 from django.utils import timezone
 
-from filtered_websocket import disconnect, signals
+from filtered_websocket import signals
 from filtered_websocket.auth.keys import digest_of
 from filtered_websocket.close_codes import UNAUTHORIZED
+from filtered_websocket.control import orders
 from filtered_websocket.models import Token
 from filtered_websocket.signals import connect_signals
 from filtered_websocket.testing import connect
@@ -41,13 +42,13 @@ def told(monkeypatch, ann, token):
     class Listener:
         """Stands in for a hub."""
 
-        def tell_house(self, event, item):
+        def send_control(self, event, item):
             events.append((event["is"], event["kind"], event["id"]))
 
         def call(self, function, *args):
             function(*args)
 
-    monkeypatch.setattr(disconnect, "own_hub", Listener)
+    monkeypatch.setattr(orders, "own_hub", Listener)
     return events
 
 
@@ -236,7 +237,7 @@ def test_a_layer_that_fails_fails_neither_a_save_nor_a_logout(
     def fail(*args):
         raise wrong
 
-    monkeypatch.setattr(disconnect, "own_hub", fail)
+    monkeypatch.setattr(orders, "own_hub", fail)
     request = request_of(ann)
     ann.is_active = False
     ann.save()

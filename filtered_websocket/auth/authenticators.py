@@ -28,10 +28,10 @@ from ..exceptions import AuthFault, Close
 from ..logs import get_logger
 from ..threads.database import run_query
 from ..types import Authenticator, Identity, Scope
+from .addresses import address_of
 from .credentials import credentials
-from .key_lookups import Inquiries
 from .keys import digest_of, is_key
-from .throttle import Guesses, address_of
+from .throttle import KeyLookups, Throttle
 from .tickets import redeem
 from .validity import is_same_password, token_model
 
@@ -39,8 +39,8 @@ logger = get_logger(__name__)
 
 #: How long it may take to find out who connects, seconds: daphne waits 5 for an answer.
 AUTH_TIMEOUT = 3.0
-_guesses = Guesses()
-_inquiries = Inquiries()
+_throttle = Throttle()
+_lookups = KeyLookups()
 
 
 def refusal() -> Close:
@@ -170,7 +170,7 @@ async def authenticate(scope: Scope) -> Identity | None:
 
 
 async def _note_bad(address: str) -> None:
-    delay = _guesses.note(address)
+    delay = _throttle.note(address)
     if delay:
         await asyncio.sleep(delay)
 
@@ -225,9 +225,9 @@ async def find_token(key: str, address: str) -> Any:
 @sensitive_variables()
 async def _look_up(key: str, address: str) -> Any:
     try:
-        if _guesses.is_over(address) and not await _inquiries.is_known(digest_of(key)):
+        if _throttle.is_over(address) and not await _lookups.is_known(digest_of(key)):
             return None
-        with _guesses.asking(address):
+        with _throttle.looking_up(address):
             return await _run_secretly(lambda: token_model().objects.find(key))
     except Exception as error:
         raise AuthFault(f"cannot look a token up: {type(error).__name__}: {error}") from None

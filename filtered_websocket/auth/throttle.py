@@ -4,15 +4,22 @@ Bad credentials, counted by the address they come from.
 In the memory of one process: a site of many processes grants as many times the limit.
 """
 
+import asyncio
+import contextvars
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
 from ..conf import conf
-from ..types import Scope
+from ..threads.database import run_query
+from .validity import token_rows
+
+#: How long lies between two queries, seconds: the longest that a key waits for its turn.
+LOOKUP_EVERY = 1.0
+#: How many keys wait for one query; more are refused unseen.
+MAX_WAITING = 500
 
 #: How long a bad credential is remembered against its address, seconds.
 WINDOW = 10.0
@@ -27,7 +34,7 @@ class _Count(NamedTuple):
     until: float
 
 
-class Guesses:
+class Throttle:
     """Bounded: the memory of it does not grow with the number of attackers."""
 
     def __init__(self) -> None:
@@ -65,7 +72,7 @@ class Guesses:
         return limit is not None and bad >= limit
 
     @contextmanager
-    def asking(self, address: str) -> Iterator[None]:
+    def looking_up(self, address: str) -> Iterator[None]:
         """While the database is asked about a credential from there."""
         self._asked[address] += 1
         try:
@@ -76,40 +83,36 @@ class Guesses:
                 del self._asked[address]
 
 
-def address_of(scope: Scope) -> str:
-    """
-    Whom a handshake is counted against: the peer's address, or what the outermost of
-    ``TRUSTED_PROXIES`` proxies saw; of IPv6 the /64, which one customer has (RFC 6177).
+class KeyLookups:
+    """Digests that wait for the next query."""
 
-    Empty for a peer without one, as on a Unix socket.
-    """
-    client = scope.get("client")
-    address = str(client[0]) if client else ""
-    proxies = conf.TRUSTED_PROXIES
-    if proxies:
-        forwarded = [
-            hop.strip()
-            for name, value in scope.get("headers", ())
-            if name == b"x-forwarded-for"
-            for hop in value.decode("latin-1").split(",")
-        ]
-        # The right-most entries are the proxies' own; what is left of them anybody can write.
-        if len(forwarded) >= proxies:
-            address = forwarded[-proxies]
-    return _normal(address) or (_normal(str(client[0])) if client else "")
+    def __init__(self) -> None:
+        self._waiting: set[str] = set()
+        self._next: asyncio.Task[frozenset[str]] | None = None
+        self._asked_at = -LOOKUP_EVERY
+
+    async def is_known(self, digest: str) -> bool:
+        """Whether a token has this digest. Raises what the database raises."""
+        loop = asyncio.get_running_loop()
+        if self._next is None or self._next.get_loop() is not loop:
+            self._waiting = set()
+            self._next = loop.create_task(self._ask(), context=contextvars.Context())
+        if len(self._waiting) >= MAX_WAITING:
+            return False
+        self._waiting.add(digest)
+        asking = self._next
+        # Not awaited itself: who gives up does not end it for the others.
+        await asyncio.wait([asking])
+        return digest in asking.result()
+
+    async def _ask(self) -> frozenset[str]:
+        await asyncio.sleep(self._asked_at + LOOKUP_EVERY - time.monotonic())
+        waiting, self._next = self._waiting, None
+        self._asked_at = time.monotonic()
+        known: frozenset[str] = await run_query(_known_among, waiting)
+        return known
 
 
-def _normal(address: str) -> str:
-    if address.startswith("["):
-        address = address[1:].partition("]")[0]
-    elif address.count(":") == 1:
-        address = address.partition(":")[0]
-    try:
-        ip = ip_address(address.partition("%")[0])
-    except ValueError:
-        return ""
-    if isinstance(ip, IPv6Address):
-        if ip.ipv4_mapped is None:
-            return f"{IPv6Address(int(ip) >> 64 << 64)}/64"
-        ip = ip.ipv4_mapped
-    return str(ip)
+def _known_among(digests: set[str]) -> frozenset[str]:
+    found: list[str] = token_rows().filter(digest__in=digests).values_list("digest", flat=True)
+    return frozenset(found)

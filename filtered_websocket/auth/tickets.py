@@ -23,7 +23,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from ..types import Identity
 from .keys import digest_of
-from .validity import judge
+from .validity import find_invalid
 
 #: How long a ticket can be used, seconds.
 LIFETIME = 30
@@ -80,5 +80,5 @@ def redeem(ticket: str) -> Identity | None:
         session_key=_cipher(nonce).decrypt(row.session_key).decode() or None,
         session_hash=row.session_hash or None,
     )
-    [(flaw, identity)] = judge([identity])
+    [(flaw, identity)] = find_invalid([identity])
     return None if flaw or not row.user.is_active else identity

@@ -70,7 +70,7 @@ def is_same_password(user: Any, known: str | None) -> bool:
 
 
 @sensitive_variables("identities", "identity", "sessions", "keys")
-def judge(identities: Sequence[Identity]) -> list[tuple[str, Identity]]:
+def find_invalid(identities: Sequence[Identity]) -> list[tuple[str, Identity]]:
     """
     What ended each of ``identities``, empty where it holds; and the identity with its
     token as it is now.

@@ -12,8 +12,8 @@ import threading
 from collections import Counter
 from types import FrameType
 
-from ..filters.base import Chain
-from ..logs import Seldom, get_logger
+from ..logs import LogThrottle, get_logger
+from .chain import Chain
 
 logger = get_logger(__name__)
 
@@ -32,7 +32,7 @@ class Watchdog:
     def __init__(self, loop: asyncio.AbstractEventLoop, counts: Counter[str]) -> None:
         self._loop = loop
         self._counts = counts
-        self._seldom = Seldom()
+        self._throttle = LogThrottle()
         self._beats = 0
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = threading.Event()
@@ -71,7 +71,7 @@ class Watchdog:
     def _report(self, frame: FrameType | None) -> None:
         who = culprit(frame)
         self._counts["blocked"] += 1
-        if self._seldom.note(who):
+        if self._throttle.note(who):
             logger.warning("the event loop is blocked by %s: nobody is served meanwhile", who)
 
 

@@ -25,7 +25,7 @@ SAFE = {
 }
 
 
-def check_surroundings(**kwargs: Any) -> list[CheckMessage]:
+def check_environment(**kwargs: Any) -> list[CheckMessage]:
     """What is seen without asking anybody: no connection is made."""
     return [*_check_encryption(), *_check_versions(), *_check_descriptors()]
 

@@ -20,7 +20,8 @@ from ..auth.authenticators import load_authenticators
 from ..conf import SETTINGS, conf
 from ..connections.handshake import one_of_origins
 from ..pipelines.entries import PipelineError
-from ..pipelines.pipeline import Pipeline, installed_filters, known_routes
+from ..pipelines.pipeline import Pipeline
+from ..pipelines.route import installed_filters, known_routes
 from ..storage_objects import chosen
 
 CORE = "channels_redis.core.RedisChannelLayer"
@@ -43,29 +44,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
                 id="filtered_websocket.E002",
             )
         ]
-    found: list[CheckMessage] = []
-    for key, value in written.items():
-        if key not in SETTINGS:
-            close = get_close_matches(str(key), SETTINGS, 1)
-            found.append(
-                Error(
-                    f"FILTERED_WEBSOCKET has no setting {key!r}.",
-                    hint=f"Did you mean {close[0]!r}?"
-                    if close
-                    else f"Known settings: {', '.join(sorted(SETTINGS))}.",
-                    id="filtered_websocket.E001",
-                )
-            )
-            continue
-        rule = SETTINGS[key][1]
-        if not rule.allows(value):
-            found.append(
-                Error(
-                    f"FILTERED_WEBSOCKET[{key!r}] is {value!r:.80}.",
-                    hint=f"It must be {rule.words}.",
-                    id="filtered_websocket.E002",
-                )
-            )
+    found = [found for key, value in written.items() for found in _check_setting(key, value)]
     if not found and conf.MAX_MESSAGE_SIZE >= conf.MAX_OUTBOX:
         found.append(
             Warning(
@@ -78,30 +57,30 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
     return found
 
 
+def _check_setting(key: Any, value: Any) -> Iterable[CheckMessage]:
+    if key not in SETTINGS:
+        close = get_close_matches(str(key), SETTINGS, 1)
+        yield Error(
+            f"FILTERED_WEBSOCKET has no setting {key!r}.",
+            hint=f"Did you mean {close[0]!r}?"
+            if close
+            else f"Known settings: {', '.join(sorted(SETTINGS))}.",
+            id="filtered_websocket.E001",
+        )
+    elif not SETTINGS[key][1].allows(value):
+        yield Error(
+            f"FILTERED_WEBSOCKET[{key!r}] is {value!r:.80}.",
+            hint=f"It must be {SETTINGS[key][1].words}.",
+            id="filtered_websocket.E002",
+        )
+
+
 def check_access(**kwargs: Any) -> list[CheckMessage]:
     """Who may connect: authenticators, origins, tokens."""
     found: list[CheckMessage] = []
     valid = {key: SETTINGS[key][1].allows(getattr(conf, key)) for key in SETTINGS}
     if valid["AUTHENTICATORS"]:
-        try:
-            load_authenticators()
-        except ImproperlyConfigured as error:
-            found.append(
-                Error(
-                    str(error),
-                    hint="Name classes, as 'filtered_websocket.auth.HeaderAuthenticator'.",
-                    id="filtered_websocket.E018",
-                )
-            )
-        if QUERY_AUTHENTICATOR in conf.AUTHENTICATORS:
-            found.append(
-                Warning(
-                    "FILTERED_WEBSOCKET['AUTHENTICATORS'] takes tokens from the URL, which"
-                    " proxies write to their logs.",
-                    hint="Send them as subprotocols or headers, or use tickets.",
-                    id="filtered_websocket.W006",
-                )
-            )
+        found += _check_authenticators()
     if valid["ALLOWED_ORIGINS"] and conf.ALLOWED_ORIGINS is not None:
         found += _check_origins(conf.ALLOWED_ORIGINS)
     if conf.AUTHENTICATORS and settings.SESSION_ENGINE == COOKIE_SESSIONS:
@@ -123,6 +102,24 @@ def check_access(**kwargs: Any) -> list[CheckMessage]:
             )
         )
     return found
+
+
+def _check_authenticators() -> Iterable[CheckMessage]:
+    try:
+        load_authenticators()
+    except ImproperlyConfigured as error:
+        yield Error(
+            str(error),
+            hint="Name classes, as 'filtered_websocket.auth.HeaderAuthenticator'.",
+            id="filtered_websocket.E018",
+        )
+    if QUERY_AUTHENTICATOR in conf.AUTHENTICATORS:
+        yield Warning(
+            "FILTERED_WEBSOCKET['AUTHENTICATORS'] takes tokens from the URL, which"
+            " proxies write to their logs.",
+            hint="Send them as subprotocols or headers, or use tickets.",
+            id="filtered_websocket.W006",
+        )
 
 
 def _check_origins(origins: Sequence[str]) -> Iterable[CheckMessage]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..auth.throttle import address_of
+from ..auth.addresses import address_of
 from ..close_codes import FORBIDDEN
 from ..codecs.frames import Frame, text_event, to_frame
 from ..exceptions import Close, check_close
@@ -18,33 +18,6 @@ if TYPE_CHECKING:
 
 #: Whom a publish leaves out: connections or their ids.
 Exclude = Iterable["Connection | str"]
-
-
-class Handshake:
-    """
-    The request that asks for a connection: what the connect chain gets.
-
-    ``headers`` has lower-case names and values as sent (Latin-1); of a repeated header
-    all values, joined by ``", "`` (RFC 9110 section 5.2). A filter that sets
-    ``subprotocol`` to one of ``subprotocols`` chooses what is answered.
-    """
-
-    def __init__(self, scope: Scope) -> None:
-        self.path: str = scope["path"]
-        self.query_string: str = scope.get("query_string", b"").decode("latin-1")
-        self.subprotocols: tuple[str, ...] = tuple(scope.get("subprotocols", ()))
-        self.subprotocol: str | None = None
-        self._raw_headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
-
-    @cached_property
-    def headers(self) -> dict[str, str]:
-        # Only when a filter asks: every connection has a handshake, few have such filters.
-        headers: dict[str, str] = {}
-        for raw_name, raw_value in self._raw_headers:
-            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-            known = headers.get(name)
-            headers[name] = value if known is None else f"{known}, {value}"
-        return headers
 
 
 class View(Protocol):

@@ -6,7 +6,8 @@ the Origin header tells which page it was (RFC 6455 section 10.2).
 """
 
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import TypeAlias
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -15,7 +16,7 @@ from django.http.request import split_domain_port, validate_host
 
 from ..auth.credentials import SUBPROTOCOL
 from ..conf import conf
-from ..types import Scope, Send
+from ..types import Scope
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 #: Who may connect where ``DEBUG`` is on and ``ALLOWED_HOSTS`` empty, as for HTTP.
@@ -35,24 +36,31 @@ _ODD_PATH = re.compile(
 )
 
 
-async def turn_away(
-    scope: Scope,
-    send: Send,
-    send_close: Callable[[int, str], Awaitable[None]],
-    code: int,
-    reason: str,
-) -> None:
+class Handshake:
     """
-    Refuse a handshake as ``REFUSE_WITH`` says: of a close before accept, servers make
-    HTTP 403. ``send_close`` is the best way to a close frame after it.
+    The request that asks for a connection: what the connect chain gets.
+
+    ``headers`` has lower-case names and values as sent (Latin-1); of a repeated header
+    all values, joined by ``", "`` (RFC 9110 section 5.2). A filter that sets
+    ``subprotocol`` to one of ``subprotocols`` chooses what is answered.
     """
-    if conf.REFUSE_WITH == "close":
-        # A browser that offers subprotocols takes no answer without one.
-        chosen = SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
-        await send({"type": "websocket.accept", "subprotocol": chosen})
-        await send_close(code, reason)
-    else:
-        await send({"type": "websocket.close", "code": code, "reason": reason})
+
+    def __init__(self, scope: Scope) -> None:
+        self.path: str = scope["path"]
+        self.query_string: str = scope.get("query_string", b"").decode("latin-1")
+        self.subprotocols: tuple[str, ...] = tuple(scope.get("subprotocols", ()))
+        self.subprotocol = SUBPROTOCOL if SUBPROTOCOL in self.subprotocols else None
+        self._raw_headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        # Only when a filter asks: every connection has a handshake, few have such filters.
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in self._raw_headers:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            known = headers.get(name)
+            headers[name] = value if known is None else f"{known}, {value}"
+        return headers
 
 
 def headers(scope: Scope, name: bytes) -> list[bytes]:
@@ -186,7 +194,7 @@ def is_plain_path(scope: Scope) -> bool:
     return not _ODD_PATH.search(raw)
 
 
-def objection(scope: Scope, rule: OriginRule, *, any_host: bool) -> str:
+def refusal_reason(scope: Scope, rule: OriginRule, *, any_host: bool) -> str:
     """Why a handshake is refused unseen, for the log; empty where it is not."""
     if not is_plain_path(scope):
         return "the path is not written plainly"

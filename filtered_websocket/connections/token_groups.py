@@ -1,10 +1,10 @@
 """The broadcast groups of tokens: who shows a key joins its token's group."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from ..auth.authenticators import identity_of, use_key
 from ..conf import conf
-from ..hub.grants import Rights
+from ..types import Identity
 from .connection import Connection
 
 #: Begins the names of groups that only a token opens.
@@ -24,11 +24,23 @@ class OpenToken(NamedTuple):
         return OF_TOKENS + self.label
 
 
+class Grants(Protocol):
+    """The part of a hub's grants that is used here."""
+
+    @property
+    def events_seen(self) -> int: ...
+    async def receiving(self) -> None: ...
+    def add(
+        self, connection: Connection, identity: Identity, since: int, slot: Literal["used"]
+    ) -> None: ...
+    def remove(self, connection: Connection, slot: Literal["used"]) -> None: ...
+
+
 class TokenView(Protocol):
     """The part of a hub's view that is used here."""
 
     @property
-    def rights(self) -> Rights: ...
+    def grants(self) -> Grants: ...
     async def enter(self, connection: Connection, group: str) -> bool: ...
     def leave(self, connection: Connection, group: str) -> None: ...
 
@@ -44,10 +56,10 @@ async def token_of(connection: Connection, key: str | None) -> Any:
 
 async def use_token(view: TokenView, connection: Connection, key: str | None) -> Any:
     """See :meth:`Connection.use_token`."""
-    rights = view.rights
+    grants = view.grants
     if key is not None and conf.TOKENS != "open":
-        await rights.listening()
-    since = rights.heard
+        await grants.receiving()
+    since = grants.events_seen
     token = await token_of(connection, key)
     if token is None:
         return None
@@ -55,9 +67,9 @@ async def use_token(view: TokenView, connection: Connection, key: str | None) ->
     own = None if connection.identity is None else connection.identity.token
     if token.is_open or token == own:
         # The handshake's rests on itself.
-        rights.let_go(connection, "used")
+        grants.remove(connection, "used")
     else:
-        rights.hold(connection, identity_of(token), since, "used")
+        grants.add(connection, identity_of(token), since, "used")
     group = getattr(former, "group_name", None)
     stays = token.can_subscribe and group == token.group_name
     if group is not None and group != connection.home and not stays:

@@ -38,14 +38,14 @@ def count_connections(token_ids: Iterable[int]) -> Mapping[int, int] | None:
 
 
 async def _ask(hub: Hub) -> list[dict[str, int]]:
-    rights = hub.rights
-    await rights.listening()
+    grants = hub.grants
+    await grants.receiving()
     nonce = secrets.token_hex(8)
     answers: list[dict[str, int]] = []
-    rights.censuses[nonce] = answers
+    grants.counts_asked[nonce] = answers
     try:
-        hub.tell_house({"is": "ask", "nonce": nonce})
+        hub.send_control({"is": "ask", "nonce": nonce})
         await asyncio.sleep(WAIT)
     finally:
-        del rights.censuses[nonce]
+        del grants.counts_asked[nonce]
     return answers

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from .base import HOUSE_EVENTS, WebSocketConsumerFilter
+from .base import PACKAGE_EVENTS, WebSocketConsumerFilter
 
 
 class BroadcastPubsubFilter(WebSocketConsumerFilter):
     @classmethod
     def filter(cls, web_socket_instance: Any, event: Any) -> None:
-        if not isinstance(event, dict) or event.get("type") in HOUSE_EVENTS:
+        if not isinstance(event, dict) or event.get("type") in PACKAGE_EVENTS:
             return
         for user in web_socket_instance.users.values():
             user.sendMessage(event["data"])

@@ -31,7 +31,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LOOK_AGAIN = 0.01
 
 #: Code and reason for who is here, and for who comes, when the process ends.
-FAREWELL = (RESTART, "the server ends")
+DRAINING = (RESTART, "the server ends")
 #: Set when this process is on its way out, whatever a server then makes of it.
 ending = threading.Event()
 
@@ -108,7 +108,7 @@ class Drain:
     async def run(self) -> None:
         """Take no new connections, end all there are; return when they are over."""
         ending.set()
-        await self.close_all(*FAREWELL, conf.DRAIN_DEADLINE, conf.DRAIN_WINDOW)
+        await self.close_all(*DRAINING, conf.DRAIN_DEADLINE, conf.DRAIN_WINDOW)
 
     async def close_all(self, code: int, reason: str, timeout: float, window: float = 0.0) -> None:
         """

@@ -11,11 +11,11 @@ from collections import Counter
 from ..close_codes import OVER_CAPACITY, TOO_MANY
 from ..conf import conf
 from ..connections.connection import Connection
-from ..logs import Seldom, get_logger
-from .drain import FAREWELL, ending
+from ..logs import LogThrottle, get_logger
+from .drain import DRAINING, ending
 
 logger = get_logger(__name__)
-_seldom = Seldom()
+_throttle = LogThrottle()
 
 #: Code and reason of a refusal.
 Refusal = tuple[int, str]
@@ -48,7 +48,7 @@ class Limits:
     def begin(self) -> None:
         """The process begins to serve; say where it will not serve as many as it may."""
         missing = missing_descriptors()
-        if missing and _seldom.note("descriptors"):
+        if missing and _throttle.note("descriptors"):
             logger.warning(
                 "this process may open %d files too few for MAX_CONNECTIONS: raise its limit"
                 " (ulimit -n)",
@@ -58,7 +58,7 @@ class Limits:
     def enter(self, connection: Connection) -> Refusal | None:
         """A handshake begins, and nothing was asked about it yet."""
         if ending.is_set():
-            return FAREWELL
+            return DRAINING
         most = conf.MAX_CONNECTIONS
         if most is not None and len(self) >= most:
             return OVER_CAPACITY, "this server is full"

@@ -11,36 +11,32 @@ from typing import Any, Protocol
 from django.db import transaction
 
 from ..close_codes import FORBIDDEN
-from ..codecs.frames import Bundle, Frame, text_event, to_frame, unpack
+from ..codecs.frames import Frame, text_event, unpack
 from ..conf import conf
 from ..connections.connection import Connection, Exclude, excluded_ids
 from ..connections.token_groups import OF_TOKENS, use_token
 from ..exceptions import Close, Drop
 from ..layer.envelope import EXCLUDE, Item, check_group
-from ..layer.publish_queue import Batches, new_item
+from ..layer.publish_queue import PublishQueue, new_item
 from ..layer.serial_queue import SerialQueue
 from ..pipelines.pipeline import Pipeline
 from ..storage_objects import get_storage_object
 from ..types import Codec
-from .grants import Rights
-
-#: About the most bytes of messages that are written as one.
-MAX_RUN = 65_536
+from .fan_out import make_frame, write, write_items
+from .grants import Grants
+from .groups import Groups
 
 
 class Host(Protocol):
     """The part of a hub that its views use."""
 
     loop: asyncio.AbstractEventLoop
-    batches: Batches
+    publish_queue: PublishQueue
     counts: Counter[str]
-    rights: Rights
+    grants: Grants
+    groups: Groups
 
     def call(self, function: Callable[..., object], *args: Any) -> None: ...
-    def members(self, view: "HubView", group: str) -> Mapping[str, Connection]: ...
-    def group_names(self, view: "HubView") -> frozenset[str]: ...
-    async def join(self, connection: Connection, view: "HubView", name: str) -> bool: ...
-    def leave(self, connection: Connection, view: "HubView", name: str) -> None: ...
 
 
 class Users(Mapping[str, Connection]):
@@ -110,7 +106,7 @@ class HubView:
     @property
     def groups(self) -> frozenset[str]:
         """The names of the groups that this pipeline has members of here."""
-        return self._hub.group_names(self)
+        return self._hub.groups.names_of(self)
 
     @property
     def storage_object(self) -> Any:
@@ -118,8 +114,8 @@ class HubView:
         return get_storage_object()
 
     @property
-    def rights(self) -> Rights:
-        return self._hub.rights
+    def grants(self) -> Grants:
+        return self._hub.grants
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         self._hub.call(function, *args)
@@ -143,14 +139,14 @@ class HubView:
                 allowed = await allowed
             if not allowed:
                 raise Close(FORBIDDEN, "may not join this group")
-        return await self._hub.join(connection, self, group)
+        return await self._hub.groups.join(connection, self, group)
 
     async def use_token(self, connection: Connection, key: str | None) -> Any:
         """See :meth:`Connection.use_token`."""
         return await use_token(self, connection, key)
 
     def leave(self, connection: Connection, group: str) -> None:
-        self._hub.leave(connection, self, group)
+        self._hub.groups.leave(connection, self, group)
         backlog = self._backlogs.get(group)
         if backlog is not None and not backlog.busy:
             del self._backlogs[group]
@@ -181,7 +177,7 @@ class HubView:
         Check and queue one publish; PublishError for what is wrong with it. Whether the
         queue is crowded now.
         """
-        batches = self._hub.batches
+        batches = self._hub.publish_queue
         item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
         check_group(group)
         if on_commit:
@@ -198,48 +194,18 @@ class HubView:
         """:meth:`submit`, returning when the layer has taken it; on the hub's loop."""
         item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
         check_group(group)
-        self._hub.batches.admit()
+        self._hub.publish_queue.admit()
         done = self.loop.create_future()
-        self._hub.batches.put_admitted(group, item, done)
+        self._hub.publish_queue.put_admitted(group, item, done)
         await done
 
     def fan_out(self, group: str, message: Any, *, exclude: Exclude = ()) -> None:
         """Push ``message`` to the members of ``group`` in this process and pipeline."""
-        frame = self._frame(message, {}, text_event.get())
-        self.call(self._fan_out, group, frame, excluded_ids(exclude))
+        frame = make_frame(message, self.codec, {}, text_event.get())
+        self.call(self._write, group, frame, excluded_ids(exclude))
 
-    def _frame(self, message: Any, meta: Mapping[str, Any], text: bool | None) -> Frame:
-        """ValueError for one so long that a server would rather end every member's connection."""
-        frame = to_frame(message, self.codec, meta, text)
-        if frame.longest > MAX_RUN and frame.longest > conf.MAX_MESSAGE_SIZE:
-            raise ValueError(
-                f"a message to a group has grown to {frame.longest} bytes:"
-                f" MAX_MESSAGE_SIZE is {conf.MAX_MESSAGE_SIZE}"
-            )
-        return frame
-
-    def _fan_out(self, group: str, frame: Frame | Bundle, exclude: Collection[str]) -> None:
-        # Writing never raises, waits, or takes a member away: see transports.
-        members = self._hub.members(self, group)
-        for key, member in members.items():
-            if key not in exclude:
-                member.transport.write(frame)
-
-    def _fan_out_all(self, group: str, items: Sequence[Item]) -> None:
-        """What neither chain nor codec looks at: one write per member, not per message."""
-        contents = [(item.payload, item.kind != "b") for item in items]
-        exclude = [item.meta.get(EXCLUDE, ()) for item in items]
-        if len(contents) == 1:
-            self._fan_out(group, Frame(*contents[0]), exclude[0])
-            return
-        some = frozenset().union(*exclude)
-        self._fan_out(group, Bundle(contents), some)
-        members = self._hub.members(self, group)
-        for key in some & members.keys():
-            pairs = zip(contents, exclude, strict=True)
-            rest = [content for content, left_out in pairs if key not in left_out]
-            if rest:
-                members[key].transport.write(Bundle(rest))
+    def _write(self, group: str, frame: Frame, exclude: Collection[str]) -> None:
+        write(self._hub.groups.members(self, group), frame, exclude)
 
     # In
 
@@ -247,8 +213,7 @@ class HubView:
         """Group messages, in order, through the group chain to the members here."""
         chain = self.pipeline.group
         if not chain and self.pipeline.codec is None:
-            for run in _runs(items):
-                self._fan_out_all(group, run)
+            write_items(self._hub.groups.members(self, group), items)
             return
         backlog = self._backlogs.get(group)
         if chain.awaits and backlog is None:
@@ -291,13 +256,13 @@ class HubView:
             pass
         except Exception as error:
             self.pipeline.failed(error, f"group {group!r:.80}")
-        if not self._hub.members(self, group) and not len(self._backlogs.get(group, ())):
+        if not self._hub.groups.members(self, group) and not len(self._backlogs.get(group, ())):
             # Left while it was busy: nobody waits for another message.
             self._backlogs.pop(group, None)
 
     def _finish(self, group: str, item: Item, message: Any, text: bool) -> None:
-        frame = self._frame(message, item.meta, text)
-        self._fan_out(group, frame, item.meta.get(EXCLUDE, ()))
+        frame = make_frame(message, self.codec, item.meta, text)
+        self._write(group, frame, item.meta.get(EXCLUDE, ()))
 
     # Events
 
@@ -310,12 +275,8 @@ class HubView:
                 self._hub.counts["event_dropped"] += 1
 
     async def _handle_event(self, event: Any) -> None:
-        chain = self.pipeline.consumer
         try:
-            if chain.awaits:
-                await chain.arun(self, event)
-            else:
-                chain.run(self, event)
+            await self.pipeline.consumer.pipe(self, event)
         except Drop:
             pass
         except Exception as error:
@@ -331,17 +292,3 @@ class HubView:
         """Return when no event and no group message is being handled."""
         for line in (self.events, *self._backlogs.values()):
             await line.settled()
-
-
-def _runs(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """``items`` in their order, as many together as may be written as one."""
-    run: list[Item] = []
-    size = 0
-    for item in items:
-        if run and size + len(item.payload) > MAX_RUN:
-            yield run
-            run, size = [], 0
-        run.append(item)
-        size += len(item.payload)
-    if run:
-        yield run

@@ -29,7 +29,7 @@ WINDOW = 64
 #: How many origins a receiver remembers per group.
 MAX_ORIGINS = 1024
 #: Where the house talks to itself: no name that a site can give (see :func:`check_group`).
-HOUSE = ""
+CONTROL = ""
 #: ``meta`` key: ids of the connections that do not get the message.
 EXCLUDE = "x"
 
@@ -86,7 +86,7 @@ def group_key(group: str) -> str:
     Any Unicode name is safe there, and tells nothing to who lists Redis' channels.
     A lone surrogate hashes too.
     """
-    if group == HOUSE:
+    if group == CONTROL:
         return f"{conf.NAMESPACE}.house"
     return f"{conf.NAMESPACE}.g.{_digest(check_group(group))}"
 

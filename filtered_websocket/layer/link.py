@@ -7,21 +7,26 @@ import asyncio
 import contextlib
 import contextvars
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
+
+from channels import DEFAULT_CHANNEL_LAYER
+from channels.layers import get_channel_layer
+from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import conf
-from ..logs import Seldom, get_logger
+from ..logs import LogThrottle, get_logger
 from ..types import ChannelLayer
 from .envelope import VERSION, BadEnvelope, Batch, seal, unseal
-from .health import LOST, PROBE, Outages, Probes, pause
-from .subscriptions import Memberships
+from .health import LOST, Health, pause
+from .probes import PROBE, Probes
+from .subscriptions import Subscriptions
 
 logger = get_logger(__name__)
 
 #: Pause before a task that swallowed its cancellation is cancelled again, seconds.
 CANCEL_AGAIN = 0.5
 #: So many probes in a row that were sent and not heard end the connections that listen.
-DEAF = 2
+MAX_UNHEARD = 2
 
 
 class LocalLink:
@@ -81,19 +86,19 @@ class LayerLink:
         self._layer = layer
         self._on_batch = on_batch
         self._on_bad = on_bad
-        self._seldom = Seldom()
+        self._throttle = LogThrottle()
         self._listens = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._outages = Outages(self._probe, self._join_again, on_lost, on_back, self._spawn)
-        self._probes = Probes(layer, self._outages.lose)
-        self._memberships = Memberships(
-            layer, on_late, self._outages.lose, self._probes.watch_connections
+        self._health = Health(self._probe, self._join_again, on_lost, on_back, self._spawn)
+        self._probes = Probes(layer, self._health.lose)
+        self._subscriptions = Subscriptions(
+            layer, on_late, self._health.lose, self._probes.watch_connections
         )
         #: How many envelopes came, and how many probes in a row were sent and not heard.
         self._arrived = self._unheard = 0
-        self.want = self._memberships.want
-        self.unwant = self._memberships.unwant
-        self.is_joined = self._memberships.is_joined
+        self.want = self._subscriptions.want
+        self.unwant = self._subscriptions.unwant
+        self.is_joined = self._subscriptions.is_joined
 
     # What the hub asks for
 
@@ -103,14 +108,14 @@ class LayerLink:
         for key in self._probes.keys:
             self.want(key)
         self._spawn(self._listen(), "fws-listen")
-        self._spawn(self._memberships.keep(), "fws-subscribe")
-        self._spawn(self._outages.watch(), "fws-heartbeat")
+        self._spawn(self._subscriptions.keep(), "fws-subscribe")
+        self._spawn(self._health.watch(), "fws-heartbeat")
 
     async def joined(self, key: str) -> bool:
         """Wait for ``key``'s subscription, ``LAYER_TIMEOUT`` at most; whether it stands."""
-        if await self._memberships.stands(key):
+        if await self._subscriptions.stands(key):
             return True
-        self._memberships.tell_when_joined(key)
+        self._subscriptions.tell_when_joined(key)
         return False
 
     async def send(self, batch: Batch) -> None:
@@ -123,12 +128,12 @@ class LayerLink:
             async with asyncio.timeout(conf.LAYER_TIMEOUT):
                 await self._layer.group_send(batch.key, seal(batch))
         except LOST as error:
-            self._outages.lose(error)
+            self._health.lose(error)
             raise
 
     async def there(self, deadline: float) -> bool:
         """Wait for the layer, until ``deadline`` on the monotonic clock; whether it is there."""
-        return await self._outages.over(deadline)
+        return await self._health.over(deadline)
 
     async def round_trip(self) -> bool:
         """
@@ -150,20 +155,20 @@ class LayerLink:
         # A layer keeps memberships although their reader goes: the task that made them
         # takes them back, for as long as one call may last.
         self._listens = False
-        self._memberships.forsake()
-        is_clean = not self._outages.away
-        self._outages.end()
-        if self._memberships.channel is not None and self._tasks:
+        self._subscriptions.unsubscribe_all()
+        is_clean = not self._health.away
+        self._health.end()
+        if self._subscriptions.channel is not None and self._tasks:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(conf.LAYER_TIMEOUT):
-                    await self._memberships.adjusted.wait()
+                    await self._subscriptions.adjusted.wait()
         while pending := set(self._tasks):
             # More than once: until Python 3.12 asyncio.wait_for, which redis-py uses, may
             # swallow a cancellation.
             for task in pending:
                 task.cancel()
             await asyncio.wait(pending, timeout=CANCEL_AGAIN)
-        self._memberships.close(is_clean)
+        self._subscriptions.close(is_clean)
 
     # How it is done
 
@@ -178,10 +183,10 @@ class LayerLink:
         failures = 0
         while True:
             try:
-                channel = self._memberships.channel or await self._memberships.open()
+                channel = self._subscriptions.channel or await self._subscriptions.open()
                 envelope = await self._layer.receive(channel)
             except LOST as error:
-                self._outages.lose(error)
+                self._health.lose(error)
                 failures += 1
                 await asyncio.sleep(pause(failures))
             except Exception as error:
@@ -209,7 +214,7 @@ class LayerLink:
             self._on_batch(batch)
         except Exception:
             # A flaw of ours, with this batch. The next one is to arrive.
-            if self._seldom.note("batch"):
+            if self._throttle.note("batch"):
                 logger.exception("cannot hand on what the channel layer brought")
 
     async def _probe(self) -> Exception | None:
@@ -219,7 +224,7 @@ class LayerLink:
             async with asyncio.timeout(conf.LAYER_TIMEOUT):
                 if self._listens:
                     for key in self._probes.keys:
-                        await self._memberships.stands(key)
+                        await self._subscriptions.stands(key)
                 await self._probes.send()
                 is_sent = True
                 if self._listens:
@@ -227,7 +232,7 @@ class LayerLink:
         except Exception as error:
             is_deaf = is_sent and arrived == self._arrived
             self._unheard = self._unheard + 1 if is_deaf else 0
-            if self._unheard >= DEAF:
+            if self._unheard >= MAX_UNHEARD:
                 self._unheard = 0
                 await self._probes.cut()
             return error
@@ -241,8 +246,30 @@ class LayerLink:
         """
         if not self._listens:
             return
-        if at_once or self._memberships.adjusted.is_set():
-            self._memberships.rejoin()
+        if at_once or self._subscriptions.adjusted.is_set():
+            self._subscriptions.rejoin()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(conf.LAYER_TIMEOUT):
-                await self._memberships.adjusted.wait()
+                await self._subscriptions.adjusted.wait()
+
+
+#: How a hub reaches other processes, or that there are none.
+Link: TypeAlias = LayerLink | LocalLink
+
+
+def open_link(on_batch: Callable[[Batch], None], **callbacks: Callable[..., None]) -> Link:
+    """
+    A link to the channel layer of ``CHANNEL_LAYER``, or a :class:`LocalLink` without one.
+
+    ``callbacks`` are those of :class:`LayerLink`. :exc:`ImproperlyConfigured` where a site
+    names a layer that it does not have.
+    """
+    alias = conf.CHANNEL_LAYER
+    layer = get_channel_layer(alias)
+    if layer is not None:
+        return LayerLink(layer, on_batch, **callbacks)
+    if alias != DEFAULT_CHANNEL_LAYER:
+        raise ImproperlyConfigured(
+            f"FILTERED_WEBSOCKET['CHANNEL_LAYER'] is {alias!r}, which CHANNEL_LAYERS does not have."
+        )
+    return LocalLink(on_batch)

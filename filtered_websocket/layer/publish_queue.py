@@ -24,7 +24,7 @@ from typing import Any
 from ..codecs.frames import pack
 from ..conf import conf
 from ..exceptions import PublishError
-from .envelope import EXCLUDE, HOUSE, Batch, Item, Stamper, group_key
+from .envelope import CONTROL, EXCLUDE, Batch, Item, Stamper, group_key
 from .health import LOST
 
 #: Most messages, and about the most bytes, of one batch.
@@ -68,14 +68,14 @@ def new_item(
 
 
 def _name(group: str) -> str:
-    return "the house" if group == HOUSE else f"{group!r:.80}"
+    return "the house" if group == CONTROL else f"{group!r:.80}"
 
 
 #: A message that waits for its batch, since when on the monotonic clock, and who waits for it.
 Entry = tuple[Item, float, "asyncio.Future[None] | None"]
 
 
-class Batches:
+class PublishQueue:
     """
     One bounded queue for all groups, and one flushing task per group that has
     something to send.
@@ -137,7 +137,7 @@ class Batches:
         self, group: str, item: Item, done: "asyncio.Future[None] | None" = None
     ) -> None:
         """Queue what :meth:`admit` has counted; on the event loop only."""
-        for capture in captures if group != HOUSE else ():
+        for capture in captures if group != CONTROL else ():
             capture(group, item)
         if self.size > conf.PUBLISH_QUEUE // 2:
             self.crowded = True

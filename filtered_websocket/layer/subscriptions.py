@@ -35,7 +35,7 @@ _left_behind: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Mailbox
 )
 
 
-class Memberships:
+class Subscriptions:
     """
     Guarantees: a group wanted is joined as soon as the layer allows, again after
     :meth:`rejoin`, and again before the layer forgets it; every call to the layer ends
@@ -118,7 +118,7 @@ class Memberships:
         for key in self._wanted:
             self._note(key)
 
-    def forsake(self) -> None:
+    def unsubscribe_all(self) -> None:
         """Nothing is wanted any more."""
         self._wanted.clear()
         for key in (*self._joined, *self._unclean):

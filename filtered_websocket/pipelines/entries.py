@@ -9,7 +9,8 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from ..filters.base import FilterBase, FilterMeta, dotted_path
+from ..chains.stage import dotted_path
+from ..filters.base import FilterBase, FilterMeta
 from .options import bind, declared_options, describe, fits
 
 #: What a site may write as one entry.

@@ -1,27 +1,16 @@
-"""
-Pipelines: all chains of one server, built from what a setting lists.
+"""Pipelines: all chains of one server, built from what a setting lists."""
 
-A route notes what it is made of; its pipeline is built once, and again after a
-setting changed.
-"""
-
-import itertools
-import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from django.conf import settings
-from django.core.signals import setting_changed
-from django.utils.module_loading import import_string
-
+from ..chains.chain import Chain
+from ..chains.stage import FilterClass
 from ..conf import conf
 from ..exceptions import FilterError
 from ..filters import base
-from ..filters.base import Chain, FilterBase
-from ..layer.envelope import MAX_GROUP_NAME, check_group
-from ..logs import Seldom, get_logger
+from ..logs import LogThrottle, get_logger
 from ..types import Codec
-from .entries import Entry, PipelineError, entry_name, load_entry
+from .entries import Entry, PipelineError, load_entry
 
 logger = get_logger(__name__)
 
@@ -36,8 +25,6 @@ CHAINS: dict[str, tuple[Any, bool]] = {
 }
 #: The home group of a route that names neither filters nor groups.
 DEFAULT_GROUP = "default"
-#: That of a route that names no filters on purpose.
-NO_FILTERS = "(no filters)"
 
 MayJoin = Callable[[Any, str], bool | Awaitable[bool]]
 
@@ -76,9 +63,9 @@ class Pipeline:
         self.disconnect = tuple(
             _chain("disconnect", [cls], False) for cls in chains["disconnect"].filters
         )
-        self._seldom = Seldom()
+        self._throttle = LogThrottle()
         #: Filter path -> how often it raised.
-        self.failures = self._seldom.counts
+        self.failures = self._throttle.counts
 
     def lines(self) -> list[str]:
         """The pipeline as one would type it, a line per chain that does something."""
@@ -92,7 +79,7 @@ class Pipeline:
     def failed(self, error: BaseException, where: str, who: str = "the codec") -> None:
         """Count an error of a filter, and log it with its traceback, but not in a flood."""
         path = error.path if isinstance(error, FilterError) else who
-        if not self._seldom.note(path):
+        if not self._throttle.note(path):
             return
         cause = error.__cause__ or error
         logger.error(
@@ -105,149 +92,9 @@ class Pipeline:
         )
 
 
-def _chain(name: str, filters: list[type[FilterBase]], bytes_only: bool) -> Chain:
+def _chain(name: str, filters: Iterable[type[FilterClass]], bytes_only: bool) -> Chain:
     try:
         # Pipelines are built anew when the setting changes: where it is off it costs nothing.
         return Chain(name, filters, bytes_only=bytes_only, timeout=conf.FILTER_TIMEOUT)
     except TypeError as error:
         raise PipelineError(f"INSTALLED_FILTERS: {error}.", "Change the filter.", 11) from error
-
-
-class Route:
-    """What ``as_asgi`` was given; its pipeline is kept until a setting changes."""
-
-    def __init__(
-        self,
-        filters: Iterable[Entry] | None,
-        groups: Iterable[str] | None,
-        codec: Codec | str | None,
-        may_join: MayJoin | None,
-        *,
-        dynamic: bool = False,
-    ) -> None:
-        #: Where it is served, as routers told.
-        self.paths: list[str] = []
-        #: Whether each connection names its groups.
-        self.dynamic = dynamic
-        self.number = next(_numbers)
-        self._filters: tuple[Entry, ...] | None = _tuple("filters", filters)
-        self._groups: tuple[str, ...] | None = _tuple("groups", groups)
-        self._codec = codec
-        self._may_join = may_join
-        #: The pipeline, where one was built already.
-        self.built: Pipeline | None = None
-        _routes.add(self)
-
-    @property
-    def pipeline(self) -> Pipeline:
-        """Raises :exc:`PipelineError` where it cannot be built."""
-        if self.built is None:
-            entries = self._filters
-            if entries is None:
-                entries = installed_filters()
-            codec = conf.CODEC if self._codec is None else self._codec
-            home = self.groups[0]
-            named = codec if isinstance(codec, str) else id(codec)
-            key = (tuple(map(_cache_key, entries)), named, self._may_join, home)
-            pipeline = _built.get(key)
-            if pipeline is None:
-                pipeline = Pipeline(entries, _codec(codec), self._may_join, home)
-                _built[key] = pipeline
-            self.built = pipeline
-        return self.built
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The groups that every connection of this route joins; the first is its home."""
-        if self._groups:
-            try:
-                return tuple(map(check_route_group, self._groups))
-            except (TypeError, ValueError) as error:
-                raise PipelineError(
-                    f"A route's groups: {error}.", "Name another group.", 12
-                ) from None
-        if self._filters is None:
-            return (DEFAULT_GROUP,)
-        return ("|".join(map(entry_name, self._filters))[:MAX_GROUP_NAME] or NO_FILTERS,)
-
-    def lines(self) -> list[str]:
-        """Path, home group and pipeline, for people."""
-        home = "a home group per connection" if self.dynamic else f"home group {self.groups[0]!r}"
-        paths = ", ".join(self.paths) or "(a path this package does not know)"
-        pipes = self.pipeline.lines() or ["(no filters)"]
-        return [f"{paths}  {home}", *(f"  {line}" for line in pipes)]
-
-    def forget(self) -> None:
-        self.built = None
-
-
-#: Every route of this process that is still in use.
-_routes: "weakref.WeakSet[Route]" = weakref.WeakSet()
-_numbers = itertools.count()
-
-
-def known_routes() -> list[Route]:
-    """Every route of this process, in the order they were made."""
-    return sorted(_routes, key=lambda route: route.number)
-
-
-#: Routes of the same filters and codec share a pipeline, so its group chain runs once.
-_built: "weakref.WeakValueDictionary[Any, Pipeline]" = weakref.WeakValueDictionary()
-
-
-def check_route_group(group: Any) -> str:
-    """A group a route may name; names of the house are refused, as they come from URLs."""
-    if check_group(group).startswith("token:"):
-        raise ValueError(f"group {group!r:.80}: names that begin with 'token:' are the house's")
-    return str(group)
-
-
-def installed_filters() -> tuple[Entry, ...]:
-    """The site's ``INSTALLED_FILTERS``; :exc:`PipelineError` if it is no list."""
-    entries = getattr(settings, "INSTALLED_FILTERS", ())
-    if not isinstance(entries, list | tuple):
-        raise PipelineError(
-            f"INSTALLED_FILTERS is {entries!r:.80}.",
-            "It must be a list of filters, in the order they run.",
-            3,
-        )
-    return tuple(entries)
-
-
-def _cache_key(entry: Any) -> Any:
-    # A class is itself: two may have one dotted path (a reload, a test's local class).
-    if isinstance(entry, Mapping):
-        return _cache_key(entry.get("NAME")), repr(entry.get("OPTIONS"))
-    return entry if isinstance(entry, type) else repr(entry)
-
-
-def _tuple(name: str, value: Iterable[Any] | None) -> tuple[Any, ...] | None:
-    if isinstance(value, str | Mapping):
-        raise PipelineError(f"A route's {name}={value!r:.80}.", "Give a list, even of one.", 3)
-    return None if value is None else tuple(value)
-
-
-def _codec(codec: Any) -> Codec | None:
-    if isinstance(codec, str):
-        try:
-            codec = import_string(codec)
-        except ImportError as error:
-            raise PipelineError(
-                f"CODEC {codec!r}: {error}.", "Give its dotted path.", 13
-            ) from error
-    if isinstance(codec, type):
-        codec = codec()
-    if codec is not None and not (hasattr(codec, "decode") and hasattr(codec, "encode")):
-        raise PipelineError(f"CODEC {codec!r} has no decode and encode.", "Give it both.", 13)
-    chosen: Codec | None = codec
-    return chosen
-
-
-def _forget(setting: str, **kwargs: Any) -> None:
-    if setting in ("INSTALLED_FILTERS", "FILTERED_WEBSOCKET"):
-        _built.clear()
-        for route in known_routes():
-            route.forget()
-
-
-setting_changed.connect(_forget, dispatch_uid="filtered_websocket.pipelines.pipeline")

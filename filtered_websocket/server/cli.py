@@ -27,7 +27,7 @@ from ..conf import conf
 from ..consumers import FilteredWebSocketConsumer
 from ..hub.hub import Hub
 from ..logs import get_logger
-from ..pipelines.pipeline import Route
+from ..pipelines.route import Route
 from ..routing import standalone_application
 from ..storage_objects import storage_class, storage_path, use_storage_object
 from ..storage_objects.base import BasePubSubStorageObject
@@ -35,7 +35,7 @@ from ..storage_objects.redis import redis_url
 from ..threads.blocking import shut_down
 from ..types import ASGIApplication
 from .options import REDIS, check_certificate, default_parser, parse
-from .output import patient_output
+from .output import buffered_output
 from .standalone import in_words, set_up
 
 logger = get_logger(__name__)
@@ -201,7 +201,7 @@ def _redis(options: argparse.Namespace) -> str | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; its exit status."""
-    with patient_output():
+    with buffered_output():
         return _run(arguments)
 
 

@@ -20,7 +20,7 @@ MAX_WAITING = 1_048_576
 END_TIMEOUT = 1.0
 
 
-class PatientStream:
+class BufferedStream:
     """Stands in for ``sys.stdout`` or ``sys.stderr``; whole lines are written, or none."""
 
     def __init__(self, stream: Any, name: str) -> None:
@@ -105,13 +105,13 @@ class PatientStream:
 
 
 @contextlib.contextmanager
-def patient_output() -> Iterator[None]:
-    """Standard output and error of a program as :class:`PatientStream`, where they are files."""
+def buffered_output() -> Iterator[None]:
+    """Standard output and error of a program as :class:`BufferedStream`, where they are files."""
     before = sys.stdout, sys.stderr
     streams = []
     for attribute, name in (("stdout", "standard output"), ("stderr", "standard error")):
         with contextlib.suppress(AttributeError, OSError, ValueError):
-            stream = PatientStream(getattr(sys, attribute), name)
+            stream = BufferedStream(getattr(sys, attribute), name)
             setattr(sys, attribute, stream)
             streams.append(stream)
     try:

@@ -1,7 +1,7 @@
 """
 Threads for what the house itself asks the database: who connects, and who may stay.
 
-Questions that wait for one another share a connection, which is looked at (and, with
+QueryQueue that wait for one another share a connection, which is looked at (and, with
 ``CONN_MAX_AGE = 0``, closed) when no question waits any more, and once a second where
 they never cease. To open one costs about as much as a session and its user: with many
 clients at the door that was half of it.
@@ -30,7 +30,7 @@ ANEW = 4
 SHARED_FOR = 1.0
 
 
-class Questions:
+class QueryQueue:
     """A queue, and as many threads that empty it as there is work for."""
 
     def __init__(self) -> None:
@@ -83,11 +83,11 @@ class Questions:
         close_old_connections()
 
 
-_questions = Questions()
+_queue_of_queries = QueryQueue()
 
 
 @contextlib.asynccontextmanager
-async def patience(seconds: float) -> AsyncIterator[None]:
+async def time_limit(seconds: float) -> AsyncIterator[None]:
     """
     As ``asyncio.timeout(seconds)``, but who waits while the database answers others has
     more time, five times as much at most: with thousands at the door, each in turn, to
@@ -98,10 +98,10 @@ async def patience(seconds: float) -> AsyncIterator[None]:
 
     def look_later(left: int) -> None:
         nonlocal timer
-        timer = loop.call_later(0.9 * seconds, look, _questions.answered, left)
+        timer = loop.call_later(0.9 * seconds, look, _queue_of_queries.answered, left)
 
     def look(answered: int, left: int) -> None:
-        if left and _questions.wait and _questions.answered != answered:
+        if left and _queue_of_queries.wait and _queue_of_queries.answered != answered:
             limit.reschedule(loop.time() + seconds)
             look_later(left - 1)
 
@@ -123,4 +123,4 @@ async def run_query(call: Callable[..., Any], *args: Any) -> Any:
     if is_in_a_test():
         return await run_in_the_thread_sensitive_thread(call, *args)
     run = functools.partial(contextvars.copy_context().run, call_safely, call, *args)
-    return await asyncio.wrap_future(_questions.put(run))
+    return await asyncio.wrap_future(_queue_of_queries.put(run))

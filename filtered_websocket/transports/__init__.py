@@ -1,6 +1,8 @@
 """
-How bytes leave a process for one socket: one transport per connection. And a lane in:
-on daphne, short frames are taken past autobahn's parser (``daphne_reading``).
+How bytes leave a process for one socket, and on daphne how they arrive.
+
+One transport per connection; on daphne short frames come in past autobahn's parser
+(``daphne_reading``).
 
 ::
 

@@ -67,6 +67,8 @@ look_at_reading = attrgetter(
 )
 
 
+# In one function, although it is long: it runs for every read of every socket, where calls
+# of functions for its steps would be felt.
 def data_received(self: Any, data: bytes) -> None:
     """
     ``dataReceived`` of a protocol that takes short frames.

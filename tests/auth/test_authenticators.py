@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.views.debug import ExceptionReporter
 
 from filtered_websocket import Close, WebSocketConnectFilter
-from filtered_websocket.auth import authenticators, key_lookups
+from filtered_websocket.auth import authenticators, throttle
 from filtered_websocket.auth.keys import digest_of, new_key
 from filtered_websocket.auth.tickets import issue
 from filtered_websocket.consumers import FilteredWebSocketConsumer
@@ -33,8 +33,8 @@ QUERY = "filtered_websocket.auth.QueryAuthenticator"
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch, settings):
     """Nobody has guessed yet."""
-    monkeypatch.setattr(authenticators, "_guesses", authenticators.Guesses())
-    monkeypatch.setattr(authenticators, "_inquiries", authenticators.Inquiries())
+    monkeypatch.setattr(authenticators, "_throttle", authenticators.Throttle())
+    monkeypatch.setattr(authenticators, "_lookups", authenticators.KeyLookups())
     settings.FILTERED_WEBSOCKET = {}
 
 
@@ -700,7 +700,7 @@ async def test_a_key_that_is_made_while_somebody_guesses_is_good_at_once(app, mo
 
 async def test_more_than_fit_in_a_query_are_refused_unseen(app, token, monkeypatch):
     Clock(monkeypatch)
-    monkeypatch.setattr(key_lookups, "MAX_WAITING", 1)
+    monkeypatch.setattr(throttle, "MAX_WAITING", 1)
     await guess(app, 10)
 
     async def three_at_once():
@@ -716,7 +716,7 @@ async def test_a_database_that_is_away_is_no_bad_key(app, token, monkeypatch, ca
     def away():
         raise OSError("the database is away")
 
-    monkeypatch.setattr(key_lookups, "token_rows", away)
+    monkeypatch.setattr(throttle, "token_rows", away)
     client = await shake_hands(app, **by_header(token[1]))
     assert client.close_code == 4500 and "the database is away" in caplog.text
     await client.close()

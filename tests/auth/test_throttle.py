@@ -3,7 +3,8 @@
 import pytest
 
 from filtered_websocket.auth import throttle
-from filtered_websocket.auth.throttle import MAX_ADDRESSES, MAX_DELAY, WINDOW, Guesses, address_of
+from filtered_websocket.auth.addresses import address_of
+from filtered_websocket.auth.throttle import MAX_ADDRESSES, MAX_DELAY, WINDOW, Throttle
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def note(counted, address, times):
 
 
 def test_an_address_is_over_after_ten_bad_credentials_and_not_before():
-    counted = Guesses()
+    counted = Throttle()
     note(counted, "1.2.3.4", 9)
     assert not counted.is_over("1.2.3.4")
     note(counted, "1.2.3.4", 1)
@@ -28,20 +29,20 @@ def test_an_address_is_over_after_ten_bad_credentials_and_not_before():
 
 
 def test_each_answer_waits_longer_up_to_a_second_and_what_is_over_does_not_wait():
-    delays = note(Guesses(), "1.2.3.4", 12)
+    delays = note(Throttle(), "1.2.3.4", 12)
     assert delays[:10] == [MAX_DELAY * n / 10 for n in range(1, 11)]
     assert delays[10:] == [0.0, 0.0]
 
 
 def test_asking_counts_nothing_and_remembers_nobody():
-    counted = Guesses()
+    counted = Throttle()
     for _ in range(20):
         assert not counted.is_over("1.2.3.4")
     assert len(counted) == 0
 
 
 def test_the_window_ends_and_the_count_begins_anew(clock):
-    counted = Guesses()
+    counted = Throttle()
     note(counted, "1.2.3.4", 11)
     clock[0] += WINDOW - 0.001
     assert counted.is_over("1.2.3.4")
@@ -52,7 +53,7 @@ def test_the_window_ends_and_the_count_begins_anew(clock):
 
 
 def test_more_guesses_do_not_prolong_the_window(clock):
-    counted = Guesses()
+    counted = Throttle()
     note(counted, "1.2.3.4", 10)
     clock[0] += WINDOW - 1
     note(counted, "1.2.3.4", 10)
@@ -61,18 +62,18 @@ def test_more_guesses_do_not_prolong_the_window(clock):
 
 
 def test_the_limit_is_read_live_and_none_turns_it_off(settings):
-    counted = Guesses()
+    counted = Throttle()
     settings.FILTERED_WEBSOCKET = {"GUESS_LIMIT": None}
     assert note(counted, "1.2.3.4", 50) == [0.0] * 50
     assert not counted.is_over("1.2.3.4")
     settings.FILTERED_WEBSOCKET = {"GUESS_LIMIT": 1}
     assert counted.is_over("1.2.3.4")
-    assert note(Guesses(), "1.2.3.4", 2) == [MAX_DELAY, 0.0]
+    assert note(Throttle(), "1.2.3.4", 2) == [MAX_DELAY, 0.0]
 
 
 def test_its_memory_is_bounded_whoever_comes(monkeypatch):
     monkeypatch.setattr(throttle, "MAX_ADDRESSES", 3)
-    counted = Guesses()
+    counted = Throttle()
     for n in range(10):
         counted.note(f"10.0.0.{n}")
     assert len(counted) == 3
@@ -81,7 +82,7 @@ def test_its_memory_is_bounded_whoever_comes(monkeypatch):
 
 def test_who_is_known_takes_nobodys_place(monkeypatch):
     monkeypatch.setattr(throttle, "MAX_ADDRESSES", 2)
-    counted = Guesses()
+    counted = Throttle()
     note(counted, "10.0.0.1", 10)
     note(counted, "10.0.0.2", 20)
     assert counted.is_over("10.0.0.1") and counted.is_over("10.0.0.2")
@@ -89,7 +90,7 @@ def test_who_is_known_takes_nobodys_place(monkeypatch):
 
 def test_whose_window_ends_first_is_forgotten_first_also_if_seen_before(clock, monkeypatch):
     monkeypatch.setattr(throttle, "MAX_ADDRESSES", 2)
-    counted = Guesses()
+    counted = Throttle()
     counted.note("10.0.0.1")
     clock[0] += WINDOW - 1
     counted.note("10.0.0.2")
@@ -170,7 +171,7 @@ def test_of_trusted_proxies_what_the_outermost_saw_counts(settings, proxies, for
 
 def test_a_made_up_x_forwarded_for_does_not_begin_a_new_count(settings):
     settings.FILTERED_WEBSOCKET = {"TRUSTED_PROXIES": 1}
-    counted = Guesses()
+    counted = Throttle()
     for n in range(10):
         counted.note(behind(b"198.51.100.%d, 203.0.113.9" % n))
     assert counted.is_over(behind(b"203.0.113.9"))

@@ -13,10 +13,10 @@ from django.utils import timezone
 
 from filtered_websocket.auth import validity
 from filtered_websocket.auth.validity import (
+    find_invalid,
     is_same_password,
     is_token,
     is_user,
-    judge,
     password_hash,
 )
 from filtered_websocket.models import Token
@@ -54,15 +54,15 @@ def identity_of(user, session=None, token=None):
 
 
 def flaw(identity):
-    [(words, _)] = judge([identity])
+    [(words, _)] = find_invalid([identity])
     return words
 
 
 def test_nobody_in_particular_holds_without_a_query(django_assert_num_queries):
     made_up = Identity(user=object(), token=object())
     with django_assert_num_queries(0):
-        assert judge([]) == []
-        assert judge([Identity(), made_up, Identity(user=AnonymousUser())]) == [
+        assert find_invalid([]) == []
+        assert find_invalid([Identity(), made_up, Identity(user=AnonymousUser())]) == [
             ("", Identity()),
             ("", made_up),
             ("", Identity(user=AnonymousUser())),
@@ -92,7 +92,7 @@ def test_many_are_asked_about_in_three_queries(django_assert_num_queries):
         token, _ = Token.objects.create_key(name=str(n), user=user)
         identities.append(identity_of(user, session_of(user), token))
     with django_assert_num_queries(3):
-        assert [words for words, _ in judge(identities * 2)] == [""] * 40
+        assert [words for words, _ in find_invalid(identities * 2)] == [""] * 40
 
 
 def test_more_than_500_take_a_query_for_each_500(ann, django_assert_num_queries):
@@ -108,7 +108,7 @@ def test_more_than_500_take_a_query_for_each_500(ann, django_assert_num_queries)
     model.objects.filter(session_key="key900").delete()
     identities = [Identity(user=user, session_key=f"key{n}") for n, user in enumerate(users)]
     with django_assert_num_queries(6):
-        verdicts = [words for words, _ in judge(identities)]
+        verdicts = [words for words, _ in find_invalid(identities)]
     expected = [""] * 1001
     expected[700], expected[900] = "user deleted", "session ended"
     assert verdicts == expected
@@ -118,7 +118,7 @@ def test_each_is_judged_by_its_own(ann, token):
     bob = User.objects.create_user("bob")
     identities = [identity_of(ann), identity_of(bob), identity_of(ann, token=token)]
     User.objects.filter(pk=bob.pk).update(is_active=False)
-    assert [words for words, _ in judge(identities)] == ["", "user deactivated", ""]
+    assert [words for words, _ in find_invalid(identities)] == ["", "user deactivated", ""]
 
 
 def test_a_user_who_is_deleted_deactivated_or_has_another_password_ends(ann):
@@ -201,7 +201,7 @@ def test_a_token_of_nobody_ends_when_it_is_given_to_somebody(ann, django_assert_
 def test_what_holds_comes_back_with_its_token_as_it_is_now(ann, token, django_assert_num_queries):
     later = timezone.now() + datetime.timedelta(hours=1)
     change(expires_at=later, name="new")(token)
-    [(_, fresh)] = judge([identity_of(ann, token=token)])
+    [(_, fresh)] = find_invalid([identity_of(ann, token=token)])
     assert fresh.user is ann and fresh.token is not token
     with django_assert_num_queries(0):
         assert (fresh.token.expires_at, fresh.token.name, fresh.token.user) == (later, "new", ann)
@@ -210,7 +210,7 @@ def test_what_holds_comes_back_with_its_token_as_it_is_now(ann, token, django_as
 def test_a_site_may_have_somebody_else_use_a_users_token(ann, token):
     bob = User.objects.create_user("bob")
     for who in (bob, AnonymousUser()):
-        [(words, fresh)] = judge([identity_of(who, token=token)])
+        [(words, fresh)] = find_invalid([identity_of(who, token=token)])
         assert (words, fresh.user, fresh.token.user) == ("", who, ann)
         assert flaw(fresh) == ""
     User.objects.filter(pk=ann.pk).update(is_active=False)
@@ -283,7 +283,7 @@ def test_a_cache_that_does_not_answer_ends_no_session(ann, settings, monkeypatch
     assert flaw(identity) == ""
     monkeypatch.setattr(Broken, "is_down", True)
     with pytest.raises(ConnectionError):
-        judge([identity])
+        find_invalid([identity])
 
 
 class Replicated:

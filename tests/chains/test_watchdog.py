@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 
 from filtered_websocket.chains import watchdog
+from filtered_websocket.chains.chain import Chain
 from filtered_websocket.chains.watchdog import Watchdog, culprit
-from filtered_websocket.filters.base import Chain
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.testing import connect
 

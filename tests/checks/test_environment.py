@@ -10,7 +10,7 @@ import pytest
 from filtered_websocket.checks import environment
 from filtered_websocket.checks.environment import (
     SAFE,
-    check_surroundings,
+    check_environment,
     is_open,
     is_unsafe,
     numbers,
@@ -25,7 +25,7 @@ PYPROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_te
 
 
 def ids():
-    return [message.id for message in check_surroundings()]
+    return [message.id for message in check_environment()]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_w008_messages_that_leave_this_machine_in_clear(settings, host, is_it):
 
 def test_w008_shows_no_password(settings):
     settings.CHANNEL_LAYERS = layers(PUBSUB, hosts=["redis://:secret@redis.example"])
-    [message] = check_surroundings()
+    [message] = check_environment()
     assert "secret@" not in message.msg + message.hint
 
 
@@ -102,7 +102,7 @@ def test_a_version_is_compared_with_the_safe_one_of_its_series(installed, is_it)
 def test_w009_a_package_with_a_known_vulnerability(settings, monkeypatch):
     settings.CHANNEL_LAYERS = {}
     monkeypatch.setattr(environment, "SAFE", {"daphne": ["99.1"], "no-such-package": ["1"]})
-    [message] = check_surroundings()
+    [message] = check_environment()
     assert message.id == "filtered_websocket.W009"
     assert message.msg.startswith(f"daphne {version('daphne')} has") and "99.1" in message.hint
 
@@ -131,7 +131,7 @@ def test_w010_a_process_that_may_not_open_enough_files(settings, monkeypatch, ca
     monkeypatch.setattr(limits.resource, "getrlimit", lambda what: (1064, 4096))
     assert ids() == []
     monkeypatch.setattr(limits.resource, "getrlimit", lambda what: (1024, 4096))
-    [message] = check_surroundings()
+    [message] = check_environment()
     assert message.id == "filtered_websocket.W010" and "40 are" in message.msg
     settings.FILTERED_WEBSOCKET = {"MAX_CONNECTIONS": "many"}
     assert ids() == []

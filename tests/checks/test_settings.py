@@ -11,7 +11,7 @@ from filtered_websocket import conf
 from filtered_websocket.apps import CHECKS
 from filtered_websocket.checks import environment
 from filtered_websocket.checks import settings as checks
-from filtered_websocket.pipelines import pipeline
+from filtered_websocket.pipelines import route as routes
 
 CORE = checks.CORE
 PUBSUB = checks.PUBSUB
@@ -168,8 +168,8 @@ def test_e011_a_filter_that_does_not_fit(settings, monkeypatch):
 
 def test_e012_e013_routes_groups_and_codec():
     bad = [
-        pipeline.Route([], ["token:x"], None, None),
-        pipeline.Route([], None, "nowhere.Codec", None),
+        routes.Route([], ["token:x"], None, None),
+        routes.Route([], None, "nowhere.Codec", None),
     ]
     assert {"filtered_websocket.E012", "filtered_websocket.E013"} <= set(found())
     del bad

@@ -17,7 +17,7 @@ from filtered_websocket import (
     WebSocketGroupFilter,
     WebSocketMessageFilter,
 )
-from filtered_websocket.connections.connection import Handshake
+from filtered_websocket.connections.handshake import Handshake
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.publish_queue import new_item
@@ -264,7 +264,7 @@ async def test_joining_after_the_end_is_nothing():
     assert await seen[0].join("late") is False
     seen[0].push("into the void")
     await seen[0].send("into the void")
-    assert get_hub().groups == {}
+    assert get_hub().groups.names == ()
 
 
 def test_a_handshake_shows_headers_as_text():
@@ -318,7 +318,7 @@ async def test_a_group_filter_runs_once_per_message_whatever_the_members():
 
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_a_group_filter_may_drop_or_fail_for_one_message(is_async, caplog):
-    def judge(hub, data):
+    def choose(hub, data):
         if data == b"drop":
             raise Drop
         if data == b"close":
@@ -326,12 +326,12 @@ async def test_a_group_filter_may_drop_or_fail_for_one_message(is_async, caplog)
 
     async def later(hub, data):
         await asyncio.sleep(0)
-        judge(hub, data)
+        choose(hub, data)
 
     def say(web_socket_instance, data):
         web_socket_instance.publish(data)
 
-    chosen = message_filter(later if is_async else judge, WebSocketGroupFilter)
+    chosen = message_filter(later if is_async else choose, WebSocketGroupFilter)
     filters = [message_filter(say), chosen]
     async with connect(filters) as ann, connect(filters) as bob:
         for message in ("1", "drop", "2", "close", "3"):
@@ -379,7 +379,7 @@ async def test_a_backlog_that_was_busy_when_its_group_was_left_is_forgotten():
     async with connect(filters) as ann:
         await ann.send("x")
         [view] = [view for view in get_hub().views.values() if view.pipeline.message]
-        while "g" in get_hub().groups or "g" not in view._backlogs:  # noqa: ASYNC110
+        while "g" in get_hub().groups.names or "g" not in view._backlogs:  # noqa: ASYNC110
             await asyncio.sleep(0)
         gate.set()
         await ann.settle()
@@ -413,7 +413,7 @@ async def test_large_messages_that_arrive_together_do_not_close_a_reader():
     app = FilteredWebSocketConsumer.as_asgi(filters=[], groups=["g"])
     async with connect(app) as ann:
         for n in range(10):
-            get_hub().batches.put("g", new_item(str(n) * 250_000))
+            get_hub().publish_queue.put("g", new_item(str(n) * 250_000))
         for n in range(10):
             assert await ann.receive() == str(n) * 250_000
 
@@ -487,7 +487,7 @@ async def test_the_event_queue_is_bounded(settings):
                 web_socket_instance.queue.put(n)
             except queue.Full:
                 told.append(n)
-        get_hub().post("gap", None)
+        get_hub().events.post("gap", None)
 
     def ignore(hub, event):
         return None

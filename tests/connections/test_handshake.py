@@ -10,9 +10,9 @@ from filtered_websocket.connections.handshake import (
     is_plain_path,
     is_same_origin,
     normal_origin,
-    objection,
     one_of_origins,
     parse_origin,
+    refusal_reason,
     site_rule,
 )
 
@@ -30,7 +30,7 @@ def handshake(*origins, host="testserver", path="/", **more):
 
 
 def objected(*origins, rule=site_rule, **more):
-    return objection(handshake(*origins, **more), rule, any_host=False)
+    return refusal_reason(handshake(*origins, **more), rule, any_host=False)
 
 
 @pytest.mark.parametrize(
@@ -204,13 +204,13 @@ def test_an_origin_is_normal_with_its_port():
 )
 def test_the_same_origin_is_the_host_that_is_connected_to_with_its_port(origin, host, same):
     scope = handshake(origin, host=host)
-    assert objection(scope, is_same_origin, any_host=True) == ("" if same else NOT_ALLOWED)
+    assert refusal_reason(scope, is_same_origin, any_host=True) == ("" if same else NOT_ALLOWED)
 
 
 @pytest.mark.parametrize("host", ["[::1", "here.example:evil", "here.example:99999"])
 def test_a_host_that_is_none_is_the_same_as_no_origin(host):
     scope = handshake("http://here.example", host=host)
-    assert objection(scope, is_same_origin, any_host=True) == NONE
+    assert refusal_reason(scope, is_same_origin, any_host=True) == NONE
 
 
 @pytest.mark.parametrize(
@@ -243,9 +243,9 @@ def test_the_host_header_is_of_this_site(settings, host, ours):
     settings.ALLOWED_HOSTS = ["testserver", "[2001:db8::1]", ".wild.example"]
     scope = handshake(host=host)
     assert is_our_host(scope) is ours
-    refused = objection(scope, site_rule, any_host=False)
+    refused = refusal_reason(scope, site_rule, any_host=False)
     assert refused == ("" if ours else "the host is not in ALLOWED_HOSTS")
-    assert objection(scope, site_rule, any_host=True) == ""
+    assert refusal_reason(scope, site_rule, any_host=True) == ""
 
 
 def test_of_two_hosts_both_must_be_of_this_site():

@@ -24,7 +24,7 @@ UNKNOWN = "Error: Unknown token"
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch, settings):
-    monkeypatch.setattr(authenticators, "_guesses", authenticators.Guesses())
+    monkeypatch.setattr(authenticators, "_throttle", authenticators.Throttle())
     settings.FILTERED_WEBSOCKET = {"GUESS_LIMIT": None}
 
 
@@ -67,7 +67,7 @@ async def test_who_shows_a_key_joins_its_tokens_group():
         # A group with a name is a group like any other.
         await apublish("from a view", "sensors")
         assert await ann.receive() == "from a view"
-        assert f"token:{other.pk}" in get_hub().groups
+        assert f"token:{other.pk}" in get_hub().groups.names
     # What holds a key went no further than to the filter that reads it.
     assert Echo.seen == [b"hello"]
 
@@ -82,7 +82,7 @@ async def test_an_unknown_key_is_told_and_goes_no_further(caplog, capsys):
         await sync_to_async(record.revoke)()
         await ann.send(f"token:{key}")
         assert await ann.receive() == UNKNOWN
-        assert not [group for group in get_hub().groups if group.startswith("token:")]
+        assert not [group for group in get_hub().groups.names if group.startswith("token:")]
     assert Echo.seen == []
     assert key[4:-1] not in caplog.text + capsys.readouterr().out
 
@@ -103,7 +103,7 @@ async def test_a_connection_does_not_rest_on_a_token_it_used_before():
         for each, label in ((key, "one"), (other_key, "two")):
             await ann.send(f"token:{each}")
             assert await ann.receive() == registered(label)
-        assert "one" not in get_hub().groups
+        assert "one" not in get_hub().groups.names
         await sync_to_async(first.revoke)()
         await ann.settle()
         await ann.send(f"token:{other_key}")

@@ -29,7 +29,7 @@ async def test_connections_are_counted_by_the_token_they_rest_on(monkeypatch):
     ids = [record.pk for record in records]
     counted = await asyncio.to_thread(counts.count_connections, [*ids, 0])
     assert counted == {ids[0]: 2, ids[1]: 1, 0: 0}
-    assert get_hub().rights.censuses == {}
+    assert get_hub().grants.counts_asked == {}
     for client in clients:
         await client.close()
 
@@ -38,7 +38,7 @@ async def test_while_the_layer_is_away_nothing_is_known(monkeypatch):
     monkeypatch.setattr(counts, "WAIT", 0.05)
     app = FilteredWebSocketConsumer.as_asgi(filters=[])
     client = await shake_hands(app)
-    get_hub().batches.put = lambda *args: None  # nothing leaves
+    get_hub().publish_queue.put = lambda *args: None  # nothing leaves
     assert await asyncio.to_thread(counts.count_connections, [1]) is None
     await client.close()
 

@@ -109,8 +109,8 @@ async def test_output_that_nobody_reads_stops_nobody():
 
 async def test_what_was_lost_is_said_when_somebody_reads_again():
     program = (
-        "import sys; from filtered_websocket.server.output import patient_output\n"
-        "with patient_output():\n"
+        "import sys; from filtered_websocket.server.output import buffered_output\n"
+        "with buffered_output():\n"
         "    for _ in range(3000): print('x' * 1023)\n"
         "    print('all printed', file=sys.stderr)\n"
     )

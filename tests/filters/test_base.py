@@ -16,8 +16,9 @@ from filtered_websocket import (
     WebSocketDataFilter,
     WebSocketMessageFilter,
 )
+from filtered_websocket.chains.chain import Chain
 from filtered_websocket.exceptions import FilterError
-from filtered_websocket.filters.base import Chain, printable
+from filtered_websocket.filters.base import printable
 
 from ..connections.test_connection import message_filter
 

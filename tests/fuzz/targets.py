@@ -12,11 +12,11 @@ from channels.layers import get_channel_layer
 
 from filtered_websocket import Drop, WebSocketDataFilter, WebSocketMessageFilter
 from filtered_websocket.auth.credentials import credentials, without_credentials
-from filtered_websocket.connections.connection import Handshake
 from filtered_websocket.connections.handshake import (
+    Handshake,
     is_same_origin,
-    objection,
     one_of_origins,
+    refusal_reason,
     site_rule,
 )
 from filtered_websocket.consumers import FilteredWebSocketConsumer
@@ -210,7 +210,7 @@ def handshakes(data):
     Handshake(asked)
     for rule in (site_rule, is_same_origin, one_of_origins(["https://*.example.com", "*"])):
         for any_host in (True, False):
-            assert isinstance(objection(asked, rule, any_host=any_host), str)
+            assert isinstance(refusal_reason(asked, rule, any_host=any_host), str)
 
 
 def keys(data):

@@ -1,4 +1,4 @@
-"""On what connections rest: rights."""
+"""On what connections rest: grants."""
 
 import asyncio
 import datetime
@@ -14,8 +14,9 @@ from filtered_websocket.auth.authenticators import identity_of
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.disconnect import disconnect_session, disconnect_token, disconnect_user
 from filtered_websocket.hub import grants as module
+from filtered_websocket.hub import rechecks
 from filtered_websocket.hub.hub import get_hub
-from filtered_websocket.layer.envelope import HOUSE, Batch, group_key
+from filtered_websocket.layer.envelope import CONTROL, Batch, group_key
 from filtered_websocket.layer.publish_queue import new_item
 from filtered_websocket.models import Token
 from filtered_websocket.testing import connect
@@ -54,9 +55,9 @@ async def by_token(app, key):
     return client
 
 
-def house_batch(*events, origin="elsewhere", first=0):
+def control_batch(*events, origin="elsewhere", first=0):
     items = [new_item(event) for event in events]
-    return Batch(origin, group_key(HOUSE), first, items)
+    return Batch(origin, group_key(CONTROL), first, items)
 
 
 def changed(kind, pk):
@@ -151,17 +152,17 @@ async def test_what_rests_on_nothing_is_not_concerned(app):
     client = await shake_hands(app)
     assert client.accepted
     hub = get_hub()
-    hub.rights.hear(house_batch(changed("token", 1), changed("user", "x")))
+    hub.grants.receive(control_batch(changed("token", 1), changed("user", "x")))
     assert await client.received_nothing()
     await client.close()
 
 
 async def test_nothing_is_kept_of_a_connection_that_ended(app, token):
     client = await by_token(app, token[1])
-    rights = get_hub().rights
-    assert rights._held and rights._resting
+    grants = get_hub().grants
+    assert grants._held and grants._dependent
     await client.close()
-    assert not (rights._held or rights._resting or rights._timers)
+    assert not (grants._held or grants._dependent or grants._timers)
 
 
 # Expiry
@@ -178,10 +179,10 @@ async def test_a_connection_ends_when_its_token_expires(app, user):
 
 async def test_an_identity_of_a_sites_own_may_expire_too(app, user):
     async with connect([]):
-        rights = get_hub().rights
+        grants = get_hub().grants
         connection = next(iter(get_hub().connections.values()))
         end = timezone.now() + datetime.timedelta(hours=1)
-        rights.hold(connection, Identity(user=user, expires_at=end), rights.heard)
+        grants.add(connection, Identity(user=user, expires_at=end), grants.events_seen)
         left = connection.deadline - asyncio.get_running_loop().time()
         assert 3590 < left <= 3600
         assert not connection.is_expired(asyncio.get_running_loop().time())
@@ -203,10 +204,10 @@ async def test_an_expiry_in_years_is_looked_at_again_and_again(app, user, monkey
     end = timezone.now() + datetime.timedelta(days=3650)
     record, key = await sync_to_async(make_token)(name="long", expires_at=end)
     client = await by_token(app, key)
-    rights = get_hub().rights
-    [first] = rights._timers.values()
+    grants = get_hub().grants
+    [first] = grants._timers.values()
     async with asyncio.timeout(5):
-        while first in rights._timers.values():  # noqa: ASYNC110
+        while first in grants._timers.values():  # noqa: ASYNC110
             await asyncio.sleep(0)
     assert client.close_code is None
     # And an expiry that is brought forward counts at once.
@@ -245,9 +246,9 @@ async def test_what_sends_no_signal_is_found_within_recheck(app, token, settings
 async def test_missed_events_of_the_house_have_everybody_asked_about(app, token):
     client = await by_token(app, token[1])
     await Token.objects.aupdate(revoked_at=timezone.now())
-    rights = get_hub().rights
-    rights.hear(house_batch({"is": "ask", "nonce": "1"}, origin="o", first=0))
-    rights.hear(house_batch({"is": "ask", "nonce": "2"}, origin="o", first=7))
+    grants = get_hub().grants
+    grants.receive(control_batch({"is": "ask", "nonce": "1"}, origin="o", first=0))
+    grants.receive(control_batch({"is": "ask", "nonce": "2"}, origin="o", first=7))
     assert await client.closed() == 4401
     await client.close()
 
@@ -263,20 +264,20 @@ async def test_a_layer_that_is_back_has_everybody_asked_about(app, token):
 async def test_a_late_subscription_has_everybody_asked_about(app, token):
     client = await by_token(app, token[1])
     await Token.objects.aupdate(revoked_at=timezone.now())
-    get_hub()._joined_late(group_key(HOUSE))
+    get_hub()._joined_late(group_key(CONTROL))
     assert await client.closed() == 4401
     await client.close()
 
 
 async def test_who_was_authenticated_while_an_event_came_is_asked_about_again(app, token):
     async with connect([]):
-        rights = get_hub().rights
+        grants = get_hub().grants
         connection = next(iter(get_hub().connections.values()))
         identity = await sync_to_async(identity_of)(token[0])
-        since = rights.heard
+        since = grants.events_seen
         await Token.objects.aupdate(revoked_at=timezone.now())
-        rights.hear(house_batch(changed("token", token[0].pk)))
-        rights.hold(connection, identity, since)
+        grants.receive(control_batch(changed("token", token[0].pk)))
+        grants.add(connection, identity, since)
         async with asyncio.timeout(5):
             while not connection.closing:  # noqa: ASYNC110
                 await asyncio.sleep(0)
@@ -285,12 +286,12 @@ async def test_who_was_authenticated_while_an_event_came_is_asked_about_again(ap
 
 async def test_a_duplicate_event_is_heard_once(app):
     async with connect([]):
-        rights = get_hub().rights
-        before = rights.heard
-        batch = house_batch(changed("user", 1), origin="twice")
-        rights.hear(batch)
-        rights.hear(batch)
-        assert rights.heard == before + 1
+        grants = get_hub().grants
+        before = grants.events_seen
+        batch = control_batch(changed("user", 1), origin="twice")
+        grants.receive(batch)
+        grants.receive(batch)
+        assert grants.events_seen == before + 1
 
 
 @pytest.mark.parametrize(
@@ -311,7 +312,7 @@ async def test_an_event_that_is_none_is_counted(app, token, event):
     before = hub.counts["bad_envelope"]
     if event == {"is": "close", "kind": "user", "id": "1"}:
         event["id"] = str(token[0].user_id)
-    hub.rights.hear(house_batch(event))
+    hub.grants.receive(control_batch(event))
     known = event == {"is": "count", "nonce": "never asked", "tokens": 3}
     assert hub.counts["bad_envelope"] - before == (0 if known else 1)
     assert await client.received_nothing() and client.close_code is None
@@ -322,7 +323,7 @@ async def test_while_the_database_is_away_connections_live_on_for_a_while(
     app, token, settings, monkeypatch, caplog
 ):
     settings.FILTERED_WEBSOCKET = {"RECHECK": 3600}
-    monkeypatch.setattr(module, "ASK_AGAIN", 0.01)
+    monkeypatch.setattr(rechecks, "ASK_AGAIN", 0.01)
     asked = []
 
     def away(identities):
@@ -331,8 +332,8 @@ async def test_while_the_database_is_away_connections_live_on_for_a_while(
 
     client = await by_token(app, token[1])
     with monkeypatch.context() as patch:
-        patch.setattr(module, "judge", away)
-        get_hub().rights.hear(house_batch(changed("token", token[0].pk)))
+        patch.setattr(rechecks, "find_invalid", away)
+        get_hub().grants.receive(control_batch(changed("token", token[0].pk)))
         async with asyncio.timeout(5):
             while len(asked) < 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
@@ -348,11 +349,11 @@ async def test_when_the_database_stays_away_connections_end(app, token, monkeypa
     def away(identities):
         raise OSError("the database is away")
 
-    monkeypatch.setattr(module, "judge", away)
-    monkeypatch.setattr(module, "ASK_AGAIN", 0.01)
-    monkeypatch.setattr(module, "GRACE", 0)
+    monkeypatch.setattr(rechecks, "find_invalid", away)
+    monkeypatch.setattr(rechecks, "ASK_AGAIN", 0.01)
+    monkeypatch.setattr(rechecks, "GRACE", 0)
     client = await by_token(app, token[1])
-    get_hub().rights.sweep()
+    get_hub().grants.recheck_all()
     assert await client.closed() == 4500
     await client.close()
 
@@ -374,26 +375,26 @@ async def test_a_database_that_hangs_does_not_hold_up_the_end_of_a_hub(app, toke
         asked.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(module, "STOP_TIMEOUT", 0.01)
+    monkeypatch.setattr(rechecks, "STOP_TIMEOUT", 0.01)
     client = await by_token(app, token[1])
-    monkeypatch.setattr(module, "run_query", hang)
-    get_hub().rights.sweep()
+    monkeypatch.setattr(rechecks, "run_query", hang)
+    get_hub().grants.recheck_all()
     await asked.wait()
     await client.close()
 
 
 async def test_one_question_is_asked_about_many(app, user, monkeypatch):
     asked = []
-    real = module.judge
+    real = rechecks.find_invalid
 
-    def judge(identities):
+    def find_invalid(identities):
         asked.append(len(identities))
         return real(identities)
 
     keys = [(await sync_to_async(make_token)(name=str(n), user=user))[1] for n in range(5)]
     clients = [await by_token(app, key) for key in keys]
-    monkeypatch.setattr(module, "judge", judge)
-    get_hub().rights.hear(house_batch(changed("user", user.pk)))
+    monkeypatch.setattr(rechecks, "find_invalid", find_invalid)
+    get_hub().grants.receive(control_batch(changed("user", user.pk)))
     async with asyncio.timeout(5):
         while not asked:  # noqa: ASYNC110
             await asyncio.sleep(0)
@@ -404,7 +405,7 @@ async def test_one_question_is_asked_about_many(app, user, monkeypatch):
 
 async def test_who_leaves_while_the_question_is_asked_is_not_minded(app, token, monkeypatch):
     asked, answer = asyncio.Event(), asyncio.Event()
-    real = module.run_query
+    real = rechecks.run_query
 
     async def slowly(call, *args):
         asked.set()
@@ -413,10 +414,10 @@ async def test_who_leaves_while_the_question_is_asked_is_not_minded(app, token, 
 
     client = await by_token(app, token[1])
     async with connect([]):
-        rights = get_hub().rights
+        grants = get_hub().grants
         await client.settle()
-        monkeypatch.setattr(module, "run_query", slowly)
-        rights.hear(house_batch(changed("token", token[0].pk)))
+        monkeypatch.setattr(rechecks, "run_query", slowly)
+        grants.receive(control_batch(changed("token", token[0].pk)))
         await asked.wait()
         await client.close()
         answer.set()
@@ -425,15 +426,15 @@ async def test_who_leaves_while_the_question_is_asked_is_not_minded(app, token, 
 
 async def test_two_rights_of_one_connection_end_it_by_either(app, token):
     async with connect([]) as client:
-        rights = get_hub().rights
+        grants = get_hub().grants
         connection = next(iter(get_hub().connections.values()))
         other, _ = await sync_to_async(make_token)(name="other")
         for record, slot in ((token[0], "handshake"), (other, "used")):
             identity = await sync_to_async(identity_of)(record)
-            rights.hold(connection, identity, rights.heard, slot)
-        assert rights.count() == {str(token[0].pk): 1, str(other.pk): 1}
-        rights.let_go(connection, "used")
-        assert rights.count() == {str(token[0].pk): 1}
+            grants.add(connection, identity, grants.events_seen, slot)
+        assert grants.count() == {str(token[0].pk): 1, str(other.pk): 1}
+        grants.remove(connection, "used")
+        assert grants.count() == {str(token[0].pk): 1}
         await sync_to_async(other.revoke)()
         await client.settle()
         assert client.close_code is None
@@ -443,29 +444,33 @@ async def test_two_rights_of_one_connection_end_it_by_either(app, token):
 
 async def test_an_anonymous_identity_rests_on_nothing(app):
     async with connect([]):
-        rights = get_hub().rights
+        grants = get_hub().grants
         connection = next(iter(get_hub().connections.values()))
-        rights.hold(connection, Identity(user=AnonymousUser(), token={"a": "jwt"}), rights.heard)
-        assert rights._resting == {} and rights.count() == {}
-        rights.sweep()
+        grants.add(
+            connection, Identity(user=AnonymousUser(), token={"a": "jwt"}), grants.events_seen
+        )
+        assert grants._dependent == {} and grants.count() == {}
+        grants.recheck_all()
 
 
 async def test_answers_to_a_census_are_added_up():
     async with connect([]):
-        rights = get_hub().rights
-        rights.censuses["mine"] = told = []
+        grants = get_hub().grants
+        grants.counts_asked["mine"] = told = []
         for tokens in ({"1": 2}, {"1": 1, "7": 1}):
-            rights.hear(
-                house_batch({"is": "count", "nonce": "mine", "tokens": tokens}, origin=str(tokens))
+            grants.receive(
+                control_batch(
+                    {"is": "count", "nonce": "mine", "tokens": tokens}, origin=str(tokens)
+                )
             )
         assert told == [{"1": 2}, {"1": 1, "7": 1}]
 
 
 async def test_a_connection_ends_with_its_session(user):
     async with connect([]) as client, connect([]) as other:
-        rights = get_hub().rights
+        grants = get_hub().grants
         connection = next(iter(get_hub().connections.values()))
-        rights.hold(connection, Identity(user=user, session_key="abc"), rights.heard)
+        grants.add(connection, Identity(user=user, session_key="abc"), grants.events_seen)
         disconnect_session("another")
         disconnect_session("abc")
         assert await client.closed() == 4401 and client.close_reason == "logged out"
@@ -482,22 +487,22 @@ async def test_who_comes_with_a_session_that_has_just_ended_comes_too_late(user,
         await later.settle()
         for connection, session_key in zip(connections, ("def", "abc"), strict=True):
             identity = Identity(user=user, session_key=session_key)
-            hub.rights.hold(connection, identity, hub.rights.heard)
+            hub.grants.add(connection, identity, hub.grants.events_seen)
         assert await late.closed() == 4401
         # The oldest are forgotten, for memory's sake.
-        assert list(hub.rights._ended.values()) == ["logged out"]
+        assert list(hub.grants._ended.values()) == ["logged out"]
 
 
 async def test_a_write_that_waits_for_a_lock_holds_up_no_end(app, token, user, monkeypatch):
     written = asyncio.Event()
-    real = module.run_query
+    real = rechecks.run_query
 
     async def ask(call, *args):
-        if args[0] is module.judge:
+        if args[0] is rechecks.find_invalid:
             return await real(call, *args)
         await written.wait()
 
-    monkeypatch.setattr(module, "run_query", ask)
+    monkeypatch.setattr(rechecks, "run_query", ask)
     client = await by_token(app, token[1])
     other = await by_token(app, token[1])
     user.is_active = False
@@ -512,13 +517,13 @@ async def test_a_use_that_comes_while_another_is_written_is_written_too(app, tok
     written, gate = [], asyncio.Event()
 
     async def slowly(call, *args):
-        if call is module._try_to and args[0] is not module.judge:
+        if call is rechecks._try_to and args[0] is not rechecks.find_invalid:
             written.append(args[1])
             await gate.wait()
             return None
         return [("", identity) for identity in args[1]]
 
-    monkeypatch.setattr(module, "run_query", slowly)
+    monkeypatch.setattr(rechecks, "run_query", slowly)
     first = await by_token(app, token[1])
     async with asyncio.timeout(5):
         while not written:  # noqa: ASYNC110
@@ -535,23 +540,23 @@ async def test_a_use_that_comes_while_another_is_written_is_written_too(app, tok
 
 async def test_who_was_inactive_to_begin_with_is_not_deactivated(user):
     async with connect([]) as client:
-        rights = get_hub().rights
+        grants = get_hub().grants
         connection = next(iter(get_hub().connections.values()))
         user.is_active = False
         await user.asave()
-        rights.hold(connection, Identity(user=user), rights.heard)
-        rights.sweep()
+        grants.add(connection, Identity(user=user), grants.events_seen)
+        grants.recheck_all()
         await client.settle()
         assert client.close_code is None
 
 
 async def test_what_a_replica_said_is_asked_about_again(user, monkeypatch):
     async with connect([]) as client:
-        rights = get_hub().rights
+        grants = get_hub().grants
         connection = next(iter(get_hub().connections.values()))
         monkeypatch.setattr(module, "is_read_from_a_replica", lambda user: True)
         await User.objects.aupdate(is_active=False)
-        rights.hold(connection, Identity(user=user), rights.heard)
+        grants.add(connection, Identity(user=user), grants.events_seen)
         assert await client.closed() == 4401
 
 
@@ -559,10 +564,10 @@ async def test_what_could_not_be_said_is_made_up_for_when_the_layer_is_back(app,
     async with connect([]):
         hub = get_hub()
         told = []
-        hub.tell_house = told.append
+        hub.send_control = told.append
         hub._layer_back(1.0)
         assert told == []
-        hub._publish_failed(HOUSE, house_batch(changed("user", 1)).items, PublishError("away"))
+        hub._publish_failed(CONTROL, control_batch(changed("user", 1)).items, PublishError("away"))
         hub._layer_back(1.0)
         assert told == [{"is": "sweep"}]
         hub._layer_back(1.0)
@@ -572,7 +577,7 @@ async def test_what_could_not_be_said_is_made_up_for_when_the_layer_is_back(app,
 async def test_a_sweep_that_another_process_asks_for_is_made(app, token):
     client = await by_token(app, token[1])
     await Token.objects.aupdate(revoked_at=timezone.now())
-    get_hub().rights.hear(house_batch({"is": "sweep"}))
+    get_hub().grants.receive(control_batch({"is": "sweep"}))
     assert await client.closed() == 4401
     await client.close()
 
@@ -580,7 +585,7 @@ async def test_a_sweep_that_another_process_asks_for_is_made(app, token):
 async def test_what_this_process_says_is_done_here_at_once_wherever_the_layer_is(app, token):
     client = await by_token(app, token[1])
     hub = get_hub()
-    hub.batches.put = lambda *args: None  # nothing leaves
+    hub.publish_queue.put = lambda *args: None  # nothing leaves
     await sync_to_async(token[0].revoke)()
     assert await client.closed() == 4401
     await client.close()
@@ -590,10 +595,10 @@ async def test_events_of_the_house_that_are_lost_are_no_events_of_filters(caplog
     async with connect([]):
         hub = get_hub()
         error = PublishError("the layer is away")
-        hub._publish_failed(HOUSE, house_batch(changed("user", 1)).items, error)
+        hub._publish_failed(CONTROL, control_batch(changed("user", 1)).items, error)
         assert "the layer is away" in caplog.text
 
 
 def test_events_of_the_house_are_small_and_hold_no_session_key():
-    [item] = house_batch(changed("user", 1)).items
+    [item] = control_batch(changed("user", 1)).items
     assert json.loads(item.payload) == {"is": "changed", "kind": "user", "id": "1"}

@@ -14,7 +14,8 @@ from filtered_websocket import (
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
 from filtered_websocket.hub import hub as hub_module
-from filtered_websocket.hub.hub import active_hub, get_hub
+from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.hub.registry import active_hub
 from filtered_websocket.layer.envelope import Batch, group_key, seal
 from filtered_websocket.layer.publish_queue import new_item
 from filtered_websocket.testing import connect, connect_many
@@ -121,10 +122,10 @@ async def test_what_was_published_by_who_has_left_is_still_sent_when_the_layer_i
         leaving = asyncio.ensure_future(ann.close())
         while hub.connections:  # noqa: ASYNC110 - a few turns of the loop
             await asyncio.sleep(0)
-        assert hub.batches.size == 1 and not leaving.done()
+        assert hub.publish_queue.size == 1 and not leaving.done()
         layer.away = False
         await leaving
-        assert hub.batches.size == 0 and hub.counts["publish_failed"] == 0
+        assert hub.publish_queue.size == 0 and hub.counts["publish_failed"] == 0
 
 
 async def test_a_hub_that_never_began_has_nothing_to_end():
@@ -137,7 +138,7 @@ async def test_a_process_that_only_publishes_keeps_what_it_publishes_too(layer, 
     hub = get_hub()
     layer.away = True
     done = hub.loop.create_future()
-    hub.batches.put("g", new_item("kept"), done)
+    hub.publish_queue.put("g", new_item("kept"), done)
     await hub.settled()
     layer.away = False
     await done
@@ -165,7 +166,7 @@ async def test_who_comes_while_a_hub_lingers_keeps_it(layer):
             layer.away = False
             await leaving
             await hub.release()
-            assert get_hub() is hub and hub.connections and hub.batches.size == 0
+            assert get_hub() is hub and hub.connections and hub.publish_queue.size == 0
 
 
 async def test_a_hub_that_nobody_is_connected_to_gives_up_a_layer_that_stays_away(
@@ -201,7 +202,7 @@ async def test_publishes_that_fail_are_counted_each_and_logged_seldom(layer, set
             await ann.send(str(n))
             await ann.settle()
         async with asyncio.timeout(10):
-            await get_hub().batches.sent()
+            await get_hub().publish_queue.sent()
         layer.away = False
         assert get_hub().counts["publish_failed"] == 50
     lines = [record for record in caplog.records if record.levelname == "ERROR"]
@@ -392,16 +393,16 @@ async def test_text_from_the_layer_that_is_none_leaves_nobody_deaf(layer):
 
 
 async def test_after_a_fork_no_hub_is_left():
-    from filtered_websocket.hub import hub
+    from filtered_websocket.hub import registry
 
     async with connect([]):
-        kept, active = dict(hub._hubs), hub._active
-        hub._forget()
+        kept, active = dict(registry.hubs), registry._active
+        registry._forget()
         try:
             assert active_hub() is None
         finally:
-            hub._hubs.update(kept)
-            hub._active = active
+            registry.hubs.update(kept)
+            registry._active = active
 
 
 def test_a_forked_child_has_no_hub_of_its_parents():
@@ -442,14 +443,14 @@ async def test_who_comes_while_a_hub_ends_is_neither_deaf_nor_forgotten(monkeypa
     last = await connect(app)
     ending, ended = asyncio.Event(), asyncio.Event()
     hub = get_hub()
-    real = hub.rights.stop
+    real = hub.grants.stop
 
     async def slowly():
         ending.set()
         await ended.wait()
         await real()
 
-    monkeypatch.setattr(hub.rights, "stop", slowly)
+    monkeypatch.setattr(hub.grants, "stop", slowly)
     leaving = asyncio.ensure_future(last.close())
     await ending.wait()
     ann = await connect(app)
@@ -501,8 +502,8 @@ async def test_messages_dropped_for_slow_readers_are_counted_and_logged_once(set
 async def test_what_another_thread_publishes_while_a_hub_ends_is_sent(layer):
     async with connect([]):
         hub = get_hub()
-        hub.batches.admit()
+        hub.publish_queue.admit()
         # It arrives on the loop when the last connection has left.
-        hub.loop.call_later(0.05, hub.batches.put_admitted, "g", new_item("x"))
+        hub.loop.call_later(0.05, hub.publish_queue.put_admitted, "g", new_item("x"))
     assert layer.count("send", group_key("g")) == 1
-    assert active_hub() is None and hub.batches.size == 0
+    assert active_hub() is None and hub.publish_queue.size == 0

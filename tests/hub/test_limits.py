@@ -9,7 +9,7 @@ from filtered_websocket import WebSocketConnectFilter
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub import limits
 from filtered_websocket.hub.hub import get_hub
-from filtered_websocket.logs import Seldom
+from filtered_websocket.logs import LogThrottle
 from filtered_websocket.testing import connect
 
 from ..connections.test_connection import message_filter
@@ -157,7 +157,7 @@ async def test_a_connection_knows_its_address_and_its_users_id(settings, django_
 
 async def test_a_process_that_may_open_too_few_files_says_so_once(settings, monkeypatch, caplog):
     settings.FILTERED_WEBSOCKET = {"MAX_CONNECTIONS": 1000}
-    monkeypatch.setattr(limits, "_seldom", Seldom())
+    monkeypatch.setattr(limits, "_throttle", LogThrottle())
     monkeypatch.setattr(limits.resource, "getrlimit", lambda what: (64, 64))
     for _ in range(2):
         async with connect([]):

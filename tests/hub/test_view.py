@@ -4,7 +4,7 @@ from channels.layers import get_channel_layer
 
 from filtered_websocket import Drop, WebSocketGroupFilter, WebSocketMessageFilter
 from filtered_websocket.consumers import FilteredWebSocketConsumer
-from filtered_websocket.hub.view import MAX_RUN
+from filtered_websocket.hub.fan_out import MAX_RUN
 from filtered_websocket.layer.envelope import Batch, group_key, seal
 from filtered_websocket.layer.publish_queue import new_item
 from filtered_websocket.testing import connect

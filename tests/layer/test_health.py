@@ -7,7 +7,8 @@ import weakref
 import pytest
 
 from filtered_websocket.layer import health
-from filtered_websocket.layer.health import Outages, Probes
+from filtered_websocket.layer.health import Health
+from filtered_websocket.layer.probes import Probes
 
 from .test_link import House, Layer, house_is_listening
 
@@ -26,7 +27,7 @@ class Away:
         self.story = []
         self.tasks = []
         self.told = asyncio.Event()
-        self.outages = Outages(self.probe, self.rejoin, self.lost, self.back, self.spawn)
+        self.outages = Health(self.probe, self.rejoin, self.lost, self.back, self.spawn)
 
     async def probe(self):
         answer = self.answers.pop(0) if self.answers else None
@@ -121,7 +122,7 @@ async def test_nobody_else_probes_while_the_layer_is_away(monkeypatch):
 
 async def test_who_is_told_may_fail_and_after_the_end_nobody_is():
     away = Away()
-    tell = Outages(away.probe, away.rejoin, lambda error: 1 / 0, away.back, away.spawn)
+    tell = Health(away.probe, away.rejoin, lambda error: 1 / 0, away.back, away.spawn)
     with pytest.raises(ZeroDivisionError):
         tell.lose(OSError())
     await away.until("back")

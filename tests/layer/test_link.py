@@ -70,11 +70,11 @@ class House:
 
     def __init__(self, layer):
         self.layer = layer
-        self.batches, self.lost, self.back, self.bad, self.late = [], [], [], [], []
+        self.publish_queue, self.lost, self.back, self.bad, self.late = [], [], [], [], []
         self.told = asyncio.Event()
         self.link = LayerLink(
             layer,
-            self._note(self.batches),
+            self._note(self.publish_queue),
             self._note(self.lost),
             self._note(self.back),
             self._note(self.bad),
@@ -118,8 +118,8 @@ async def test_a_wanted_group_is_joined_once_and_heard():
         assert all(joined) and house.link.is_joined("fws.g.x")
         assert house.layer.count("add", "fws.g.x") == 1
         await house.link.send(BATCH)
-        await house.until(lambda: house.batches)
-        assert house.batches == [BATCH]
+        await house.until(lambda: house.publish_queue)
+        assert house.publish_queue == [BATCH]
         assert await house.link.joined("fws.g.x")
     assert house.layer.groups == {}
 
@@ -146,7 +146,7 @@ async def test_leaving_while_a_join_is_under_way_does_not_leave_a_member_deaf():
         house.link.want("fws.g.x")  # the discard is in flight now
         assert await house.link.joined("fws.g.x")
         await house.link.send(BATCH)
-        await house.until(lambda: house.batches)
+        await house.until(lambda: house.publish_queue)
 
 
 async def test_a_join_that_takes_too_long_answers_false_and_happens_later(settings):
@@ -206,7 +206,7 @@ async def test_a_layer_that_went_and_came_is_told_once_each_and_joined_again(cap
         assert len(house.lost) == len(house.back) == 1 and house.back[0] > 0
         assert await house.link.joined("fws.g.x")
         await house.link.send(BATCH)
-        await house.until(lambda: house.batches)
+        await house.until(lambda: house.publish_queue)
 
 
 async def test_a_group_left_while_the_layer_was_away_is_left_when_it_is_back():
@@ -270,7 +270,7 @@ async def test_no_error_of_the_layer_ends_the_listener():
         assert await house.link.joined("fws.g.x")
         for _ in range(4):
             await house.link.send(BATCH)
-        await house.until(lambda: len(house.batches) == 4)
+        await house.until(lambda: len(house.publish_queue) == 4)
         assert len(house.bad) == 2 and len(house.lost) == 1
         await house.until(lambda: house.back)
 
@@ -284,7 +284,7 @@ async def test_no_error_of_the_hub_ends_the_listener(caplog):
         assert await house.link.round_trip()
         house.link._on_batch = deliver
         await house.link.send(BATCH._replace(key="fws.g.first"))
-        await house.until(lambda: house.batches)
+        await house.until(lambda: house.publish_queue)
     assert caplog.text.count("cannot hand on what the channel layer brought") == 1
     assert "ZeroDivisionError" in caplog.text and house.lost == []
 
@@ -295,7 +295,7 @@ async def test_what_is_no_envelope_is_skipped(message):
         assert await house_is_listening(house)
         await house.layer.group_send("fws.g.first", message)
         await house.layer.group_send("fws.g.first", seal(BATCH))
-        await house.until(lambda: house.batches)
+        await house.until(lambda: house.publish_queue)
         assert len(house.bad) == (0 if "probe" in message else 1)
 
 

@@ -10,7 +10,7 @@ import pytest
 from filtered_websocket import PublishError
 from filtered_websocket.layer import publish_queue
 from filtered_websocket.layer.envelope import group_key
-from filtered_websocket.layer.publish_queue import MAX_BATCH, MAX_SENDS, Batches, new_item
+from filtered_websocket.layer.publish_queue import MAX_BATCH, MAX_SENDS, PublishQueue, new_item
 
 
 class Layer:
@@ -23,7 +23,7 @@ class Layer:
         self.back = asyncio.Event()
         self.back.set()
         self.told = asyncio.Event()
-        self.batches = Batches(self.send, self.there, self.fail)
+        self.publish_queue = PublishQueue(self.send, self.there, self.fail)
 
     def fail(self, *args):
         self.failed.append(args)
@@ -56,38 +56,38 @@ def payloads(batch):
 async def test_what_is_published_while_a_send_is_in_flight_leaves_together():
     layer = Layer()
     layer.gate.clear()
-    layer.batches.put("g", new_item("1"))
+    layer.publish_queue.put("g", new_item("1"))
     await asyncio.sleep(0)
-    layer.batches.put("g", new_item("2"))
-    layer.batches.put("g", new_item("3"))
-    layer.batches.put("h", new_item("4"))
+    layer.publish_queue.put("g", new_item("2"))
+    layer.publish_queue.put("g", new_item("3"))
+    layer.publish_queue.put("h", new_item("4"))
     await asyncio.sleep(0)
     assert [payloads(batch) for batch in layer.sent] == [[b"1"], [b"4"]]
     layer.gate.set()
-    await layer.batches.sent()
+    await layer.publish_queue.sent()
     assert [payloads(batch) for batch in layer.sent] == [[b"1"], [b"4"], [b"2", b"3"]]
     assert [batch.first for batch in layer.sent] == [0, 0, 1]
-    assert layer.sent[0].key == group_key("g") and layer.batches.size == 0
+    assert layer.sent[0].key == group_key("g") and layer.publish_queue.size == 0
 
 
 async def test_a_publish_that_is_captured_is_sent_too(monkeypatch):
     seen = []
     monkeypatch.setattr(publish_queue, "captures", [lambda *call: seen.append(call)])
     layer, item = Layer(), new_item("1")
-    layer.batches.put("g", item)
-    await layer.batches.sent()
+    layer.publish_queue.put("g", item)
+    await layer.publish_queue.sent()
     assert seen == [("g", item)] and len(layer.sent) == 1
 
 
 async def test_a_batch_is_bounded_in_messages_and_bytes():
     layer = Layer()
     for _ in range(MAX_BATCH + 1):
-        layer.batches.put("g", new_item("x"))
+        layer.publish_queue.put("g", new_item("x"))
     for _ in range(6):
-        layer.batches.put("h", new_item("x" * 262_144))
+        layer.publish_queue.put("h", new_item("x" * 262_144))
     for _ in range(6):
-        layer.batches.put("i", new_item("x" * 70_000))
-    await layer.batches.sent()
+        layer.publish_queue.put("i", new_item("x" * 70_000))
+    await layer.publish_queue.sent()
     sizes = {}
     for batch in layer.sent:
         sizes.setdefault(batch.key, []).append(len(batch.items))
@@ -104,18 +104,18 @@ async def test_a_batch_that_no_layer_would_take_is_told_and_not_sent_again():
     done = asyncio.get_running_loop().create_future()
     given_up = asyncio.get_running_loop().create_future()
     given_up.cancel()
-    layer.batches.put("g", new_item("1"))
-    layer.batches.put("g", new_item("2"), done)
-    layer.batches.put("g", new_item("3"), given_up)
-    await layer.batches.sent()
+    layer.publish_queue.put("g", new_item("1"))
+    layer.publish_queue.put("g", new_item("2"), done)
+    layer.publish_queue.put("g", new_item("3"), given_up)
+    await layer.publish_queue.sent()
     with pytest.raises(PublishError, match="no envelope"):
         await done
     [(group, items, error)] = layer.failed
     assert group == "g" and [item.payload for item in items] == [b"1"]
     assert isinstance(error.__cause__, ValueError)
     layer.error = None
-    layer.batches.put("g", new_item("4"))
-    await layer.batches.sent()
+    layer.publish_queue.put("g", new_item("4"))
+    await layer.publish_queue.sent()
     assert payloads(layer.sent[-1]) == [b"4"] and layer.sent[-1].first == 3
 
 
@@ -123,10 +123,10 @@ async def test_who_waits_for_its_message_is_the_only_one_told():
     layer = Layer()
     layer.error = ValueError()
     done = asyncio.get_running_loop().create_future()
-    layer.batches.put("g", new_item("1"), done)
+    layer.publish_queue.put("g", new_item("1"), done)
     with pytest.raises(PublishError):
         await done
-    await layer.batches.sent()
+    await layer.publish_queue.sent()
     assert layer.failed == []
 
 
@@ -134,18 +134,18 @@ async def test_apublish_is_told_when_the_layer_has_it():
     layer = Layer()
     done, given_up = (asyncio.get_running_loop().create_future() for _ in range(2))
     given_up.cancel()
-    layer.batches.put("g", new_item("1"), done)
-    layer.batches.put("g", new_item("1"), given_up)
+    layer.publish_queue.put("g", new_item("1"), done)
+    layer.publish_queue.put("g", new_item("1"), given_up)
     await done
-    await layer.batches.sent()
+    await layer.publish_queue.sent()
 
 
 async def test_what_waits_too_long_fails(settings):
     settings.FILTERED_WEBSOCKET = {"PUBLISH_MAX_AGE": 1e-9}
     layer = Layer()
-    layer.batches.put("g", new_item("1"))
-    await layer.batches.sent()
-    assert layer.sent == [] and layer.batches.size == 0
+    layer.publish_queue.put("g", new_item("1"))
+    await layer.publish_queue.sent()
+    assert layer.sent == [] and layer.publish_queue.size == 0
     assert "waited over" in str(layer.failed[0][2])
 
 
@@ -153,12 +153,12 @@ async def test_what_is_published_while_the_layer_is_away_is_kept_and_sent_in_ord
     layer = Layer()
     layer.back.clear()
     for word in "123":
-        layer.batches.put("g", new_item(word))
+        layer.publish_queue.put("g", new_item(word))
         await asyncio.sleep(0)
-    await layer.batches.settled()
-    assert layer.batches.is_settled and layer.sent == [] and layer.batches.size == 3
+    await layer.publish_queue.settled()
+    assert layer.publish_queue.is_settled and layer.sent == [] and layer.publish_queue.size == 3
     layer.back.set()
-    await layer.batches.sent()
+    await layer.publish_queue.sent()
     assert [payloads(batch) for batch in layer.sent] == [[b"1", b"2", b"3"]]
     assert layer.failed == []
 
@@ -167,15 +167,15 @@ async def test_a_batch_that_may_have_arrived_is_sent_again_with_its_numbers_befo
     layer = Layer()
     layer.error = TimeoutError()
     layer.gate.clear()
-    layer.batches.put("g", new_item("1"))
+    layer.publish_queue.put("g", new_item("1"))
     await until(lambda: layer.sent)
     layer.back.clear()
     layer.gate.set()
-    layer.batches.put("g", new_item("2"))
-    await layer.batches.settled()
+    layer.publish_queue.put("g", new_item("2"))
+    await layer.publish_queue.settled()
     layer.error = None
     layer.back.set()
-    await layer.batches.sent()
+    await layer.publish_queue.sent()
     assert [payloads(batch) for batch in layer.sent] == [[b"1"], [b"1"], [b"2"]]
     assert layer.sent[0] == layer.sent[1] and layer.sent[2].first == 1
     assert layer.failed == []
@@ -184,8 +184,8 @@ async def test_a_batch_that_may_have_arrived_is_sent_again_with_its_numbers_befo
 async def test_a_batch_that_the_layer_fails_again_and_again_is_given_up():
     layer = Layer()
     layer.error = ConnectionError("flapping")
-    layer.batches.put("g", new_item("1"))
-    await layer.batches.sent()
+    layer.publish_queue.put("g", new_item("1"))
+    await layer.publish_queue.sent()
     assert len(layer.sent) == MAX_SENDS and len(layer.failed) == 1
 
 
@@ -194,15 +194,15 @@ async def test_what_grows_too_old_while_the_layer_is_away_fails_without_it(setti
     layer = Layer()
     layer.back.clear()
     for word in "12":
-        layer.batches.put("g", new_item(word))
-    await layer.batches.settled()
+        layer.publish_queue.put("g", new_item(word))
+    await layer.publish_queue.settled()
     async with asyncio.timeout(10):
         await layer.told.wait()
-        await layer.batches.sent()
+        await layer.publish_queue.sent()
     assert [len(items) for _, items, _ in layer.failed] == [2]
     layer.back.set()
-    layer.batches.put("g", new_item("3"))
-    await layer.batches.sent()
+    layer.publish_queue.put("g", new_item("3"))
+    await layer.publish_queue.sent()
     # They had no number yet: receivers miss none.
     assert [batch.first for batch in layer.sent] == [0]
 
@@ -212,32 +212,32 @@ async def test_a_batch_that_was_sent_grows_too_old_too(settings):
     layer = Layer()
     layer.error = ConnectionError("reset")
     layer.gate.clear()
-    layer.batches.put("g", new_item("1"))
+    layer.publish_queue.put("g", new_item("1"))
     await until(lambda: layer.sent)
     layer.back.clear()
     layer.gate.set()
     async with asyncio.timeout(10):
-        await layer.batches.sent()
+        await layer.publish_queue.sent()
     assert "reset" in str(layer.failed[0][2]) and len(layer.sent) == 1
 
 
 async def test_what_is_given_up_is_told_to_its_publishers():
     layer = Layer()
     layer.gate.clear()
-    layer.batches.put("g", new_item("in flight"))
+    layer.publish_queue.put("g", new_item("in flight"))
     await until(lambda: layer.sent)
     done = asyncio.get_running_loop().create_future()
-    layer.batches.put("g", new_item("behind"), done)
-    layer.batches.put("h", new_item("not begun"))
-    await layer.batches.give_up()
+    layer.publish_queue.put("g", new_item("behind"), done)
+    layer.publish_queue.put("h", new_item("not begun"))
+    await layer.publish_queue.give_up()
     assert [len(items) for _, items, _ in layer.failed] == [1, 1]
     with pytest.raises(PublishError, match="1 messages to 'g' were not sent"):
         await done
-    assert layer.batches.size == 0 and layer.batches.is_settled
-    await layer.batches.give_up()
+    assert layer.publish_queue.size == 0 and layer.publish_queue.is_settled
+    await layer.publish_queue.give_up()
     layer.gate.set()
-    layer.batches.put("g", new_item("again"))
-    await layer.batches.sent()
+    layer.publish_queue.put("g", new_item("again"))
+    await layer.publish_queue.sent()
     assert payloads(layer.sent[-1]) == [b"again"] and layer.sent[-1].first == 1
 
 
@@ -246,19 +246,19 @@ async def test_the_queue_is_bounded_and_tells_when_there_is_room(settings):
     layer = Layer()
     layer.gate.clear()
     for _ in range(4):
-        layer.batches.admit()
-        layer.batches.put_admitted("g", new_item("x"))
+        layer.publish_queue.admit()
+        layer.publish_queue.put_admitted("g", new_item("x"))
         await asyncio.sleep(0)  # the first leaves alone
-    assert layer.batches.crowded
+    assert layer.publish_queue.crowded
     with pytest.raises(PublishError, match="the publish queue is full"):
-        layer.batches.check_room()
-    room = asyncio.ensure_future(layer.batches.room())
+        layer.publish_queue.check_room()
+    room = asyncio.ensure_future(layer.publish_queue.room())
     await asyncio.sleep(0)
     assert not room.done()
     layer.gate.set()
     await room
-    assert not layer.batches.crowded
-    await layer.batches.sent()
+    assert not layer.publish_queue.crowded
+    await layer.publish_queue.sent()
 
 
 async def test_many_threads_do_not_find_the_last_place(settings):
@@ -267,34 +267,34 @@ async def test_many_threads_do_not_find_the_last_place(settings):
 
     def publish():
         try:
-            layer.batches.admit()
+            layer.publish_queue.admit()
         except PublishError as error:
             refused.append(error)
         else:
-            loop.call_soon_threadsafe(layer.batches.put_admitted, "g", new_item("x"))
+            loop.call_soon_threadsafe(layer.publish_queue.put_admitted, "g", new_item("x"))
 
     threads = [threading.Thread(target=publish) for _ in range(50)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert layer.batches.size == 10 and len(refused) == 40
+    assert layer.publish_queue.size == 10 and len(refused) == 40
     await until(lambda: layer.sent)
-    await layer.batches.sent()
-    assert sum(len(batch.items) for batch in layer.sent) == 10 and layer.batches.size == 0
+    await layer.publish_queue.sent()
+    assert sum(len(batch.items) for batch in layer.sent) == 10 and layer.publish_queue.size == 0
 
 
 async def test_a_bound_that_is_lowered_while_messages_wait_holds_at_once(settings):
     layer = Layer()
     layer.gate.clear()
-    layer.batches.put("g", new_item("1"))
-    layer.batches.check_room()
+    layer.publish_queue.put("g", new_item("1"))
+    layer.publish_queue.check_room()
     settings.FILTERED_WEBSOCKET = {"PUBLISH_QUEUE": 1}
     with pytest.raises(PublishError, match="the publish queue is full"):
-        layer.batches.check_room()
+        layer.publish_queue.check_room()
     layer.gate.set()
-    await layer.batches.sent()
-    layer.batches.check_room()
+    await layer.publish_queue.sent()
+    layer.publish_queue.check_room()
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ async def test_a_cancellation_inside_the_layer_does_not_end_the_subscriber():
 async def test_a_group_left_while_it_is_joined_again_is_left():
     async with House(Layer()) as house:
         assert await house_is_listening(house)
-        house.link._memberships.rejoin()
+        house.link._subscriptions.rejoin()
         house.link.unwant("fws.g.first")
         house.link.want("fws.g.x")
         assert await house.link.joined("fws.g.x")

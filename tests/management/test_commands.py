@@ -8,7 +8,7 @@ from django.test import Client
 from django.urls import reverse
 
 from filtered_websocket.consumers import FilteredWebSocketConsumer
-from filtered_websocket.pipelines import pipeline
+from filtered_websocket.pipelines import route as routes
 
 
 def output(*command):
@@ -41,7 +41,7 @@ def test_filters_says_what_is_wrong_with_a_pipeline(settings):
 
 
 def test_filters_without_routes_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(pipeline, "_routes", set())
+    monkeypatch.setattr(routes, "_routes", set())
     with pytest.raises(CommandError, match="no WebSocket routes"):
         output("filters")
 

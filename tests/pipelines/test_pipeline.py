@@ -11,7 +11,8 @@ from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.exceptions import FilterError
 from filtered_websocket.pipelines.entries import PipelineError, entry_name, load_entry
 from filtered_websocket.pipelines.options import describe, fits
-from filtered_websocket.pipelines.pipeline import Pipeline, Route
+from filtered_websocket.pipelines.pipeline import Pipeline
+from filtered_websocket.pipelines.route import Route
 
 from .. import examples
 from ..lone_filter import Pop

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from filtered_websocket.server import output
-from filtered_websocket.server.output import PatientStream, patient_output
+from filtered_websocket.server.output import BufferedStream, buffered_output
 
 
 class Pipe:
@@ -19,7 +19,7 @@ class Pipe:
 
     def __init__(self):
         self.read_end, self.write_end = os.pipe()
-        self.stream = PatientStream(self, "a pipe")
+        self.stream = BufferedStream(self, "a pipe")
 
     def fileno(self):
         return self.write_end
@@ -99,11 +99,11 @@ def test_output_that_is_no_file_stays_as_it_is(monkeypatch, pipe):
     text = io.StringIO()
     monkeypatch.setattr(sys, "stdout", text)
     monkeypatch.setattr(sys, "stderr", None)
-    with patient_output():
+    with buffered_output():
         assert sys.stdout is text and sys.stderr is None
     monkeypatch.setattr(sys, "stdout", pipe)
-    with patient_output():
-        assert isinstance(sys.stdout, PatientStream)
+    with buffered_output():
+        assert isinstance(sys.stdout, BufferedStream)
         print("printed")
     assert sys.stdout is pipe and pipe.read(8) == b"printed\n"
 

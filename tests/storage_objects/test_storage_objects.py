@@ -11,7 +11,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from filtered_websocket import storage_objects
-from filtered_websocket.hub import hub as hub_module
+from filtered_websocket.hub import events
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.storage_objects import default_options, get_storage_object, storage_class
 from filtered_websocket.storage_objects import redis as redis_module
@@ -304,7 +304,7 @@ async def test_a_url_may_ask_redis_py_to_decode(valkey):
 
 
 async def test_a_storage_object_that_fails_to_listen_is_asked_again(monkeypatch, caplog):
-    monkeypatch.setattr(hub_module, "LISTEN_AGAIN", 0)
+    monkeypatch.setattr(events, "LISTEN_AGAIN", 0)
     connected = asyncio.Event()
 
     class Failing(Derived):

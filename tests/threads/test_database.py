@@ -7,7 +7,7 @@ import time
 import pytest
 
 from filtered_websocket.threads import blocking, database
-from filtered_websocket.threads.database import patience, run_query
+from filtered_websocket.threads.database import run_query, time_limit
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ async def test_what_a_question_raises_is_told_and_the_next_is_asked(closings):
 
 
 class Line:
-    """Questions that wait, and are answered as often as somebody looks."""
+    """QueryQueue that wait, and are answered as often as somebody looks."""
 
     def __init__(self, wait, moves):
         self.wait = wait
@@ -86,27 +86,27 @@ class Line:
 
 @pytest.mark.parametrize("line", [Line(True, False), Line(False, True)])
 async def test_who_waits_for_nobody_or_for_ever_is_told_in_time(monkeypatch, line):
-    monkeypatch.setattr(database, "_questions", line)
+    monkeypatch.setattr(database, "_queue_of_queries", line)
     with pytest.raises(TimeoutError):
-        async with patience(0.01):
+        async with time_limit(0.01):
             await asyncio.Event().wait()
     # Whatever is caught, no more looks come.
-    async with patience(0.01):
+    async with time_limit(0.01):
         pass
 
 
 async def test_who_waits_in_a_line_that_moves_has_more_time_and_not_for_ever(monkeypatch):
-    monkeypatch.setattr(database, "_questions", Line(True, True))
+    monkeypatch.setattr(database, "_queue_of_queries", Line(True, True))
     begin = time.monotonic()
     with pytest.raises(TimeoutError):
-        async with patience(0.05):
+        async with time_limit(0.05):
             await asyncio.Event().wait()
     assert time.monotonic() - begin > 0.05 * (1 + 0.9 * (database.ANEW - 1))
 
 
 async def test_answers_are_counted_and_who_waits_is_seen(monkeypatch, closings):
     monkeypatch.setattr(database, "QUERY_THREADS", 1)
-    line, gate = database.Questions(), threading.Event()
+    line, gate = database.QueryQueue(), threading.Event()
     first = asyncio.wrap_future(line.put(gate.wait))
     second = asyncio.wrap_future(line.put(lambda: line.wait))
     assert line.wait and line.answered == 0

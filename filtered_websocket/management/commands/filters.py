@@ -6,7 +6,7 @@ from channels.routing import get_default_application
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 
-from ...pipelines.pipeline import Route, known_routes
+from ...pipelines.route import Route, known_routes
 
 
 def _routes() -> list[Route]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from django.http import JsonResponse
 from django.urls import path
 
-from filtered_websocket.hub.hub import active_hub
+from filtered_websocket.hub.registry import active_hub
 from filtered_websocket.views import ready
 
 PAGE = os.sysconf("SC_PAGE_SIZE")

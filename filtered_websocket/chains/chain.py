@@ -1,0 +1,97 @@
+"""The filters of one server event, in order, and how an event goes through them."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from ..exceptions import Close, Drop, FilterError
+from ..threads.blocking import run_blocking
+from .stage import FilterClass, as_bytearray, make_stage
+
+
+class Chain:
+    """
+    Filters in order, ready to run.
+
+    An exception of a filter other than ``Drop`` and ``Close`` comes out as
+    :exc:`~filtered_websocket.exceptions.FilterError`, which names the filter. So does an
+    async filter that takes longer than ``timeout`` seconds, where that is given.
+    """
+
+    __slots__ = ("_bytes", "awaits", "filters", "name", "stages")
+
+    def __init__(
+        self,
+        name: str,
+        filters: "Iterable[type[FilterClass]]" = (),
+        *,
+        bytes_only: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        self.name = name
+        self.filters = tuple(filters)
+        self.stages = tuple(make_stage(cls, timeout) for cls in self.filters)
+        #: Whether a stage must be awaited: only then is :meth:`run` refused.
+        self.awaits = any(stage.is_async or stage.blocking for stage in self.stages)
+        self._bytes = bytes_only
+
+    def __bool__(self) -> bool:
+        return bool(self.stages)
+
+    def run(self, instance: Any, data: Any = None) -> Any:
+        """Pipe ``data`` through on this thread; async filters are a RuntimeError."""
+        path = ""
+        try:
+            for call, path, is_async, _ in self.stages:  # noqa: B007 - named below
+                if is_async:
+                    raise RuntimeError(
+                        f"a filter in {self.name} awaits: use 'await {self.name}.arun()'"
+                    )
+                result = call(instance, data)
+                if result is not None:
+                    if hasattr(result, "__await__"):
+                        getattr(result, "close", str)()
+                        raise TypeError(f"it returned {result!r:.80}: write it as 'async def'")
+                    data = as_bytearray(result) if self._bytes else result
+        except (Drop, Close):
+            raise
+        except (Exception, asyncio.CancelledError) as error:
+            # Nothing awaits here: what was cancelled is none of this task's.
+            raise FilterError(path) from error
+        return data
+
+    async def arun(self, instance: Any, data: Any = None) -> Any:
+        """Pipe ``data`` through, awaiting what awaits, blocking filters in a thread."""
+        path = ""
+        try:
+            for call, path, is_async, blocking in self.stages:  # noqa: B007 - named below
+                if is_async:
+                    result = await call(instance, data)
+                elif blocking:
+                    result = await run_blocking(call, instance, data)
+                else:
+                    result = call(instance, data)
+                if hasattr(result, "__await__"):
+                    # It awaits and does not look like it: some decorator's work.
+                    result = await result
+                if result is not None:
+                    data = as_bytearray(result) if self._bytes else result
+        except (Drop, Close):
+            raise
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
+            raise FilterError(path) from error
+        return data
+
+    async def pipe(self, instance: Any, data: Any = None) -> Any:
+        """:meth:`arun` where a filter awaits, else :meth:`run`, which costs less."""
+        if self.awaits:
+            return await self.arun(instance, data)
+        return self.run(instance, data)
+
+
+def _is_cancelled() -> bool:
+    """Whether this task is cancelled; else a filter awaited what is."""
+    task = asyncio.current_task()
+    return task is None or bool(task.cancelling())

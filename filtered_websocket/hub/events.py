@@ -1,0 +1,92 @@
+"""
+What happens to a hub: counted, logged now and then, and handed to the consumer chains.
+
+Events come from the channel layer (lost, back, a gap), from publishing (failed) and from
+the storage object (Redis pub/sub).
+"""
+
+import asyncio
+from collections import Counter
+from typing import Any, Protocol
+
+from ..exceptions import PublishError
+from ..layer.envelope import Item
+from ..logs import LogThrottle, get_logger
+from ..pipelines.pipeline import Pipeline
+from ..pipelines.route import known_routes
+
+logger = get_logger(__name__)
+
+#: Pause before a storage object that failed is asked to listen again, seconds.
+LISTEN_AGAIN = 1.0
+
+
+class View(Protocol):
+    """The part of a hub's view that is used here."""
+
+    def post(self, event: Any) -> None: ...
+
+
+class Host(Protocol):
+    """The part of a hub that is used here."""
+
+    counts: Counter[str]
+
+    def view(self, pipeline: Pipeline) -> View: ...
+
+
+class Events:
+    """Belongs to the hub's event loop."""
+
+    def __init__(self, hub: Host) -> None:
+        self._hub = hub
+        self._throttle = LogThrottle()
+
+    def post(self, kind: str, data: Any) -> None:
+        """Hand an event of this package to the consumer chain of every pipeline."""
+        self.hand_over({"type": kind, "data": data})
+
+    def hand_over(self, event: Any) -> None:
+        """Hand any event to the consumer chain of every pipeline."""
+        for pipeline in {route.built for route in known_routes()}:
+            if pipeline is not None and pipeline.consumer:
+                # A copy for each: a filter of one pipeline may change it.
+                own = dict(event) if isinstance(event, dict) else event
+                self._hub.view(pipeline).post(own)
+
+    def gap(self, group: str, origin: str | None, missed: int | None) -> None:
+        """Messages of ``group`` were missed; None where it is not known how many."""
+        self.post("gap", {"origin": origin, "missed": missed, "group": group})
+
+    async def listen(self, storage: Any) -> None:
+        """Hand over what a storage object receives; whatever it raises, ask it again."""
+        while True:
+            try:
+                async for event in storage.listen():
+                    self.hand_over(event)
+                return
+            except Exception:
+                if self._throttle.note("listen"):
+                    logger.exception("%s failed to listen", type(storage).__module__)
+            await asyncio.sleep(LISTEN_AGAIN)
+
+    def bad_envelope(self, error: Exception) -> None:
+        """Something on the channel layer is no envelope of this package."""
+        self._hub.counts["bad_envelope"] += 1
+        if self._throttle.note("bad_envelope"):
+            logger.warning("skipped what is no envelope of ours on the channel layer: %r", error)
+
+    def publish_failed(self, items: list[Item], error: PublishError) -> None:
+        """Messages were queued and could not be sent."""
+        self._hub.counts["publish_failed"] += len(items)
+        if self._throttle.note("publish_failed"):
+            logger.error("%s (%d messages so far)", error, self._hub.counts["publish_failed"])
+
+    def message_dropped(self) -> None:
+        """``SLOW_READER`` dropped a message on its way to one connection."""
+        self._hub.counts["dropped"] += 1
+        if self._throttle.note("dropped"):
+            logger.warning(
+                "dropped messages to clients that read too slowly (%d so far)",
+                self._hub.counts["dropped"],
+            )

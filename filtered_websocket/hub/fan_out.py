@@ -1,0 +1,82 @@
+"""
+From one message to the sockets of many members: encoded once, written to each.
+
+Writing never raises, never waits and never removes a member: see ``transports``.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..codecs.frames import Bundle, Frame, to_frame
+from ..conf import conf
+from ..connections.connection import Connection
+from ..layer.envelope import EXCLUDE, Item
+from ..types import Codec
+
+#: About the most bytes of messages that are written as one.
+MAX_RUN = 65_536
+
+
+def make_frame(
+    message: Any, codec: Codec | None, meta: Mapping[str, Any], text: bool | None
+) -> Frame:
+    """
+    The frame that every member gets.
+
+    :exc:`ValueError` for one over ``MAX_MESSAGE_SIZE``: a server may end the connection
+    of every member to whom it is sent.
+    """
+    frame = to_frame(message, codec, meta, text)
+    if frame.longest > MAX_RUN and frame.longest > conf.MAX_MESSAGE_SIZE:
+        raise ValueError(
+            f"a message to a group has grown to {frame.longest} bytes:"
+            f" MAX_MESSAGE_SIZE is {conf.MAX_MESSAGE_SIZE}"
+        )
+    return frame
+
+
+def write(
+    members: Mapping[str, Connection], frame: Frame | Bundle, exclude: Collection[str]
+) -> None:
+    """Write one frame to all members but those whose ids are in ``exclude``."""
+    for key, member in members.items():
+        if key not in exclude:
+            member.transport.write(frame)
+
+
+def write_items(members: Mapping[str, Connection], items: Sequence[Item]) -> None:
+    """
+    Write messages that neither a group chain nor a codec looks at: one write per member,
+    not one per message.
+    """
+    for run in _runs(items):
+        _write_run(members, run)
+
+
+def _write_run(members: Mapping[str, Connection], items: Sequence[Item]) -> None:
+    contents = [(item.payload, item.kind != "b") for item in items]
+    exclude = [item.meta.get(EXCLUDE, ()) for item in items]
+    if len(contents) == 1:
+        write(members, Frame(*contents[0]), exclude[0])
+        return
+    some = frozenset().union(*exclude)
+    write(members, Bundle(contents), some)
+    for key in some & members.keys():
+        pairs = zip(contents, exclude, strict=True)
+        rest = [content for content, left_out in pairs if key not in left_out]
+        if rest:
+            members[key].transport.write(Bundle(rest))
+
+
+def _runs(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """``items`` in their order, as many together as may be written as one."""
+    run: list[Item] = []
+    size = 0
+    for item in items:
+        if run and size + len(item.payload) > MAX_RUN:
+            yield run
+            run, size = [], 0
+        run.append(item)
+        size += len(item.payload)
+    if run:
+        yield run

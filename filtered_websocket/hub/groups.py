@@ -1,0 +1,128 @@
+"""
+The groups that connections of this process are in, pipeline by pipeline.
+
+Joining and leaving are decided here, at once; the channel layer's subscriptions follow.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from collections.abc import Sequence as Items
+from typing import Protocol
+
+from ..connections.connection import Connection
+from ..layer.envelope import Batch, Item, Sequence, group_key
+from ..layer.link import Link
+from .events import Events
+
+
+class View(Protocol):
+    """The part of a hub's view that its groups use."""
+
+    def deliver(self, group: str, items: Items[Item]) -> None: ...
+
+
+class Host(Protocol):
+    """The part of a hub that its groups use."""
+
+    connections: dict[str, Connection]
+    counts: Counter[str]
+    events: Events
+
+    @property
+    def link(self) -> Link: ...
+
+
+class Group:
+    """The members of one group in this process, pipeline by pipeline."""
+
+    __slots__ = ("key", "members", "name", "sequence")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.key = group_key(name)
+        self.members: dict[View, dict[str, Connection]] = {}
+        self.sequence = Sequence()
+
+
+class Groups:
+    """Belongs to the hub's event loop."""
+
+    def __init__(self, hub: Host) -> None:
+        self._hub = hub
+        self._by_name: dict[str, Group] = {}
+        self._by_key: dict[str, Group] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of every group that has members here."""
+        return tuple(self._by_name)
+
+    def names_of(self, view: View) -> frozenset[str]:
+        """Of the groups that one pipeline has members of here."""
+        return frozenset(name for name, group in self._by_name.items() if view in group.members)
+
+    def members(self, view: View, name: str) -> Mapping[str, Connection]:
+        """Id -> connection: the members of one pipeline, in this process."""
+        group = self._by_name.get(name)
+        return {} if group is None else group.members.get(view, {})
+
+    async def join(self, connection: Connection, view: View, name: str) -> bool:
+        """
+        Make ``connection`` a member; a connection that has ended does not become one.
+
+        Returns whether the layer's subscription stands. Where it does not yet, the
+        connection is a member all the same, and hears the group once it stands.
+        """
+        link = self._hub.link
+        if connection.id not in self._hub.connections:
+            return False
+        group = self._by_name.get(name)
+        if group is None:
+            group = self._by_name[name] = Group(name)
+            self._by_key[group.key] = group
+            link.want(group.key)
+        group.members.setdefault(view, {})[connection.id] = connection
+        connection.joined.add(name)
+        return link.is_joined(group.key) or await link.joined(group.key)
+
+    def leave(self, connection: Connection, view: View, name: str) -> None:
+        """At once; the hub's own task unsubscribes where this was the last member."""
+        group = self._by_name.get(name)
+        if group is None or name not in connection.joined:
+            return
+        connection.joined.discard(name)
+        members = group.members[view]
+        del members[connection.id]
+        if not members:
+            del group.members[view]
+        if not group.members:
+            del self._by_name[name]
+            del self._by_key[group.key]
+            self._hub.link.unwant(group.key)
+
+    def clear(self) -> None:
+        """Forget all, when the hub ends."""
+        self._by_name.clear()
+        self._by_key.clear()
+
+    def deliver(self, batch: Batch) -> None:
+        """Hand a batch to every pipeline with members; a repeated one is counted and dropped."""
+        group = self._by_key.get(batch.key)
+        if group is None:
+            return
+        missed = group.sequence.note(batch)
+        if missed is None:
+            self._hub.counts["duplicate"] += len(batch.items)
+            return
+        if missed:
+            self._hub.counts["missed"] += missed
+            self._hub.events.gap(group.name, batch.origin, missed)
+        for view in tuple(group.members):
+            view.deliver(group.name, batch.items)
+
+    def joined_late(self, key: str) -> None:
+        """Members were accepted before the layer had subscribed: what they missed is a gap."""
+        self._hub.events.gap(self._by_key[key].name, None, None)

@@ -1,0 +1,174 @@
+"""
+Asks the database whether connections may stay: about some at once, about all every
+``RECHECK`` seconds; one question for many connections.
+"""
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+from ..auth.validity import find_invalid, token_model
+from ..close_codes import FILTER_ERROR, UNAUTHORIZED
+from ..conf import conf
+from ..connections.connection import Connection
+from ..logs import get_logger
+from ..threads.database import run_query
+from ..types import Identity
+
+logger = get_logger(__name__)
+
+#: A connection's access depends on its handshake, and on a token that it used since.
+Slot = Literal["handshake", "used"]
+
+#: Pause before the database is asked again, after it failed, seconds.
+ASK_AGAIN = 1.0
+#: How many times RECHECK a connection lives while the database cannot be asked.
+GRACE = 10
+#: How long the end of a hub waits for the database, seconds.
+STOP_TIMEOUT = 2.0
+
+
+class Rechecks:
+    """
+    One task, from :meth:`start` to :meth:`stop`; belongs to the hub's event loop.
+
+    ``held`` is what each connection's access depends on, kept by who made this.
+    ``on_valid(connection, slot, identity)`` gets an identity as the database has it now.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        held: Mapping[Connection, Mapping[Slot, Identity]],
+        on_valid: Callable[[Connection, Slot, Identity], None],
+    ) -> None:
+        self._loop = loop
+        self._held = held
+        self._on_valid = on_valid
+        self._to_ask: dict[Connection, None] = {}
+        self._used: set[int] = set()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self._writing: set[asyncio.Task[None]] = set()
+        self._failing_since: float | None = None
+
+    def start(self) -> None:
+        """Run, unless it runs already."""
+        if self._task is None:
+            self._stopping = asyncio.Event()
+            self._task = self._loop.create_task(
+                self._run(self._stopping), name="fws-rechecks", context=contextvars.Context()
+            )
+
+    def ask_about(self, connections: Iterable[Connection]) -> None:
+        """Ask the database about these soon, all in one question."""
+        self._to_ask.update(dict.fromkeys(connections))
+        self._wake.set()
+
+    def note_used(self, token_id: int) -> None:
+        """Write soon that a token was used."""
+        self._used.add(token_id)
+        self._wake.set()
+
+    async def stop(self) -> None:
+        """Ask what is left to ask, write when tokens were used, and end the task."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        self._stopping.set()
+        self._wake.set()
+        pending = {task, *self._writing}
+        _, pending = await asyncio.wait(pending, timeout=STOP_TIMEOUT)
+        for each in pending:
+            each.cancel()
+        if pending:
+            await asyncio.wait(pending)
+
+    async def _run(self, stopping: asyncio.Event) -> None:
+        due = time.monotonic() + conf.RECHECK
+        while not stopping.is_set():
+            await self._woken(due - time.monotonic())
+            if time.monotonic() >= due:
+                due = time.monotonic() + conf.RECHECK
+                self._to_ask.update(dict.fromkeys(self._held))
+            self._write_used()
+            if not await self._ask():
+                await self._woken(ASK_AGAIN)
+                self._wake.set()
+
+    async def _woken(self, seconds: float) -> None:
+        """Return when there is something to do, or after ``seconds``."""
+        timer = self._loop.call_later(max(0.0, seconds), self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+        self._wake.clear()
+
+    async def _ask(self) -> bool:
+        """Close connections whose access has ended; False where the database did not answer."""
+        asked = [
+            (connection, identity)
+            for connection in self._to_ask
+            for identity in self._held.get(connection, {}).values()
+        ]
+        self._to_ask.clear()
+        if not asked:
+            return True
+        answers = await run_query(_try_to, find_invalid, [identity for _, identity in asked])
+        if isinstance(answers, Exception):
+            self._ask_again(answers, [connection for connection, _ in asked])
+            return False
+        self._failing_since = None
+        for (connection, identity), (flaw, fresh) in zip(asked, answers, strict=True):
+            held = self._held.get(connection, {})
+            for slot in [name for name, one in held.items() if one is identity]:
+                if flaw:
+                    connection.close(UNAUTHORIZED, flaw)
+                else:
+                    self._on_valid(connection, slot, fresh)
+        return True
+
+    def _ask_again(self, error: Exception, connections: list[Connection]) -> None:
+        """The database failed: ask later, or close them where it has failed for too long."""
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+            logger.error("cannot ask the database who may stay: %r", error)
+        if now - self._failing_since > GRACE * conf.RECHECK:
+            for connection in connections:
+                connection.close(FILTER_ERROR, "cannot find out whether it may stay")
+        else:
+            self._to_ask.update(dict.fromkeys(connections))
+
+    def _write_used(self) -> None:
+        """In a task of its own: a locked row of tokens must not delay who has to go."""
+        if self._used and not self._writing:
+            used, self._used = self._used, set()
+            task = self._loop.create_task(
+                self._write(used), name="fws-used", context=contextvars.Context()
+            )
+            self._writing.add(task)
+            task.add_done_callback(self._written)
+
+    async def _write(self, used: set[int]) -> None:
+        error = await run_query(_try_to, token_model().objects.note_used, used)
+        if error is not None:
+            # No connection depends on it.
+            logger.warning("cannot write when tokens were used: %r", error)
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writing.discard(task)
+        if self._used:
+            self._wake.set()
+
+
+def _try_to(call: Callable[[Any], Any], argument: Any) -> Any:
+    """What ``call`` returns, or the exception that it raises: the database may be away."""
+    try:
+        return call(argument)
+    except Exception as error:
+        return error

@@ -1,0 +1,163 @@
+"""
+Routes: what ``as_asgi`` was given, and the pipeline that is built of it.
+
+A pipeline is built once, and again after a setting changed.
+"""
+
+import itertools
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.conf import settings
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+from ..conf import conf
+from ..layer.envelope import MAX_GROUP_NAME, check_group
+from ..types import Codec
+from .entries import Entry, PipelineError, entry_name
+from .pipeline import DEFAULT_GROUP, MayJoin, Pipeline
+
+#: The home group of a route that names no filters on purpose.
+NO_FILTERS = "(no filters)"
+
+
+class Route:
+    """What ``as_asgi`` was given; its pipeline is kept until a setting changes."""
+
+    def __init__(
+        self,
+        filters: Iterable[Entry] | None,
+        groups: Iterable[str] | None,
+        codec: Codec | str | None,
+        may_join: MayJoin | None,
+        *,
+        dynamic: bool = False,
+    ) -> None:
+        #: Where it is served, as routers told.
+        self.paths: list[str] = []
+        #: Whether each connection names its groups.
+        self.dynamic = dynamic
+        self.number = next(_numbers)
+        self._filters: tuple[Entry, ...] | None = _tuple("filters", filters)
+        self._groups: tuple[str, ...] | None = _tuple("groups", groups)
+        self._codec = codec
+        self._may_join = may_join
+        #: The pipeline, where one was built already.
+        self.built: Pipeline | None = None
+        _routes.add(self)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Raises :exc:`PipelineError` where it cannot be built."""
+        if self.built is None:
+            entries = self._filters
+            if entries is None:
+                entries = installed_filters()
+            codec = conf.CODEC if self._codec is None else self._codec
+            home = self.groups[0]
+            named = codec if isinstance(codec, str) else id(codec)
+            key = (tuple(map(_cache_key, entries)), named, self._may_join, home)
+            pipeline = _built.get(key)
+            if pipeline is None:
+                pipeline = Pipeline(entries, _codec(codec), self._may_join, home)
+                _built[key] = pipeline
+            self.built = pipeline
+        return self.built
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that every connection of this route joins; the first is its home."""
+        if self._groups:
+            try:
+                return tuple(map(check_route_group, self._groups))
+            except (TypeError, ValueError) as error:
+                raise PipelineError(
+                    f"A route's groups: {error}.", "Name another group.", 12
+                ) from None
+        if self._filters is None:
+            return (DEFAULT_GROUP,)
+        return ("|".join(map(entry_name, self._filters))[:MAX_GROUP_NAME] or NO_FILTERS,)
+
+    def lines(self) -> list[str]:
+        """Path, home group and pipeline, for people."""
+        home = "a home group per connection" if self.dynamic else f"home group {self.groups[0]!r}"
+        paths = ", ".join(self.paths) or "(a path this package does not know)"
+        pipes = self.pipeline.lines() or ["(no filters)"]
+        return [f"{paths}  {home}", *(f"  {line}" for line in pipes)]
+
+    def forget(self) -> None:
+        self.built = None
+
+
+#: Every route of this process that is still in use.
+_routes: "weakref.WeakSet[Route]" = weakref.WeakSet()
+_numbers = itertools.count()
+
+
+def known_routes() -> list[Route]:
+    """Every route of this process, in the order they were made."""
+    return sorted(_routes, key=lambda route: route.number)
+
+
+#: Routes of the same filters and codec share a pipeline, so its group chain runs once.
+_built: "weakref.WeakValueDictionary[Any, Pipeline]" = weakref.WeakValueDictionary()
+
+
+def check_route_group(group: Any) -> str:
+    """A group a route may name; names of the house are refused, as they come from URLs."""
+    if check_group(group).startswith("token:"):
+        raise ValueError(f"group {group!r:.80}: names that begin with 'token:' are the house's")
+    return str(group)
+
+
+def installed_filters() -> tuple[Entry, ...]:
+    """The site's ``INSTALLED_FILTERS``; :exc:`PipelineError` if it is no list."""
+    entries = getattr(settings, "INSTALLED_FILTERS", ())
+    if not isinstance(entries, list | tuple):
+        raise PipelineError(
+            f"INSTALLED_FILTERS is {entries!r:.80}.",
+            "It must be a list of filters, in the order they run.",
+            3,
+        )
+    return tuple(entries)
+
+
+def _cache_key(entry: Any) -> Any:
+    # A class is itself: two may have one dotted path (a reload, a test's local class).
+    if isinstance(entry, Mapping):
+        return _cache_key(entry.get("NAME")), repr(entry.get("OPTIONS"))
+    return entry if isinstance(entry, type) else repr(entry)
+
+
+def _tuple(name: str, value: Iterable[Any] | None) -> tuple[Any, ...] | None:
+    if isinstance(value, str | Mapping):
+        raise PipelineError(f"A route's {name}={value!r:.80}.", "Give a list, even of one.", 3)
+    return None if value is None else tuple(value)
+
+
+def _codec(codec: Any) -> Codec | None:
+    if isinstance(codec, str):
+        try:
+            codec = import_string(codec)
+        except ImportError as error:
+            raise PipelineError(
+                f"CODEC {codec!r}: {error}.", "Give its dotted path.", 13
+            ) from error
+    if isinstance(codec, type):
+        codec = codec()
+    if codec is not None and not (hasattr(codec, "decode") and hasattr(codec, "encode")):
+        raise PipelineError(f"CODEC {codec!r} has no decode and encode.", "Give it both.", 13)
+    chosen: Codec | None = codec
+    return chosen
+
+
+def _forget(setting: str, **kwargs: Any) -> None:
+    if setting in ("INSTALLED_FILTERS", "FILTERED_WEBSOCKET"):
+        _built.clear()
+        for route in known_routes():
+            route.forget()
+
+
+setting_changed.connect(_forget, dispatch_uid="filtered_websocket.pipelines.route")

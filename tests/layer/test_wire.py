@@ -1,0 +1,137 @@
+"""
+What crosses the channel layer, byte for byte.
+
+During an update old and new processes share the layer. A change here needs a new version of
+the envelope, or names that old processes do not know.
+"""
+
+import json
+import re
+
+import msgpack
+import pytest
+
+from filtered_websocket.control import orders
+from filtered_websocket.disconnect import disconnect_session, disconnect_token, disconnect_user
+from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.layer.envelope import CONTROL, Batch, Item, group_key, seal
+from filtered_websocket.layer.probes import Probes
+from filtered_websocket.testing import connect
+
+BATCH = Batch(
+    "0123456789abcdef",
+    group_key("default"),
+    7,
+    [
+        Item(1, "t", "c1", "é".encode(), {}),
+        Item(2, "b", "", b"\xff", {"x": ["a", "b"]}),
+        Item(3, "j", "c2", b'{"a":1}', {}),
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    ("group", "key"),
+    [
+        ("default", "fws.g.37a8eec1ce19687d132fe29051dca629"),
+        ("Räume/1\n", "fws.g.acf199ee9390084bd42633007cc9473c"),
+        (CONTROL, "fws.house"),
+    ],
+)
+def test_a_group_has_the_name_that_it_always_had(group, key):
+    assert group_key(group) == key
+
+
+def test_an_envelope_has_the_bytes_that_it_always_had():
+    assert msgpack.packb(seal(BATCH)).hex() == (
+        "85a17601a16fb030313233343536373839616263646566a167d9266677732e672e3337613865656331636531"
+        "393638376431333266653239303531646361363239a17307a16d939501a174a26331c402c3a9809502a162"
+        "a0c401ff81a17892a161a1629503a16aa26332c4077b2261223a317d80"
+    )
+
+
+class Layer:
+    """Keeps what is sent to it."""
+
+    def __init__(self):
+        self.sent = []
+
+    async def group_send(self, group, message):
+        self.sent.append((group, message))
+
+
+async def test_a_probe_has_the_form_that_it_always_had():
+    layer = Layer()
+    probes = Probes(layer, lambda error: None)
+    await probes.send()
+    [(group, message)] = layer.sent
+    assert re.fullmatch(r"fws\.probe\.[0-9a-f]{16}\.0", group)
+    assert list(message) == ["v", "probe"] and message["v"] == 1
+    assert re.fullmatch(re.escape(group) + r" [0-9a-f]{16}", message["probe"])
+
+
+@pytest.mark.parametrize(
+    ("send", "payload"),
+    [
+        (
+            lambda: disconnect_user(5),
+            '{"is":"close","kind":"user","id":"5","code":4401,"reason":"disconnected by the site"}',
+        ),
+        (
+            lambda: disconnect_token(7, 4403, "gone"),
+            '{"is":"close","kind":"token","id":"7","code":4403,"reason":"gone"}',
+        ),
+        (
+            lambda: disconnect_session("abc"),
+            '{"is":"close","kind":"session","id":'
+            '"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",'
+            '"code":4401,"reason":"logged out"}',
+        ),
+        (lambda: orders.recheck("token", 7), '{"is":"changed","kind":"token","id":"7"}'),
+        (lambda: get_hub().send_control({"is": "sweep"}), '{"is":"sweep"}'),
+        (
+            lambda: get_hub().send_control({"is": "ask", "nonce": "n"}),
+            '{"is":"ask","nonce":"n"}',
+        ),
+    ],
+)
+async def test_a_control_event_has_the_bytes_that_it_always_had(monkeypatch, send, payload):
+    async with connect([]):
+        hub = get_hub()
+        batches = []
+        monkeypatch.setattr(hub, "_link", Link(hub._link, batches))
+        send()
+        await hub.settled()
+        # This process answers a question itself: that is another batch.
+        batch, *_ = batches
+        [item] = batch.items
+        assert (batch.key, item.kind, item.sender, item.meta) == ("fws.house", "j", "", {})
+        assert item.payload.decode() == payload
+        assert json.loads(payload)["is"] in hub.grants._handlers
+        monkeypatch.undo()
+
+
+async def test_an_answer_to_a_count_has_the_bytes_that_it_always_had(monkeypatch):
+    async with connect([]):
+        hub = get_hub()
+        batches = []
+        monkeypatch.setattr(hub, "_link", Link(hub._link, batches))
+        hub.grants._handle({"is": "ask", "nonce": "n"})
+        await hub.settled()
+        assert batches[0].items[0].payload == b'{"is":"count","nonce":"n","tokens":{}}'
+        monkeypatch.undo()
+
+
+class Link:
+    """Stands before a hub's link and keeps its batches."""
+
+    def __init__(self, link, batches):
+        self._link = link
+        self._batches = batches
+
+    def __getattr__(self, name):
+        return getattr(self._link, name)
+
+    async def send(self, batch):
+        self._batches.append(batch)
+        await self._link.send(batch)

@@ -1,0 +1,127 @@
+"""
+The layout of the package: a hall of what users import, and wings below it.
+
+Which wing may import which is held by import-linter (``pyproject.toml``, ``make check``).
+"""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import filtered_websocket
+
+from .snippets import ROOT
+
+PACKAGE = Path(filtered_websocket.__file__).parent
+#: Django's own folders are where Django looks for them.
+OF_DJANGO = {"management", "migrations", "static", "templates"}
+WINGS = sorted(
+    path.parent.name for path in PACKAGE.glob("*/__init__.py") if path.parent.name not in OF_DJANGO
+)
+MODULES = sorted(PACKAGE.rglob("*.py"))
+#: Wings that later versions add.
+TO_COME = 5
+MAX_HALL, MAX_WINGS, MAX_FILES, MAX_LINES, MAX_FUNCTION = 24, 20, 10, 300, 40
+#: What says in a comment why a function is longer.
+LONGER = re.compile(r"# .*\b(one function|in one)\b", re.IGNORECASE)
+
+
+def name_of(path):
+    return str(path.relative_to(PACKAGE))
+
+
+def test_the_hall_and_its_wings_can_be_seen_at_a_glance():
+    assert len(list(PACKAGE.glob("*.py"))) <= MAX_HALL
+    assert len(WINGS) + TO_COME - len({"console", "metrics", "protocols"} & set(WINGS)) <= MAX_WINGS
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_wing_is_small_and_says_in_one_sentence_what_it_is_for(wing):
+    files = [path for path in (PACKAGE / wing).glob("*.py") if path.name != "__init__.py"]
+    assert len(files) <= MAX_FILES
+    words = ast.get_docstring(ast.parse((PACKAGE / wing / "__init__.py").read_text()))
+    sentence = words.partition("\n\n")[0]
+    assert re.fullmatch(r"[A-Z`][^.]+\.", sentence.replace("\n", " ")), sentence
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_file_and_its_functions_are_short(path):
+    source = path.read_text()
+    lines = source.splitlines()
+    assert len(lines) <= MAX_LINES
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = node.end_lineno - node.lineno + 1
+            around = lines[node.lineno - 4 : node.end_lineno]
+            assert length <= MAX_FUNCTION or any(map(LONGER.search, around)), (
+                f"{node.name} has {length} lines, and no comment says why"
+            )
+
+
+def test_tests_mirror_the_wings():
+    untested = {wing for wing in WINGS if not list((ROOT / "tests" / wing).glob("test_*.py"))}
+    assert untested == set()
+
+
+# Floors
+
+
+def lint(folder):
+    """import-linter's answer for a copy of the package in ``folder``."""
+    program = Path(sys.executable).with_name("lint-imports")
+    return subprocess.run(
+        [program, "--no-cache"], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def copy(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "filtered_websocket", ignore=lambda *_: ["__pycache__"])
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "words"),
+    [
+        (
+            "layer/link.py",
+            "from ..hub import hub",
+            ["filtered_websocket.layer.link", "filtered_websocket.hub"],
+        ),
+        (
+            "exceptions.py",
+            "from .layer import envelope",
+            ["filtered_websocket.exceptions", "filtered_websocket.layer.envelope"],
+        ),
+        ("types.py", "import django", ["filtered_websocket.types", "django"]),
+        (
+            "filters/broadcast_messages.py",
+            "from ..connections import connection",
+            ["filtered_websocket.filters.broadcast_messages", "filtered_websocket.connections"],
+        ),
+        (
+            "layer/envelope.py",
+            "from . import link",
+            ["filtered_websocket.layer", ".envelope->.link"],
+        ),
+        ("newcomer.py", "import os", ["filtered_websocket.newcomer"]),
+    ],
+)
+def test_an_import_that_goes_up_is_found_and_both_files_are_named(copy, file, line, words):
+    path = copy / "filtered_websocket" / file
+    path.write_text((path.read_text() if path.exists() else "") + f"\n{line}\n")
+    done = lint(copy)
+    # Where the line is wide, import-linter breaks it.
+    said = re.sub(r"\s+", "", done.stdout)
+    assert done.returncode == 1 and all(word in said for word in words), done.stdout
+
+
+def test_as_it_is_no_import_goes_up(copy):
+    done = lint(copy)
+    assert done.returncode == 0, done.stdout
