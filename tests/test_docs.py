@@ -3,9 +3,13 @@
 import json
 import re
 import subprocess
+import tomllib
+from functools import cache
+from pathlib import Path
 
 import pytest
 
+import filtered_websocket
 from filtered_websocket import conf
 
 from .snippets import PAGES, ROOT, blocks
@@ -18,14 +22,51 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_anchors_of_a_page_exist(page):
-    text = page.read_text()
-    headings = {
+@cache
+def anchors(page):
+    """As GitHub makes them of the headings of a page."""
+    return {
         re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        for heading in re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     }
-    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_anchors_exist_on_this_page_and_on_others(page):
+    for target, anchor in re.findall(r"\]\(([^)#\s:]*\.md)?#([^)]+)\)", page.read_text()):
+        assert anchor in anchors((page.parent / target).resolve() if target else page)
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+PACKAGE = Path(filtered_websocket.__file__).parent
+
+
+def test_every_file_that_the_architecture_names_exists():
+    """By its path from the package, or from the project, as for ``tests/e2e/faults/``."""
+    paths = set(re.findall(r"`((?:\w+/)+(?:\w+\.\w+)?|\w+\.py)`", ARCHITECTURE))
+    missing = {
+        path for path in paths if not (PACKAGE / path).exists() and not (ROOT / path).exists()
+    }
+    assert len(paths) > 15 and missing == set()
+
+
+def test_the_picture_of_the_parts_is_what_import_linter_holds():
+    picture = re.search(r"<!-- the layers .+? -->\n```text\n(.*?)```", ARCHITECTURE, re.DOTALL)[1]
+    # After two names come at least three spaces, and what they are for.
+    drawn = [re.split(r" {3,}", line)[0].split() for line in picture.splitlines()]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = [row.split(" | ") for row in contracts["contracts"][0]["layers"]]
+    assert [[name.rstrip("/") for name in row] for row in drawn] == layers
+    for name in {name for row in drawn for name in row}:
+        assert (PACKAGE / name if name.endswith("/") else PACKAGE / f"{name}.py").exists()
+
+
+def test_what_has_changed_since_0_4_is_told_on_one_page():
+    #: Names of a release, a bench, a licence: not how a thing of today works.
+    own = {"CHANGELOG.md", "SECURITY.md", "coming-from-0.4.md", "performance.md"}
+    for page in PAGES:
+        told = [line for line in page.read_text().splitlines() if "2014" in line]
+        assert page.name in own or all("coming-from-0.4.md" in line for line in told), page.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -58,8 +99,6 @@ def test_the_chain_example_prints_what_the_page_says(capsys):
 
 
 def test_versions_agree():
-    import filtered_websocket
-
     version = filtered_websocket.__version__.partition(".dev")[0]
     assert f"\n## {version} " in (ROOT / "CHANGELOG.md").read_text()
 
