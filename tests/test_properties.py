@@ -270,7 +270,7 @@ def test_a_sequence_tells_what_was_missed_and_what_came_twice(lengths, arrivals)
             expected = 0 if end is None else max(0, batch.first - end)
             seen.add(batch.first)
             end = max(end or 0, batch.first + len(batch.items))
-        assert sequence.note(batch) == expected
+        assert sequence.record(batch) == expected
 
 
 @given(st.lists(st.integers(0, 9), max_size=60), st.integers(1, 9))
@@ -279,6 +279,6 @@ def test_a_sequence_forgets_the_origin_that_was_silent_longest(origins, bound):
     sequence, known = Sequence(max_origins=bound), []
     for first, origin in enumerate(origins):
         # Numbers of its own: what was missed is all that others published meanwhile.
-        missed = sequence.note(Batch(str(origin), "k", first * 2, [item]))
+        missed = sequence.record(Batch(str(origin), "k", first * 2, [item]))
         assert (missed == 0) == (origin not in known)
         known = [*(other for other in known if other != origin), origin][-bound:]

@@ -146,7 +146,7 @@ def test_a_layer_that_fails_is_told_by_apublish_and_logged_for_publish(
             "CONFIG": {"hosts": [("localhost", 1)]},
         }
     }
-    with pytest.raises(PublishError, match="the channel layer took 1 messages"):
+    with pytest.raises(PublishError, match="the channel layer did not confirm 1 messages"):
         asyncio.run(apublish("x", "news"))
     publish("x", "news")
     publish_module._close()

@@ -141,7 +141,7 @@ class Grants:
 
     def receive(self, batch: Batch) -> None:
         """Handle what any process has sent; what is not a control event is counted."""
-        missed = self._sequence.note(batch)
+        missed = self._sequence.record(batch)
         if missed is None:
             return
         if missed:

@@ -86,7 +86,7 @@ class Groups:
             link.want(group.key)
         group.members.setdefault(view, {})[connection.id] = connection
         connection.joined.add(name)
-        return link.is_joined(group.key) or await link.joined(group.key)
+        return link.is_joined(group.key) or await link.wait_joined(group.key)
 
     def leave(self, connection: Connection, view: View, name: str) -> None:
         """At once; the hub's own task unsubscribes where this was the last member."""
@@ -113,7 +113,7 @@ class Groups:
         group = self._by_key.get(batch.key)
         if group is None:
             return
-        missed = group.sequence.note(batch)
+        missed = group.sequence.record(batch)
         if missed is None:
             self._hub.counts["duplicate"] += len(batch.items)
             return

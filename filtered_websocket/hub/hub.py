@@ -59,7 +59,7 @@ class Hub:
         self.counts: Counter[str] = Counter()
         self.publish_queue = PublishQueue(
             lambda batch: self.link.send(batch),
-            lambda deadline: self.link.there(deadline),
+            lambda deadline: self.link.wait_available(deadline),
             self._publish_failed,
         )
         self.events = Events(self)
@@ -204,8 +204,8 @@ class Hub:
                 on_batch=self._deliver,
                 on_lost=self._layer_lost,
                 on_back=self._layer_back,
-                on_bad=self.events.bad_envelope,
-                on_late=self._joined_late,
+                on_bad_envelope=self.events.bad_envelope,
+                on_joined_late=self._joined_late,
             )
         return self._link
 
@@ -232,7 +232,7 @@ class Hub:
         """
         if self._control_joined is None:
             self.link.want(self._control_key)
-            self._control_joined = asyncio.ensure_future(self.link.joined(self._control_key))
+            self._control_joined = asyncio.ensure_future(self.link.wait_joined(self._control_key))
         if not self._control_joined.done():
             await asyncio.wait([self._control_joined])
 

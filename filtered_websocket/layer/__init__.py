@@ -1,1 +1,1 @@
-"""Between processes: what is sent over the channel layer, and whether the layer is there."""
+"""Messages between processes over the channel layer, and detection of its outages."""

@@ -1,15 +1,14 @@
 """
-What crosses the channel layer: version, origin, sequence numbers, and how a group is
-called there.
+The format of messages on the channel layer: version, origin, sequence numbers, group names.
 
 ::
 
     {"v": 1, "o": origin, "g": group key, "s": first number, "m": [item, ...]}
     item = [id, kind, sender, payload, meta]
 
-A batch has consecutive numbers per origin and group, stamped when it is built, so a
-receiver can tell a batch it has seen from one it has missed. An unknown ``v`` is
-skipped: during a rolling deploy two versions share the layer.
+A batch has consecutive numbers per origin and group, so a receiver recognises repeated and
+missed batches. An unknown ``v`` is skipped: during a rolling deploy two versions share the
+layer.
 """
 
 import hashlib
@@ -24,20 +23,20 @@ from ..conf import conf
 VERSION = 1
 #: Longest group name, in characters.
 MAX_GROUP_NAME = 1024
-#: How many batches back a repeated one is recognised.
+#: Repetitions of the last so many batches are recognised.
 WINDOW = 64
 #: How many origins a receiver remembers per group.
 MAX_ORIGINS = 1024
-#: Where the house talks to itself: no name that a site can give (see :func:`check_group`).
+#: The group of control events: a name that :func:`check_group` refuses to sites.
 CONTROL = ""
-#: ``meta`` key: ids of the connections that do not get the message.
+#: ``meta`` key: ids of connections that must not get the message.
 EXCLUDE = "x"
 
 _KINDS = frozenset(get_args(Kind))
 
 
 class BadEnvelope(ValueError):
-    """A dict from the layer that is no envelope of ours."""
+    """A message on the channel layer that does not have this package's format."""
 
 
 class Item(NamedTuple):
@@ -64,12 +63,12 @@ class Batch(NamedTuple):
 
 
 def new_origin() -> str:
-    """64 random bits that name one publishing hub of one process."""
+    """64 random bits that identify one publishing hub of one process."""
     return secrets.token_hex(8)
 
 
 def check_group(group: Any) -> str:
-    """Return ``group``; TypeError or ValueError for what cannot name one."""
+    """Return ``group``; raises TypeError or ValueError if it is no group name."""
     if not isinstance(group, str):
         raise TypeError(f"a group name is a str, not {group!r}")
     if not 0 < len(group) <= MAX_GROUP_NAME:
@@ -83,8 +82,8 @@ def group_key(group: str) -> str:
     """
     The group's name on the layer: ``<NAMESPACE>.g.`` and 32 hex digits of SHA-256.
 
-    Any Unicode name is safe there, and tells nothing to who lists Redis' channels.
-    A lone surrogate hashes too.
+    So any Unicode name is safe there, lone surrogates included, and a list of Redis'
+    channels does not show the names.
     """
     if group == CONTROL:
         return f"{conf.NAMESPACE}.house"
@@ -114,7 +113,7 @@ def _open_item(raw: Any) -> Item:
         and kind in _KINDS
         and isinstance(sender, str)
         and isinstance(payload, bytes)
-        # A frame of text that is none would end every connection that it reaches.
+        # A text frame that is not UTF-8 would end every connection that receives it.
         and (kind == "b" or is_utf8(payload))
         and isinstance(meta, dict)
         and (not meta or _is_list_of_ids(meta.get(EXCLUDE, [])))
@@ -128,7 +127,7 @@ def _is_list_of_ids(value: Any) -> bool:
 
 
 def unseal(envelope: Any) -> Batch:
-    """The batch in ``envelope``; :exc:`BadEnvelope` for anything else."""
+    """The batch in ``envelope``; raises :exc:`BadEnvelope` for anything else."""
     try:
         if envelope["v"] != VERSION:
             raise BadEnvelope(f"envelope version {envelope['v']!r}")
@@ -150,10 +149,10 @@ class Stamper:
         self._next: dict[str, int] = {}
 
     def stamp(self, key: str, items: list[Item]) -> Batch:
-        """The batch of ``items``, the next numbers of this group."""
+        """A batch of ``items`` with the next numbers of this group."""
         if key not in self._next and len(self._next) >= self._max_groups:
-            # A forgotten group would start at 0 again and look like a repetition.
-            # Under a new origin every receiver starts afresh.
+            # A group that starts at 0 again would look like a repetition; under a new
+            # origin receivers start again, too.
             self.origin = new_origin()
             self._next.clear()
         first = self._next.get(key, 0)
@@ -168,20 +167,21 @@ class _Seen(NamedTuple):
 
 class Sequence:
     """
-    What a receiver has seen of one group. Bounded: the oldest origin is forgotten.
+    The batches that a receiver has seen of one group, for the latest origins.
 
     Starts with the first batch that arrives: what was published before this process
-    listened was not missed.
+    subscribed does not count as missed.
     """
 
     def __init__(self, max_origins: int = MAX_ORIGINS) -> None:
         self._max_origins = max_origins
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
-    def note(self, batch: Batch) -> int | None:
+    def record(self, batch: Batch) -> int | None:
         """
-        How many messages were missed just before ``batch``; ``None`` if it is one of
-        the last 64 batches again. A late one, on a layer that reorders, is not.
+        Record ``batch``. Returns how many messages are missing directly before it, or None
+        if it repeats one of the last 64 batches. A batch that the layer delivered late is
+        no repetition.
         """
         end = batch.first + len(batch.items)
         seen = self._seen.get(batch.origin)

@@ -1,12 +1,12 @@
 """
-When the channel layer is away, and when it is back.
+Detects outages of the channel layer, and when they are over.
 
 ::
 
     a call failed, a probe is missing,
-    a subscription was made anew        -> lost: what is published is kept
-    a probe returned                    -> other processes get LAYER_SETTLE to listen too
-    another one returned                -> back: what was kept is sent
+    the subscriber had to reconnect     -> lost: messages to publish are queued
+    a probe returned                    -> wait LAYER_SETTLE: others have to subscribe, too
+    another probe returned              -> back: queued messages are sent
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from redis.exceptions import RedisError
 
 from ..conf import conf
 
-#: What says that the layer is away, rather than that one message is bad.
+#: Errors that mean an outage of the layer, not one bad message.
 LOST = (OSError, TimeoutError, RedisError)
-#: Longest pause between two tries while the layer is away, seconds.
+#: Longest pause between two attempts during an outage, seconds.
 MAX_PAUSE = 1.0
-#: How often a hub sends itself a probe, seconds: a layer may hide that it is deaf.
+#: Interval of probes, seconds: a layer may hide that it receives nothing any more.
 HEARTBEAT = 5.0
 
 
@@ -33,8 +33,8 @@ def pause(failures: int) -> float:
     return random.uniform(0.02, min(MAX_PAUSE, 0.05 * 2.0 ** min(failures, 10)))
 
 
-class Health:
-    """Away or not; tells each change once, and finds out by itself about the end."""
+class LayerHealth:
+    """Whether the layer is lost. Reports each change once; probes until an outage is over."""
 
     def __init__(
         self,
@@ -50,60 +50,60 @@ class Health:
         self._on_back = on_back
         self._spawn = spawn
         self._lost_at = 0.0
-        self._over = asyncio.Event()
-        self._over.set()
+        self._available = asyncio.Event()
+        self._available.set()
         self._ended = False
 
     @property
-    def away(self) -> bool:
-        return not self._over.is_set()
+    def is_lost(self) -> bool:
+        return not self._available.is_set()
 
-    def lose(self, error: Exception) -> None:
-        """Note, once, that the layer is away."""
-        if self.away or self._ended:
+    def note_lost(self, error: Exception) -> None:
+        """An outage was seen; reported if it is a new one."""
+        if self.is_lost or self._ended:
             return
         self._lost_at = time.monotonic()
-        self._over.clear()
-        # First, in case that who is told raises; it runs later in any case.
-        self._spawn(self._find_back(), "fws-probe")
+        self._available.clear()
+        # Before the callback, which may raise. It starts running after it in any case.
+        self._spawn(self._probe_until_back(), "fws-probe")
         self._on_lost(error)
 
-    def end(self) -> None:
-        """From here on nothing is an outage: connections may tell us of theirs for longer."""
+    def stop(self) -> None:
+        """Ignore outages from now on: connections may still report theirs."""
         self._ended = True
 
-    async def over(self, deadline: float) -> bool:
-        """Wait for the layer, until ``deadline`` on the monotonic clock; whether it is there."""
-        if self.away:
+    async def wait_available(self, deadline: float) -> bool:
+        """Wait until ``deadline`` (monotonic clock) at most; returns whether it is available."""
+        if self.is_lost:
             with suppress(TimeoutError):
                 async with asyncio.timeout(deadline - time.monotonic()):
-                    await self._over.wait()
-        return not self.away
+                    await self._available.wait()
+        return not self.is_lost
 
     async def watch(self) -> None:
-        """Find an outage that no call runs into, and that the layer hides."""
+        """Send probes at intervals: detects an outage that makes no call fail."""
         while True:
             await asyncio.sleep(HEARTBEAT)
-            error = None if self.away else await self._probe()
+            error = None if self.is_lost else await self._probe()
             if isinstance(error, TimeoutError):
-                # It may be behind much else, or a filter may have held up this loop.
+                # Other messages may have delayed it, or a filter blocked this event loop.
                 error = await self._probe()
             if error is not None:
-                self.lose(error)
+                self.note_lost(error)
 
-    async def _find_back(self) -> None:
+    async def _probe_until_back(self) -> None:
         failures = 0
         await self._rejoin(True)
         while not await self._is_back():
             failures += 1
             await asyncio.sleep(pause(failures))
             await self._rejoin(False)
-        self._over.set()
+        self._available.set()
         self._on_back(time.monotonic() - self._lost_at)
 
     async def _is_back(self) -> bool:
         if await self._probe() is not None:
             return False
-        # Other processes may listen again only later than this one.
+        # Other processes may subscribe again later than this one.
         await asyncio.sleep(conf.LAYER_SETTLE)
         return await self._probe() is None

@@ -1,7 +1,4 @@
-"""
-A hub's link to the channel layer: what it hears through its one mailbox, what it sends,
-and whether the layer is there.
-"""
+"""The hub's connection to the channel layer: receives, sends, detects outages."""
 
 import asyncio
 import contextlib
@@ -17,46 +14,46 @@ from ..conf import conf
 from ..logs import LogThrottle, get_logger
 from ..types import ChannelLayer
 from .envelope import VERSION, BadEnvelope, Batch, seal, unseal
-from .health import LOST, Health, pause
+from .health import LOST, LayerHealth, pause
 from .probes import PROBE, Probes
 from .subscriptions import Subscriptions
 
 logger = get_logger(__name__)
 
-#: Pause before a task that swallowed its cancellation is cancelled again, seconds.
+#: Pause before a task that ignored its cancellation is cancelled again, seconds.
 CANCEL_AGAIN = 0.5
-#: So many probes in a row that were sent and not heard end the connections that listen.
-MAX_UNHEARD = 2
+#: After this many probes in a row without an answer, subscriber connections are closed.
+MAX_UNANSWERED = 2
 
 
 class LocalLink:
-    """Stands in for a layer where there is none: this loop is the whole world."""
+    """Used where no channel layer is configured: delivers to this process only."""
 
     def __init__(self, on_batch: Callable[[Batch], None]) -> None:
         self._on_batch = on_batch
 
     def start(self) -> None:
-        """Nothing to listen to."""
+        """There is nothing to receive."""
 
     def want(self, key: str) -> None:
-        """Always joined."""
+        """Every group is joined."""
 
     def unwant(self, key: str) -> None:
-        """Never joined elsewhere."""
+        """There is no subscription to end."""
 
     def is_joined(self, key: str) -> bool:
         return True
 
-    async def joined(self, key: str) -> bool:
+    async def wait_joined(self, key: str) -> bool:
         return True
 
     async def send(self, batch: Batch) -> None:
-        # Nobody else gets to run between put and flush without this: what one
-        # event publishes to a group should still become one batch.
+        # Lets the event that publishes finish first, so that all it publishes to a group
+        # becomes one batch.
         await asyncio.sleep(0)
         self._on_batch(batch)
 
-    async def there(self, deadline: float) -> bool:
+    async def wait_available(self, deadline: float) -> bool:
         return True
 
     async def round_trip(self) -> bool:
@@ -68,10 +65,10 @@ class LocalLink:
 
 class LayerLink:
     """
-    Guarantees: a group wanted is joined as soon as the layer allows, again after every
-    loss of the layer, and again before the layer forgets it; every call to the layer
-    ends within ``LAYER_TIMEOUT``; no error of the layer, or of who is told, ends the
-    listener; a layer that is away is noticed, by who only listens too.
+    Guarantees: a wanted group is joined as soon as the layer accepts it, again after every
+    outage, and again before the layer's own expiry removes it. Every call to the layer
+    ends within ``LAYER_TIMEOUT``. No error of the layer or of a callback ends the listener.
+    An outage is detected by a process that only receives, too.
     """
 
     def __init__(
@@ -80,100 +77,108 @@ class LayerLink:
         on_batch: Callable[[Batch], None],
         on_lost: Callable[[BaseException], None],
         on_back: Callable[[float], None],
-        on_bad: Callable[[Exception], None],
-        on_late: Callable[[str], None],
+        on_bad_envelope: Callable[[Exception], None],
+        on_joined_late: Callable[[str], None],
     ) -> None:
         self._layer = layer
         self._on_batch = on_batch
-        self._on_bad = on_bad
+        self._on_bad_envelope = on_bad_envelope
         self._throttle = LogThrottle()
         self._listens = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._health = Health(self._probe, self._join_again, on_lost, on_back, self._spawn)
-        self._probes = Probes(layer, self._health.lose)
+        self._health = LayerHealth(self._probe, self._rejoin_groups, on_lost, on_back, self._spawn)
+        self._probes = Probes(layer, self._health.note_lost)
         self._subscriptions = Subscriptions(
-            layer, on_late, self._health.lose, self._probes.watch_connections
+            layer, on_joined_late, self._health.note_lost, self._probes.watch_connections
         )
-        #: How many envelopes came, and how many probes in a row were sent and not heard.
-        self._arrived = self._unheard = 0
+        #: Envelopes received, and probes in a row that were sent without an answer.
+        self._arrived = self._unanswered = 0
         self.want = self._subscriptions.want
         self.unwant = self._subscriptions.unwant
         self.is_joined = self._subscriptions.is_joined
 
-    # What the hub asks for
+    # Called by the hub
 
     def start(self) -> None:
-        """Listen, until :meth:`stop`."""
+        """Receive until :meth:`stop`."""
         self._listens = True
         for key in self._probes.keys:
             self.want(key)
         self._spawn(self._listen(), "fws-listen")
-        self._spawn(self._subscriptions.keep(), "fws-subscribe")
+        self._spawn(self._subscriptions.run(), "fws-subscribe")
         self._spawn(self._health.watch(), "fws-heartbeat")
 
-    async def joined(self, key: str) -> bool:
-        """Wait for ``key``'s subscription, ``LAYER_TIMEOUT`` at most; whether it stands."""
-        if await self._subscriptions.stands(key):
+    async def wait_joined(self, key: str) -> bool:
+        """
+        Wait at most ``LAYER_TIMEOUT`` until the layer has subscribed to ``key``.
+
+        Returns whether it has. If not, ``on_joined_late`` is called once it has.
+        """
+        if await self._subscriptions.wait_joined(key):
             return True
-        self._subscriptions.tell_when_joined(key)
+        self._subscriptions.report_when_joined(key)
         return False
 
     async def send(self, batch: Batch) -> None:
         """
-        One ``group_send``. Raises what the layer raises, TimeoutError included; where that
-        is one of ``LOST`` the batch may have arrived, and may be sent again, as it is,
-        when the layer is :meth:`there`.
+        One ``group_send``. Raises what the layer raises, or TimeoutError. After an error
+        of ``LOST`` the batch may have arrived: send it again unchanged once
+        :meth:`wait_available` returns True.
         """
         try:
             async with asyncio.timeout(conf.LAYER_TIMEOUT):
                 await self._layer.group_send(batch.key, seal(batch))
         except LOST as error:
-            self._health.lose(error)
+            self._health.note_lost(error)
             raise
 
-    async def there(self, deadline: float) -> bool:
-        """Wait for the layer, until ``deadline`` on the monotonic clock; whether it is there."""
-        return await self._health.over(deadline)
+    async def wait_available(self, deadline: float) -> bool:
+        """
+        Wait until the layer is available, or until ``deadline`` on the monotonic clock.
+
+        Returns whether it is.
+        """
+        return await self._health.wait_available(deadline)
 
     async def round_trip(self) -> bool:
         """
-        Whether a message to ourselves comes back through our own subscription.
+        Send this hub a message through the layer; returns whether it arrived.
 
-        What was published before by this hub has then been delivered here, on a
-        layer that keeps the order.
+        If so, what this hub published before has been delivered here as well, provided
+        the layer keeps the order.
         """
         return await self._probe() is None
 
     async def stop(self) -> None:
         """
-        Leave the layer; every task has ended when this returns, and goes on to do so
-        where the caller is cancelled.
+        Unsubscribe from everything and end every task, before this returns. It continues
+        when the caller is cancelled.
         """
         await asyncio.shield(asyncio.ensure_future(self._stop()))
 
     async def _stop(self) -> None:
-        # A layer keeps memberships although their reader goes: the task that made them
-        # takes them back, for as long as one call may last.
+        # The layer would keep our group memberships: the subscribing task removes them,
+        # for at most the time of one call.
         self._listens = False
         self._subscriptions.unsubscribe_all()
-        is_clean = not self._health.away
-        self._health.end()
+        is_clean = not self._health.is_lost
+        self._health.stop()
         if self._subscriptions.channel is not None and self._tasks:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(conf.LAYER_TIMEOUT):
-                    await self._subscriptions.adjusted.wait()
+                    await self._subscriptions.up_to_date.wait()
         while pending := set(self._tasks):
-            # More than once: until Python 3.12 asyncio.wait_for, which redis-py uses, may
-            # swallow a cancellation.
+            # More than once: before Python 3.12 asyncio.wait_for, which redis-py uses, may
+            # lose a cancellation.
             for task in pending:
                 task.cancel()
             await asyncio.wait(pending, timeout=CANCEL_AGAIN)
         self._subscriptions.close(is_clean)
 
-    # How it is done
+    # Receiving and probing
 
     def _spawn(self, coroutine: Any, name: str) -> None:
-        # In a context of its own, not that of whoever came first.
+        # In an empty context, not in that of the connection that started the link.
         context = contextvars.Context()
         task = asyncio.get_running_loop().create_task(coroutine, name=name, context=context)
         self._tasks.add(task)
@@ -186,83 +191,87 @@ class LayerLink:
                 channel = self._subscriptions.channel or await self._subscriptions.open()
                 envelope = await self._layer.receive(channel)
             except LOST as error:
-                self._health.lose(error)
+                self._health.note_lost(error)
                 failures += 1
                 await asyncio.sleep(pause(failures))
             except Exception as error:
-                # Bytes that do not deserialise: one bad message, whoever sent it.
-                self._on_bad(error)
+                # Bytes that the layer cannot deserialise: skip this one message.
+                self._on_bad_envelope(error)
                 failures += 1
                 await asyncio.sleep(0 if failures == 1 else pause(failures))
             else:
                 failures = 0
                 self._arrived += 1
-                self._open(envelope)
-                # A layer with more to read does not wait; sockets must be written to.
+                self._handle(envelope)
+                # A layer that has more to read does not yield; sockets must be written to.
                 await asyncio.sleep(0)
 
-    def _open(self, envelope: Any) -> None:
+    def _handle(self, envelope: Any) -> None:
         try:
             if isinstance(envelope, dict) and envelope.get("v") == VERSION and PROBE in envelope:
-                self._probes.note(envelope[PROBE])
+                self._probes.handle(envelope[PROBE])
                 return
             batch = unseal(envelope)
         except BadEnvelope as error:
-            self._on_bad(error)
+            self._on_bad_envelope(error)
             return
         try:
             self._on_batch(batch)
         except Exception:
-            # A flaw of ours, with this batch. The next one is to arrive.
+            # A bug in this package must cost this batch only.
             if self._throttle.note("batch"):
-                logger.exception("cannot hand on what the channel layer brought")
+                logger.exception("cannot deliver a batch from the channel layer")
 
     async def _probe(self) -> Exception | None:
-        """Why the layer does not answer, or None. Who does not listen can only send."""
+        """
+        Send probes and wait for them: None if all returned, else the error.
+
+        A link that does not receive (a publisher) only checks that it can send.
+        """
         arrived, is_sent = self._arrived, False
         try:
             async with asyncio.timeout(conf.LAYER_TIMEOUT):
                 if self._listens:
                     for key in self._probes.keys:
-                        await self._subscriptions.stands(key)
+                        await self._subscriptions.wait_joined(key)
                 await self._probes.send()
                 is_sent = True
                 if self._listens:
-                    await self._probes.returned()
+                    await self._probes.wait_returned()
         except Exception as error:
-            is_deaf = is_sent and arrived == self._arrived
-            self._unheard = self._unheard + 1 if is_deaf else 0
-            if self._unheard >= MAX_UNHEARD:
-                self._unheard = 0
-                await self._probes.cut()
+            got_nothing = is_sent and arrived == self._arrived
+            self._unanswered = self._unanswered + 1 if got_nothing else 0
+            if self._unanswered >= MAX_UNANSWERED:
+                self._unanswered = 0
+                await self._probes.close_connections()
             return error
-        self._unheard = 0
+        self._unanswered = 0
         return None
 
-    async def _join_again(self, at_once: bool) -> None:
+    async def _rejoin_groups(self, at_once: bool) -> None:
         """
-        Join every group anew, where that is not under way, and wait a while for it: what
-        is published before reaches nobody here.
+        Join every group again, unless that is in progress, and wait at most
+        ``LAYER_TIMEOUT`` for it: what is published earlier is missed here.
         """
         if not self._listens:
             return
-        if at_once or self._subscriptions.adjusted.is_set():
+        if at_once or self._subscriptions.up_to_date.is_set():
             self._subscriptions.rejoin()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(conf.LAYER_TIMEOUT):
-                await self._subscriptions.adjusted.wait()
+                await self._subscriptions.up_to_date.wait()
 
 
-#: How a hub reaches other processes, or that there are none.
+#: A connection to the channel layer, or its replacement where none is configured.
 Link: TypeAlias = LayerLink | LocalLink
 
 
 def open_link(on_batch: Callable[[Batch], None], **callbacks: Callable[..., None]) -> Link:
     """
-    A link to the channel layer of ``CHANNEL_LAYER``, or a :class:`LocalLink` without one.
+    A link to the channel layer of ``CHANNEL_LAYER``; a :class:`LocalLink` without one.
 
-    ``callbacks`` are those of :class:`LayerLink`. :exc:`ImproperlyConfigured` where a site
-    names a layer that it does not have.
+    ``callbacks`` are those of :class:`LayerLink`. Raises :exc:`ImproperlyConfigured` if the
+    setting names a layer that ``CHANNEL_LAYERS`` does not have.
     """
     alias = conf.CHANNEL_LAYER
     layer = get_channel_layer(alias)

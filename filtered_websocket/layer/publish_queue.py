@@ -1,15 +1,15 @@
 """
-What this hub publishes, on its way to the layer.
+Queues what this hub publishes, and sends it to the layer in batches.
 
-What is published to a group while an earlier send to it is in flight leaves
-together, as one batch: no delay when idle, one round trip for many under load::
+Messages that are published to a group while an earlier send to it is in progress are
+sent together, as one batch: no delay when idle, one round trip for many under load::
 
     publish a      -> send [a]
-    publish b, c      (in flight)
+    publish b, c      (in progress)
                    -> send [b, c]
 
-While the layer is away, it waits. A batch whose send failed may have arrived; it is sent
-again with the numbers it had, by which receivers know what they have seen.
+During an outage of the layer they wait. A batch whose send failed may have arrived; it is
+sent again with the same numbers, so that receivers recognise a repetition.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ from .health import LOST
 #: Most messages, and about the most bytes, of one batch.
 MAX_BATCH = 256
 MAX_BATCH_BYTES = 262_144
-#: How often one batch is sent, where the layer keeps failing and coming back.
+#: Attempts to send one batch, where the layer fails and recovers repeatedly.
 MAX_SENDS = 5
-#: While the layer is away, what has grown too old fails this often, seconds.
-SWEEP = 0.1
+#: During an outage, messages over ``PUBLISH_MAX_AGE`` are looked for this often, seconds.
+AGE_CHECK = 0.1
 
 
-#: Called with the group and item of every publish, while a test captures them.
+#: Called with group and item of every publish, while a test captures them.
 captures: list[Callable[[str, Item], None]] = []
 
 _ids = itertools.count(1)
@@ -50,10 +50,9 @@ def new_item(
     text: bool | None = None,
 ) -> Item:
     """
-    ``message`` as it will cross the layer; ``text`` is the kind of bare bytes.
+    ``message`` encoded for the layer; ``text`` says whether bytes are sent as text.
 
-    Checked here, before anybody else is touched: :exc:`PublishError` for what cannot
-    be encoded, or is over ``MAX_MESSAGE_SIZE`` once it is.
+    Raises :exc:`PublishError` if it cannot be encoded, or is over ``MAX_MESSAGE_SIZE`` then.
     """
     try:
         kind, payload = pack(message, text)
@@ -68,50 +67,49 @@ def new_item(
 
 
 def _name(group: str) -> str:
-    return "the house" if group == CONTROL else f"{group!r:.80}"
+    return "the control group" if group == CONTROL else f"{group!r:.80}"
 
 
-#: A message that waits for its batch, since when on the monotonic clock, and who waits for it.
+#: A queued message, when it was queued (monotonic clock), and the future of its publisher.
 Entry = tuple[Item, float, "asyncio.Future[None] | None"]
 
 
 class PublishQueue:
     """
-    One bounded queue for all groups, and one flushing task per group that has
-    something to send.
+    One bounded queue for all groups, and one sending task per group with queued messages.
 
     At most once, in order per group: nothing overtakes a batch that is sent again, and
-    receivers drop a repetition. What cannot be sent within ``PUBLISH_MAX_AGE`` is told to
-    ``on_failed`` or to its own ``done``. ``there(deadline)`` waits for the layer and
-    returns whether it is there.
+    receivers drop repetitions. What cannot be sent within ``PUBLISH_MAX_AGE`` is reported
+    to its own ``done`` future or to ``on_failed``. ``wait_available(deadline)`` waits for
+    the layer and returns whether it is available.
     """
 
     def __init__(
         self,
         send: Callable[[Batch], Awaitable[None]],
-        there: Callable[[float], Awaitable[bool]],
+        wait_available: Callable[[float], Awaitable[bool]],
         on_failed: Callable[[str, list[Item], PublishError], None],
     ) -> None:
         self._send = send
-        self._there = there
+        self._wait_available = wait_available
         self._on_failed = on_failed
         self._stamper = Stamper()
         self._waiting: dict[str, deque[Entry]] = {}
         self._flushing: set[asyncio.Task[None]] = set()
-        #: How many of them wait for a layer that is away.
-        self._held = 0
+        #: How many of them wait for the end of an outage.
+        self._waiting_for_layer = 0
         self._settled = asyncio.Event()
         self._settled.set()
         self._room = asyncio.Event()
         self._room.set()
-        #: How many messages are queued, or on their way from another thread.
+        #: Messages that are queued, or admitted by another thread.
         self.size = 0
         self._counting = threading.Lock()
-        #: Whether the queue is above half of its bound.
+        #: Whether the queue is more than half full.
         self.crowded = False
 
     def check_room(self) -> None:
-        """Raise :exc:`PublishError` where the queue is full."""
+        """Raises :exc:`PublishError` if the queue is full."""
         if self.size >= conf.PUBLISH_QUEUE:
             raise PublishError(
                 f"the publish queue is full ({self.size} messages):"
@@ -120,15 +118,16 @@ class PublishQueue:
 
     def admit(self) -> None:
         """
-        Count a message that :meth:`put_admitted` will queue; :exc:`PublishError` where the
-        queue is full. Any thread: counted on the loop, many would find the last place.
+        Count a message that :meth:`put_admitted` will queue; raises :exc:`PublishError` if
+        the queue is full. From any thread: were messages counted on the loop only, many
+        threads would be admitted to the last place.
         """
         with self._counting:
             self.check_room()
             self.size += 1
 
     def put(self, group: str, item: Item, done: "asyncio.Future[None] | None" = None) -> None:
-        """Queue ``item``, full or not; on the event loop only."""
+        """Queue ``item`` even if the queue is full; on the event loop only."""
         with self._counting:
             self.size += 1
         self.put_admitted(group, item, done)
@@ -154,14 +153,14 @@ class PublishQueue:
         )
         self._flushing.add(task)
         task.add_done_callback(self._flushed)
-        self._note_settled()
+        self._update_settled()
 
     def _flushed(self, task: asyncio.Task[None]) -> None:
         self._flushing.discard(task)
-        self._note_settled()
+        self._update_settled()
 
-    def _note_settled(self) -> None:
-        if len(self._flushing) > self._held:
+    def _update_settled(self) -> None:
+        if len(self._flushing) > self._waiting_for_layer:
             self._settled.clear()
         else:
             self._settled.set()
@@ -170,21 +169,21 @@ class PublishQueue:
         waiting = self._waiting[group]
         key = group_key(group)
         while waiting:
-            is_there = await self._wait_for_layer(_deadline(waiting) + SWEEP)
+            is_there = await self._wait_for_layer(_deadline(waiting) + AGE_CHECK)
             self._drop_stale(group, waiting)
             if is_there and waiting:
                 await self._send_one(group, key, self._take(waiting))
-        # No await since the last look: nothing was queued behind our back.
+        # No await since the loop's condition: nothing was queued meanwhile.
         del self._waiting[group]
 
     async def _wait_for_layer(self, deadline: float) -> bool:
-        self._held += 1
-        self._note_settled()
+        self._waiting_for_layer += 1
+        self._update_settled()
         try:
-            return await self._there(deadline)
+            return await self._wait_available(deadline)
         finally:
-            self._held -= 1
-            self._note_settled()
+            self._waiting_for_layer -= 1
+            self._update_settled()
 
     def _take(self, waiting: deque[Entry]) -> list[Entry]:
         """The next batch."""
@@ -197,7 +196,7 @@ class PublishQueue:
         return entries
 
     def _drop_stale(self, group: str, waiting: deque[Entry]) -> None:
-        """Fail what waited for too long; the oldest comes first."""
+        """Fail messages over ``PUBLISH_MAX_AGE``; the oldest is first in the queue."""
         stale: list[Entry] = []
         now = time.monotonic()
         while waiting and _deadline(waiting) < now:
@@ -208,7 +207,7 @@ class PublishQueue:
                 f" {conf.PUBLISH_MAX_AGE} s for the channel layer"
             )
             self._fail(group, stale, error)
-            self._shrink(len(stale))
+            self._release(len(stale))
 
     async def _send_one(self, group: str, key: str, entries: list[Entry]) -> None:
         batch = self._stamper.stamp(key, [item for item, _, _ in entries])
@@ -216,8 +215,8 @@ class PublishQueue:
             await self._send_until(batch, _deadline(entries))
         except BaseException as cause:
             error = PublishError(
-                f"the channel layer took {len(entries)} messages to {_name(group)}"
-                f" not, or did not say so: {cause!r}"
+                f"the channel layer did not confirm {len(entries)} messages to"
+                f" {_name(group)}: {cause!r}"
             )
             error.__cause__ = cause
             self._fail(group, entries, error)
@@ -228,10 +227,10 @@ class PublishQueue:
                 if done is not None and not done.done():
                     done.set_result(None)
         finally:
-            self._shrink(len(entries))
+            self._release(len(entries))
 
     async def _send_until(self, batch: Batch, deadline: float) -> None:
-        """Send ``batch``, again and again; raise what the last try raised."""
+        """Send ``batch``, several times if need be; raises the last attempt's error."""
         sends = 1
         while True:
             try:
@@ -245,11 +244,11 @@ class PublishQueue:
         for _, _, done in entries:
             if done is not None and not done.done():
                 done.set_exception(error)
-        untold = [item for item, _, done in entries if done is None]
-        if untold:
-            self._on_failed(group, untold, error)
+        without_future = [item for item, _, done in entries if done is None]
+        if without_future:
+            self._on_failed(group, without_future, error)
 
-    def _shrink(self, count: int) -> None:
+    def _release(self, count: int) -> None:
         with self._counting:
             self.size -= count
         if self.crowded and self.size <= conf.PUBLISH_QUEUE // 2:
@@ -262,38 +261,38 @@ class PublishQueue:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing waits, but for a layer that is away."""
+        """Whether nothing is queued, except for the end of an outage."""
         return self._settled.is_set()
 
     async def settled(self) -> None:
-        """Return when nothing waits, but for a layer that is away."""
+        """Return when nothing is queued, except for the end of an outage."""
         await self._settled.wait()
 
     async def sent(self) -> None:
-        """Return when nothing waits and nothing is in flight."""
+        """Return when nothing is queued and no send is in progress."""
         while self._flushing:
             await asyncio.wait(self._flushing)
 
     async def give_up(self) -> None:
-        """Fail what waits now, because nobody stays to send it."""
+        """Fail what is queued, because the process or hub ends."""
         flushing, groups = tuple(self._flushing), tuple(self._waiting)
         for task in flushing:
             task.cancel()
         if flushing:
             await asyncio.wait(flushing)
         for group in groups:
-            # Empty where a cancellation was swallowed, and the flush came to its end.
+            # Empty if a cancellation was lost, and the flush finished.
             left = list(self._waiting.pop(group, ()))
             if left:
                 error = PublishError(
                     f"{len(left)} messages to {group!r:.80} were not sent:"
-                    " this process stopped publishing while the channel layer was away"
+                    " this process ended while the channel layer was lost"
                 )
                 self._fail(group, left, error)
-                self._shrink(len(left))
+                self._release(len(left))
 
 
 def _deadline(entries: Sequence[Entry]) -> float:
-    """When the first of ``entries`` has waited for too long, on the monotonic clock."""
+    """When the oldest of ``entries`` reaches ``PUBLISH_MAX_AGE``, on the monotonic clock."""
     max_age: float = conf.PUBLISH_MAX_AGE
     return entries[0][1] + max_age

@@ -1,4 +1,4 @@
-"""Bounded queues whose items are handled one at a time, by a task that lives meanwhile."""
+"""Bounded queues whose items are handled one at a time, by a task while there are any."""
 
 import asyncio
 import contextvars
@@ -29,7 +29,7 @@ class SerialQueue(Generic[T]):
 
     @property
     def busy(self) -> bool:
-        """Whether anything waits or is being handled."""
+        """Whether any item is queued or being handled."""
         return self._task is not None
 
     def put(self, item: T) -> None:
@@ -38,7 +38,7 @@ class SerialQueue(Generic[T]):
             raise queue.Full
         self._items.append(item)
         if self._task is None:
-            # In a context of its own, not that of whoever put the first item.
+            # In an empty context, not in that of the first item's sender.
             self._task = asyncio.get_running_loop().create_task(
                 self._run(), name=self._name, context=contextvars.Context()
             )
@@ -51,6 +51,6 @@ class SerialQueue(Generic[T]):
             self._task = None
 
     async def settled(self) -> None:
-        """Return when nothing waits and nothing is being handled."""
+        """Return when no item is queued or being handled."""
         while self._task is not None:
             await asyncio.wait([self._task])

@@ -1,9 +1,8 @@
 """
-Which groups a hub's mailbox is in on the channel layer, kept true while the layer comes
-and goes.
+Keeps the hub's channel in the right groups of the channel layer, through outages.
 
-Only one task changes them, so no two changes can race: what is *wanted* is decided at
-once, by the hub; what is *joined* follows.
+The hub decides at once which groups are *wanted*. One task makes the *joined* ones equal to
+them; as nothing else changes those, no two changes can race.
 """
 
 import asyncio
@@ -17,68 +16,68 @@ from ..transports import settle
 from ..types import ChannelLayer
 from .health import pause
 
-#: How many groups are joined or left at the same time.
-TOGETHER = 32
+#: How many groups are joined or left concurrently.
+CONCURRENT_CALLS = 32
 
 
-class Mailbox(NamedTuple):
-    """One that had to be left behind, and the groups it may still be in."""
+class AbandonedChannel(NamedTuple):
+    """A channel that could not be removed from all its groups when its hub ended."""
 
     layer: ChannelLayer
     channel: str
     keys: set[str]
 
 
-#: By event loop, as a layer of channels_redis is another one on each.
-_left_behind: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Mailbox]]" = (
+#: By event loop: channels_redis keeps separate state for each.
+_abandoned: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[AbandonedChannel]]" = (
     weakref.WeakKeyDictionary()
 )
 
 
 class Subscriptions:
     """
-    Guarantees: a group wanted is joined as soon as the layer allows, again after
-    :meth:`rejoin`, and again before the layer forgets it; every call to the layer ends
-    within ``LAYER_TIMEOUT``.
+    Guarantees: a wanted group is joined as soon as the layer accepts it, again after
+    :meth:`rejoin`, and again before the layer's own expiry removes it. Every call to the
+    layer ends within ``LAYER_TIMEOUT``.
     """
 
     def __init__(
         self,
         layer: ChannelLayer,
-        on_late: Callable[[str], None],
+        on_joined_late: Callable[[str], None],
         on_error: Callable[[Exception], None],
-        on_adjusted: Callable[[], None],
+        on_up_to_date: Callable[[], None],
     ) -> None:
         self._layer = layer
-        self._on_late = on_late
+        self._on_joined_late = on_joined_late
         self._on_error = on_error
-        self._on_adjusted = on_adjusted
-        #: The mailbox, once there is one.
+        self._on_up_to_date = on_up_to_date
+        #: The hub's channel on the layer, once there is one.
         self.channel: str | None = None
         self._wanted: set[str] = set()
         self._joined: set[str] = set()
-        #: Left, but the layer failed half-way.
+        #: The layer failed while one of these was left: it may be joined still.
         self._unclean: set[str] = set()
-        self._late: set[str] = set()
+        self._to_report: set[str] = set()
         self._changed: dict[str, None] = {}
         self._change = asyncio.Event()
-        #: Set while nothing is left to do.
-        self.adjusted = asyncio.Event()
+        #: Set while the joined groups are the wanted ones.
+        self.up_to_date = asyncio.Event()
         self._waiters: dict[str, asyncio.Future[None]] = {}
         expiry = getattr(layer, "group_expiry", None)
-        #: The core and in-memory layers forget a group_add after this; others never.
+        #: The core and in-memory layers expire a group_add after this; others do not.
         self._refresh = expiry / 3 if isinstance(expiry, int | float) else None
 
     async def open(self) -> str:
-        """The mailbox: the one that had to be left behind here, or a new one."""
-        left = _left_behind.get(asyncio.get_running_loop(), [])
-        for mailbox in left:
-            if mailbox.layer is self._layer:
-                left.remove(mailbox)
-                self.channel = mailbox.channel
-                self._unclean |= mailbox.keys
-                for key in mailbox.keys:
-                    self._note(key)
+        """The channel: one that an earlier hub of this loop abandoned, or a new one."""
+        abandoned = _abandoned.get(asyncio.get_running_loop(), [])
+        for found in abandoned:
+            if found.layer is self._layer:
+                abandoned.remove(found)
+                self.channel = found.channel
+                self._unclean |= found.keys
+                for key in found.keys:
+                    self._mark_changed(key)
                 break
         else:
             async with asyncio.timeout(conf.LAYER_TIMEOUT):
@@ -88,17 +87,17 @@ class Subscriptions:
 
     def want(self, key: str) -> None:
         self._wanted.add(key)
-        self._note(key)
+        self._mark_changed(key)
 
     def unwant(self, key: str) -> None:
         self._wanted.discard(key)
-        self._note(key)
+        self._mark_changed(key)
 
     def is_joined(self, key: str) -> bool:
         return key in self._joined
 
-    async def stands(self, key: str) -> bool:
-        """Wait for ``key``'s subscription, ``LAYER_TIMEOUT`` at most; whether it stands."""
+    async def wait_joined(self, key: str) -> bool:
+        """Wait at most ``LAYER_TIMEOUT`` until ``key`` is joined; returns whether it is."""
         if key in self._joined:
             return True
         waiter = self._waiters.get(key)
@@ -107,46 +106,48 @@ class Subscriptions:
         await asyncio.wait([waiter], timeout=conf.LAYER_TIMEOUT)
         return key in self._joined
 
-    def tell_when_joined(self, key: str) -> None:
-        """``on_late`` is to hear of it."""
-        self._late.add(key)
+    def report_when_joined(self, key: str) -> None:
+        """Call ``on_joined_late`` once ``key`` is joined."""
+        self._to_report.add(key)
 
     def rejoin(self) -> None:
-        """Join every group again; of what the layer still knows, nothing is certain."""
+        """Join every group again: the layer may have forgotten any of them."""
         self._unclean |= self._joined
         self._joined.clear()
         for key in self._wanted:
-            self._note(key)
+            self._mark_changed(key)
 
     def unsubscribe_all(self) -> None:
-        """Nothing is wanted any more."""
+        """Leave every group."""
         self._wanted.clear()
         for key in (*self._joined, *self._unclean):
-            self._note(key)
+            self._mark_changed(key)
 
     def close(self, clean: bool) -> None:
         """
-        Let go of the mailbox, when the task has ended; of one that is in a group still, or
-        whose end was not ``clean``, the layer may know longer than anybody listens.
+        Give up the channel, after the task has ended.
+
+        If it is still in a group, or ``clean`` is False, the layer may keep it; the next
+        hub of this loop then uses it again.
         """
         keys = self._joined | self._unclean
         if self.channel is not None and (keys or not clean):
-            left = _left_behind.setdefault(asyncio.get_running_loop(), [])
-            left.append(Mailbox(self._layer, self.channel, keys))
+            abandoned = _abandoned.setdefault(asyncio.get_running_loop(), [])
+            abandoned.append(AbandonedChannel(self._layer, self.channel, keys))
         self.channel = None
         for waiter in self._waiters.values():
             waiter.cancel()
         self._waiters.clear()
 
-    # How it is kept true
+    # The task
 
-    def _note(self, key: str) -> None:
+    def _mark_changed(self, key: str) -> None:
         self._changed[key] = None
-        self.adjusted.clear()
+        self.up_to_date.clear()
         self._change.set()
 
-    async def keep(self) -> None:
-        """The task."""
+    async def run(self) -> None:
+        """Join and leave what has changed, until cancelled."""
         failures = 0
         refreshed = time.monotonic()
         while True:
@@ -163,9 +164,9 @@ class Subscriptions:
                 continue
             try:
                 while self._changed:
-                    await self._adjust_some(tuple(self._changed)[:TOGETHER], self.channel)
-                self.adjusted.set()
-                self._on_adjusted()
+                    await self._adjust_some(tuple(self._changed)[:CONCURRENT_CALLS], self.channel)
+                self.up_to_date.set()
+                self._on_up_to_date()
             except Exception as error:
                 self._on_error(error)
                 failures += 1
@@ -175,15 +176,15 @@ class Subscriptions:
                 failures = 0
 
     async def _adjust_some(self, keys: tuple[str, ...], channel: str) -> None:
-        """Several groups side by side; raises the first error when all have ended."""
+        """Adjust several groups concurrently; raises the first error when all have ended."""
         calls = [self._adjust(key, channel) for key in keys]
         for result in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(result, BaseException):
-                # A cancellation that is not ours must not end the task.
+                # A cancellation inside the layer must not end this task.
                 raise result if isinstance(result, Exception) else ConnectionError(repr(result))
 
     async def _adjust(self, key: str, channel: str) -> None:
-        """Make the layer's state of one group what is wanted now."""
+        """Join or leave one group, as is wanted now."""
         async with asyncio.timeout(conf.LAYER_TIMEOUT):
             if key in self._wanted:
                 if key not in self._joined:
@@ -191,10 +192,10 @@ class Subscriptions:
                     self._joined.add(key)
             elif key in self._joined or key in self._unclean:
                 if key in self._unclean:
-                    # The pubsub layer forgets a member before it unsubscribes: where that
-                    # failed, only a member can leave again.
+                    # The pubsub layer removes a member before it unsubscribes. Where that
+                    # failed, join first: only a member can leave.
                     await self._layer.group_add(key, channel)
-                # Not joined from here on: who comes now must wait for a new join.
+                # Not joined from here on: a new member must wait for a new join.
                 self._joined.discard(key)
                 self._unclean.add(key)
                 await self._layer.group_discard(key, channel)
@@ -204,7 +205,7 @@ class Subscriptions:
             waiter = self._waiters.pop(key, None)
             if waiter is not None:
                 settle(waiter)
-            if key in self._late:
-                self._late.discard(key)
+            if key in self._to_report:
+                self._to_report.discard(key)
                 if key in self._joined:
-                    self._on_late(key)
+                    self._on_joined_late(key)

@@ -176,7 +176,7 @@ def envelopes(data):
     except BadEnvelope:
         batch = None
     else:
-        Sequence().note(batch)
+        Sequence().record(batch)
         assert seal(batch)["m"] == [list(item) for item in envelope["m"]]
     if not isinstance(envelope, dict):
         return

@@ -1,4 +1,4 @@
-"""What crosses the layer: envelope."""
+"""The format of messages on the channel layer."""
 
 import re
 
@@ -83,7 +83,7 @@ def test_a_key_begins_with_the_namespace(settings):
 @pytest.mark.parametrize(
     ("name", "error"), [("", ValueError), ("x" * 1025, ValueError), (3, TypeError)]
 )
-def test_what_cannot_name_a_group_is_an_error(name, error):
+def test_a_bad_group_name_is_an_error(name, error):
     with pytest.raises(error, match="a group name"):
         check_group(name)
 
@@ -108,39 +108,39 @@ def batch(first, count=1, origin="o"):
     return Batch(origin, "k", first, items(count))
 
 
-def test_what_came_before_a_receiver_listened_was_not_missed():
-    assert Sequence().note(batch(500)) == 0
+def test_what_was_sent_before_a_receiver_subscribed_was_not_missed():
+    assert Sequence().record(batch(500)) == 0
 
 
 def test_a_hole_is_counted_and_a_repetition_recognised():
     sequence = Sequence()
-    assert sequence.note(batch(0, 3)) == 0
-    assert sequence.note(batch(3, 2)) == 0
-    assert sequence.note(batch(3, 2)) is None
-    assert sequence.note(batch(9)) == 4
-    assert sequence.note(batch(10)) == 0
+    assert sequence.record(batch(0, 3)) == 0
+    assert sequence.record(batch(3, 2)) == 0
+    assert sequence.record(batch(3, 2)) is None
+    assert sequence.record(batch(9)) == 4
+    assert sequence.record(batch(10)) == 0
 
 
 def test_a_late_batch_is_delivered():
     sequence = Sequence()
-    assert sequence.note(batch(0)) == 0
-    assert sequence.note(batch(2)) == 1
-    assert sequence.note(batch(1)) == 0
-    assert sequence.note(batch(1)) is None
-    assert sequence.note(batch(3)) == 0
+    assert sequence.record(batch(0)) == 0
+    assert sequence.record(batch(2)) == 1
+    assert sequence.record(batch(1)) == 0
+    assert sequence.record(batch(1)) is None
+    assert sequence.record(batch(3)) == 0
 
 
 def test_origins_are_apart_and_bounded():
     sequence = Sequence(max_origins=2)
     for origin in "abc":
-        assert sequence.note(batch(0, origin=origin)) == 0
-    assert sequence.note(batch(0, origin="c")) is None
-    assert sequence.note(batch(0, origin="a")) == 0
+        assert sequence.record(batch(0, origin=origin)) == 0
+    assert sequence.record(batch(0, origin="c")) is None
+    assert sequence.record(batch(0, origin="a")) == 0
 
 
 def test_repetitions_are_recognised_within_the_window():
     sequence = Sequence()
     for first in range(WINDOW + 1):
-        sequence.note(batch(first))
-    assert sequence.note(batch(1)) is None
-    assert sequence.note(batch(0)) == 0
+        sequence.record(batch(first))
+    assert sequence.record(batch(1)) is None
+    assert sequence.record(batch(0)) == 0

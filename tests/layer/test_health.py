@@ -1,4 +1,4 @@
-"""When the layer is away, and back: outages."""
+"""Outages of the channel layer: detected, and over."""
 
 import asyncio
 import time
@@ -7,10 +7,10 @@ import weakref
 import pytest
 
 from filtered_websocket.layer import health
-from filtered_websocket.layer.health import Health
+from filtered_websocket.layer.health import LayerHealth
 from filtered_websocket.layer.probes import Probes
 
-from .test_link import House, Layer, house_is_listening
+from .test_link import FakeHub, Layer, is_listening
 
 
 @pytest.fixture(autouse=True)
@@ -20,14 +20,14 @@ def quick(settings, monkeypatch):
 
 
 class Away:
-    """An outage whose probes answer what the test says; notes what happens, in order."""
+    """An outage whose probes answer what the test says; records what happens, in order."""
 
     def __init__(self, *answers):
         self.answers = list(answers)
         self.story = []
         self.tasks = []
         self.told = asyncio.Event()
-        self.outages = Health(self.probe, self.rejoin, self.lost, self.back, self.spawn)
+        self.outages = LayerHealth(self.probe, self.rejoin, self.lost, self.back, self.spawn)
 
     async def probe(self):
         answer = self.answers.pop(0) if self.answers else None
@@ -58,7 +58,7 @@ class Away:
 
     async def over(self):
         async with asyncio.timeout(10):
-            return await self.outages.over(time.monotonic() + 10)
+            return await self.outages.wait_available(time.monotonic() + 10)
 
     async def stop(self):
         for task in self.tasks:
@@ -68,10 +68,10 @@ class Away:
 
 async def test_groups_are_joined_again_before_a_probe_and_two_probes_return_before_it_is_over():
     away = Away(OSError("refused"))
-    assert await away.outages.over(0)
-    away.outages.lose(OSError("reset"))
-    away.outages.lose(OSError("again"))
-    assert away.outages.away and not await away.outages.over(0)
+    assert await away.outages.wait_available(0)
+    away.outages.note_lost(OSError("reset"))
+    away.outages.note_lost(OSError("again"))
+    assert away.outages.is_lost and not await away.outages.wait_available(0)
     assert await away.over()
     assert away.story == [
         *("lost", "join again", "no probe"),
@@ -80,15 +80,15 @@ async def test_groups_are_joined_again_before_a_probe_and_two_probes_return_befo
     await away.stop()
 
 
-async def test_what_goes_away_again_before_peers_could_listen_is_still_away():
+async def test_an_outage_goes_on_if_the_second_probe_is_lost():
     away = Away(None, OSError("again"))
-    away.outages.lose(OSError("reset"))
+    away.outages.note_lost(OSError("reset"))
     assert await away.over()
     assert away.story[2:] == ["probe", "no probe", "go on joining", "probe", "probe", "back"]
     await away.stop()
 
 
-async def test_a_process_that_only_listens_finds_the_layer_away(monkeypatch):
+async def test_a_process_that_only_receives_detects_an_outage(monkeypatch):
     monkeypatch.setattr(health, "HEARTBEAT", 0.01)
     away = Away(None, None, ConnectionError())
     away.spawn(away.outages.watch(), "watch")
@@ -107,11 +107,11 @@ async def test_a_probe_that_takes_too_long_is_sent_twice(monkeypatch):
     await away.stop()
 
 
-async def test_nobody_else_probes_while_the_layer_is_away(monkeypatch):
+async def test_the_heartbeat_sends_no_probe_during_an_outage(monkeypatch):
     monkeypatch.setattr(health, "HEARTBEAT", 0)
     monkeypatch.setattr(health, "MAX_PAUSE", 10)
     away = Away(*[OSError("refused")] * 3)
-    away.outages.lose(OSError("reset"))
+    away.outages.note_lost(OSError("reset"))
     await away.until("no probe")
     away.spawn(away.outages.watch(), "watch")
     for _ in range(10):
@@ -120,28 +120,28 @@ async def test_nobody_else_probes_while_the_layer_is_away(monkeypatch):
     await away.stop()
 
 
-async def test_who_is_told_may_fail_and_after_the_end_nobody_is():
+async def test_a_callback_may_raise_and_none_is_called_after_the_end():
     away = Away()
-    tell = Health(away.probe, away.rejoin, lambda error: 1 / 0, away.back, away.spawn)
+    tell = LayerHealth(away.probe, away.rejoin, lambda error: 1 / 0, away.back, away.spawn)
     with pytest.raises(ZeroDivisionError):
-        tell.lose(OSError())
+        tell.note_lost(OSError())
     await away.until("back")
     away.story.clear()
-    away.outages.end()
-    away.outages.lose(OSError())
-    assert away.story == [] and not away.outages.away
+    away.outages.stop()
+    away.outages.note_lost(OSError())
+    assert away.story == [] and not away.outages.is_lost
     await away.stop()
 
 
 async def test_a_layer_that_forgot_its_groups_is_found_and_joined_again(monkeypatch):
     """As channels_redis.core does after a FLUSHALL."""
     monkeypatch.setattr(health, "HEARTBEAT", 0.01)
-    async with House(Layer()) as house:
-        assert await house_is_listening(house)
-        house.layer.groups.clear()
-        await house.until(lambda: house.back)
-        assert "fws.g.first" in house.layer.groups
-        assert isinstance(house.lost[0], TimeoutError)
+    async with FakeHub(Layer()) as hub:
+        assert await is_listening(hub)
+        hub.layer.groups.clear()
+        await hub.until(lambda: hub.back)
+        assert "fws.g.first" in hub.layer.groups
+        assert isinstance(hub.lost[0], TimeoutError)
 
 
 class Connection:
@@ -194,51 +194,51 @@ class Sharded(Layer):
 
 async def test_each_host_of_a_layer_is_probed():
     layer = Sharded()
-    async with House(layer) as house:
-        assert await house_is_listening(house)
-        assert await house.link.round_trip()
+    async with FakeHub(layer) as hub:
+        assert await is_listening(hub)
+        assert await hub.link.round_trip()
         for shard in layer._shards:
             layer.deaf = {shard}
-            assert not await house.link.round_trip()
+            assert not await hub.link.round_trip()
     assert layer.groups == {}
 
 
-async def test_a_subscription_that_was_cut_and_made_anew_unseen_is_an_outage():
+async def test_a_reconnect_of_the_subscriber_is_an_outage():
     layer = Sharded()
-    async with House(layer) as house:
-        assert await house_is_listening(house)
-        assert await house.link.round_trip()
+    async with FakeHub(layer) as hub:
+        assert await is_listening(hub)
+        assert await hub.link.round_trip()
         layer._shards[1]._pubsub.connection.connect()
-        await house.until(lambda: house.back)
-        assert "cut" in repr(house.lost[0])
+        await hub.until(lambda: hub.back)
+        assert "cut" in repr(hub.lost[0])
 
 
-async def test_connections_on_which_nothing_comes_any_more_are_cut():
+async def test_subscriber_connections_that_receive_nothing_are_closed():
     layer = Sharded()
-    async with House(layer) as house:
-        assert await house_is_listening(house)
+    async with FakeHub(layer) as hub:
+        assert await is_listening(hub)
         connections = [shard._pubsub.connection for shard in layer._shards[:2]]
         layer.deaf = set(layer._shards)
-        assert not await house.link.round_trip()
+        assert not await hub.link.round_trip()
         # A message of anybody shows that they live.
         layer.deaf = set()
-        assert await house.link.round_trip()
+        assert await hub.link.round_trip()
         layer.deaf = set(layer._shards)
-        assert not await house.link.round_trip()
+        assert not await hub.link.round_trip()
         assert not any(connection.cut for connection in connections)
-        assert not await house.link.round_trip()
+        assert not await hub.link.round_trip()
         assert all(connection.cut for connection in connections)
         layer.deaf = set()
-        await house.until(lambda: house.back)
+        await hub.until(lambda: hub.back)
 
 
-async def test_a_link_that_has_ended_hears_nothing_of_connections():
+async def test_a_stopped_link_reports_no_outage():
     layer = Sharded()
-    async with House(layer) as house:
-        assert await house_is_listening(house)
-        assert await house.link.round_trip()
+    async with FakeHub(layer) as hub:
+        assert await is_listening(hub)
+        assert await hub.link.round_trip()
     layer._shards[0]._pubsub.connection.connect()
-    assert house.lost == []
+    assert hub.lost == []
 
 
 def test_the_hosts_of_the_core_layer_are_told_apart():
@@ -251,19 +251,19 @@ def test_the_hosts_of_the_core_layer_are_told_apart():
     assert len(Probes(Core(), print).keys) == 4
 
 
-def test_a_host_that_no_name_finds_is_done_without():
+def test_a_host_that_no_name_hashes_to_is_not_probed():
     class Odd:
         ring_size = 2
 
     assert len(Probes(Odd(), print).keys) == 1
 
 
-async def test_probes_of_an_earlier_round_count_for_nothing():
+async def test_probes_of_an_earlier_round_are_ignored():
     probes = Probes(Layer(), print)
     await probes.send()
     [token] = probes._sent
     await probes.send()
-    probes.note(token)
+    probes.handle(token)
     assert not probes._returned.is_set()
-    probes.note(*probes._sent)
-    await probes.returned()
+    probes.handle(*probes._sent)
+    await probes.wait_returned()

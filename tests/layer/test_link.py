@@ -1,4 +1,4 @@
-"""The one mailbox on the channel layer: layer."""
+"""The hub's connection to the channel layer."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from filtered_websocket.layer.publish_queue import new_item
 
 
 class Layer(InMemoryChannelLayer):
-    """An in-memory layer that can be away, and notes what it is asked."""
+    """An in-memory layer that can fail, and records the calls."""
 
     def __init__(self, **kwargs):
         super().__init__(capacity=1000, **kwargs)
@@ -65,8 +65,8 @@ class Layer(InMemoryChannelLayer):
         return self.calls.count(call)
 
 
-class House:
-    """What the link tells its hub."""
+class FakeHub:
+    """Keeps what the link reports to its hub."""
 
     def __init__(self, layer):
         self.layer = layer
@@ -112,54 +112,54 @@ BATCH = Batch("o", "fws.g.x", 0, [new_item("hello")])
 
 
 async def test_a_wanted_group_is_joined_once_and_heard():
-    async with House(Layer()) as house:
-        house.link.want("fws.g.x")
-        joined = await asyncio.gather(*(house.link.joined("fws.g.x") for _ in range(50)))
-        assert all(joined) and house.link.is_joined("fws.g.x")
-        assert house.layer.count("add", "fws.g.x") == 1
-        await house.link.send(BATCH)
-        await house.until(lambda: house.publish_queue)
-        assert house.publish_queue == [BATCH]
-        assert await house.link.joined("fws.g.x")
-    assert house.layer.groups == {}
+    async with FakeHub(Layer()) as hub:
+        hub.link.want("fws.g.x")
+        joined = await asyncio.gather(*(hub.link.wait_joined("fws.g.x") for _ in range(50)))
+        assert all(joined) and hub.link.is_joined("fws.g.x")
+        assert hub.layer.count("add", "fws.g.x") == 1
+        await hub.link.send(BATCH)
+        await hub.until(lambda: hub.publish_queue)
+        assert hub.publish_queue == [BATCH]
+        assert await hub.link.wait_joined("fws.g.x")
+    assert hub.layer.groups == {}
 
 
 async def test_what_was_wanted_for_a_moment_only_is_not_joined():
-    async with House(Layer()) as house:
-        assert await house_is_listening(house)
-        house.link.want("fws.g.x")
-        house.link.unwant("fws.g.x")
-        house.link.unwant("fws.g.first")
-        house.link.want("fws.g.first")
-        await house.link.round_trip()
-        assert house.layer.count("add", "fws.g.x") == 0
-        assert house.layer.count("add", "fws.g.first") == 1
-        assert house.layer.count("discard", "fws.g.first") == 0
+    async with FakeHub(Layer()) as hub:
+        assert await is_listening(hub)
+        hub.link.want("fws.g.x")
+        hub.link.unwant("fws.g.x")
+        hub.link.unwant("fws.g.first")
+        hub.link.want("fws.g.first")
+        await hub.link.round_trip()
+        assert hub.layer.count("add", "fws.g.x") == 0
+        assert hub.layer.count("add", "fws.g.first") == 1
+        assert hub.layer.count("discard", "fws.g.first") == 0
 
 
-async def test_leaving_while_a_join_is_under_way_does_not_leave_a_member_deaf():
-    async with House(Layer()) as house:
-        house.link.want("fws.g.x")
-        assert await house.link.joined("fws.g.x")
-        house.link.unwant("fws.g.x")
-        await house.layer.discarding.wait()
-        house.link.want("fws.g.x")  # the discard is in flight now
-        assert await house.link.joined("fws.g.x")
-        await house.link.send(BATCH)
-        await house.until(lambda: house.publish_queue)
+async def test_leaving_and_joining_again_at_once_ends_joined():
+    async with FakeHub(Layer()) as hub:
+        hub.link.want("fws.g.x")
+        assert await hub.link.wait_joined("fws.g.x")
+        hub.link.unwant("fws.g.x")
+        await hub.layer.discarding.wait()
+        hub.link.want("fws.g.x")  # the discard is in flight now
+        assert await hub.link.wait_joined("fws.g.x")
+        await hub.link.send(BATCH)
+        await hub.until(lambda: hub.publish_queue)
 
 
 async def test_a_join_that_takes_too_long_answers_false_and_happens_later(settings):
     settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.05, "LAYER_SETTLE": 0}
     layer = Layer()
     layer.away = True
-    async with House(layer) as house:
-        house.link.want("fws.g.x")
-        assert not await house.link.joined("fws.g.x")
+    async with FakeHub(layer) as hub:
+        hub.link.want("fws.g.x")
+        assert not await hub.link.wait_joined("fws.g.x")
         layer.away = False
-        await house.until(lambda: house.back)
-        assert await house.link.joined("fws.g.x")
-    assert len(house.lost) == 1 and isinstance(house.lost[0], ConnectionError)
+        await hub.until(lambda: hub.back)
+        assert await hub.link.wait_joined("fws.g.x")
+    assert len(hub.lost) == 1 and isinstance(hub.lost[0], ConnectionError)
 
 
 async def test_a_slow_layer_joins_many_groups_side_by_side_and_tells_the_late(settings):
@@ -174,39 +174,39 @@ async def test_a_slow_layer_joins_many_groups_side_by_side_and_tells_the_late(se
                 await gate.wait()
             await super().group_add(group, channel)
 
-    async with House(Slow()) as house:
+    async with FakeHub(Slow()) as hub:
         keys = [f"fws.g.{n}" for n in range(20)]
         for key in keys:
-            house.link.want(key)
-        house.link.want("fws.g.unwanted")
-        waiting = [asyncio.ensure_future(house.link.joined(key)) for key in keys]
-        waiting.append(asyncio.ensure_future(house.link.joined("fws.g.unwanted")))
-        while house.layer.calls.count(("add", "fws.g.unwanted")) < 1:  # noqa: ASYNC110 - a few turns of the loop
+            hub.link.want(key)
+        hub.link.want("fws.g.unwanted")
+        waiting = [asyncio.ensure_future(hub.link.wait_joined(key)) for key in keys]
+        waiting.append(asyncio.ensure_future(hub.link.wait_joined("fws.g.unwanted")))
+        while hub.layer.calls.count(("add", "fws.g.unwanted")) < 1:  # noqa: ASYNC110 - a few turns of the loop
             await asyncio.sleep(0)
         assert not any(await asyncio.gather(*waiting))
-        house.link.unwant("fws.g.unwanted")
+        hub.link.unwant("fws.g.unwanted")
         gate.set()
-        await house.until(lambda: len(house.late) == 20)
-        assert sorted(house.late) == sorted(keys)
-        await house.until(lambda: house.back)
+        await hub.until(lambda: len(hub.late) == 20)
+        assert sorted(hub.late) == sorted(keys)
+        await hub.until(lambda: hub.back)
 
 
 async def test_a_layer_that_went_and_came_is_told_once_each_and_joined_again(caplog):
     layer = Layer()
-    async with House(layer) as house:
-        house.link.want("fws.g.x")
-        assert await house.link.joined("fws.g.x")
+    async with FakeHub(layer) as hub:
+        hub.link.want("fws.g.x")
+        assert await hub.link.wait_joined("fws.g.x")
         layer.away = True
         for _ in range(3):
             with pytest.raises(ConnectionError):
-                await house.link.send(BATCH)
+                await hub.link.send(BATCH)
         layer.groups.clear()
         layer.away = False
-        await house.until(lambda: house.back)
-        assert len(house.lost) == len(house.back) == 1 and house.back[0] > 0
-        assert await house.link.joined("fws.g.x")
-        await house.link.send(BATCH)
-        await house.until(lambda: house.publish_queue)
+        await hub.until(lambda: hub.back)
+        assert len(hub.lost) == len(hub.back) == 1 and hub.back[0] > 0
+        assert await hub.link.wait_joined("fws.g.x")
+        await hub.link.send(BATCH)
+        await hub.until(lambda: hub.publish_queue)
 
 
 async def test_a_group_left_while_the_layer_was_away_is_left_when_it_is_back():
@@ -226,15 +226,15 @@ async def test_a_group_left_while_the_layer_was_away_is_left_when_it_is_back():
                 subscribed.discard(group)
 
     layer = HalfWay()
-    async with House(layer) as house:
-        assert await house_is_listening(house)
+    async with FakeHub(layer) as hub:
+        assert await is_listening(hub)
         layer.away = True
-        house.link.unwant("fws.g.first")
-        await house.until(lambda: house.lost)
+        hub.link.unwant("fws.g.first")
+        await hub.until(lambda: hub.lost)
         layer.away = False
-        await house.until(lambda: house.back)
-        house.link.want("fws.g.x")
-        assert await house.link.joined("fws.g.x")
+        await hub.until(lambda: hub.back)
+        hub.link.want("fws.g.x")
+        assert await hub.link.wait_joined("fws.g.x")
         assert subscribed == {"fws.g.x"}
 
 
@@ -251,70 +251,70 @@ async def test_a_link_stops_although_a_cancellation_was_swallowed():
                     raise
                 return {"v": 0}
 
-    async with House(Stubborn()) as house:
-        assert await house_is_listening(house)
+    async with FakeHub(Stubborn()) as hub:
+        assert await is_listening(hub)
     assert Stubborn.swallowed == 3
 
 
-async def house_is_listening(house):
-    house.link.want("fws.g.first")
-    return await house.link.joined("fws.g.first")
+async def is_listening(hub):
+    hub.link.want("fws.g.first")
+    return await hub.link.wait_joined("fws.g.first")
 
 
 async def test_no_error_of_the_layer_ends_the_listener():
     layer = Layer()
-    async with House(layer) as house:
-        assert await house_is_listening(house)
+    async with FakeHub(layer) as hub:
+        assert await is_listening(hub)
         layer.bad = [ValueError("garbage"), ValueError("garbage"), OSError("reset")]
-        house.link.want("fws.g.x")
-        assert await house.link.joined("fws.g.x")
+        hub.link.want("fws.g.x")
+        assert await hub.link.wait_joined("fws.g.x")
         for _ in range(4):
-            await house.link.send(BATCH)
-        await house.until(lambda: len(house.publish_queue) == 4)
-        assert len(house.bad) == 2 and len(house.lost) == 1
-        await house.until(lambda: house.back)
+            await hub.link.send(BATCH)
+        await hub.until(lambda: len(hub.publish_queue) == 4)
+        assert len(hub.bad) == 2 and len(hub.lost) == 1
+        await hub.until(lambda: hub.back)
 
 
 async def test_no_error_of_the_hub_ends_the_listener(caplog):
-    async with House(Layer()) as house:
-        assert await house_is_listening(house)
-        deliver, house.link._on_batch = house.link._on_batch, lambda batch: 1 / 0
+    async with FakeHub(Layer()) as hub:
+        assert await is_listening(hub)
+        deliver, hub.link._on_batch = hub.link._on_batch, lambda batch: 1 / 0
         for _ in range(2):
-            await house.link.send(BATCH._replace(key="fws.g.first"))
-        assert await house.link.round_trip()
-        house.link._on_batch = deliver
-        await house.link.send(BATCH._replace(key="fws.g.first"))
-        await house.until(lambda: house.publish_queue)
-    assert caplog.text.count("cannot hand on what the channel layer brought") == 1
-    assert "ZeroDivisionError" in caplog.text and house.lost == []
+            await hub.link.send(BATCH._replace(key="fws.g.first"))
+        assert await hub.link.round_trip()
+        hub.link._on_batch = deliver
+        await hub.link.send(BATCH._replace(key="fws.g.first"))
+        await hub.until(lambda: hub.publish_queue)
+    assert caplog.text.count("cannot deliver a batch from the channel layer") == 1
+    assert "ZeroDivisionError" in caplog.text and hub.lost == []
 
 
 @pytest.mark.parametrize("message", [{"type": "chat.message"}, {"v": 9}, {"v": 1, "probe": "no"}])
 async def test_what_is_no_envelope_is_skipped(message):
-    async with House(Layer()) as house:
-        assert await house_is_listening(house)
-        await house.layer.group_send("fws.g.first", message)
-        await house.layer.group_send("fws.g.first", seal(BATCH))
-        await house.until(lambda: house.publish_queue)
-        assert len(house.bad) == (0 if "probe" in message else 1)
+    async with FakeHub(Layer()) as hub:
+        assert await is_listening(hub)
+        await hub.layer.group_send("fws.g.first", message)
+        await hub.layer.group_send("fws.g.first", seal(BATCH))
+        await hub.until(lambda: hub.publish_queue)
+        assert len(hub.bad) == (0 if "probe" in message else 1)
 
 
-async def test_who_does_not_listen_finds_the_layer_back_when_it_takes_a_probe():
-    house = House(Layer())
-    assert await house.link.round_trip()
-    house.layer.away = True
-    assert not await house.link.round_trip()
+async def test_for_a_publisher_an_outage_is_over_when_the_layer_accepts_a_probe():
+    hub = FakeHub(Layer())
+    assert await hub.link.round_trip()
+    hub.layer.away = True
+    assert not await hub.link.round_trip()
     with pytest.raises(ConnectionError):
-        await house.link.send(BATCH)
-    assert len(house.lost) == 1 and not await house.link.there(time.monotonic() + 0.01)
-    house.layer.away = False
-    assert await house.link.there(time.monotonic() + 10)
-    await house.until(lambda: house.back)
-    await house.link.stop()
-    assert house.layer.groups == {}
+        await hub.link.send(BATCH)
+    assert len(hub.lost) == 1 and not await hub.link.wait_available(time.monotonic() + 0.01)
+    hub.layer.away = False
+    assert await hub.link.wait_available(time.monotonic() + 10)
+    await hub.until(lambda: hub.back)
+    await hub.link.stop()
+    assert hub.layer.groups == {}
 
 
-async def test_a_hanging_layer_is_given_up_after_layer_timeout(settings):
+async def test_a_call_to_a_hanging_layer_ends_after_layer_timeout(settings):
     settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.01, "LAYER_SETTLE": 0}
 
     class Hanging(Layer):
@@ -323,32 +323,32 @@ async def test_a_hanging_layer_is_given_up_after_layer_timeout(settings):
                 await asyncio.Event().wait()
             await super().group_send(group, message)
 
-    async with House(Hanging()) as house:
-        assert await house_is_listening(house)
+    async with FakeHub(Hanging()) as hub:
+        assert await is_listening(hub)
         with pytest.raises(TimeoutError):
-            await house.link.send(BATCH)
-        await house.until(lambda: house.back)
+            await hub.link.send(BATCH)
+        await hub.until(lambda: hub.back)
 
 
-async def test_stopping_while_a_join_waits_lets_the_waiter_go():
+async def test_stopping_ends_the_wait_for_a_join():
     layer = Layer()
     layer.away = True
-    house = House(layer)
-    house.link.start()
-    house.link.want("fws.g.x")
-    waiting = asyncio.ensure_future(house.link.joined("fws.g.x"))
+    hub = FakeHub(layer)
+    hub.link.start()
+    hub.link.want("fws.g.x")
+    waiting = asyncio.ensure_future(hub.link.wait_joined("fws.g.x"))
     await asyncio.sleep(0)
-    await house.link.stop()
+    await hub.link.stop()
     assert await waiting is False
 
 
-async def test_without_a_layer_the_loop_is_the_world():
+async def test_without_a_layer_messages_stay_in_the_process():
     seen = []
     link = LocalLink(seen.append)
     link.start()
     link.want("a")
-    assert link.is_joined("a") and await link.joined("a") and await link.round_trip()
-    assert await link.there(0)
+    assert link.is_joined("a") and await link.wait_joined("a") and await link.round_trip()
+    assert await link.wait_available(0)
     await link.send(BATCH)
     link.unwant("a")
     await link.stop()

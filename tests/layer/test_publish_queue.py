@@ -1,4 +1,4 @@
-"""The outgoing queue: batches."""
+"""The queue of messages to publish."""
 
 import asyncio
 import contextlib
@@ -98,7 +98,7 @@ async def test_a_batch_is_bounded_in_messages_and_bytes():
     }
 
 
-async def test_a_batch_that_no_layer_would_take_is_told_and_not_sent_again():
+async def test_a_batch_that_the_layer_refuses_is_reported_and_not_sent_again():
     layer = Layer()
     layer.error = ValueError("no envelope")
     done = asyncio.get_running_loop().create_future()
@@ -119,7 +119,7 @@ async def test_a_batch_that_no_layer_would_take_is_told_and_not_sent_again():
     assert payloads(layer.sent[-1]) == [b"4"] and layer.sent[-1].first == 3
 
 
-async def test_who_waits_for_its_message_is_the_only_one_told():
+async def test_a_failure_is_reported_to_the_publisher_that_waits_and_nobody_else():
     layer = Layer()
     layer.error = ValueError()
     done = asyncio.get_running_loop().create_future()
