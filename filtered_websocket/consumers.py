@@ -1,16 +1,16 @@
 """
-The ASGI edge: one connection from handshake to disconnect chain.
+One connection from its handshake to the end of its disconnect chain.
 
 ::
 
     connect   authenticate -> connect chain -> join groups -> accept | refuse
     receive   data chain on the frame -> codec -> message chain
-    push      Connection -> transport, beside all this: a slow filter holds up
+    push      Connection -> transport, independent of reading: a slow filter delays
               only the reading of its own socket
-    over      leave groups -> disconnect chain -> the hub lets go
+    close     leave groups -> disconnect chain -> the hub forgets the connection
 
-Reads are a loop of its own, not Channels' dispatch: that one awaits a database
-thread for every event of every socket.
+Frames are read in a loop of this package, not by Channels' dispatch, which awaits a
+database thread for every event of every socket.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ from .types import ASGIApplication, Codec, Event, Receive, Scope, Send
 
 logger = get_logger(__name__)
 
-#: How long a disconnect chain may go on after its connection was cancelled, seconds.
+#: How long a disconnect chain may run after its connection's task was cancelled, seconds.
 DISCONNECT_TIMEOUT = 8.0
 
 
@@ -55,14 +55,15 @@ class FilteredWebSocketConsumer(AsyncConsumer):
     :meth:`as_asgi`; without ``filters`` the route runs ``INSTALLED_FILTERS``.
     """
 
-    #: As ``INSTALLED_FILTERS``, for this route.
+    #: The filters of this route, written as in ``INSTALLED_FILTERS``.
     filters: ClassVar[Iterable[Entry] | None] = None
-    #: Joined by every connection; ``publish`` without a group means the first.
+    #: Every connection joins these; ``publish`` without a group publishes to the first.
     groups: ClassVar[Iterable[str] | None] = None
     #: A codec, or the dotted path of one.
     codec: ClassVar[Codec | str | None] = None
     #: ``may_join(connection, group) -> bool``, a static or class method, ``def`` or
-    #: ``async def``: who may join what. None allows all that the pipeline joins.
+    #: ``async def``: whether a connection may join a group. None allows every group that
+    #: the pipeline joins.
     may_join: ClassVar[MayJoin | None] = None
 
     def __init__(self, route: Route) -> None:
@@ -74,10 +75,10 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         """
         The ASGI application of a route: ``filters=``, ``groups=``, ``codec=``.
 
-        Builds the pipeline at once where Django's apps are ready, else (and with
-        ``build=False``) when it is first served;
-        :exc:`~django.core.exceptions.ImproperlyConfigured` says what is wrong with it,
-        in the words of ``manage.py check``.
+        Builds the pipeline at once if Django's apps are ready, else (and with
+        ``build=False``) for the first connection. Raises
+        :exc:`~django.core.exceptions.ImproperlyConfigured` with the message of
+        ``manage.py check`` for a pipeline that cannot be built.
         """
         unknown = set(initkwargs) - {"filters", "groups", "codec"}
         if unknown:
@@ -101,14 +102,15 @@ class FilteredWebSocketConsumer(AsyncConsumer):
 
     def get_groups(self) -> Iterable[str] | Awaitable[Iterable[str]]:
         """
-        The groups to join before accept; the first is the home group. For override,
-        also ``async``: ``self.scope`` and ``self.connection`` are there, the connect
-        chain has run.
+        The groups to join before the connection is accepted; the first is the home group.
+
+        Override it, as ``def`` or ``async def``: ``self.scope`` and ``self.connection``
+        are set, and the connect chain has run.
         """
         return self.route.groups
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One connection, from ``websocket.connect`` to the end of its disconnect chain."""
+        """Serve one connection, from ``websocket.connect`` to the end of its disconnect chain."""
         if scope["type"] != "websocket":
             raise ValueError(f"a WebSocket route was asked to serve {scope['type']!r}")
         self.scope = scope
@@ -151,7 +153,8 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             send_close = self.connection.transport.send_close
             await refuse(self.scope, self.send, send_close, *refusal)
             return
-        # Before it is sent: a cancellation while it is may come when the client has it.
+        # Set before the accept is sent: a cancellation during the send may come after
+        # the client has received it.
         self._accepted = True
         try:
             await self.send({"type": "websocket.accept", "subprotocol": handshake.subprotocol})
@@ -162,7 +165,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         self.connection.transport.open()
 
     def _check_handshake(self) -> tuple[int, str] | None:
-        """As ``routing``'s check, where a site's own stack stands around this consumer."""
+        """Check the handshake, if a site uses this consumer without ``routing``'s check."""
         problem = (
             "" if CHECKED in self.scope else refusal_reason(self.scope, site_rule, any_host=False)
         )
@@ -172,12 +175,12 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         return None
 
     async def _authenticate(self) -> tuple[int, str] | None:
-        """Find out who connects; code and reason where that is nobody who may."""
+        """Authenticate. Returns the code and reason of a refusal, else None."""
         if not conf.AUTHENTICATORS:
             return None
         grants = self.hub.grants
         try:
-            # Which has a bound of its own.
+            # Outside of the time limit below: it has a limit of its own.
             await grants.receiving()
             async with time_limit(AUTH_TIMEOUT):
                 since = grants.events_seen
@@ -191,13 +194,13 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             logger.info("refused connection %s: %s", self.connection.id, close.reason)
             return close.code, close.reason
         except Exception as error:
-            # A fault of ours, not of who connects.
+            # An error of the server, not a wrong credential.
             self.pipeline.failed(error, f"connection {self.connection.id}", "authentication")
             return FILTER_ERROR, "cannot find out who connects"
         return None
 
     async def _refusal(self, handshake: Handshake) -> tuple[int, str] | None:
-        """Code and reason where connect chain or groups refuse; None is a welcome."""
+        """Run the connect chain and join groups. Returns code and reason of a refusal, or None."""
         try:
             if self.pipeline.connect:
                 await self.pipeline.connect.arun(self.connection, handshake)
@@ -219,17 +222,17 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         try:
             groups = [check_route_group(name) for name in names]
         except (TypeError, ValueError) as error:
-            # A name from a URL: the client's mistake, not an error of the site.
+            # Such a name comes from the URL: a mistake of the client, not of the site.
             logger.info("refused connection %s: %s", self.connection.id, error)
             raise Close(FORBIDDEN, "no such group") from None
         if groups:
             self.connection.home = groups[0]
         if not self.connection.may_subscribe:
-            return  # it publishes, and hears nothing
+            return  # its token lets it publish only
         if len(groups) == 1:
             await self.connection.join(groups[0])
         else:
-            # Together: a layer that does not answer delays them once, not one by one.
+            # All at the same time: a layer that does not answer costs one timeout, not many.
             await asyncio.gather(*map(self.connection.join, groups))
 
     # Receive
@@ -271,7 +274,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         finally:
             text_event.reset(token)
 
-    # Over
+    # Close
 
     def _leave(self) -> None:
         self._view.connections.pop(self.connection.id, None)
@@ -282,10 +285,11 @@ class FilteredWebSocketConsumer(AsyncConsumer):
 
     async def _finish(self) -> None:
         """
-        The disconnect chain, where the connection was accepted: on every way out, once.
+        Run the disconnect chain once, however the connection ended, if it was accepted.
 
-        A task of its own, so that a cancellation of this one does not end it: only where
-        it takes too long is what it waits for cancelled, filter by filter.
+        In a task of its own, so that cancelling this task does not cancel the chain. If
+        the chain takes longer than ``DISCONNECT_TIMEOUT`` after that, the filter that is
+        running is cancelled, then the next.
         """
         if not self.pipeline.disconnect and not self.connection.transport.writing:
             return

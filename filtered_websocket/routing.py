@@ -1,5 +1,5 @@
 """
-From a site's ``asgi.py`` to consumers: one line that wraps its HTTP application.
+WebSocket routes for a site's ``asgi.py``: one line that wraps its HTTP application.
 
 ::
 
@@ -7,7 +7,7 @@ From a site's ``asgi.py`` to consumers: one line that wraps its HTTP application
 
     http      -> the site's own application
     websocket -> handshake check -> cookies, session, user -> routes -> consumer
-    lifespan  -> answered
+    lifespan  -> answered; nothing to start or stop
 """
 
 import re
@@ -43,15 +43,15 @@ from .types import ASGIApplication, Receive, Scope, Send
 
 logger = get_logger(__name__)
 
-#: The site's pipeline, ``INSTALLED_FILTERS``, at the root. Built when it is served, not
-#: here: a mistake in settings should reach ``manage.py check``, which may import this.
+#: The site's pipeline, ``INSTALLED_FILTERS``, at the root. Built for the first connection,
+#: not here: a mistake in settings must not prevent ``manage.py check`` from importing this.
 websocket_urlpatterns: list[Any] = [
     path("", FilteredWebSocketConsumer.as_asgi(build=False)),  # type: ignore[arg-type]
 ]
 
 
 async def _refuse_with(scope: Scope, receive: Receive, send: Send, code: int, reason: str) -> None:
-    """As ``REFUSE_WITH`` says, from outside of a consumer."""
+    """Refuse a handshake as ``REFUSE_WITH`` says, outside of a consumer."""
     await receive()
     send_close = open_transport(send, conf.MAX_OUTBOX, lambda code, reason: None).send_close
     await refuse(scope, send, send_close, code, reason)
@@ -59,8 +59,8 @@ async def _refuse_with(scope: Scope, receive: Receive, send: Send, code: int, re
 
 class HandshakeCheck:
     """
-    Refuses what no page of this site sent, and everybody once the process ends, before
-    anything reads a session.
+    Refuses handshakes from pages of other sites, and all of them while the process
+    drains. Runs before the session is read.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class HandshakeCheck:
 
 def _hide_query(scope: Scope) -> Scope:
     """
-    The scope for those inside; of the server's own, which uvicorn's access log prints
-    later, the credentials are taken out.
+    The scope for the application. From the server's own scope, which uvicorn's access log
+    prints later, the credentials in the query are removed.
     """
     query = clean_query(scope) if conf.AUTHENTICATORS else scope.get("query_string", b"")
     if query == scope.get("query_string", b""):
@@ -104,9 +104,9 @@ def _hide_query(scope: Scope) -> Scope:
 
 class SessionUserMiddleware:
     """
-    ``scope["user"]``: the session's, looked up once, at the handshake.
+    Sets ``scope["user"]`` to the session's user, looked up once, at the handshake.
 
-    Where that fails the handshake is refused, and nobody becomes anonymous by it.
+    If the lookup fails the handshake is refused: an error makes nobody anonymous.
     """
 
     def __init__(self, inner: ASGIApplication) -> None:
@@ -119,14 +119,14 @@ class SessionUserMiddleware:
                 user = await session_user(scope)
         except Exception as error:
             if self._throttle.note("session"):
-                logger.error("cannot look a session up: %r", error)
+                logger.error("cannot look up the session of a handshake: %r", error)
             await _refuse_with(scope, receive, send, FILTER_ERROR, "cannot find out who connects")
             return
         await self.inner({**scope, "user": user}, receive, send)
 
 
 class Router:
-    """Django paths to consumers; a path that none matches is refused politely."""
+    """Routes by Django paths; a handshake for a path without a route gets HTTP 403."""
 
     def __init__(self, routes: Sequence[Any]) -> None:
         _note_paths(routes, "/")
@@ -134,12 +134,12 @@ class Router:
         self._throttle = LogThrottle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # URLRouter raises where a path is outside of root_path: no route of ours.
+        # URLRouter raises for a path outside of root_path, which has no route here.
         inside = scope["path"].startswith(scope.get("root_path", ""))
         await (self._router if inside else self._refuse)(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """HTTP 403, and now and then a line in the log: whoever tries paths tries many."""
+        """HTTP 403, and a throttled line in the log: scanners try many paths."""
         await receive()
         if self._throttle.note("path"):
             count = self._throttle.counts["path"]
@@ -148,7 +148,7 @@ class Router:
 
 
 def _note_paths(routes: Sequence[Any], prefix: str) -> None:
-    """Tell routes their paths, and raise now for what cannot be built."""
+    """Note each route's paths; raises ImproperlyConfigured for a pipeline that cannot be built."""
     for entry in routes:
         where = prefix + str(entry.pattern)
         if isinstance(entry.callback, URLRouter):
@@ -162,10 +162,10 @@ def _note_paths(routes: Sequence[Any], prefix: str) -> None:
 
 def websocket_application(routes: Sequence[Any] | None = None) -> ASGIApplication:
     """
-    ``routes`` (Django paths; the site's pipeline at ``/`` without) behind the handshake
-    check, and sessions and users where the site has installed those apps.
+    ``routes`` (Django paths; by default the site's pipeline at ``/``) behind the handshake
+    check, with sessions and users if the site has installed those apps.
 
-    ImproperlyConfigured for a pipeline or an authenticator that cannot be made.
+    ImproperlyConfigured for a pipeline or an authenticator that cannot be built.
     """
     load_authenticators()
     application: Any = Router(websocket_urlpatterns if routes is None else routes)
@@ -178,9 +178,9 @@ def websocket_application(routes: Sequence[Any] | None = None) -> ASGIApplicatio
 
 def with_websockets(http: ASGIApplication, routes: Sequence[Any] | None = None) -> ASGIApplication:
     """
-    A site's ASGI application: ``http`` as it was, and WebSockets.
+    A site's ASGI application: ``http`` unchanged, and WebSockets.
 
-    Call it after ``get_asgi_application()``: it needs Django's apps, and raises
+    Call it after ``get_asgi_application()``, as it needs Django's apps. Raises
     ImproperlyConfigured for a pipeline that cannot be built.
     """
     return _by_protocol(http, websocket_application(routes))
@@ -190,11 +190,11 @@ def standalone_application(
     websocket: ASGIApplication, where: str | None, origins: Sequence[str] | None
 ) -> ASGIApplication:
     """
-    ``websocket`` with no site around it: at one path, or at every one; for pages of
-    ``origins``, or of the origin that is connected to.
+    ``websocket`` without a Django site: at the path ``where``, or at every path; for pages
+    of ``origins``, or of the same origin.
     """
     view: Any = websocket
-    # The path itself, which may look like a pattern.
+    # Escaped, as the path may contain characters of a regular expression.
     route = re_path("" if where is None else f"^{re.escape(where.lstrip('/'))}$", view)
     rule = is_same_origin if origins is None else one_of_origins(origins)
     return _by_protocol(_upgrade_required, HandshakeCheck(Router([route]), rule, any_host=True))
@@ -213,14 +213,14 @@ def _by_protocol(http: ASGIApplication, websocket: ASGIApplication) -> ASGIAppli
 
 
 async def _upgrade_required(scope: Scope, receive: Receive, send: Send) -> None:
-    """What a WebSocket server says to plain HTTP (RFC 9110 section 15.5.22)."""
+    """The answer to plain HTTP: 426 Upgrade Required (RFC 9110 section 15.5.22)."""
     headers = [(b"content-type", b"text/plain"), (b"upgrade", b"websocket")]
     await send({"type": "http.response.start", "status": 426, "headers": headers})
     await send({"type": "http.response.body", "body": b"This is a WebSocket server.\n"})
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
-    """Nothing to start or stop; uvicorn asks all the same, and logs those who raise."""
+    """Answer the lifespan protocol; uvicorn logs an error for an application that does not."""
     while True:
         event = await receive()
         await send({"type": event["type"] + ".complete"})

@@ -1,5 +1,5 @@
 """
-What users need to test their own filters: no server, no Redis, no threads.
+Test your own filters without a server, Redis or threads.
 
 ::
 
@@ -28,8 +28,8 @@ from .pipelines.entries import Entry
 from .threads.blocking import in_the_thread_sensitive_thread
 from .types import ASGIApplication, Event
 
-#: How long ``receive`` and the like wait before they fail, seconds.
-PATIENCE = 5.0
+#: How long ``receive`` and the other methods wait before they fail, seconds.
+TIMEOUT = 5.0
 
 
 class Closed(AssertionError):
@@ -49,16 +49,16 @@ class Published(NamedTuple):
 
 
 def only_filters(*filters: Entry) -> Any:
-    """``INSTALLED_FILTERS`` is just these: a context manager and a decorator."""
+    """Set ``INSTALLED_FILTERS`` to these, as a context manager or a decorator."""
     return override_settings(INSTALLED_FILTERS=list(filters))
 
 
 @contextmanager
 def published() -> Iterator[list[Published]]:
     """
-    A list of what is published meanwhile, from connections and from anywhere in Django.
+    A list of everything that is published meanwhile, by connections or other Django code.
 
-    Where nobody is connected it is captured only, as mail is in tests.
+    If nobody is connected it is only captured and not sent, as mail is in tests.
     """
     seen: list[Published] = []
 
@@ -80,7 +80,7 @@ def published() -> Iterator[list[Published]]:
 
 
 class Client:
-    """The other end of a connection."""
+    """The client's end of a connection."""
 
     def __init__(self, app: ASGIApplication, scope: dict[str, Any]) -> None:
         self._app = app
@@ -90,14 +90,14 @@ class Client:
         self._read = asyncio.Event()
         self._task: asyncio.Task[None]
         self.accepted = False
-        #: What the server answered of the subprotocols offered.
+        #: The subprotocol that the server chose, if any.
         self.subprotocol: str | None = None
         #: Set when the connection is closed, by either side.
         self.close_code: int | None = None
         self.close_reason: str = ""
 
     async def open(self) -> None:
-        """Shake hands; ``accepted`` tells how it went."""
+        """Send the handshake; then ``accepted`` says whether it was accepted."""
         self._task = asyncio.create_task(self._serve(), name="fws-test-connection")
         self._input.put_nowait({"type": "websocket.connect"})
         event = await self._next()
@@ -112,7 +112,7 @@ class Client:
             await self._app(self._scope, self._receive, self._output.put)
 
     async def _receive(self) -> Event:
-        # The application asks for more: what came before has been handled.
+        # The application asks for the next message: it has handled those before.
         if self._input.empty():
             self._read.set()
         event = await self._input.get()
@@ -121,7 +121,7 @@ class Client:
     async def _next(self) -> Event:
         getting = asyncio.ensure_future(self._output.get())
         await asyncio.wait(
-            {getting, self._task}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED
+            {getting, self._task}, timeout=TIMEOUT, return_when=asyncio.FIRST_COMPLETED
         )
         if getting.done():
             return getting.result()
@@ -129,7 +129,7 @@ class Client:
         if self._task.done():
             self._task.result()
             raise Closed("the application has ended")
-        raise TimeoutError(f"nothing came within {PATIENCE} s")
+        raise TimeoutError(f"nothing came within {TIMEOUT} s")
 
     async def send(self, message: str | bytes) -> None:
         """Send a frame, text for ``str`` and binary for ``bytes``."""
@@ -138,7 +138,7 @@ class Client:
         self._input.put_nowait({"type": "websocket.receive", key: message})
 
     async def receive(self) -> str | bytes:
-        """The next message. :exc:`Closed` where a close comes instead."""
+        """The next message; :exc:`Closed` if the connection is closed instead."""
         event = await self._next()
         if event["type"] == "websocket.close":
             self._note_close(event)
@@ -147,16 +147,16 @@ class Client:
         return event["bytes"] if message is None else message
 
     async def received_nothing(self) -> bool:
-        """Whether nothing is on its way here, now that all that was sent is handled."""
+        """Whether no message waits or will come, once all that was sent is handled."""
         await self.settle()
         return self._output.empty()
 
     async def settle(self) -> None:
-        """Return when what was sent is handled, and what that published delivered."""
+        """Return when all that was sent is handled, and what it published is delivered."""
         if not self._task.done():
             reading = asyncio.ensure_future(self._read.wait())
             await asyncio.wait(
-                {reading, self._task}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED
+                {reading, self._task}, timeout=TIMEOUT, return_when=asyncio.FIRST_COMPLETED
             )
             reading.cancel()
         hub = active_hub()
@@ -164,12 +164,12 @@ class Client:
             await hub.settled()
             await hub.link.round_trip()
             await hub.settled()
-        # A writer's turn on the loop.
+        # Let the writer tasks run.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
     async def closed(self) -> int:
-        """Wait for the server's close; its code. Messages before it are passed over."""
+        """Wait for the server's close and return its code; messages before it are skipped."""
         while self.close_code is None:
             event = await self._next()
             if event["type"] == "websocket.close":
@@ -193,8 +193,9 @@ class connect:
     A connection to an ASGI application, or to a pipeline of ``filters``:
     ``client = await connect(...)``, or ``async with connect(...) as client``, which closes it.
 
-    ``user`` is what ``web_socket_instance.user`` is. A refusal is :exc:`Refused` in
-    ``async with``; awaited, the client tells it by ``accepted`` and ``close_code``.
+    ``user`` becomes ``web_socket_instance.user``. If the connection is refused,
+    ``async with`` raises :exc:`Refused`; ``await`` returns a client whose ``accepted`` is
+    False and whose ``close_code`` says why.
     """
 
     def __init__(
@@ -251,7 +252,7 @@ class connect:
 async def connect_many(
     count: int, app_or_filters: ASGIApplication | Iterable[Entry], path: str = "/"
 ) -> AsyncIterator[list[Client]]:
-    """``count`` connections to one application, all at the same moment."""
+    """``count`` connections to one application, opened at the same time."""
     async with AsyncExitStack() as stack:
         connections = [connect(app_or_filters, path) for _ in range(count)]
         yield await asyncio.gather(*map(stack.enter_async_context, connections))

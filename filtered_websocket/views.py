@@ -1,6 +1,6 @@
 """
-Pages: the demo chat, which shows the pipeline it talks to; tickets for those logged in;
-and for who runs the process, whether it lives and is ready.
+Pages: the demo chat, which shows its pipeline; tickets for logged-in users; and health
+checks of the process.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from .hub.drain import ending
 from .hub.registry import active_hub
 from .routing import websocket_urlpatterns
 
-#: No inline script or style, nothing from elsewhere.
+#: No inline script or style, and nothing from other origins.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -25,10 +25,10 @@ CONTENT_SECURITY_POLICY = (
 
 def demo(request: HttpRequest, name: str = "", websocket: Any = None) -> HttpResponse:
     """
-    The page, which connects to the WebSocket at its own path.
+    The demo page, which connects to the WebSocket at its own path.
 
-    ``websocket`` is what ``as_asgi`` returned for that path, the site's pipeline by
-    default: it is what the page shows.
+    ``websocket`` is what ``as_asgi`` returned for that path (default: the site's
+    pipeline); the page shows its filters.
     """
     served = websocket_urlpatterns[0].callback if websocket is None else websocket
     context = {
@@ -49,7 +49,7 @@ def ticket(request: HttpRequest) -> HttpResponse:
     A ticket for a logged-in user, as JSON: ``{"ticket": ..., "expires_in": seconds}``.
 
     A page posts here (with its CSRF token) and connects to ``/?ticket=...`` at once. 403
-    for who is not logged in.
+    for a user who is not logged in.
     """
     if not request.user.is_authenticated:
         return JsonResponse({"error": "log in first"}, status=403)
@@ -60,7 +60,7 @@ def ticket(request: HttpRequest) -> HttpResponse:
 @require_safe
 @cache_control(no_store=True)
 def live(request: HttpRequest) -> HttpResponse:
-    """Whether the process answers: 200 always, ``{"status": "live"}``."""
+    """Liveness: the process answers 200, ``{"status": "live"}``."""
     return JsonResponse({"status": "live"})
 
 
@@ -68,11 +68,11 @@ def live(request: HttpRequest) -> HttpResponse:
 @cache_control(no_store=True)
 def ready(request: HttpRequest) -> HttpResponse:
     """
-    Whether to send clients here: 200, or 503 while the process ends (``draining``) or
-    its channel layer is away (``layer_lost``).
+    Readiness: 200, or 503 while the process drains (``draining``) or cannot reach its
+    channel layer (``layer_lost``).
 
-    Nothing is asked: where nobody is connected to this process (``idle``), nobody knows
-    of the layer.
+    Sends no query to the layer: while nobody is connected to this process (``idle``), its
+    state is not known.
     """
     hub = active_hub()
     word = "ready"

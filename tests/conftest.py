@@ -23,7 +23,7 @@ def no_signal_handler_is_left_behind():
     """A hub of the main thread stands before the handlers, and steps aside at its end."""
     yield
     left = [getattr(signal.getsignal(number), "__func__", None) for number in SIGNALS]
-    assert Drain._asked not in left
+    assert Drain._on_signal not in left
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ def house():
     yield
     targets.house.close()
     left = [getattr(signal.getsignal(number), "__func__", None) for number in SIGNALS]
-    assert Drain._asked not in left
+    assert Drain._on_signal not in left
 
 
 @pytest.fixture(autouse=True)

@@ -151,7 +151,7 @@ def test_a_layer_that_fails_is_told_by_apublish_and_logged_for_publish(
     publish("x", "news")
     publish_module._close()
     assert "1 messages to 'news' were not sent" in caplog.text
-    assert caplog.text.count("the channel layer is away") == 1
+    assert caplog.text.count("lost the channel layer") == 1
 
 
 def test_what_cannot_be_sent_at_exit_is_said(settings, no_publisher, monkeypatch, caplog):

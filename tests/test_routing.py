@@ -91,7 +91,9 @@ async def test_handshakes_of_other_pages_are_refused_with_one_line(caplog, setti
             assert not client.accepted
             await client.close()
     [line] = [record.getMessage() for record in caplog.records]
-    assert line.startswith("refused a handshake: the origin is none (origin http://e\\x1b[31mvil")
+    assert line.startswith(
+        "refused a handshake: the Origin header is malformed (origin http://e\\x1b[31mvil"
+    )
     assert len(line) < 350
 
 

@@ -39,7 +39,7 @@ async def test_published_sees_groups_and_messages():
 
 
 async def test_a_message_that_never_comes_is_a_timeout(monkeypatch):
-    monkeypatch.setattr(testing_module, "PATIENCE", 0.01)
+    monkeypatch.setattr(testing_module, "TIMEOUT", 0.01)
     async with connect([]) as ann:
         with pytest.raises(TimeoutError, match=r"nothing came within 0\.01 s"):
             await ann.receive()

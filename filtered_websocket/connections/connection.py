@@ -1,4 +1,4 @@
-"""What a filter holds: one socket, and what can be done with it."""
+"""The connection that filters get: one socket, its user, its groups, and how to send."""
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +16,7 @@ from ..types import Codec, Identity, Scope
 if TYPE_CHECKING:
     import asyncio
 
-#: Whom a publish leaves out: connections or their ids.
+#: Connections, or ids of connections, that do not get a message.
 Exclude = Iterable["Connection | str"]
 
 
@@ -63,15 +63,16 @@ class Connection:
         #: How the connection ended, in the disconnect chain; RFC 6455 section 7.4.
         self.close_code: int | None = None
         self.close_reason: str = ""
-        #: Set where this connection published into a crowded queue: do not read it.
+        #: True after this connection published while the publish queue was more than half
+        #: full: the reader then pauses.
         self.crowding = False
-        #: The group that ``publish`` means without one.
+        #: ``publish`` without a group publishes to this one.
         self.home = home
-        #: Groups by name; the hub keeps it.
+        #: The names of its groups; only the hub changes it.
         self.joined: set[str] = set()
-        #: How bytes leave; the house's.
+        #: Sends the frames. Private to this package.
         self.transport = transport
-        #: When its rights expire, by the loop's clock; the house's.
+        #: When its access expires, by the loop's clock. Private to this package.
         self.deadline: float | None = None
         self._identity: Identity | None = None
         self._may_publish = True
@@ -83,25 +84,25 @@ class Connection:
 
     @property
     def identity(self) -> Identity | None:
-        """Who an authenticator found to be connecting; None for nobody in particular."""
+        """What an authenticator found; None if no credential was offered."""
         return self._identity
 
     def identify(self, identity: Identity) -> None:
-        """The house's: what follows from who connects."""
+        """Set user and token from what authentication found. Private to this package."""
         self._identity = identity
         self.scope["user"] = identity.user
         self.token = identity.token
-        # A token of a site's own authenticator need not know these words.
+        # A token of a site's own authenticator may lack these attributes.
         self._may_publish = getattr(identity.token, "can_publish", True)
         self._may_subscribe = getattr(identity.token, "can_subscribe", True)
 
     @property
     def may_subscribe(self) -> bool:
-        """Whether its token, if it came with one, lets it join groups."""
+        """Whether it may join groups: not with a token that may only publish."""
         return self._may_subscribe
 
     def is_expired(self, now: float) -> bool:
-        """Whether its rights have expired by the loop's clock."""
+        """Whether its access has expired by the loop's clock."""
         return self.deadline is not None and now >= self.deadline
 
     @property
@@ -119,8 +120,8 @@ class Connection:
     @cached_property
     def address(self) -> str:
         """
-        Where it comes from: the peer, or what the outermost of ``TRUSTED_PROXIES`` proxies
-        saw; of IPv6 the /64. Empty where there is none, as on a Unix socket.
+        The client's IP address: the peer's, or with ``TRUSTED_PROXIES`` the one that the
+        outermost proxy saw; of IPv6 the /64 network. Empty on a Unix socket.
         """
         return address_of(self.scope)
 
@@ -151,21 +152,21 @@ class Connection:
 
     @property
     def closing(self) -> bool:
-        """Whether a close was asked for, by either side."""
+        """Whether either side has begun to close."""
         return self.transport.closing
 
     def push(self, message: Any) -> None:
         """
         Queue ``message`` for this socket; never waits.
 
-        ``str``, dict and list go as text; bytes as the event was whose chain runs now,
-        binary outside one. TypeError or ValueError for what cannot be encoded. Once
-        the connection closes, nothing happens.
+        ``str``, dict and list are sent as text. Bytes are sent as text in a filter that
+        handles a text message, else as binary. TypeError or ValueError for what cannot
+        be encoded. Does nothing once the connection closes.
         """
         self.push_frame(to_frame(message, self._view.codec, text=text_event.get()))
 
     def sendMessage(self, message: Any) -> None:
-        """:meth:`push`, as in 2014: bytes that are UTF-8 go as text."""
+        """:meth:`push` under the name of version 0.4: bytes that are UTF-8 go as text."""
         self.push_frame(to_frame(message, self._view.codec, text=True))
 
     def push_frame(self, frame: Frame) -> None:
@@ -174,9 +175,8 @@ class Connection:
 
     async def send(self, message: Any) -> None:
         """
-        :meth:`push`, returning when the server has taken it, or the connection is over.
-
-        Keeps the order with what was pushed before.
+        :meth:`push`, and wait until the server has taken the message, or the connection
+        has closed. Messages leave in the order of the calls.
         """
         frame = to_frame(message, self._view.codec, text=text_event.get())
         done = self._view.loop.create_future()
@@ -196,10 +196,10 @@ class Connection:
         Send ``message`` to every member of ``group`` (its home group if None), in all
         processes, but not to itself unless ``to_self``.
 
-        Returns when it is queued. At most once, in order per publisher and group.
-        Raises :exc:`~filtered_websocket.PublishError` for what is wrong with the call,
-        and :exc:`~filtered_websocket.Close` (4403) where its token may not publish;
-        what fails later reaches the consumer chain as ``publish_failed``.
+        Returns once the message is queued. Delivery: at most once, in order per publisher
+        and group. Raises :exc:`~filtered_websocket.PublishError` for a mistake in the
+        call, and :exc:`~filtered_websocket.Close` (4403) if its token may not publish;
+        a later failure reaches the consumer chain as ``publish_failed``.
         """
         self._check_may_publish()
         self.crowding = self._view.submit(
@@ -218,7 +218,7 @@ class Connection:
         exclude: Exclude = (),
         to_self: bool = False,
     ) -> None:
-        """:meth:`publish`, returning when the layer has taken it, or PublishError."""
+        """:meth:`publish`, and wait until the layer has taken it; PublishError if it fails."""
         self._check_may_publish()
         await self._view.asubmit(
             message,
@@ -237,34 +237,35 @@ class Connection:
 
     async def join(self, group: str) -> bool:
         """
-        Join ``group``; what is published to it from now on reaches this connection.
+        Join ``group``: what is published to it from now on reaches this connection.
 
-        False where the layer did not answer within ``LAYER_TIMEOUT``: the connection
-        joins as soon as it does, and what was missed is told as a gap. Raises
-        :exc:`~filtered_websocket.Close` (4403) where the route, or its token, does not
+        False if the layer did not answer within ``LAYER_TIMEOUT``: the connection then
+        joins as soon as the layer answers, and the consumer chain gets a ``gap`` event.
+        Raises :exc:`~filtered_websocket.Close` (4403) if the route or its token does not
         allow it, and for names that begin with ``token:``.
         """
         return await self._view.join(self, check_group(group))
 
     async def use_token(self, key: str | None = None) -> Any:
         """
-        Join the broadcast group of the token ``key``, in the place of that of a token used
-        before, and return the token: it has ``label``, ``group_name`` and ``can_publish``.
+        Join the broadcast group of the token ``key`` and leave that of a token used
+        before. Returns the token, which has ``label``, ``group_name`` and ``can_publish``.
 
-        Without a key, of the token it connected with. None where there is no such token,
-        or it is not valid. When the token ends, so does the connection.
+        Without a key, joins the group of the token it connected with. None if there is no
+        such token, or it is not valid. When the token is revoked or expires, the
+        connection is closed.
         """
         return await self._view.use_token(self, key)
 
     async def leave(self, group: str) -> None:
-        """Leave ``group``, at once; no error where it is not a member."""
+        """Leave ``group`` at once; no error if it is not a member."""
         self._view.leave(self, group)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """
-        Close, after what was pushed before.
+        Close the connection after the messages that were pushed before.
 
-        ``code`` and ``reason`` as in :exc:`~filtered_websocket.Close`.
+        ``code`` and ``reason`` are those of :exc:`~filtered_websocket.Close`.
         """
         check_close(code, reason)
         self._view.call(self.transport.close, code, reason)

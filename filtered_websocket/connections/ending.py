@@ -1,4 +1,4 @@
-"""How the end of a connection outlives the cancellation of the task that served it."""
+"""Disconnect chains, which run to their end even if the task of their connection is cancelled."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from .connection import Connection
 async def run_disconnect_chains(
     connection: Connection, chains: Iterable[Chain], failed: Callable[[Exception, str], None]
 ) -> None:
-    """Run every chain, whatever an earlier one raises; ``failed`` is told of errors."""
+    """Run every chain, also after one that raised; ``failed`` is called with each error."""
     await connection.transport.stopped()
     for chain in chains:
         try:

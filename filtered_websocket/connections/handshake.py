@@ -1,5 +1,5 @@
 """
-What a handshake must be before anything asks who sent it: its origin, its host, its path.
+Checks of a handshake that come before authentication: its origin, its host, its path.
 
 Browsers let any page open a WebSocket to any server, with the cookies of that server; only
 the Origin header tells which page it was (RFC 6455 section 10.2).
@@ -19,18 +19,18 @@ from ..conf import conf
 from ..types import Scope
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-#: Who may connect where ``DEBUG`` is on and ``ALLOWED_HOSTS`` empty, as for HTTP.
+#: The hosts that Django allows with ``DEBUG`` on and ``ALLOWED_HOSTS`` empty.
 DEBUG_HOSTS = [".localhost", "127.0.0.1", "[::1]"]
 
-#: The key of the scope that says that a handshake has been looked at.
+#: The key of the scope that says that its handshake was already checked.
 CHECKED = "filtered_websocket.checked"
 
 #: Whether a page of this origin may connect.
 OriginRule: TypeAlias = Callable[[Scope, SplitResult], bool]
 
-#: Characters that need no encoding (RFC 3986 section 2.3), a slash that is encoded, two of
-#: them (Channels' routers pass over the second), and dots as segments: written so, a path
-#: passes by the rules of a proxy in front.
+#: Encoded characters that need no encoding (RFC 3986 section 2.3), an encoded slash, two
+#: slashes (Channels' routers skip the second), and dot segments: with any of these, the
+#: same path can be written in a way that the rules of a proxy in front do not match.
 _ODD_PATH = re.compile(
     rb"%(?:2[DEFdef]|3\d|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])|//|/\.\.?(?:/|\Z)"
 )
@@ -38,11 +38,11 @@ _ODD_PATH = re.compile(
 
 class Handshake:
     """
-    The request that asks for a connection: what the connect chain gets.
+    The request for a connection, which filters of the connect chain get.
 
-    ``headers`` has lower-case names and values as sent (Latin-1); of a repeated header
-    all values, joined by ``", "`` (RFC 9110 section 5.2). A filter that sets
-    ``subprotocol`` to one of ``subprotocols`` chooses what is answered.
+    ``headers`` has lower-case names and values as sent (Latin-1); values of a repeated
+    header are joined by ``", "`` (RFC 9110 section 5.2). A filter may set ``subprotocol``
+    to one of ``subprotocols``, which is then answered.
     """
 
     def __init__(self, scope: Scope) -> None:
@@ -54,7 +54,7 @@ class Handshake:
 
     @cached_property
     def headers(self) -> dict[str, str]:
-        # Only when a filter asks: every connection has a handshake, few have such filters.
+        # Only on demand: every connection has a handshake, and few filters read headers.
         headers: dict[str, str] = {}
         for raw_name, raw_value in self._raw_headers:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
@@ -64,16 +64,16 @@ class Handshake:
 
 
 def headers(scope: Scope, name: bytes) -> list[bytes]:
-    """Every header of this (lower-case) name."""
+    """The values of every header with this (lower-case) name."""
     return [value for header, value in scope["headers"] if header == name]
 
 
 def parse_origin(scope: Scope) -> SplitResult | None:
     """
-    The one Origin of a handshake (RFC 6455 section 4.1); ValueError for what is none.
+    The Origin header of a handshake (RFC 6455 section 4.1); ValueError if it is malformed.
 
-    None where there is no such header: no browser sent this, so nobody's cookies are
-    abused.
+    None without such a header: then no browser sent it, and no page can abuse the cookies
+    of a user.
     """
     origins = headers(scope, b"origin")
     if not origins:
@@ -87,22 +87,22 @@ def parse_origin(scope: Scope) -> SplitResult | None:
 
 
 def _split_origin(text: str) -> SplitResult:
-    """ValueError for what names no scheme and host, or more than these and a port."""
+    """Scheme, host and port; ValueError for anything else."""
     origin: SplitResult = urlsplit(text)
     if (
         origin.scheme not in DEFAULT_PORTS
         or not origin.hostname
         or origin.username is not None
-        or not text.isprintable()  # urlsplit passes over tabs and the like
+        or not text.isprintable()  # urlsplit ignores tabs and line breaks
         or any(one in text for one in " ?#")
     ):
         raise ValueError("not the origin of a page")
-    _ = origin.port  # raises for what is no port
+    _ = origin.port  # raises ValueError if it is not a port number
     return origin
 
 
 def allowed_hosts() -> list[str]:
-    """ALLOWED_HOSTS, as Django reads it."""
+    """``ALLOWED_HOSTS`` as Django applies it to HTTP requests."""
     hosts: list[str] = settings.ALLOWED_HOSTS
     return DEBUG_HOSTS if settings.DEBUG and not hosts else hosts
 
@@ -114,20 +114,20 @@ def is_allowed_host(scope: Scope, origin: SplitResult) -> bool:
 
 
 def is_same_origin(scope: Scope, origin: SplitResult) -> bool:
-    """Whether a page came from where this request goes: its Host header, port included."""
+    """Whether the page's host and port are those of the Host header."""
     host = urlsplit("//" + dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
     default = DEFAULT_PORTS[origin.scheme]
     return (origin.hostname, origin.port or default) == (host.hostname, host.port or default)
 
 
 def normal_origin(text: str) -> tuple[str, str, int]:
-    """Scheme, host and port of an origin (RFC 6454 section 4); ValueError for what is none."""
+    """Scheme, host and port of an origin (RFC 6454 section 4); ValueError if it is not one."""
     try:
         origin = _split_origin(text)
         host = str(origin.hostname)
         rest = host.removeprefix("*.")
         if origin.path.strip("/") or "*" in rest or not rest:
-            raise ValueError("a path, or a '*' that stands for something else than subdomains")
+            raise ValueError("it has a path, or a '*' that is not the first label of the host")
     except ValueError as error:
         raise ValueError(f"{text!r:.80} is no origin: write it as https://example.com") from error
     return origin.scheme, host, origin.port or DEFAULT_PORTS[origin.scheme]
@@ -135,10 +135,10 @@ def normal_origin(text: str) -> tuple[str, str, int]:
 
 def one_of_origins(origins: Iterable[str]) -> OriginRule:
     """
-    A rule that allows just these: ``https://example.com:8443``, ``https://*.example.com``
-    (its subdomains, not itself), or ``*``, which is any.
+    A rule that allows only these origins: ``https://example.com:8443``,
+    ``https://*.example.com`` (its subdomains, not itself), or ``*`` (any origin).
 
-    ValueError for what is no origin.
+    ValueError for an entry that is not an origin.
     """
     listed = list(origins)
     wanted = {normal_origin(origin) for origin in listed if origin != "*"}
@@ -161,16 +161,17 @@ def one_of_origins(origins: Iterable[str]) -> OriginRule:
 
 
 def site_rule(scope: Scope, origin: SplitResult) -> bool:
-    """``ALLOWED_ORIGINS``, or else ALLOWED_HOSTS."""
+    """The rule of a Django site: ``ALLOWED_ORIGINS`` if it is set, else ``ALLOWED_HOSTS``."""
     origins = conf.ALLOWED_ORIGINS
     rule = is_allowed_host if origins is None else one_of_origins(origins)
     return rule(scope, origin)
 
 
-def is_our_host(scope: Scope) -> bool:
+def is_host_allowed(scope: Scope) -> bool:
     """
-    Whether the Host header, if there is one, is of this site: another name that was made
-    to lead here (DNS rebinding) has the browser believe that page and server are one.
+    Whether the Host header, if there is one, is in ``ALLOWED_HOSTS``. Without this check a
+    name that an attacker points to this server (DNS rebinding) would make the browser
+    treat the attacker's page and this server as the same origin.
     """
     found = headers(scope, b"host")
     if settings.USE_X_FORWARDED_HOST:
@@ -184,7 +185,7 @@ def is_our_host(scope: Scope) -> bool:
 
 
 def is_plain_path(scope: Scope) -> bool:
-    """Whether the path is written the one way that a proxy's rules are about."""
+    """Whether the path is written in the one normal way, which rules of a proxy match."""
     raw: bytes | None = scope.get("raw_path")
     path: str = scope["path"]
     if raw is None:
@@ -195,19 +196,20 @@ def is_plain_path(scope: Scope) -> bool:
 
 
 def refusal_reason(scope: Scope, rule: OriginRule, *, any_host: bool) -> str:
-    """Why a handshake is refused unseen, for the log; empty where it is not."""
+    """Why a handshake is refused before authentication, for the log; empty if it is not."""
     if not is_plain_path(scope):
-        return "the path is not written plainly"
-    if not any_host and not is_our_host(scope):
+        return "the path has an unusual encoding"
+    if not any_host and not is_host_allowed(scope):
         return "the host is not in ALLOWED_HOSTS"
     try:
         origin = parse_origin(scope)
     except ValueError:
-        return "the origin is none"
+        return "the Origin header is malformed"
     if origin is None:
-        return "" if conf.ALLOW_NO_ORIGIN else "no origin, and ALLOW_NO_ORIGIN is off"
-    # The scheme is compared where it is listed: a server may not know its own.
+        return "" if conf.ALLOW_NO_ORIGIN else "no Origin header, and ALLOW_NO_ORIGIN is False"
+    # The scheme is compared only with ALLOWED_ORIGINS: a server behind a proxy may not know
+    # whether it is reached by https.
     try:
         return "" if rule(scope, origin) else "the origin is not allowed"
     except ValueError:
-        return "the origin is none"
+        return "the Origin header is malformed"

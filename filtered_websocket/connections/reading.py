@@ -1,8 +1,8 @@
 """
 Reads what one client sends, until either side closes.
 
-A client that sends without a pause does not delay the others: after each ``TURN`` of work
-all other connections of the process have theirs.
+A client that sends without a pause does not delay the others: after ``TURN`` seconds of
+work for one connection, the other connections of the process are served.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from .connection import Connection
 
 #: RFC 6455 section 7.1.5: the code of a close frame that had none.
 NO_STATUS = 1005
-#: How long one connection works off what it has sent before all others have their turn, seconds.
+#: How long the messages of one connection are handled before others are served, seconds.
 TURN = 0.0003
 
 
 class Reader:
     """
-    ``handle`` is awaited for every message event; it must not raise. ``room`` returns when
+    ``handle`` is awaited for every message event and must not raise. ``room`` returns when
     the publish queue is at most half full.
     """
 
@@ -42,7 +42,7 @@ class Reader:
         self._ahead: Event | None = None
 
     def end(self, code: int, reason: str) -> None:
-        """The transport is done: note how, and stop waiting for more to read."""
+        """The transport has ended: note code and reason, and stop reading."""
         self._connection.close_code = code
         self._connection.close_reason = reason
         self._over.set()
@@ -57,13 +57,13 @@ class Reader:
         self._task = task
         worked = ended = 0.0
         while transport.closed is None:
-            # In one function: once per message, a coroutine more would be felt.
+            # In one function: another coroutine per message would cost too much.
             self._reading = True
             try:
                 event, self._ahead = self._ahead or await receive(), None
             except asyncio.CancelledError:
                 if self._woken and task.uncancel() == 0:
-                    break  # our close was sent
+                    break  # by ``end``: the close frame has been sent
                 raise
             finally:
                 self._reading = False
@@ -71,7 +71,7 @@ class Reader:
                 transport.lost(event.get("code") or NO_STATUS, event.get("reason") or "")
                 break
             began = time.perf_counter()
-            # While it waited, others had their turn.
+            # While this connection waited, others were served.
             worked = max(0.0, worked - (began - ended))
             await self._handle(event)
             ended = time.perf_counter()
@@ -80,14 +80,14 @@ class Reader:
                 connection.crowding = False
                 await self._wait_for_room(receive)
             if worked >= TURN:
-                # What is queued is received without a pause, however much it is.
+                # ``receive`` does not yield to the loop while messages are queued.
                 worked = 0.0
                 for _ in range(REST):
                     await asyncio.sleep(0)
         await self._over.wait()
 
     async def _wait_for_room(self, receive: Receive) -> None:
-        """Read no more while the publish queue is crowded, but do not miss a disconnect."""
+        """Pause while the publish queue is more than half full, but notice a disconnect."""
         room = asyncio.ensure_future(self._room())
         over = asyncio.ensure_future(self._over.wait())
         ahead = asyncio.ensure_future(receive())

@@ -1,4 +1,4 @@
-"""How a handshake is refused."""
+"""Refuse a handshake: HTTP 403, or accept and a close frame."""
 
 from collections.abc import Awaitable, Callable
 
@@ -15,11 +15,11 @@ async def refuse(
     reason: str,
 ) -> None:
     """
-    Refuse a handshake as ``REFUSE_WITH`` says: of a close before accept, servers make
-    HTTP 403. ``send_close`` is the best way to a close frame after it.
+    Refuse a handshake as ``REFUSE_WITH`` says. Servers answer HTTP 403 to a close before
+    accept; ``send_close`` sends a close frame after it.
     """
     if conf.REFUSE_WITH == "close":
-        # A browser that offers subprotocols takes no answer without one.
+        # A browser that offered subprotocols fails the handshake if none is answered.
         chosen = SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
         await send({"type": "websocket.accept", "subprotocol": chosen})
         await send_close(code, reason)

@@ -1,4 +1,4 @@
-"""The broadcast groups of tokens: who shows a key joins its token's group."""
+"""Broadcast groups of tokens: a connection that sends a key joins the group of its token."""
 
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -7,12 +7,12 @@ from ..conf import conf
 from ..types import Identity
 from .connection import Connection
 
-#: Begins the names of groups that only a token opens.
-OF_TOKENS = "token:"
+#: Prefix of the names of groups that can only be joined with a token.
+TOKEN_PREFIX = "token:"
 
 
 class OpenToken(NamedTuple):
-    """``TOKENS = "open"``: whatever a client says is a token, as in 2014."""
+    """With ``TOKENS = "open"`` any text that a client sends is a token, as in version 0.4."""
 
     label: str
     is_open: bool = True
@@ -21,7 +21,7 @@ class OpenToken(NamedTuple):
 
     @property
     def group_name(self) -> str:
-        return OF_TOKENS + self.label
+        return TOKEN_PREFIX + self.label
 
 
 class Grants(Protocol):
@@ -46,11 +46,11 @@ class TokenView(Protocol):
 
 
 async def token_of(connection: Connection, key: str | None) -> Any:
-    """The token with this key, or that of the handshake; None where there is none."""
+    """The token with this key, or without a key that of the handshake; None if there is none."""
     if key is not None:
         return OpenToken(key) if conf.TOKENS == "open" else await use_key(key, connection.scope)
     own = None if connection.identity is None else connection.identity.token
-    # That of a site's own authenticator has no group.
+    # A token of a site's own authenticator may have no group.
     return own if hasattr(own, "group_name") else None
 
 
@@ -66,7 +66,7 @@ async def use_token(view: TokenView, connection: Connection, key: str | None) ->
     former, connection.token = connection.token, token
     own = None if connection.identity is None else connection.identity.token
     if token.is_open or token == own:
-        # The handshake's rests on itself.
+        # Access already depends on the handshake's token.
         grants.remove(connection, "used")
     else:
         grants.add(connection, identity_of(token), since, "used")

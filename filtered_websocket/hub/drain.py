@@ -1,13 +1,14 @@
 """
-The end of a process that serves: every client is told, and its disconnect chain runs.
+Drain: when a server process ends, every client gets close code 4200 and its disconnect
+chain runs.
 
-A server's own shutdown cancels what serves a connection, without a close frame. So a
-hub of the main thread stands in front of the server's signal handlers::
+Servers end connections on SIGTERM without a close frame. So a hub of the main thread
+installs signal handlers that run before the server's own::
 
     SIGTERM -> Drain -> no new connections, /health/ready says 503
                         4200 to every client, spread over DRAIN_WINDOW
-                        all are over, or DRAIN_DEADLINE has passed
-                     -> the server's own handler, which ends it
+                        all have ended, or DRAIN_DEADLINE has passed
+                     -> the server's own handler, which ends the process
 
 A second signal goes to the server's handler at once.
 """
@@ -27,12 +28,12 @@ from ..logs import get_logger
 logger = get_logger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-#: Pause between two looks whether all are over, seconds.
-LOOK_AGAIN = 0.01
+#: Pause between two checks whether all connections have ended, seconds.
+POLL = 0.01
 
-#: Code and reason for who is here, and for who comes, when the process ends.
+#: Close code and reason while the process drains.
 DRAINING = (RESTART, "the server ends")
-#: Set when this process is on its way out, whatever a server then makes of it.
+#: Set when this process has begun to end.
 ending = threading.Event()
 
 
@@ -47,7 +48,7 @@ class Host(Protocol):
 
 
 class Drain:
-    """One per hub. On the hub's loop unless it says otherwise."""
+    """One per hub. Methods run on the hub's loop unless they say otherwise."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -59,61 +60,62 @@ class Drain:
     # Signals
 
     def watch(self) -> None:
-        """Stand in front of the handlers of the main thread; nothing in any other."""
+        """Install signal handlers, if this is the main thread."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._watching = True
         for number in SIGNALS:
             before = signal.getsignal(number)
             if self._before.get(number, before) != before:
-                continue  # who stands in front of us since then, and calls us
-            # What is ignored stays so; what is no Python's could not be called.
+                continue  # installed after our handler, and calls it
+            # An ignored signal stays ignored; a handler that is not Python's (None) could
+            # not be called afterwards.
             if before not in (signal.SIG_IGN, None):
                 self._before[number] = before
-                signal.signal(number, self._asked)
+                signal.signal(number, self._on_signal)
 
     def unwatch(self) -> None:
-        """Put back what was there, unless somebody stands in front of us."""
+        """Restore the former handlers, unless another one was installed since."""
         if not self._watching:
             return
         self._watching = False
         for number, before in self._before.items():
-            if signal.getsignal(number) == self._asked:
+            if signal.getsignal(number) == self._on_signal:
                 signal.signal(number, before)
 
-    def _asked(self, number: int, frame: FrameType | None) -> None:
-        """A signal came; between any two instructions of the main thread."""
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler; it runs between any two instructions of the main thread."""
         before = self._before[number]
         if not self._watching or ending.is_set():
             _pass_on(before, number, frame)
             return
         ending.set()
-        # Nothing else here: what it interrupted may be half-way through a write to the log.
+        # Nothing else here: the interrupted code may be in the middle of a write to the log.
         try:
             self._host.loop.call_soon_threadsafe(self._begin, before, number)
-        except RuntimeError:  # its loop was closed under it
+        except RuntimeError:  # the loop was closed meanwhile
             _pass_on(before, number, frame)
 
     def _begin(self, before: Any, number: int) -> None:
         logger.warning("%s: closing every connection", signal.Signals(number).name)
-        # In a context of its own, not that of what the signal interrupted.
+        # In a context of its own, not that of the code that the signal interrupted.
         self._task = self._host.loop.create_task(
             self.run(), name="fws-drain", context=contextvars.Context()
         )
-        # Not in the task, as the handler may raise KeyboardInterrupt or SystemExit.
+        # Not in the task: the server's handler may raise KeyboardInterrupt or SystemExit.
         self._task.add_done_callback(lambda task: _pass_on(before, number, None))
 
-    # The end
+    # Closing all
 
     async def run(self) -> None:
-        """Take no new connections, end all there are; return when they are over."""
+        """Refuse new connections and close all; return when they have ended."""
         ending.set()
         await self.close_all(*DRAINING, conf.DRAIN_DEADLINE, conf.DRAIN_WINDOW)
 
     async def close_all(self, code: int, reason: str, timeout: float, window: float = 0.0) -> None:
         """
-        Close every connection, spread over ``window`` s, and return when the last is over
-        and its close frame has left, or after ``timeout`` s.
+        Close every connection, spread over ``window`` seconds. Returns when the last has
+        ended and its close frame was sent, or after ``timeout`` seconds.
         """
         loop = self._host.loop
         started = loop.time()
@@ -121,26 +123,26 @@ class Drain:
         try:
             async with asyncio.timeout(timeout):
                 for number, connection in enumerate(connections):
-                    # All at once they would come back all at once.
+                    # Clients that are closed together would reconnect together.
                     wait = started + window * number / len(connections) - loop.time()
                     if wait > 0:
                         await asyncio.sleep(wait)
                     connection.close(code, reason)
-                # A socket tells nobody when it is empty.
+                # No server tells when a socket's buffer is empty.
                 while (  # noqa: ASYNC110
                     not self._host.over or any(one.transport.leaving for one in connections)
                 ):
-                    await asyncio.sleep(LOOK_AGAIN)
+                    await asyncio.sleep(POLL)
         except TimeoutError:
             for connection in connections:
                 connection.close(code, reason)
             logger.warning(
-                "%d connections were not over within %s s", len(self._host.connections), timeout
+                "%d connections had not ended within %s s", len(self._host.connections), timeout
             )
 
 
 def _pass_on(handler: Any, number: int, frame: FrameType | None) -> None:
-    """What would have happened without us."""
+    """Do what the former handler would have done."""
     if callable(handler):
         handler(number, frame)
     else:

@@ -1,5 +1,5 @@
 """
-What happens to a hub: counted, logged now and then, and handed to the consumer chains.
+Events of a hub: counted, logged (throttled), and handed to the consumer chains.
 
 Events come from the channel layer (lost, back, a gap), from publishing (failed) and from
 the storage object (Redis pub/sub).
@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter
 from typing import Any, Protocol
 
+from ..conf import conf
 from ..exceptions import PublishError
 from ..layer.envelope import Item
 from ..logs import LogThrottle, get_logger
@@ -17,7 +18,7 @@ from ..pipelines.route import known_routes
 
 logger = get_logger(__name__)
 
-#: Pause before a storage object that failed is asked to listen again, seconds.
+#: Pause before ``listen()`` of a storage object that failed is called again, seconds.
 LISTEN_AGAIN = 1.0
 
 
@@ -54,12 +55,28 @@ class Events:
                 own = dict(event) if isinstance(event, dict) else event
                 self._hub.view(pipeline).post(own)
 
+    def layer_lost(self, error: BaseException, post: bool) -> None:
+        """Redis cannot be reached; ``post`` is False for a hub without connections."""
+        logger.warning(
+            "lost the channel layer (Redis): %r; messages are queued for up to %d s",
+            error,
+            conf.PUBLISH_MAX_AGE,
+        )
+        if post:
+            self.post("layer_lost", {"error": repr(error)})
+
+    def layer_back(self, seconds: float, post: bool) -> None:
+        """Redis can be reached again, after so many seconds."""
+        logger.warning("the channel layer (Redis) is back after %.1f s", seconds)
+        if post:
+            self.post("layer_back", {"seconds": seconds})
+
     def gap(self, group: str, origin: str | None, missed: int | None) -> None:
-        """Messages of ``group`` were missed; None where it is not known how many."""
+        """Messages of ``group`` were missed; ``missed`` is None if their number is unknown."""
         self.post("gap", {"origin": origin, "missed": missed, "group": group})
 
     async def listen(self, storage: Any) -> None:
-        """Hand over what a storage object receives; whatever it raises, ask it again."""
+        """Hand over the events of a storage object; if it raises, listen again after a pause."""
         while True:
             try:
                 async for event in storage.listen():
@@ -71,10 +88,12 @@ class Events:
             await asyncio.sleep(LISTEN_AGAIN)
 
     def bad_envelope(self, error: Exception) -> None:
-        """Something on the channel layer is no envelope of this package."""
+        """A message on the channel layer is not an envelope of this package."""
         self._hub.counts["bad_envelope"] += 1
         if self._throttle.note("bad_envelope"):
-            logger.warning("skipped what is no envelope of ours on the channel layer: %r", error)
+            logger.warning(
+                "skipped a message on the channel layer that this package did not send: %r", error
+            )
 
     def publish_failed(self, items: list[Item], error: PublishError) -> None:
         """Messages were queued and could not be sent."""

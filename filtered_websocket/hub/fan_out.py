@@ -1,5 +1,5 @@
 """
-From one message to the sockets of many members: encoded once, written to each.
+Sends one message to many members of a group: encoded once, written to each socket.
 
 Writing never raises, never waits and never removes a member: see ``transports``.
 """
@@ -13,7 +13,7 @@ from ..connections.connection import Connection
 from ..layer.envelope import EXCLUDE, Item
 from ..types import Codec
 
-#: About the most bytes of messages that are written as one.
+#: About the most bytes of messages that are written at once.
 MAX_RUN = 65_536
 
 
@@ -23,8 +23,8 @@ def make_frame(
     """
     The frame that every member gets.
 
-    :exc:`ValueError` for one over ``MAX_MESSAGE_SIZE``: a server may end the connection
-    of every member to whom it is sent.
+    :exc:`ValueError` for one over ``MAX_MESSAGE_SIZE``: sending it could make the server
+    end the connection of every member.
     """
     frame = to_frame(message, codec, meta, text)
     if frame.longest > MAX_RUN and frame.longest > conf.MAX_MESSAGE_SIZE:
@@ -46,8 +46,8 @@ def write(
 
 def write_items(members: Mapping[str, Connection], items: Sequence[Item]) -> None:
     """
-    Write messages that neither a group chain nor a codec looks at: one write per member,
-    not one per message.
+    Write messages for which there is neither a group chain nor a codec: one write per
+    member, not one per message.
     """
     for run in _runs(items):
         _write_run(members, run)
@@ -69,7 +69,7 @@ def _write_run(members: Mapping[str, Connection], items: Sequence[Item]) -> None
 
 
 def _runs(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """``items`` in their order, as many together as may be written as one."""
+    """``items`` in order, in lists of about ``MAX_RUN`` bytes, each written at once."""
     run: list[Item] = []
     size = 0
     for item in items:

@@ -1,7 +1,7 @@
 """
-The groups that connections of this process are in, pipeline by pipeline.
+The groups of this process's connections, for each pipeline.
 
-Joining and leaving are decided here, at once; the channel layer's subscriptions follow.
+Joining and leaving take effect here at once; the channel layer's subscriptions follow.
 """
 
 from collections import Counter
@@ -33,7 +33,7 @@ class Host(Protocol):
 
 
 class Group:
-    """The members of one group in this process, pipeline by pipeline."""
+    """The members of one group in this process, for each pipeline."""
 
     __slots__ = ("key", "members", "name", "sequence")
 
@@ -57,11 +57,11 @@ class Groups:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of every group that has members here."""
+        """The names of all groups that have members here."""
         return tuple(self._by_name)
 
     def names_of(self, view: View) -> frozenset[str]:
-        """Of the groups that one pipeline has members of here."""
+        """The names of the groups in which one pipeline has members here."""
         return frozenset(name for name, group in self._by_name.items() if view in group.members)
 
     def members(self, view: View, name: str) -> Mapping[str, Connection]:
@@ -71,10 +71,10 @@ class Groups:
 
     async def join(self, connection: Connection, view: View, name: str) -> bool:
         """
-        Make ``connection`` a member; a connection that has ended does not become one.
+        Make ``connection`` a member, unless it has ended.
 
-        Returns whether the layer's subscription stands. Where it does not yet, the
-        connection is a member all the same, and hears the group once it stands.
+        Returns whether the layer has subscribed to the group. If it has not yet, the
+        connection is a member all the same, and gets messages once the layer has.
         """
         link = self._hub.link
         if connection.id not in self._hub.connections:
@@ -89,7 +89,7 @@ class Groups:
         return link.is_joined(group.key) or await link.wait_joined(group.key)
 
     def leave(self, connection: Connection, view: View, name: str) -> None:
-        """At once; the hub's own task unsubscribes where this was the last member."""
+        """Remove the member at once; after the last one the layer is unsubscribed later."""
         group = self._by_name.get(name)
         if group is None or name not in connection.joined:
             return
@@ -104,7 +104,7 @@ class Groups:
             self._hub.link.unwant(group.key)
 
     def clear(self) -> None:
-        """Forget all, when the hub ends."""
+        """Forget all groups, when the hub ends."""
         self._by_name.clear()
         self._by_key.clear()
 

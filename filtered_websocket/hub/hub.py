@@ -23,7 +23,6 @@ from ..exceptions import PublishError
 from ..layer.envelope import CONTROL, Batch, Item, group_key
 from ..layer.link import Link, open_link
 from ..layer.publish_queue import PublishQueue, new_item
-from ..logs import get_logger
 from ..pipelines.pipeline import Pipeline
 from ..storage_objects import get_storage_object
 from .drain import Drain
@@ -33,9 +32,6 @@ from .groups import Groups
 from .limits import Limits
 from .registry import active_hub, announce, hubs, withdraw
 from .view import HubView
-
-logger = get_logger(__name__)
-
 
 #: How long a hub that nobody is connected to goes on to send what was published, seconds:
 #: with what else takes time at the end, it fits into DRAIN_DEADLINE.
@@ -55,7 +51,7 @@ class Hub:
         self.connections: dict[str, Connection] = {}
         self.views: dict[Pipeline, HubView] = {}
         self.groups = Groups(self)
-        #: What happened that no filter saw: duplicates, bad envelopes, missed, ...
+        #: How often what happened: ``duplicate``, ``bad_envelope``, ``missed``, ...
         self.counts: Counter[str] = Counter()
         self.publish_queue = PublishQueue(
             lambda batch: self.link.send(batch),
@@ -65,10 +61,10 @@ class Hub:
         self.events = Events(self)
         #: What each connection's access depends on.
         self.grants = Grants(self)
-        #: Whether the channel layer is away.
+        #: Whether the channel layer (Redis) cannot be reached.
         self.layer_is_lost = False
         self.drain = Drain(self)
-        #: How many connections there may be.
+        #: Counts connections against MAX_CONNECTIONS and the like.
         self.limits = Limits()
         self._control_key = group_key(CONTROL)
         self._control_joined: asyncio.Future[bool] | None = None
@@ -82,7 +78,7 @@ class Hub:
         self._held = False
         self._listening: asyncio.Task[None] | None = None
 
-    # Life
+    # Beginning and end
 
     def attach(self, connection: Connection) -> None:
         """A connection begins; the first one makes the hub listen."""
@@ -91,14 +87,14 @@ class Hub:
 
     def hold(self, quiet: bool = False) -> None:
         """
-        Listen although nobody is connected, until :meth:`release`; ``quiet`` listens to
-        the house alone, and runs no consumer chain.
+        Listen although nobody is connected, until :meth:`release`. With ``quiet`` only to
+        the channel layer, without events of the storage object.
         """
         self._held = True
         self._begin(quiet)
 
     async def release(self) -> None:
-        """End the hub, unless somebody is connected."""
+        """Undo :meth:`hold`; the hub ends, unless somebody is connected."""
         self._held = False
         if self.connections:
             return
@@ -118,7 +114,7 @@ class Hub:
         self._watchdog.start()
         self.limits.begin()
         if not self._held:
-            # Who holds the hub serves, and ends it.
+            # The program that holds the hub handles signals itself.
             self.drain.watch()
         if not quiet:
             self._listen_to_storage()
@@ -145,8 +141,8 @@ class Hub:
 
     async def _end(self) -> None:
         """
-        What takes time comes first, while who attaches still finds a hub that works; then,
-        without a pause, this one is out of reach; then it is taken down.
+        Waits first, while the hub still serves new connections. Then removes itself from
+        the registry without awaiting, and ends its tasks.
         """
         while True:
             with contextlib.suppress(TimeoutError):
@@ -160,7 +156,7 @@ class Hub:
                 return
             if not self.publish_queue.size:
                 break
-            # What another thread has published is on its way here.
+            # Another thread has published: let the loop run its callback.
             await asyncio.sleep(0)
         self._running = False
         withdraw(self)
@@ -179,15 +175,15 @@ class Hub:
         if waiting:
             await asyncio.wait(waiting)
         if active_hub() is None:
-            # Not under one that has begun meanwhile.
+            # Not if another hub has begun meanwhile: it uses the storage object.
             await storage.aclose()
         await link.stop()
         self._ending = False
 
     async def settled(self) -> None:
         """
-        Return when nothing is queued: publishes, but for those a layer that is away keeps
-        waiting; group messages; events.
+        Return when no publish, group message or event is queued. Publishes that wait for a
+        layer that cannot be reached do not count.
         """
         while True:
             await self.publish_queue.settled()
@@ -217,7 +213,7 @@ class Hub:
         return view
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
-        """``function(*args)`` on the hub's loop: now from there, else soon. Any thread."""
+        """Call ``function(*args)`` on the hub's loop: now if it runs there. From any thread."""
         if threading.get_ident() == self._thread:
             function(*args)
         else:
@@ -241,7 +237,7 @@ class Hub:
         self.grants.handle(event)
         self.publish_queue.put(CONTROL, item or new_item(event))
 
-    # In
+    # Received
 
     def _deliver(self, batch: Batch) -> None:
         if batch.key == self._control_key:
@@ -257,16 +253,13 @@ class Hub:
 
     def _layer_lost(self, error: BaseException) -> None:
         self.layer_is_lost = True
-        logger.warning("the channel layer is away: %r", error)
-        if self._running:
-            self.events.post("layer_lost", {"error": repr(error)})
+        self.events.layer_lost(error, post=self._running)
 
     def _layer_back(self, seconds: float) -> None:
         self.layer_is_lost = False
-        logger.warning("the channel layer is back after %.1f s", seconds)
+        self.events.layer_back(seconds, post=self._running)
         if not self._running:
-            return  # a publisher: it has no chain to tell, and missed nothing
-        self.events.post("layer_back", {"seconds": seconds})
+            return  # it only publishes: it missed no message
         self.grants.recheck_all()
         if self._control_failed:
             self._control_failed = False
@@ -284,7 +277,7 @@ class Hub:
     def _publish_failed(self, group: str, items: list[Item], error: PublishError) -> None:
         self.events.publish_failed(items, error)
         if group == CONTROL:
-            # Not a message of a filter. When the layer is back, every process re-checks.
+            # Not a filter's message. When the layer is back, every process re-checks.
             self._control_failed = True
             return
         data = {"group": group, "messages": len(items), "error": str(error)}
@@ -292,7 +285,7 @@ class Hub:
 
 
 def get_hub() -> Hub:
-    """The hub of the running event loop; made where there is none."""
+    """The hub of the running event loop; created if there is none."""
     loop = asyncio.get_running_loop()
     hub = hubs.get(loop)
     if hub is None:

@@ -1,8 +1,9 @@
 """
-Whether another connection may come: none where the process ends, and so many to a
-process, a user and an address, where a site sets that.
+Connection limits per process, user and address. While the process drains, none is
+accepted.
 
-In the memory of one process: a site of many processes grants as many times the limit.
+Each process counts its own connections: a site of several processes accepts up to the
+limit in each of them.
 """
 
 import resource
@@ -21,12 +22,12 @@ _throttle = LogThrottle()
 Refusal = tuple[int, str]
 
 
-#: Files that a process has open beside its connections: logs, databases, Redis.
+#: File descriptors for other things than connections: logs, databases, Redis.
 SPARE_DESCRIPTORS = 64
 
 
 def missing_descriptors() -> int:
-    """How many more files this process must be able to open for ``MAX_CONNECTIONS``."""
+    """How many file descriptors the process lacks for ``MAX_CONNECTIONS``; 0 if enough."""
     most = conf.MAX_CONNECTIONS
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most is None or allowed == resource.RLIM_INFINITY:
@@ -35,18 +36,18 @@ def missing_descriptors() -> int:
 
 
 class Limits:
-    """Counts connections from their handshake until they are over, refused ones not at all."""
+    """Counts connections from their handshake until they end; refused ones do not count."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str]] = Counter()
-        #: Connection id -> what it counts as.
+        #: Connection id -> the counters that it is part of.
         self._held: dict[str, list[tuple[str, str]]] = {}
 
     def __len__(self) -> int:
         return len(self._held)
 
     def begin(self) -> None:
-        """The process begins to serve; say where it will not serve as many as it may."""
+        """Warn if the process may open too few files for ``MAX_CONNECTIONS``."""
         missing = missing_descriptors()
         if missing and _throttle.note("descriptors"):
             logger.warning(
@@ -56,7 +57,7 @@ class Limits:
             )
 
     def enter(self, connection: Connection) -> Refusal | None:
-        """A handshake begins, and nothing was asked about it yet."""
+        """Count a handshake before authentication; a refusal if a limit is reached."""
         if ending.is_set():
             return DRAINING
         most = conf.MAX_CONNECTIONS
@@ -64,7 +65,7 @@ class Limits:
             return OVER_CAPACITY, "this server is full"
         keys = []
         most = conf.MAX_CONNECTIONS_PER_ADDRESS
-        # None of a Unix socket's peers has an address: it is not one that has too many.
+        # On a Unix socket no client has an address: they are not counted together.
         if most is not None and connection.address:
             keys.append(("address", connection.address))
             if self._counts[keys[0]] >= most:
@@ -74,7 +75,7 @@ class Limits:
         return None
 
     def identified(self, connection: Connection) -> Refusal | None:
-        """It is known who connects."""
+        """Count it for its user, after authentication; a refusal if a limit is reached."""
         most = conf.MAX_CONNECTIONS_PER_USER
         user = connection.user_id
         if most is None or user is None:
@@ -87,7 +88,7 @@ class Limits:
         return None
 
     def leave(self, connection: Connection) -> None:
-        """It is over, or was refused."""
+        """It has ended, or was refused: count it no more."""
         for key in self._held.pop(connection.id, ()):
             self._counts[key] -= 1
             if not self._counts[key]:

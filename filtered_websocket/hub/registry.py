@@ -1,4 +1,4 @@
-"""The hubs of this process, by event loop, and those that serve connections now."""
+"""The hubs of this process by event loop, and which of them have connections now."""
 
 import asyncio
 import os
@@ -17,23 +17,23 @@ _lock = threading.Lock()
 
 
 def announce(hub: "Hub") -> None:
-    """``hub`` serves connections from now on."""
+    """``hub`` has connections from now on."""
     global _active
     with _lock:
         _active = (*_active, hub)
 
 
 def withdraw(hub: "Hub") -> None:
-    """``hub`` ends: nobody finds it any more."""
+    """``hub`` ends: :func:`active_hub` does not return it any more."""
     global _active
     with _lock:
         _active = tuple(other for other in _active if other is not hub)
-    # A hub refers to its loop, which would keep this entry alive for ever.
+    # A hub refers to its loop: the entry of the weak dict would never be removed.
     hubs.pop(hub.loop, None)
 
 
 def active_hub() -> "Hub | None":
-    """A hub of this process that has connections: this loop's if it can be. Any thread."""
+    """A hub that has connections, preferably that of the running loop. Any thread."""
     active = _active
     try:
         mine = hubs.get(asyncio.get_running_loop())
@@ -45,7 +45,7 @@ def active_hub() -> "Hub | None":
 
 
 def _forget() -> None:
-    """After a fork: hubs, and the loops they belong to, are the parent's."""
+    """After a fork: the hubs and their event loops belong to the parent process."""
     global _active
     _active = ()
     hubs.clear()

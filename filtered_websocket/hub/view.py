@@ -1,4 +1,4 @@
-"""A hub as one pipeline sees it: what filters of the group and consumer chains hold."""
+"""One pipeline's part of a hub: the object that group and consumer filters get."""
 
 import asyncio
 import inspect
@@ -14,7 +14,7 @@ from ..close_codes import FORBIDDEN
 from ..codecs.frames import Frame, text_event, unpack
 from ..conf import conf
 from ..connections.connection import Connection, Exclude, excluded_ids
-from ..connections.token_groups import OF_TOKENS, use_token
+from ..connections.token_groups import TOKEN_PREFIX, use_token
 from ..exceptions import Close, Drop
 from ..layer.envelope import EXCLUDE, Item, check_group
 from ..layer.publish_queue import PublishQueue, new_item
@@ -40,7 +40,7 @@ class Host(Protocol):
 
 
 class Users(Mapping[str, Connection]):
-    """id -> connection. Read-only; iterating sees one moment, from any thread."""
+    """id -> connection, read-only. Iterating copies the keys first: safe from any thread."""
 
     def __init__(self, connections: dict[str, Connection]) -> None:
         self._connections = connections
@@ -54,7 +54,7 @@ class Users(Mapping[str, Connection]):
     def __len__(self) -> int:
         return len(self._connections)
 
-    # The inherited views would look every key up again, after it may have gone.
+    # The inherited views look up every key again, which may have been removed meanwhile.
     def items(self) -> Any:
         return tuple(self._connections.items())
 
@@ -63,17 +63,17 @@ class Users(Mapping[str, Connection]):
 
 
 class EventQueue:
-    """Where events for the consumer chain are put, from any thread."""
+    """Takes events for the consumer chain, from any thread."""
 
     def __init__(self, view: "HubView") -> None:
         self._view = view
 
     def put(self, event: Any, block: bool = True, timeout: float | None = None) -> None:
         """
-        Hand ``event`` to the consumer chain as it is; :exc:`queue.Full` where too many wait.
+        Hand ``event`` to the consumer chain; :exc:`queue.Full` if too many are waiting.
 
-        Never waits: ``block`` and ``timeout`` are those of :class:`queue.Queue`, which
-        stood here in 2014.
+        Never waits: ``block`` and ``timeout`` are accepted as by :class:`queue.Queue`,
+        which version 0.4 used here, and ignored.
         """
         if len(self._view.events) >= conf.PUBLISH_QUEUE:
             raise queue.Full
@@ -105,7 +105,7 @@ class HubView:
 
     @property
     def groups(self) -> frozenset[str]:
-        """The names of the groups that this pipeline has members of here."""
+        """The names of the groups in which this pipeline has members here."""
         return self._hub.groups.names_of(self)
 
     @property
@@ -123,13 +123,13 @@ class HubView:
     # Groups
 
     async def join(self, connection: Connection, group: str) -> bool:
-        """The one door into a group: its token, the route's ``may_join``, then the hub."""
-        if group.startswith(OF_TOKENS):
-            raise Close(FORBIDDEN, "groups of tokens are joined with the token")
+        """See :meth:`Connection.join`."""
+        if group.startswith(TOKEN_PREFIX):
+            raise Close(FORBIDDEN, "a token's group is joined with use_token()")
         return await self.enter(connection, group)
 
     async def enter(self, connection: Connection, group: str) -> bool:
-        """:meth:`join`, also the group of a token."""
+        """Join a group, also a token's, if ``may_join`` of the route allows it."""
         if not connection.may_subscribe:
             raise Close(FORBIDDEN, "this token may not subscribe")
         may_join = self.pipeline.may_join
@@ -151,7 +151,7 @@ class HubView:
         if backlog is not None and not backlog.busy:
             del self._backlogs[group]
 
-    # Out
+    # Sending
 
     def publish(
         self,
@@ -161,7 +161,7 @@ class HubView:
         exclude: Exclude = (),
         on_commit: bool = False,
     ) -> None:
-        """As :meth:`Connection.publish`, from no connection in particular."""
+        """:meth:`Connection.publish`, but not sent by a connection."""
         self.submit(
             message,
             self.pipeline.home if group is None else group,
@@ -174,8 +174,8 @@ class HubView:
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
     ) -> bool:
         """
-        Check and queue one publish; PublishError for what is wrong with it. Whether the
-        queue is crowded now.
+        Check and queue one publish; PublishError for a mistake in it. Returns whether the
+        queue is more than half full now.
         """
         batches = self._hub.publish_queue
         item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
@@ -191,7 +191,7 @@ class HubView:
     async def asubmit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
     ) -> None:
-        """:meth:`submit`, returning when the layer has taken it; on the hub's loop."""
+        """:meth:`submit`, and wait until the layer has taken it. On the hub's loop."""
         item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
         check_group(group)
         self._hub.publish_queue.admit()
@@ -207,10 +207,10 @@ class HubView:
     def _write(self, group: str, frame: Frame, exclude: Collection[str]) -> None:
         write(self._hub.groups.members(self, group), frame, exclude)
 
-    # In
+    # Receiving
 
     def deliver(self, group: str, items: Sequence[Item]) -> None:
-        """Group messages, in order, through the group chain to the members here."""
+        """Run group messages, in order, through the group chain; send them to the members."""
         chain = self.pipeline.group
         if not chain and self.pipeline.codec is None:
             write_items(self._hub.groups.members(self, group), items)
@@ -230,7 +230,7 @@ class HubView:
                 self._hub.counts["group_dropped"] += 1
 
     def _pass_on(self, group: str, item: Item) -> None:
-        """One message where no filter of the group chain awaits."""
+        """Handle one message with a group chain that does not await."""
         pipeline = self.pipeline
         token = None
         try:
@@ -246,7 +246,7 @@ class HubView:
                 text_event.reset(token)
 
     async def _handle_item(self, pair: tuple[str, Item]) -> None:
-        """One message where a filter of the group chain awaits."""
+        """Handle one message with a group chain that awaits."""
         group, item = pair
         try:
             message, text = unpack(item.packed, self.codec)
@@ -257,7 +257,7 @@ class HubView:
         except Exception as error:
             self.pipeline.failed(error, f"group {group!r:.80}")
         if not self._hub.groups.members(self, group) and not len(self._backlogs.get(group, ())):
-            # Left while it was busy: nobody waits for another message.
+            # The last member left while it was busy: no message will come.
             self._backlogs.pop(group, None)
 
     def _finish(self, group: str, item: Item, message: Any, text: bool) -> None:
@@ -267,7 +267,7 @@ class HubView:
     # Events
 
     def post(self, event: Any) -> None:
-        """Queue an event for the consumer chain; counted where it is full."""
+        """Queue an event for the consumer chain; dropped and counted if the queue is full."""
         if self.pipeline.consumer:
             try:
                 self.events.put(event)
@@ -282,7 +282,7 @@ class HubView:
         except Exception as error:
             self.pipeline.failed(error, "the hub")
 
-    # Life
+    # Waiting
 
     @property
     def busy(self) -> bool:

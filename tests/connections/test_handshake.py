@@ -6,7 +6,7 @@ from urllib.parse import unquote
 import pytest
 
 from filtered_websocket.connections.handshake import (
-    is_our_host,
+    is_host_allowed,
     is_plain_path,
     is_same_origin,
     normal_origin,
@@ -17,7 +17,7 @@ from filtered_websocket.connections.handshake import (
 )
 
 NOT_ALLOWED = "the origin is not allowed"
-NONE = "the origin is none"
+NONE = "the Origin header is malformed"
 
 
 def handshake(*origins, host="testserver", path="/", **more):
@@ -29,7 +29,7 @@ def handshake(*origins, host="testserver", path="/", **more):
     return {"path": unquote(path), "raw_path": path.encode("latin-1"), "headers": headers}
 
 
-def objected(*origins, rule=site_rule, **more):
+def refused_for(*origins, rule=site_rule, **more):
     return refusal_reason(handshake(*origins, **more), rule, any_host=False)
 
 
@@ -70,26 +70,26 @@ def objected(*origins, rule=site_rule, **more):
     ],
 )
 def test_without_a_list_an_origin_is_a_host_of_this_site(origin, answer):
-    assert objected(origin) == answer
+    assert refused_for(origin) == answer
 
 
 def test_two_origins_are_none_even_if_both_are_good():
-    assert objected("http://testserver", "http://testserver") == NONE
+    assert refused_for("http://testserver", "http://testserver") == NONE
     with pytest.raises(ValueError, match="more than one"):
         parse_origin(handshake("http://testserver", "http://testserver"))
 
 
 def test_no_origin_is_no_browser_and_allowed_unless_the_site_says_no(settings):
-    assert objected() == ""
+    assert refused_for() == ""
     settings.FILTERED_WEBSOCKET = {"ALLOW_NO_ORIGIN": False}
-    assert objected() == "no origin, and ALLOW_NO_ORIGIN is off"
-    assert objected("http://testserver") == ""
+    assert refused_for() == "no Origin header, and ALLOW_NO_ORIGIN is False"
+    assert refused_for("http://testserver") == ""
 
 
 def test_an_ipv6_origin_is_compared_in_brackets(settings):
     settings.ALLOWED_HOSTS = ["[::1]"]
-    assert objected("http://[::1]:9000", host="[::1]:9000") == ""
-    assert objected("http://[::2]:9000", host="[::1]:9000") == NOT_ALLOWED
+    assert refused_for("http://[::1]:9000", host="[::1]:9000") == ""
+    assert refused_for("http://[::2]:9000", host="[::1]:9000") == NOT_ALLOWED
 
 
 LISTED = [
@@ -129,25 +129,25 @@ LISTED = [
 )
 def test_a_listed_origin_is_compared_with_scheme_and_port(settings, origin, answer):
     settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": LISTED}
-    assert objected(origin) == answer
-    assert objected(origin, rule=one_of_origins(LISTED)) == answer
+    assert refused_for(origin) == answer
+    assert refused_for(origin, rule=one_of_origins(LISTED)) == answer
 
 
 def test_a_star_allows_every_origin_but_not_what_is_none(settings):
     settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": ["*"]}
-    assert objected("https://evil.example") == ""
-    assert objected("null") == NONE
+    assert refused_for("https://evil.example") == ""
+    assert refused_for("null") == NONE
 
 
 def test_an_empty_list_allows_no_page(settings):
     settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": []}
-    assert objected("http://testserver") == NOT_ALLOWED
-    assert objected() == ""
+    assert refused_for("http://testserver") == NOT_ALLOWED
+    assert refused_for() == ""
 
 
 def test_a_list_with_a_mistake_allows_no_page(settings):
     settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": ["https://testserver", "testserver"]}
-    assert objected("https://testserver") == NONE
+    assert refused_for("https://testserver") == NONE
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_host_that_is_none_is_the_same_as_no_origin(host):
 def test_the_host_header_is_of_this_site(settings, host, ours):
     settings.ALLOWED_HOSTS = ["testserver", "[2001:db8::1]", ".wild.example"]
     scope = handshake(host=host)
-    assert is_our_host(scope) is ours
+    assert is_host_allowed(scope) is ours
     refused = refusal_reason(scope, site_rule, any_host=False)
     assert refused == ("" if ours else "the host is not in ALLOWED_HOSTS")
     assert refusal_reason(scope, site_rule, any_host=True) == ""
@@ -251,28 +251,28 @@ def test_the_host_header_is_of_this_site(settings, host, ours):
 def test_of_two_hosts_both_must_be_of_this_site():
     scope = handshake()
     scope["headers"].append((b"host", b"evil.example"))
-    assert not is_our_host(scope)
+    assert not is_host_allowed(scope)
 
 
 def test_the_proxys_host_header_counts_where_the_site_says_so(settings):
     good = handshake(host="inside:8000", x_forwarded_host="testserver")
     evil = handshake(x_forwarded_host="evil.example")
-    assert not is_our_host(good) and is_our_host(evil)
+    assert not is_host_allowed(good) and is_host_allowed(evil)
     settings.USE_X_FORWARDED_HOST = True
-    assert is_our_host(good) and not is_our_host(evil)
-    assert is_our_host(handshake()) and not is_our_host(handshake(host="inside:8000"))
+    assert is_host_allowed(good) and not is_host_allowed(evil)
+    assert is_host_allowed(handshake()) and not is_host_allowed(handshake(host="inside:8000"))
 
 
 def test_with_debug_and_no_allowed_hosts_only_this_machine_is_ours(settings):
     settings.ALLOWED_HOSTS = []
-    assert objected(host="localhost") == "the host is not in ALLOWED_HOSTS"
+    assert refused_for(host="localhost") == "the host is not in ALLOWED_HOSTS"
     settings.DEBUG = True
     for host in ("localhost:9000", "chat.localhost", "127.0.0.1", "[::1]:9000"):
-        assert objected(f"http://{host}", host=host) == ""
-    assert objected("http://evil.example", host="localhost") == NOT_ALLOWED
-    assert objected(host="evil.example") == "the host is not in ALLOWED_HOSTS"
+        assert refused_for(f"http://{host}", host=host) == ""
+    assert refused_for("http://evil.example", host="localhost") == NOT_ALLOWED
+    assert refused_for(host="evil.example") == "the host is not in ALLOWED_HOSTS"
     settings.ALLOWED_HOSTS = ["testserver"]
-    assert objected(host="localhost") == "the host is not in ALLOWED_HOSTS"
+    assert refused_for(host="localhost") == "the host is not in ALLOWED_HOSTS"
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_with_debug_and_no_allowed_hosts_only_this_machine_is_ours(settings):
     ["/", "/ws/", "/ws/a-b_c.d~e", "/r%C3%A4ume/", "/a%20b/", "/100%25/", "/.well-known/", "/..."],
 )
 def test_a_path_that_is_written_plainly_passes(path):
-    assert objected(path=path) == ""
+    assert refused_for(path=path) == ""
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_a_path_that_is_written_plainly_passes(path):
     ],
 )
 def test_a_path_that_could_pass_by_a_proxys_rule_does_not(path):
-    assert objected(path=path) == "the path is not written plainly"
+    assert refused_for(path=path) == "the path has an unusual encoding"
 
 
 @pytest.mark.parametrize(
@@ -328,13 +328,13 @@ def test_64_kib_of_origin_and_host_take_no_time(settings, letters):
     settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": ["https://*.example.com"]}
     long = (letters * 65_536)[:65_536]
     begin = time.process_time()
-    assert objected(f"https://{long}example.com") in (NONE, NOT_ALLOWED, "")
-    assert objected(host=long)
+    assert refused_for(f"https://{long}example.com") in (NONE, NOT_ALLOWED, "")
+    assert refused_for(host=long)
     assert time.process_time() - begin < 0.5
 
 
 @pytest.mark.parametrize("letters", ["/.", "%", "%2", "/..%", "a", "%C3", "/a"])
 def test_64_kib_of_path_take_no_time(letters):
     begin = time.process_time()
-    objected(path="/" + (letters * 65_536)[:65_536])
+    refused_for(path="/" + (letters * 65_536)[:65_536])
     assert time.process_time() - begin < 0.5

@@ -116,7 +116,7 @@ async def test_a_filter_that_hangs_does_not_keep_it_past_the_deadline(database):
         server.signal(signal.SIGTERM)
         assert await asyncio.to_thread(server.wait) == 0
         assert 1 <= time.monotonic() - started < 5
-        assert "1 connections were not over within 1 s" in server.output
+        assert "1 connections had not ended within 1 s" in server.output
         assert "GOODBYE 4200" in server.output
 
 

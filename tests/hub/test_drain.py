@@ -40,7 +40,7 @@ def heard():
 
 async def test_while_somebody_is_connected_a_hub_stands_before_the_handlers(heard):
     async with connect([]):
-        ours = get_hub().drain._asked
+        ours = get_hub().drain._on_signal
         assert [signal.getsignal(number) for number in SIGNALS] == [ours, ours]
     assert [signal.getsignal(number) for number in SIGNALS] == [heard.handler] * 2
 
@@ -100,7 +100,7 @@ async def test_who_stands_before_us_stays_there_and_is_heard(heard):
         ours(number, frame)
 
     async with connect([]):
-        ours = get_hub().drain._asked
+        ours = get_hub().drain._on_signal
         signal.signal(signal.SIGTERM, other)
     assert signal.getsignal(signal.SIGTERM) is other
     # The hub has ended: what it stood before is still reached.
@@ -114,7 +114,7 @@ def test_who_stands_before_us_is_not_made_to_call_itself(heard):
     one = Drain(SimpleNamespace(loop=loop, connections={}, over=True))
 
     def other(number, frame):
-        one._asked(number, frame)
+        one._on_signal(number, frame)
 
     one.watch()
     signal.signal(signal.SIGTERM, other)
@@ -209,7 +209,7 @@ async def test_what_takes_too_long_is_left_to_the_server(caplog):
         # Also who would have had his turn later.
         assert [await ann.closed(), await bob.closed()] == [4200, 4200]
         gate.set()
-    assert "2 connections were not over within 0.02 s" in caplog.text
+    assert "2 connections had not ended within 0.02 s" in caplog.text
 
 
 async def test_what_has_not_left_is_waited_for():

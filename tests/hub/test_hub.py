@@ -106,7 +106,7 @@ async def test_connections_live_while_the_layer_is_away(layer, caplog):
     assert "publish_failed" not in kinds and "gap" in kinds
     assert events[-1]["data"]["origin"] != "" and "group" in events[-1]["data"]
     words = [record.getMessage() for record in caplog.records]
-    assert sum("is away" in line for line in words) == 1
+    assert sum("lost the channel layer" in line for line in words) == 1
     assert sum("is back" in line for line in words) == 1
 
 
@@ -144,7 +144,7 @@ async def test_a_process_that_only_publishes_keeps_what_it_publishes_too(layer, 
     await done
     await hub.release()
     words = [record.getMessage() for record in caplog.records]
-    assert sum("is away" in line for line in words) == 1
+    assert sum("lost the channel layer" in line for line in words) == 1
     assert sum("is back" in line for line in words) == 1
     assert hub.views == {}
 

@@ -74,8 +74,11 @@ class Site:
             said = load.said(server)
             assert [line for line in said if line.startswith("Traceback")] == []
             # One line in the log for each event.
-            for kind, words in (("lost", "is away"), ("back", "is back")):
-                lines = [line for line in said if f"the channel layer {words}" in line]
+            for kind, words in (
+                ("lost", "lost the channel layer (Redis)"),
+                ("back", "the channel layer (Redis) is back"),
+            ):
+                lines = [line for line in said if words in line]
                 if len(lines) != len(account.times(f"layer_{kind}", server)):
                     print("\n".join(x for x in said if not x.startswith("END")))
                 assert len(lines) == len(account.times(f"layer_{kind}", server))
