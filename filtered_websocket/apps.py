@@ -1,4 +1,4 @@
-"""The Django app: registers the system checks, and what ends connections."""
+"""The Django app: registers the system checks, and the signals that close connections."""
 
 from django.apps import AppConfig
 from django.core import checks

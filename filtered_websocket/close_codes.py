@@ -1,31 +1,31 @@
 """
 The close codes this package sends, one name and one sentence each.
 
-41xx: come back later, with back-off. 42xx: come back now. 44xx: do not come back
-unchanged (they mirror HTTP). 45xx: our fault.
+41xx: reconnect later, with back-off. 42xx: reconnect now. 44xx: do not reconnect without
+changing something (the last two digits mirror HTTP's 4xx). 45xx: an error of the server.
 """
 
-#: This process has all the connections it may have.
+#: This process has reached ``MAX_CONNECTIONS``.
 OVER_CAPACITY = 4100
-#: The client read so slowly that its unsent bytes passed their bound.
+#: The client reads too slowly: more than ``MAX_OUTBOX`` bytes wait for it.
 SLOW_READER = 4101
-#: A rate or a per-user or per-address limit.
+#: A rate limit, or the limit of connections per user or address.
 TOO_MANY = 4102
-#: The server drains; another one is ready.
+#: The server shuts down; another process accepts connections.
 RESTART = 4200
 #: The client stopped answering pings.
 NO_PONG = 4201
-#: Messages were lost that cannot be fetched again.
+#: Messages were lost and cannot be sent again.
 RESYNC = 4202
-#: A frame that does not decode, where the pipeline says so.
+#: A frame that the codec refuses, as :class:`~.codecs.json.JSONCodec` does.
 BAD_MESSAGE = 4400
-#: No right to connect, or no longer.
+#: The credential is missing, not valid, or no longer valid.
 UNAUTHORIZED = 4401
-#: Known, but not allowed this.
+#: Not allowed: this origin, host, group or action.
 FORBIDDEN = 4403
 #: Reserved.
 AUTH_TIMEOUT = 4408
 #: A message over ``MAX_MESSAGE_SIZE``.
 TOO_LARGE = 4413
-#: A filter raised, where the site chose ``ON_ERROR = "close"``.
+#: A filter raised: while connecting, or later with ``ON_ERROR = "close"``.
 FILTER_ERROR = 4500

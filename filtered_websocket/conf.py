@@ -1,8 +1,8 @@
 """
-``FILTERED_WEBSOCKET``: its keys, their defaults, and what each may hold.
+``FILTERED_WEBSOCKET``: its keys, their defaults, and the values each accepts.
 
-Values are kept until Django tells that the setting has changed, as ``override_settings``
-does: some are read for every message.
+Values are cached, as some are read for every message; Django's ``setting_changed`` signal,
+which ``override_settings`` sends, clears the cache.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from django.core.signals import setting_changed
 
 
 class Rule(NamedTuple):
-    """What a setting may hold, as a test and in words."""
+    """Which values a setting accepts: as a function, and as text for messages."""
 
     allows: Callable[[Any], bool]
     words: str
@@ -78,7 +78,7 @@ def one_of(*choices: str) -> Rule:
     return Rule(lambda value: value in choices, " or ".join(map(repr, choices)))
 
 
-#: Key -> (default, what it may hold). Units and prose are in docs/settings.md.
+#: Key -> (default, accepted values). Units and explanations are in docs/settings.md.
 SETTINGS: dict[str, tuple[Any, Rule]] = {
     "ALLOWED_ORIGINS": (None, ORIGINS),
     "ALLOW_NO_ORIGIN": (True, FLAG),
@@ -134,16 +134,16 @@ class Conf:
         try:
             chosen = getattr(settings, "FILTERED_WEBSOCKET", {})
         except ImproperlyConfigured:
-            return value  # no settings at all: some may come yet
-        # What is no dict is an error of manage.py check.
+            return value  # settings are not configured yet
+        # If it is not a dict, manage.py check reports it (E002).
         if isinstance(chosen, dict):
             value = chosen.get(name, value)
-        # From now on found without a call.
+        # As an instance attribute, so that the next access does not call __getattr__.
         vars(self)[name] = value
         return value
 
     def forget(self) -> None:
-        """Look every value up again."""
+        """Clear the cache."""
         vars(self).clear()
 
 
@@ -155,5 +155,6 @@ def _forget(setting: str, **kwargs: Any) -> None:
         conf.forget()
 
 
-# Before that of any module that reads these: receivers are called in the order they connect.
+# Connected before the receivers of modules that read these values: receivers are called in
+# the order in which they were connected.
 setting_changed.connect(_forget, dispatch_uid="filtered_websocket.conf")

@@ -3,13 +3,13 @@ Everything this package raises on purpose::
 
     Exception
     └── FilteredWebSocketError
-        ├── Drop             a filter: nobody behind me sees this event
-        ├── Close            a filter: end this connection
-        ├── FilterError      the house: a filter raised something else
-        ├── AuthFault        the house: it cannot find out who connects
-        └── PublishError     publish: this call cannot be carried out
+        ├── Drop             by a filter: no later filter sees this event
+        ├── Close            by a filter: close this connection
+        ├── FilterError      by the package: a filter raised something else
+        ├── AuthFault        by the package: authentication does not work now
+        └── PublishError     by publish: this message was not published
 
-What is wrong with settings is a :exc:`django.core.exceptions.ImproperlyConfigured`.
+Mistakes in settings raise :exc:`django.core.exceptions.ImproperlyConfigured`.
 """
 
 
@@ -42,7 +42,7 @@ class Close(FilteredWebSocketError):
 
 
 def check_close(code: int, reason: str) -> None:
-    """Raise :exc:`ValueError` for what an application may not put in a close frame."""
+    """ValueError if an application may not send this close code or reason."""
     if code != 1000 and not 3000 <= code <= 4999:
         raise ValueError(f"close code {code!r}: an application may send 1000 or 3000-4999")
     if len(reason.encode()) > 123:
@@ -61,9 +61,10 @@ class FilterError(FilteredWebSocketError):
 
 class AuthFault(FilteredWebSocketError):
     """
-    Who connects cannot be found out now: a fault of the site's, not of a credential.
+    Authentication does not work now, for example because the database does not answer; the
+    credential may be good.
 
-    Raised without its cause, in whose frames the credential would be.
+    Raised without its cause, whose stack frames hold the credential.
     """
 
 

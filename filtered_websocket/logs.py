@@ -1,4 +1,4 @@
-"""Log lines: no client forges one, and none comes in a flood."""
+"""Logging: text from clients cannot add log lines, and repeated messages are limited."""
 
 import logging
 import time
@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-#: One line per subject in this many seconds.
+#: At most one line per subject in this time, seconds.
 EVERY = 10.0
-#: How many subjects are told apart; then all are forgotten, and may be logged again.
+#: How many subjects are remembered. One more, and all are forgotten and may be logged again.
 MAX_SUBJECTS = 1024
 #: Longest value in a line, and longest line of an exception, in characters.
 MAX_LENGTH = 256
@@ -17,8 +17,8 @@ MAX_LENGTH = 256
 
 def get_logger(name: str) -> logging.Logger:
     """
-    The logger of a module. What it logs stays on its line: control characters of values
-    and of exceptions are escaped, and both are cut at ``MAX_LENGTH``.
+    The logger of a module. Each record is one line: control characters in arguments and in
+    exception messages are escaped, and both are cut at ``MAX_LENGTH``.
     """
     logger = logging.getLogger(name)
     logger.addFilter(make_one_line)
@@ -26,19 +26,19 @@ def get_logger(name: str) -> logging.Logger:
 
 
 def make_one_line(record: logging.LogRecord) -> bool:
-    """Have ``record`` print values and exceptions that may be a client's words safely."""
+    """Escape the arguments and the exception of ``record``; they may hold client input."""
     if isinstance(record.args, Mapping):
         record.args = {name: _one_line(value) for name, value in record.args.items()}
     else:
         record.args = tuple(map(_one_line, record.args or ()))
     if record.exc_info and record.exc_info[1] is not None:
-        # What formatters print where it is there; exc_info stays for who collects errors.
+        # Formatters print exc_text if it is set; error collectors still find exc_info.
         record.exc_text = safe_traceback(record.exc_info[1])
     return True
 
 
 class OneLine:
-    """A value that prints on one line."""
+    """A log argument whose ``str`` and ``repr`` are one line without control characters."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -51,43 +51,45 @@ class OneLine:
 
 
 def _one_line(value: Any) -> Any:
-    # Numbers are formatted as such, and forge nothing.
+    # Numbers keep their type, for %d and %.1f; they hold no control characters.
     return value if isinstance(value, int | float) else OneLine(value)
 
 
 def safe_traceback(error: BaseException) -> str:
-    """The traceback of ``error``, in which no line is made by a message of an exception."""
+    """The traceback of ``error``; a message of an exception cannot add lines to it."""
     return "\n".join(map(_safe, traceback.format_exception(error)))
 
 
 def _safe(chunk: str) -> str:
-    # Frames are indented, links between exceptions begin with an empty line; the rest is
-    # the name of an exception and its message, which may hold what a client sent.
+    # Frames are indented, and "The above exception was ..." begins with an empty line. Any
+    # other chunk is an exception's name and message, which may hold client input.
     lines = chunk.split("\n") if chunk[0] in " \n" else [chunk.rstrip("\n")]
     return "\n".join(printable(line[:MAX_LENGTH])[:MAX_LENGTH] for line in lines).rstrip("\n")
 
 
 def printable(data: Any) -> str:
     """
-    ``data`` as text on one line: bytes as UTF-8, control characters and what is not
-    UTF-8 escaped as Python escapes them, so that output cannot be forged.
+    ``data`` as text on one line. Bytes are read as UTF-8; control characters and other
+    bytes are escaped as Python writes them, so client input cannot imitate other output.
     """
     if isinstance(data, bytes | bytearray):
         data = data.decode("utf-8", "backslashreplace")
     text = str(data)
-    strange = (char for char in set(text) if not char.isprintable())
-    return text.translate({ord(char): char.encode("unicode_escape").decode() for char in strange})
+    unprintable = (char for char in set(text) if not char.isprintable())
+    return text.translate(
+        {ord(char): char.encode("unicode_escape").decode() for char in unprintable}
+    )
 
 
 class LogThrottle:
-    """Counts what happens to a subject, and says when to log it."""
+    """Counts events per subject; at most one log line per subject every ``EVERY`` seconds."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._logged: dict[str, float] = {}
 
     def note(self, subject: str, count: int = 1) -> bool:
-        """Count; whether the subject's last line is old enough for another."""
+        """Add ``count`` to ``subject``. Returns whether to log a line now."""
         self.counts[subject] += count
         now = time.monotonic()
         if now - self._logged.get(subject, -EVERY) < EVERY:

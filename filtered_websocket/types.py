@@ -1,4 +1,4 @@
-"""The shapes other modules speak of: ASGI's, and the Protocols that others plug in."""
+"""Types used across the package: ASGI's, and the Protocols of codecs, authenticators, layers."""
 
 import datetime
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -14,7 +14,7 @@ ASGIApplication: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 class Codec(Protocol):
     """
-    What stands between frames and messages, for one route.
+    Converts frames to messages and messages to frames, for one route.
 
     ``decode`` may raise :exc:`~filtered_websocket.Drop` or
     :exc:`~filtered_websocket.Close`; any other exception drops the frame and is
@@ -42,11 +42,11 @@ class ChannelLayer(Protocol):
 @dataclass(frozen=True, slots=True)
 class Identity:
     """
-    Who an authenticator found, and what that rests on: the connection is closed with
-    4401 when any of it ends.
+    Who connects, and the session, user or token that this depends on: the connection is
+    closed with 4401 when any of these ends.
 
-    ``session_hash`` is what the session remembers of the user's password;
-    ``expires_at`` is aware, and for what has no end of its own here.
+    ``session_hash`` is the session's hash of the user's password. ``expires_at`` is an aware
+    datetime, for credentials that are not in this site's database, as a JWT.
     """
 
     user: Any = None
@@ -54,17 +54,19 @@ class Identity:
     session_key: str | None = field(default=None, repr=False)
     session_hash: str | None = field(default=None, repr=False)
     expires_at: datetime.datetime | None = None
-    #: The house's: a backend may let in users who are not active to begin with.
+    #: Set by the package: some backends let in users who are not active.
     was_active: bool = field(default=True, repr=False)
 
 
 class Authenticator(Protocol):
     """
-    One way to say who connects; a class that is called without arguments makes one.
+    One way to authenticate a connection. The setting names a class, which is called without
+    arguments.
 
-    None means "there is nothing of mine in this handshake". What is mine but does not
-    let in raises :exc:`~filtered_websocket.Close` with 4401: the connection is refused,
-    and never becomes an anonymous one. Any other exception refuses too, and is logged.
+    Returns None if the handshake has no credential of this kind. Raises
+    :exc:`~filtered_websocket.Close` with 4401 if it has one that is not valid: the connection
+    is refused, and never becomes an anonymous one. Any other exception refuses the
+    connection with 4500 and is logged.
     """
 
     async def authenticate(self, scope: Scope) -> Identity | None: ...

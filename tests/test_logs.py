@@ -1,4 +1,4 @@
-"""Log lines that nobody forges, and that come in no flood: logs."""
+"""Log lines: client input cannot add lines, and repeated messages are limited."""
 
 import ast
 import logging
@@ -17,7 +17,7 @@ PACKAGE = Path(filtered_websocket.__file__).parent
 
 @pytest.fixture
 def logged():
-    """A logger of the house; and the lines that come out of it."""
+    """A logger of the package, and the lines it writes."""
     lines = []
 
     class Lines(logging.Handler):
@@ -31,7 +31,7 @@ def logged():
     logger.removeHandler(handler)
 
 
-def test_what_a_client_says_makes_no_line_of_its_own(logged):
+def test_client_input_adds_no_log_lines(logged):
     logger, lines = logged
     logger.error("it said %s, and %r, %d times", EVIL, ValueError(EVIL), 3)
     logger.error("it said %(words)s", {"words": EVIL})
@@ -41,13 +41,13 @@ def test_what_a_client_says_makes_no_line_of_its_own(logged):
     ]
 
 
-def test_what_a_client_says_is_cut(logged):
+def test_long_client_input_is_cut(logged):
     logger, lines = logged
     logger.error("%s%r", "x" * 100_000, ["\x1b" * 100_000])
     assert len(lines) == 1 and len(lines[0]) == 2 * MAX_LENGTH
 
 
-def test_an_exception_makes_no_line_of_its_own(logged):
+def test_the_message_of_an_exception_adds_no_log_lines(logged):
     logger, lines = logged
     try:
         try:
@@ -62,7 +62,7 @@ def test_an_exception_makes_no_line_of_its_own(logged):
     assert not any(line.startswith("ERROR") or "\x1b" in line for line in lines)
 
 
-def test_exceptions_in_a_group_make_no_lines_of_their_own():
+def test_the_messages_of_an_exception_group_add_no_log_lines():
     text = safe_traceback(ExceptionGroup("two", [ValueError(EVIL), KeyError("b")]))
     assert "ValueError: a" in text and "KeyError: 'b'" in text
     assert not any(line.startswith("ERROR") or "\x1b" in line for line in text.split("\n"))
@@ -74,8 +74,8 @@ def test_exc_info_without_an_exception_is_left_alone(logged):
     assert lines == ["nothing failed", "NoneType: None"]
 
 
-def test_every_logger_of_the_package_is_tame():
-    """But those of others, which the command line makes quiet."""
+def test_every_logger_of_the_package_escapes_what_it_logs():
+    """Except loggers of other packages, whose level the command line sets."""
     found = {}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -84,17 +84,17 @@ def test_every_logger_of_the_package_is_tame():
     assert found == {"logs.py": ["logging.getLogger"], "cli.py": ["logging.getLogger"] * 2}
 
 
-def test_a_subject_is_logged_once_in_a_while_and_counted_always(monkeypatch):
-    seldom = LogThrottle()
-    assert [seldom.note("a"), seldom.note("a", 2), seldom.note("b")] == [True, False, True]
-    assert seldom.counts == {"a": 3, "b": 1}
+def test_a_subject_is_logged_once_per_interval_and_counted_every_time(monkeypatch):
+    throttle = LogThrottle()
+    assert [throttle.note("a"), throttle.note("a", 2), throttle.note("b")] == [True, False, True]
+    assert throttle.counts == {"a": 3, "b": 1}
     monkeypatch.setattr(logs, "EVERY", 0)
-    assert seldom.note("a")
+    assert throttle.note("a")
 
 
 def test_subjects_are_bounded(monkeypatch):
     monkeypatch.setattr(logs, "MAX_SUBJECTS", 2)
-    seldom = LogThrottle()
+    throttle = LogThrottle()
     for subject in "abc":
-        assert seldom.note(subject)
-    assert len(seldom._logged) == 1
+        assert throttle.note(subject)
+    assert len(throttle._logged) == 1

@@ -39,7 +39,7 @@ class Chain:
         return bool(self.stages)
 
     def run(self, instance: Any, data: Any = None) -> Any:
-        """Pipe ``data`` through on this thread; async filters are a RuntimeError."""
+        """Pipe ``data`` through on this thread. RuntimeError if a filter is async."""
         path = ""
         try:
             for call, path, is_async, _ in self.stages:  # noqa: B007 - named below
@@ -56,12 +56,12 @@ class Chain:
         except (Drop, Close):
             raise
         except (Exception, asyncio.CancelledError) as error:
-            # Nothing awaits here: what was cancelled is none of this task's.
+            # run() never awaits, so a CancelledError here was raised by the filter itself.
             raise FilterError(path) from error
         return data
 
     async def arun(self, instance: Any, data: Any = None) -> Any:
-        """Pipe ``data`` through, awaiting what awaits, blocking filters in a thread."""
+        """Pipe ``data`` through: async filters are awaited, blocking ones run in a thread."""
         path = ""
         try:
             for call, path, is_async, blocking in self.stages:  # noqa: B007 - named below
@@ -72,7 +72,7 @@ class Chain:
                 else:
                     result = call(instance, data)
                 if hasattr(result, "__await__"):
-                    # It awaits and does not look like it: some decorator's work.
+                    # An async filter that a decorator hid from iscoroutinefunction.
                     result = await result
                 if result is not None:
                     data = as_bytearray(result) if self._bytes else result
@@ -92,6 +92,6 @@ class Chain:
 
 
 def _is_cancelled() -> bool:
-    """Whether this task is cancelled; else a filter awaited what is."""
+    """Whether this task was cancelled; otherwise a filter awaited something cancelled."""
     task = asyncio.current_task()
     return task is None or bool(task.cancelling())

@@ -16,7 +16,7 @@ class FilterClass(Protocol):
 
 
 class Stage(NamedTuple):
-    """One filter, with everything about it decided: how to call it, how to name it."""
+    """One filter of a built chain: how to call it, and its dotted path for messages."""
 
     call: Callable[[Any, Any], Any]
     path: str
@@ -29,7 +29,7 @@ def dotted_path(cls: type) -> str:
 
 
 def make_stage(cls: "type[FilterClass]", timeout: float | None) -> Stage:
-    """How to call ``cls.filter``; a :exc:`TypeError` says what does not fit."""
+    """Decide how to call ``cls.filter``. TypeError if its kind or signature does not fit."""
     path = dotted_path(cls)
     raw = inspect.getattr_static(cls, "filter")
     if not isinstance(raw, classmethod | staticmethod):
@@ -59,7 +59,7 @@ def make_stage(cls: "type[FilterClass]", timeout: float | None) -> Stage:
 
 
 def _in_time(call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-    """``call``, which is async, or a :exc:`TimeoutError`."""
+    """Wrap the async ``call``: TimeoutError after ``seconds``."""
 
     async def timed(web_socket_instance: Any, data: Any) -> Any:
         try:
@@ -67,7 +67,7 @@ def _in_time(call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
                 return await call(web_socket_instance, data)
         except TimeoutError:
             if not limit.expired():
-                raise  # the filter's own
+                raise  # raised by the filter itself
             raise TimeoutError(f"FILTER_TIMEOUT is {seconds} s") from None
 
     return timed

@@ -1,9 +1,10 @@
 """
-Who blocks the event loop: a filter that never awaits stops every connection of its process,
-and nothing on the loop can say so meanwhile.
+Watchdog thread: reports which filter blocks the event loop.
 
-A thread looks at a beat that the loop makes twice a second. Where the beat has stopped, the
-stack of the loop's thread tells what runs there. Messages cost nothing of this.
+A filter that computes or blocks without awaiting stops every connection of its process, and
+no code on the loop can report it meanwhile. The loop increments a counter every 0.5 s; the
+thread reads it. If the counter stops, the stack of the loop's thread shows which filter runs.
+Handling a message costs nothing extra.
 """
 
 import asyncio
@@ -17,11 +18,11 @@ from .chain import Chain
 
 logger = get_logger(__name__)
 
-#: Pause between two beats, and between two looks, seconds.
-EVERY = 0.5
-#: Looks at one and the same beat until it has stopped. Looks are counted and not seconds:
-#: a process that was stopped as a whole has not been looked at.
-LOOKS = 3
+#: Time between two increments of the counter, and between two reads of it, seconds.
+INTERVAL = 0.5
+#: After so many reads of the same value the loop counts as blocked. Reads are counted, not
+#: seconds: while the whole process is stopped (SIGSTOP, a paused machine) nothing is read.
+MAX_SAME_READS = 3
 
 _CHAIN_RUNS = (Chain.run.__code__, Chain.arun.__code__)
 
@@ -33,50 +34,52 @@ class Watchdog:
         self._loop = loop
         self._counts = counts
         self._throttle = LogThrottle()
-        self._beats = 0
+        self._ticks = 0
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Watch, until :meth:`stop`; on the loop."""
+        """Watch until :meth:`stop`. Call it on the loop's thread."""
         self._stopped = threading.Event()
-        self._beat()
+        self._tick()
         threading.Thread(
-            target=self._look,
+            target=self._watch,
             args=(threading.get_ident(), self._stopped),
             name="fws-watchdog",
             daemon=True,
         ).start()
 
     def stop(self) -> None:
-        """On the loop."""
+        """Stop watching. Call it on the loop's thread."""
         self._stopped.set()
         if self._timer is not None:
             self._timer.cancel()
 
-    def _beat(self) -> None:
-        self._beats += 1
-        self._timer = self._loop.call_later(EVERY, self._beat)
+    def _tick(self) -> None:
+        self._ticks += 1
+        self._timer = self._loop.call_later(INTERVAL, self._tick)
 
-    def _look(self, thread: int, stopped: threading.Event) -> None:
-        seen = looks = 0
-        while not stopped.wait(EVERY) and not self._loop.is_closed():
-            # One that is not run at all has nobody to serve.
-            is_late = self._beats == seen and self._loop.is_running()
-            looks = looks + 1 if is_late else 1
-            seen = self._beats
-            if looks == LOOKS:
+    def _watch(self, thread: int, stopped: threading.Event) -> None:
+        last = same_reads = 0
+        while not stopped.wait(INTERVAL) and not self._loop.is_closed():
+            # A loop that is not running blocks nobody.
+            is_late = self._ticks == last and self._loop.is_running()
+            same_reads = same_reads + 1 if is_late else 1
+            last = self._ticks
+            if same_reads == MAX_SAME_READS:
                 self._report(sys._current_frames().get(thread))
 
     def _report(self, frame: FrameType | None) -> None:
-        who = culprit(frame)
+        blocker = find_blocker(frame)
         self._counts["blocked"] += 1
-        if self._throttle.note(who):
-            logger.warning("the event loop is blocked by %s: nobody is served meanwhile", who)
+        if self._throttle.note(blocker):
+            logger.warning(
+                "the event loop is blocked by %s: every connection of this process waits", blocker
+            )
 
 
-def culprit(frame: FrameType | None) -> str:
-    """The filter that runs in ``frame``, if one does, and the line that it is at."""
+def find_blocker(frame: FrameType | None) -> str:
+    """The running filter if the stack of ``frame`` has one, and the current line."""
     if frame is None:
         return "a thread that has ended"
     where = f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -1,1 +1,1 @@
-"""System checks: every mistake of a site, found before it serves."""
+"""System checks: find mistakes in a site's settings before it serves."""

@@ -1,4 +1,4 @@
-"""System checks of what a site runs on: its Redis, its packages, its process."""
+"""System checks of a site's environment: Redis, installed packages, open files."""
 
 import re
 from collections.abc import Iterable
@@ -13,8 +13,8 @@ from django.core.checks import CheckMessage, Warning
 from ..conf import SETTINGS, conf
 from ..hub.limits import missing_descriptors
 
-#: Package -> of each series, the first release without a known vulnerability that a
-#: stranger could use; older series have all of them.
+#: Package -> the first safe release of each series: without a known vulnerability that can
+#: be used over the network. Older series have no safe release.
 SAFE = {
     "autobahn": ["26.10.1"],
     "channels": ["3.0.3"],
@@ -26,7 +26,7 @@ SAFE = {
 
 
 def check_environment(**kwargs: Any) -> list[CheckMessage]:
-    """What is seen without asking anybody: no connection is made."""
+    """Redis encryption, vulnerable packages, file limit. Opens no connection."""
     return [*_check_encryption(), *_check_versions(), *_check_descriptors()]
 
 
@@ -37,8 +37,8 @@ def _check_encryption() -> Iterable[CheckMessage]:
         return
     if any(map(is_open, config.get("hosts") or ())):
         yield Warning(
-            f"CHANNEL_LAYERS[{alias!r}] sends messages to another machine in clear: who is on"
-            " the way reads them, and publishes what looks like this site's.",
+            f"CHANNEL_LAYERS[{alias!r}] sends messages to another machine without encryption:"
+            " others on the network can read them, and publish messages of their own.",
             hint="Use rediss:// (TLS), a Unix socket, or"
             ' "symmetric_encryption_keys": [SECRET_KEY].',
             id="filtered_websocket.W008",
@@ -46,7 +46,7 @@ def _check_encryption() -> Iterable[CheckMessage]:
 
 
 def is_open(host: Any) -> bool:
-    """Whether one entry of ``hosts`` leads out of this machine without TLS."""
+    """Whether one entry of ``hosts`` is on another machine and without TLS."""
     if isinstance(host, list | tuple):
         host = {"host": host[0]}
     elif not isinstance(host, dict):
@@ -74,7 +74,7 @@ def _check_versions() -> Iterable[CheckMessage]:
             continue
         if is_unsafe(installed, releases):
             yield Warning(
-                f"{name} {installed} has vulnerabilities that are known.",
+                f"{name} {installed} has known vulnerabilities.",
                 hint=f"Install {' or '.join(releases)}, or newer.",
                 id="filtered_websocket.W009",
             )
@@ -83,7 +83,7 @@ def _check_versions() -> Iterable[CheckMessage]:
 def is_unsafe(installed: str, releases: list[str]) -> bool:
     """Whether a version is older than the safe release of its series."""
     mine = numbers(installed)
-    # Of the series that began before it, the newest; older ones have none that is safe.
+    # Compare with the newest series that is not newer than the installed version.
     begun = [release for release in map(numbers, releases) if release[:2] <= mine[:2]]
     return not begun or mine < max(begun)
 
@@ -95,7 +95,7 @@ def numbers(release: str) -> tuple[int, ...]:
 
 
 def _check_descriptors() -> Iterable[CheckMessage]:
-    # A wrong value is E002's.
+    # Any other value is reported as E002.
     if SETTINGS["MAX_CONNECTIONS"][1].allows(conf.MAX_CONNECTIONS) and (n := missing_descriptors()):
         yield Warning(
             f"A process of this user may not open enough files for MAX_CONNECTIONS: {n} are"

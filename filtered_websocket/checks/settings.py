@@ -1,9 +1,9 @@
 """
-System checks: every mistake a site can make in its settings, found by ``manage.py check``.
+System checks of settings, for ``manage.py check``.
 
 Ids are permanent: never reused, never renumbered. E003 to E013 are raised where a
-pipeline is built (``filters.entries``, ``filters.pipeline``), so that a server that runs
-no checks says the same words.
+pipeline is built (``pipelines``), so that a server that runs no checks reports the same
+messages.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,7 +34,7 @@ MIN_CAPACITY = 1000
 
 
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
-    """FILTERED_WEBSOCKET: known keys, values of the right type."""
+    """FILTERED_WEBSOCKET: known keys, accepted values."""
     written = getattr(settings, "FILTERED_WEBSOCKET", {})
     if not isinstance(written, dict):
         return [
@@ -50,7 +50,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
             Warning(
                 f"FILTERED_WEBSOCKET['MAX_MESSAGE_SIZE'] is {conf.MAX_MESSAGE_SIZE}, and"
                 f" MAX_OUTBOX {conf.MAX_OUTBOX}: one message can close every member of a group.",
-                hint="Make MAX_OUTBOX some times as large.",
+                hint="Make MAX_OUTBOX at least four times as large as MAX_MESSAGE_SIZE.",
                 id="filtered_websocket.W011",
             )
         )
@@ -86,17 +86,17 @@ def check_access(**kwargs: Any) -> list[CheckMessage]:
     if conf.AUTHENTICATORS and settings.SESSION_ENGINE == COOKIE_SESSIONS:
         found.append(
             Warning(
-                "SESSION_ENGINE keeps sessions in cookies: a logout cannot end them, nor their"
+                "SESSION_ENGINE keeps sessions in cookies: a logout ends neither them nor their"
                 " connections.",
-                hint="Use sessions of the server's: 'django.contrib.sessions.backends.db'.",
+                hint="Use sessions on the server: 'django.contrib.sessions.backends.db'.",
                 id="filtered_websocket.W007",
             )
         )
     if conf.TOKENS == "open" and not settings.DEBUG:
         found.append(
             Warning(
-                "FILTERED_WEBSOCKET['TOKENS'] is 'open', and DEBUG is off: whatever a client"
-                " says is a token.",
+                "FILTERED_WEBSOCKET['TOKENS'] is 'open', and DEBUG is off: any text that a client"
+                " sends is accepted as a token.",
                 hint="Leave it at 'database', and create tokens in the admin.",
                 id="filtered_websocket.W004",
             )
@@ -133,7 +133,7 @@ def _check_origins(origins: Sequence[str]) -> Iterable[CheckMessage]:
         )
     if "*" in origins:
         yield Warning(
-            "FILTERED_WEBSOCKET['ALLOWED_ORIGINS'] allows every page of the world to connect"
+            "FILTERED_WEBSOCKET['ALLOWED_ORIGINS'] allows every page on the web to connect"
             " with the cookies of this site's users.",
             hint="List the origins of your pages.",
             id="filtered_websocket.W005",
@@ -158,8 +158,8 @@ def check_filters(**kwargs: Any) -> list[CheckMessage]:
                 Pipeline([entry])
             except PipelineError as error:
                 note(error)
-    # Importing the application is what makes the routes known. Where it cannot be
-    # imported, that is another check's, or the server's, to say.
+    # Routes are registered when the application is imported. If it cannot be imported, the
+    # server or another check reports that.
     try:
         if getattr(settings, "ASGI_APPLICATION", None):
             get_default_application()
@@ -178,7 +178,7 @@ def check_filters(**kwargs: Any) -> list[CheckMessage]:
 def check_storage(**kwargs: Any) -> list[CheckMessage]:
     """The storage object: its module, and its options."""
     if not SETTINGS["STORAGE"][1].allows(conf.STORAGE):
-        return []  # check_settings says so
+        return []  # check_settings reports it
     try:
         chosen()
     except ImproperlyConfigured as error:
@@ -226,7 +226,7 @@ def _check_capacity(name: str, backend: str, config: dict[str, Any]) -> Iterable
     if backend in (CORE, IN_MEMORY) and config.get("capacity", 100) < MIN_CAPACITY:
         yield Warning(
             f"{name} keeps {config.get('capacity', 100)} messages per process and drops"
-            " the rest in silence.",
+            " the rest without an error.",
             hint='All connections of a process share that: set "capacity" to 10000.',
             id="filtered_websocket.W002",
         )
@@ -235,8 +235,8 @@ def _check_capacity(name: str, backend: str, config: dict[str, Any]) -> Iterable
 def _check_timeouts(name: str, backend: str, config: dict[str, Any]) -> Iterable[CheckMessage]:
     hosts = config.get("hosts") or ["redis://localhost:6379"]
     # channels_redis.core blocks for 5 s in BZPOPMIN; redis-py 8 gives up after 5 s.
-    impatient = backend == CORE and int(redis.__version__.split(".")[0]) >= 8
-    if impatient and any(_timeout(host, missing=5) is not None for host in hosts):
+    times_out = backend == CORE and int(redis.__version__.split(".")[0]) >= 8
+    if times_out and any(_timeout(host, missing=5) is not None for host in hosts):
         yield Error(
             f"{name}: with redis-py 8 an idle channels_redis.core fails every 5 seconds.",
             hint='Write hosts as [{"address": "redis://...", "socket_timeout": None}],'
@@ -253,7 +253,7 @@ def _check_timeouts(name: str, backend: str, config: dict[str, Any]) -> Iterable
 
 
 def _timeout(host: Any, missing: float | None) -> Any:
-    """The socket timeout of one entry of ``hosts``, as far as settings tell."""
+    """The socket timeout that one entry of ``hosts`` sets; ``missing`` if it sets none."""
     return host.get("socket_timeout", missing) if isinstance(host, dict) else missing
 
 

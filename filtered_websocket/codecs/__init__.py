@@ -1,1 +1,1 @@
-"""From bytes to messages and back."""
+"""Converts frames to messages and messages to frames."""

@@ -1,9 +1,8 @@
 """
-From messages to frames: the boundary where a route's codec works, and what the house
-does without one.
+Converts messages to frames, with a route's codec or without one.
 
-Whether bytes are text or binary travels beside them, in a context variable that is
-set while an event's chains run, because no mark on a bytearray survives ``.upper()``.
+Whether a message was a text or a binary frame is kept in a context variable while its chains
+run: a mark on the bytearray would be lost by ``.upper()`` and the like.
 """
 
 import json
@@ -17,20 +16,20 @@ from django.core.serializers.json import DjangoJSONEncoder
 
 from ..types import Codec
 
-#: Whether the event whose chains run now was text (True), binary (False), neither.
+#: Whether the event whose chains run now was text (True), binary (False) or neither (None).
 text_event: ContextVar[bool | None] = ContextVar("fws_text_event", default=None)
 
-#: What crosses the layer: text, binary, or JSON that a codec gets as an object again.
+#: Kinds of messages on the layer: text, binary, JSON (which a codec gets as an object).
 Kind = Literal["t", "b", "j"]
-#: A message as it crosses the layer.
+#: A message as it is sent over the layer.
 Packed = tuple[Kind, bytes]
-#: For isinstance, which builds ``bytes | ...`` anew at every call.
+#: For isinstance: a constant tuple is faster than ``bytes | ...``, built at every call.
 BYTES = (bytes, bytearray, memoryview)
 OBJECTS = (dict, list)
 
 
 class Frame:
-    """A payload ready for the wire, made once and shared by all who receive it."""
+    """A payload ready to send; made once and shared by all its receivers."""
 
     __slots__ = ("_event", "longest", "payload", "text", "wire")
 
@@ -39,7 +38,7 @@ class Frame:
         self.text = text
         #: The longest payload in it, as of a :class:`Bundle`.
         self.longest = len(payload)
-        #: The bytes of the frame, once :meth:`encode` made them.
+        #: The bytes of the frame after :meth:`encode`.
         self.wire: bytes | None = None
         self._event: dict[str, Any] | None = None
 
@@ -59,14 +58,14 @@ class Frame:
         return self._event
 
     def encode(self) -> bytes:
-        """A final, unmasked frame (RFC 6455 section 5.2); from then on it is ``wire``."""
+        """A final, unmasked frame (RFC 6455 section 5.2), kept as ``wire``."""
         self.wire = _head(self.longest, self.text) + self.payload
         return self.wire
 
 
 @lru_cache(256)
 def _head(size: int, text: bool) -> bytes:
-    """What stands before a payload of ``size`` bytes: RFC 6455 section 5.2."""
+    """The header of a frame with a payload of ``size`` bytes (RFC 6455 section 5.2)."""
     first = 0x81 if text else 0x82
     if size < 126:
         return bytes((first, size))
@@ -76,7 +75,7 @@ def _head(size: int, text: bool) -> bytes:
 
 
 class Bundle:
-    """Messages that leave together, in their order: payloads, and whether each is text."""
+    """Messages that are sent together, in order: payloads, and whether each is text."""
 
     __slots__ = ("_contents", "_parts", "longest", "wire")
 
@@ -84,19 +83,19 @@ class Bundle:
         self._contents = contents
         #: The longest payload in it.
         self.longest = max([len(payload) for payload, _ in contents])
-        #: The bytes of all frames, once :meth:`encode` made them.
+        #: The bytes of all frames after :meth:`encode`.
         self.wire: bytes | None = None
         self._parts: tuple[Frame, ...] | None = None
 
     @property
     def parts(self) -> tuple[Frame, ...]:
-        """The frames one by one, for who cannot take them together; made once."""
+        """The frames one by one, for transports that send single frames; made once."""
         if self._parts is None:
             self._parts = tuple(Frame(payload, text) for payload, text in self._contents)
         return self._parts
 
     def encode(self) -> bytes:
-        """All frames as one run of bytes; from then on it is ``wire``."""
+        """All frames joined as bytes, kept as ``wire``."""
         pieces: list[bytes] = []
         for payload, text in self._contents:
             pieces += _head(len(payload), text), payload
@@ -127,10 +126,10 @@ def dump_json(message: Any) -> str:
 
 def pack(message: Any, text: bool | None) -> Packed:
     """
-    ``message`` as bytes and their kind; ``text`` is the kind of bare bytes.
+    ``message`` as bytes, and its kind; ``text`` says whether bytes are a text message.
 
-    Raises TypeError or ValueError, with words for the caller, for what cannot be
-    sent: a lone surrogate, a NaN, an object JSON does not know.
+    Raises TypeError or ValueError, with a message for the caller, if it cannot be sent: a
+    lone surrogate, a NaN, an object that JSON cannot represent.
     """
     if isinstance(message, str):
         return "t", message.encode()
@@ -145,7 +144,7 @@ def pack(message: Any, text: bool | None) -> Packed:
 
 
 def unpack(packed: Packed, codec: Codec | None) -> tuple[Any, bool]:
-    """What a group chain gets, and whether it is text."""
+    """The message for the group chain, and whether it is text."""
     kind, payload = packed
     if codec is None:
         return bytearray(payload), kind != "b"
@@ -162,10 +161,10 @@ def to_frame(
     text: bool | None = None,
 ) -> Frame:
     """
-    The frame for ``message``; ``text`` says what bare bytes are.
+    The frame for ``message``; ``text`` says whether bytes are a text message.
 
-    What should be text and is not UTF-8 goes as binary, never as an invalid text
-    frame (RFC 6455 section 8.1). Raises as :func:`pack`.
+    Text that is not UTF-8 is sent as binary, as an invalid text frame would close the
+    connection (RFC 6455 section 8.1). Raises as :func:`pack`.
     """
     if codec is not None:
         message = codec.encode(message, meta or {})

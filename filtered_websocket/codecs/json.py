@@ -1,6 +1,8 @@
 """
-A codec for JSON (RFC 8259) from strangers: filters see dicts and lists, and nothing that
-takes long to read, that two parsers read differently, or that could not be sent on.
+A codec for JSON (RFC 8259) from untrusted clients: filters get dicts and lists.
+
+It refuses documents that take long to parse, that two parsers could read differently, and
+that could not be sent again.
 """
 
 import json
@@ -12,26 +14,27 @@ from ..close_codes import BAD_MESSAGE
 from ..exceptions import Close
 from .frames import BYTES, dump_json
 
-#: A string, also one that does not end: what begins to match always does, in one go.
+#: A string, also one without an end: a match that has begun never fails, so no backtracking.
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?')
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class JSONCodec:
     """
-    Text frames are JSON; what is none, or passes a bound, closes its connection with 4400.
+    Text frames are JSON. A frame that is not, or that exceeds a limit, closes the connection
+    with 4400.
 
-    A subclass may set other bounds. How long a document may be is ``MAX_MESSAGE_SIZE``.
-    What ``encode`` gets as bytes is sent as it is, as binary.
+    A subclass may set other limits. The length of a document is limited by
+    ``MAX_MESSAGE_SIZE``. ``encode`` sends bytes unchanged, as a binary frame.
     """
 
-    #: How many arrays and objects may stand inside one another.
+    #: How deep arrays and objects may be nested.
     max_depth = 32
-    #: How many members all objects of a document may have together.
+    #: How many keys all objects of a document may have together.
     max_keys = 1000
 
     def decode(self, frame: bytearray, text: bool) -> Any:
-        """The document in ``frame``; :exc:`Close` (4400) where there is none to take."""
+        """The document in ``frame``. Raises :exc:`Close` (4400) if it is refused."""
         if not text:
             raise Close(BAD_MESSAGE, "JSON is text, not binary")
         try:
@@ -39,15 +42,15 @@ class JSONCodec:
         except BadDocument as error:
             raise Close(BAD_MESSAGE, str(error)) from None
         except (ValueError, RecursionError):
-            # Their words may hold what the client sent.
+            # Their messages may hold client input.
             raise Close(BAD_MESSAGE, "not JSON") from None
 
     def encode(self, message: Any, meta: Any) -> str | bytes:
-        """JSON of any message but bytes."""
+        """``message`` as JSON; bytes unchanged."""
         return bytes(message) if isinstance(message, BYTES) else dump_json(message)
 
     def parse(self, text: str) -> Any:
-        """``text`` read within the bounds; :exc:`ValueError` or RecursionError otherwise."""
+        """``text`` parsed within the limits. Raises :exc:`ValueError` or RecursionError."""
         keys = 0
 
         def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -70,10 +73,10 @@ class JSONCodec:
         return document
 
     def _check_depth(self, text: str) -> None:
-        """Of a document that was parsed: its brackets match."""
+        """Check the depth of a document that was parsed, so its brackets match."""
         brackets = _STRING.sub("", text).encode().translate(None, _NO_BRACKETS)
         for _ in range(self.max_depth):
-            # The innermost level goes, at the speed of C.
+            # Remove the innermost level, without a loop in Python.
             brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
             if not brackets:
                 return
@@ -81,7 +84,7 @@ class JSONCodec:
 
 
 class BadDocument(ValueError):
-    """JSON that is not taken; its words are for the client."""
+    """JSON that is refused; its message is sent to the client."""
 
 
 def _number(digits: str) -> float:
@@ -96,7 +99,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _check_text(document: Any) -> None:
-    """Only an escape can write half a character, which no text frame can hold."""
+    """Refuse lone surrogates (written as escapes): no text frame can hold them."""
     try:
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError:

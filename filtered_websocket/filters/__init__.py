@@ -1,1 +1,1 @@
-"""Chains (``base``), the pipelines made of them (``pipeline``), and the bundled filters."""
+"""The chain bases that filters subclass (``base``), and the bundled filters."""

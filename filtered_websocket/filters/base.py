@@ -46,7 +46,7 @@ __all__ = [
     "printable",
 ]
 
-#: The ``type`` of events of the consumer chain that the house itself makes.
+#: The ``type`` of consumer-chain events that this package sends.
 PACKAGE_EVENTS = frozenset({"gap", "layer_back", "layer_lost", "publish_failed"})
 
 
@@ -73,7 +73,7 @@ class FilterMeta(type):
             filters: Any = (*owner._own_chain.filters, cls)
             owner._own_chain = Chain(owner.__name__, filters)
 
-    # Set on chain bases by __init__; declared for those who read a filter's class.
+    # Set on chain bases by __init__.
     _own_chain: Chain
     _chain_base: "FilterMeta"
 
@@ -81,7 +81,7 @@ class FilterMeta(type):
 class FilterBase:
     """The root of every chain base; see the module's example."""
 
-    #: True runs a plain ``def`` filter in a thread of the house; it may block there.
+    #: True: the ``def`` filter runs in a thread of its own pool, where it may block.
     blocking: ClassVar[bool] = False
 
     if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class FilterBase:
 
         @classmethod
         def filter(cls, web_socket_instance, data=None):
-            """What this filter does; overridden in every filter."""
+            """Handle one event. Every filter overrides it."""
             raise NotImplementedError(f"{dotted_path(cls)} defines no filter()")
 
     @classmethod
@@ -145,14 +145,14 @@ class WebSocketGroupFilter(FilterBase, metaclass=FilterMeta):
 
 class WebSocketConsumerFilter(FilterBase, metaclass=FilterMeta):
     """
-    Runs on events that reach a process: Redis pub/sub, whatever is put in a
-    ``queue``, the house's own. ``web_socket_instance`` is the hub as the pipeline
-    sees it. Nothing happens to what comes out.
+    Runs on events of a process: from the storage object's pub/sub, from ``queue.put``, and
+    this package's own (``PACKAGE_EVENTS``). ``web_socket_instance`` is this pipeline's view
+    of the hub. What comes out of the chain is ignored.
     """
 
 
 class WebSocketDisconnectFilter(FilterBase, metaclass=FilterMeta):
     """
-    Runs once per accepted connection, on every way out; ``data`` is ``None``. Every
-    filter runs, whatever an earlier one raises.
+    Runs once per accepted connection, however it ended; ``data`` is ``None``. Every
+    filter runs, even if an earlier one raises.
     """

@@ -1,9 +1,9 @@
 """
-Send messages to those who share a token's broadcast group.
+Send messages to the members of a token's broadcast group.
 
-A client that sends ``token:KEY`` joins the group of the token with that key; what it
-sends from then on reaches the other members of that group, in all processes. One that
-connected with a token is in its group from the beginning.
+A client that sends ``token:KEY`` joins the group of the token with that key; messages it
+sends afterwards reach the other members of that group, in all processes. A client that
+connected with a token is in its group from the start.
 """
 
 import re
@@ -12,9 +12,9 @@ from typing import Any
 from ..exceptions import Drop
 from .base import WebSocketConnectFilter, WebSocketMessageFilter
 
-#: Characters.
+#: Longest key that is looked up, characters.
 MAX_TOKEN = 128
-#: What a key of the database looks like.
+#: A key that this package made.
 KEY = re.compile(rb"fws_[A-Za-z0-9_-]{43}")
 
 
@@ -35,7 +35,7 @@ class TokenMessageFilter(WebSocketMessageFilter):
         elif key:
             await cls.register(web_socket_instance, key)
         elif isinstance(message, bytes | bytearray) and KEY.search(message):
-            # A registration that is misspelt must not be published, nor printed.
+            # A misspelt registration: the key must not be published or printed.
             web_socket_instance.push("Error: Unknown token")
             raise Drop
         elif group is None:
@@ -47,7 +47,7 @@ class TokenMessageFilter(WebSocketMessageFilter):
 
     @staticmethod
     def find_key(message: Any) -> str:
-        """What follows the first ``token:`` up to white space; empty where nothing does."""
+        """The text after the first ``token:``, up to white space; empty if there is none."""
         if not isinstance(message, bytes | bytearray):
             return ""
         _, _, rest = message.partition(b"token:")
@@ -65,5 +65,5 @@ class TokenMessageFilter(WebSocketMessageFilter):
         label = token.label
         web_socket_instance.push(f"Successfully registered with broadcast group: {label}")
         if not token.is_open:
-            # What holds a key is not for the filters behind this one.
+            # The message holds a secret key: later filters must not see it.
             raise Drop

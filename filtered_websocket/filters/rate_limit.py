@@ -1,8 +1,8 @@
 """
-Let a client send so many messages and no more.
+Limit how many messages a client may send.
 
-A token bucket: who was silent for a while may send ``burst`` messages at once, and from
-then on ``rate``. Counted before a message is decoded, in the memory of one process.
+A token bucket: after a pause a client may send ``burst`` messages at once, then ``rate``.
+Messages are counted before they are decoded, in the memory of one process.
 """
 
 import time
@@ -15,20 +15,20 @@ from ..exceptions import Close, Drop
 from .base import WebSocketDataFilter
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-#: How many users or addresses are remembered; then the one that was silent for longest is
-#: forgotten, and begins anew.
+#: How many users or addresses are remembered. One more, and the one that was silent for
+#: longest is forgotten: it starts with a full bucket again.
 MAX_KEYS = 10_000
 
 
 class Buckets:
-    """Of each key, when its bucket will be full again: that is all there is to know."""
+    """The buckets of all keys; for each only the time when it will be full is stored."""
 
     def __init__(self, rate: str, burst: int | None) -> None:
         count, slash, unit = rate.partition("/")
         if not (count.isascii() and count.isdigit() and int(count) and slash and unit in UNITS):
             raise ValueError(f"rate is {rate!r}: write it as 20/s, 600/m or 5000/h")
         if burst is not None and burst < 1:
-            raise ValueError(f"burst is {burst!r}: nobody could ever send")
+            raise ValueError(f"burst is {burst!r}: it must be at least 1")
         self._pause = UNITS[unit] / int(count)
         self._depth = self._pause * (int(count) if burst is None else burst)
         self._of_connections: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
@@ -38,16 +38,16 @@ class Buckets:
         return len(self._of_connections) + len(self._of_others)
 
     def take(self, key: Any) -> bool:
-        """Whether there is one left for ``key``, which has one less then."""
+        """Take one message from the bucket of ``key``. Returns whether there was one left."""
         now = time.monotonic()
         of: Any = self._of_others if isinstance(key, str) else self._of_connections
         full = max(of.get(key, now), now) + self._pause
-        # What is left of rounding must not cost the last message of a burst.
+        # Allow for rounding errors, so that a burst is not one message short.
         is_left: bool = full - now <= self._depth + self._pause / 1000
         if is_left:
             of[key] = full
         if isinstance(key, str):
-            # Also who is refused: who goes on and on must not be forgotten.
+            # Also if refused: otherwise a client that floods would be forgotten first.
             of.move_to_end(key)
             if len(of) > MAX_KEYS:
                 of.popitem(last=False)
@@ -56,23 +56,23 @@ class Buckets:
 
 class RateLimitFilter(WebSocketDataFilter):
     """
-    ``action`` is what happens to a message that is one too many: ``drop`` it, ``answer``
-    it with an error, or ``close`` the connection with 4102.
+    ``action`` is what happens to a message over the limit: ``drop`` it, ``answer`` with an
+    error, or ``close`` the connection with 4102.
     """
 
-    #: So many per second, minute or hour.
+    #: Messages per second, minute or hour, as 20/s, 600/m or 5000/h.
     rate: str = "20/s"
-    #: At once; as many as ``rate`` has in its unit if None.
+    #: Messages at once after a pause; None: the number in ``rate``.
     burst: int | None = None
-    #: Whose messages are counted together: of users who are not logged in, and of peers
-    #: without an address, each connection's.
+    #: Which messages are counted together. Without a user (or address) each connection is
+    #: counted alone.
     per: Literal["connection", "user", "address"] = "connection"
     action: Literal["drop", "answer", "close"] = "drop"
 
     _buckets: ClassVar[Buckets] = Buckets(rate, burst)
 
     def __init_subclass__(cls) -> None:
-        # Options are bound by a subclass.
+        # Options are set by making a subclass; it counts apart.
         cls._buckets = Buckets(cls.rate, cls.burst)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Let nobody connect but users: those of a session, a ticket, or a token that has a user."""
+"""Refuse connections without a logged-in user (of a session, a ticket or a token)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Let nobody connect but bearers of a token."""
+"""Refuse connections that did not send a valid token."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from .base import WebSocketConnectFilter
 class RequireTokenFilter(WebSocketConnectFilter):
     @classmethod
     def filter(cls, web_socket_instance: Any) -> None:
-        # Not what a filter before this one may have set on the connection.
+        # Not web_socket_instance.token: any filter may have set that.
         identity = web_socket_instance.identity
         if identity is None or identity.token is None:
             raise Close(UNAUTHORIZED, "a token is required")

@@ -1,4 +1,4 @@
-"""Print every event that reaches the consumer chain, the house's own included."""
+"""Print every event of the consumer chain, including those of this package."""
 
 from typing import Any
 

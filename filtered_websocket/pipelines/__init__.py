@@ -1,1 +1,1 @@
-"""From settings to chains: which filters a route runs, in which order."""
+"""Builds chains from settings: which filters a route runs, in which order."""

@@ -1,4 +1,4 @@
-"""Entries of ``INSTALLED_FILTERS``: from what a site writes to filter classes."""
+"""Loads the entries of ``INSTALLED_FILTERS``: paths, dicts or classes -> filter classes."""
 
 import importlib
 import inspect
@@ -13,12 +13,12 @@ from ..chains.stage import dotted_path
 from ..filters.base import FilterBase, FilterMeta
 from .options import bind, declared_options, describe, fits
 
-#: What a site may write as one entry.
+#: One entry of ``INSTALLED_FILTERS`` or of a route's ``filters``.
 Entry = str | type[FilterBase] | Mapping[str, Any]
 
 
 class PipelineError(ImproperlyConfigured):
-    """A mistake in what a pipeline is built from: a message, its cure, its check id."""
+    """A pipeline cannot be built: ``message`` says why, ``hint`` how to fix it."""
 
     def __init__(self, message: str, hint: str, number: int) -> None:
         super().__init__(f"{message} {hint}")
@@ -27,12 +27,12 @@ class PipelineError(ImproperlyConfigured):
         self.id = f"filtered_websocket.E{number:03}"
 
 
-#: A filter, and the name it has in a printed pipeline.
+#: Its name in a printed pipeline, and a filter.
 Named = tuple[str, type[FilterBase]]
 
 
 def entry_name(entry: Entry) -> str:
-    """One entry as text that is equal in every process."""
+    """One entry as text; the same in every process."""
     if isinstance(entry, Mapping):
         options = entry.get("OPTIONS") or {}
         name = entry_name(entry.get("NAME", "?"))
@@ -43,7 +43,7 @@ def entry_name(entry: Entry) -> str:
 
 
 def load_entry(entry: Any) -> list[Named]:
-    """The filters of one entry, options bound. Raises :exc:`PipelineError`."""
+    """The filters of one entry, with its options set. Raises :exc:`PipelineError`."""
     options: Mapping[str, Any] = {}
     name = entry
     if isinstance(entry, Mapping):
@@ -94,11 +94,11 @@ def _find(path: str) -> list[Named]:
 
 
 def _import(path: str) -> Any:
-    """The module at ``path``, None where there is none."""
+    """The module at ``path``, or None if there is no such module."""
     try:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
-        # The module itself, or a package it should be in; not what it imports.
+        # This module, or a package it should be in; not another one that it imports.
         if error.name is not None and (path == error.name or path.startswith(error.name + ".")):
             return None
         raise _broken(path, error) from error
@@ -112,7 +112,7 @@ def _import(path: str) -> Any:
 def _broken(path: str, error: BaseException) -> PipelineError:
     return PipelineError(
         f"INSTALLED_FILTERS: importing {path!r} fails: {type(error).__name__}: {error}.",
-        "Mend the module; 'python -m " + path + "' shows where.",
+        "Fix the module; 'python -m " + path + "' shows where.",
         9,
     )
 
@@ -144,7 +144,7 @@ def _of_module(path: str, module: Any) -> list[Named]:
 
 
 def _usable(path: Any, value: Any) -> type[FilterBase]:
-    """``value``, if it is a filter that can run."""
+    """``value`` if it is a filter that defines ``filter()``; else PipelineError."""
     if not isinstance(value, FilterMeta) or value._chain_base is value:
         raise PipelineError(
             f"INSTALLED_FILTERS entry {path!r} is not a filter: {value!r}.",
@@ -191,7 +191,7 @@ def _bound(
         try:
             bound.append((label, bind(cls, chosen)))
         except ValueError as error:
-            # The filter's own check, in its __init_subclass__.
+            # Raised by the filter's __init_subclass__, where it checks its options.
             raise PipelineError(
                 f"INSTALLED_FILTERS entry {path!r}: {error}.", "Change its OPTIONS.", 7
             ) from error
@@ -199,6 +199,6 @@ def _bound(
 
 
 def _verb(class_name: str) -> str:
-    """``RateLimitFilter`` -> ``rate_limit``: a class in a printed pipeline."""
+    """The name of a class in a printed pipeline: ``RateLimitFilter`` -> ``rate_limit``."""
     name = class_name.removesuffix("Filter") or class_name
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

@@ -1,4 +1,4 @@
-"""Options of a filter: the annotated class attributes it declares, bound for one pipeline."""
+"""Options of a filter: its annotated class attributes, set for one pipeline."""
 
 import types
 import typing
@@ -18,7 +18,7 @@ def declared_options(cls: type[FilterBase]) -> dict[str, Any]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether ``value`` is what ``hint`` says; an int is a float, a bool is no number."""
+    """Whether ``value`` has the type ``hint``. An int is accepted as float, a bool as neither."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
@@ -45,12 +45,12 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def describe(hint: Any) -> str:
-    """An annotation as a site's author would write it."""
+    """An annotation as written in source code."""
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
 def bind(cls: type[FilterBase], options: Mapping[str, Any]) -> type[FilterBase]:
-    """``cls`` with ``options`` set: a subclass that is not registered again."""
+    """A subclass of ``cls`` with ``options`` set, which is not registered on the chain base."""
     if not options:
         return cls
     namespace = {

@@ -1,4 +1,4 @@
-"""Pipelines: all chains of one server, built from what a setting lists."""
+"""A pipeline: the six chains and the codec of a route, built from a list of filters."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from .entries import Entry, PipelineError, load_entry
 
 logger = get_logger(__name__)
 
-#: Chain -> (its base, whether its data is always a bytearray in the default codec).
+#: Chain -> (its base, whether its data is always a bytearray without a codec).
 CHAINS: dict[str, tuple[Any, bool]] = {
     "connect": (base.WebSocketConnectFilter, False),
     "data": (base.WebSocketDataFilter, True),
@@ -30,7 +30,7 @@ MayJoin = Callable[[Any, str], bool | Awaitable[bool]]
 
 
 class Pipeline:
-    """Six chains and a codec. Raises :exc:`PipelineError` for what cannot be built."""
+    """Six chains and a codec. Raises :exc:`PipelineError` if it cannot be built."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Pipeline:
         may_join: MayJoin | None = None,
         home: str = DEFAULT_GROUP,
     ) -> None:
-        #: The group that a hub's ``publish`` means without one.
+        #: The group of ``publish`` calls that name none.
         self.home = home
         self.codec = codec
         self.may_join = may_join
@@ -59,7 +59,7 @@ class Pipeline:
         self.message = chains["message"]
         self.group = chains["group"]
         self.consumer = chains["consumer"]
-        #: One chain per filter: whatever one raises, the next one runs.
+        #: One chain per filter: if one raises, the next ones still run.
         self.disconnect = tuple(
             _chain("disconnect", [cls], False) for cls in chains["disconnect"].filters
         )
@@ -68,7 +68,7 @@ class Pipeline:
         self.failures = self._throttle.counts
 
     def lines(self) -> list[str]:
-        """The pipeline as one would type it, a line per chain that does something."""
+        """The pipeline written as shell pipes, one line per chain that has filters."""
         width = max(len(name) for name in CHAINS)
         return [
             f"{name:{width}} | {' | '.join(labels)}"
@@ -77,7 +77,7 @@ class Pipeline:
         ]
 
     def failed(self, error: BaseException, where: str, who: str = "the codec") -> None:
-        """Count an error of a filter, and log it with its traceback, but not in a flood."""
+        """Count an error of a filter; log it with its traceback, at most every 10 s per filter."""
         path = error.path if isinstance(error, FilterError) else who
         if not self._throttle.note(path):
             return
@@ -94,7 +94,7 @@ class Pipeline:
 
 def _chain(name: str, filters: Iterable[type[FilterClass]], bytes_only: bool) -> Chain:
     try:
-        # Pipelines are built anew when the setting changes: where it is off it costs nothing.
+        # Read once: pipelines are built again when the setting changes.
         return Chain(name, filters, bytes_only=bytes_only, timeout=conf.FILTER_TIMEOUT)
     except TypeError as error:
         raise PipelineError(f"INSTALLED_FILTERS: {error}.", "Change the filter.", 11) from error

@@ -1,7 +1,7 @@
 """
-Routes: what ``as_asgi`` was given, and the pipeline that is built of it.
+Routes: the arguments of one ``as_asgi`` call, and the pipeline built from them.
 
-A pipeline is built once, and again after a setting changed.
+A pipeline is built once, and again after a setting has changed.
 """
 
 import itertools
@@ -19,12 +19,12 @@ from ..types import Codec
 from .entries import Entry, PipelineError, entry_name
 from .pipeline import DEFAULT_GROUP, MayJoin, Pipeline
 
-#: The home group of a route that names no filters on purpose.
+#: The home group of a route with an empty list of filters.
 NO_FILTERS = "(no filters)"
 
 
 class Route:
-    """What ``as_asgi`` was given; its pipeline is kept until a setting changes."""
+    """The arguments of ``as_asgi``. Its pipeline is kept until a setting changes."""
 
     def __init__(
         self,
@@ -35,22 +35,22 @@ class Route:
         *,
         dynamic: bool = False,
     ) -> None:
-        #: Where it is served, as routers told.
+        #: The paths it is served at, noted by ``with_websockets``.
         self.paths: list[str] = []
-        #: Whether each connection names its groups.
+        #: Whether ``get_groups`` is overridden, so that connections have groups of their own.
         self.dynamic = dynamic
         self.number = next(_numbers)
         self._filters: tuple[Entry, ...] | None = _tuple("filters", filters)
         self._groups: tuple[str, ...] | None = _tuple("groups", groups)
         self._codec = codec
         self._may_join = may_join
-        #: The pipeline, where one was built already.
+        #: The pipeline, if it has been built.
         self.built: Pipeline | None = None
         _routes.add(self)
 
     @property
     def pipeline(self) -> Pipeline:
-        """Raises :exc:`PipelineError` where it cannot be built."""
+        """The pipeline, built if necessary. Raises :exc:`PipelineError`."""
         if self.built is None:
             entries = self._filters
             if entries is None:
@@ -81,7 +81,7 @@ class Route:
         return ("|".join(map(entry_name, self._filters))[:MAX_GROUP_NAME] or NO_FILTERS,)
 
     def lines(self) -> list[str]:
-        """Path, home group and pipeline, for people."""
+        """Paths, home group and pipeline, as ``manage.py filters`` prints them."""
         home = "a home group per connection" if self.dynamic else f"home group {self.groups[0]!r}"
         paths = ", ".join(self.paths) or "(a path this package does not know)"
         pipes = self.pipeline.lines() or ["(no filters)"]
@@ -106,14 +106,14 @@ _built: "weakref.WeakValueDictionary[Any, Pipeline]" = weakref.WeakValueDictiona
 
 
 def check_route_group(group: Any) -> str:
-    """A group a route may name; names of the house are refused, as they come from URLs."""
+    """``group``, if a route may use this name. Names often come from URLs. ValueError if not."""
     if check_group(group).startswith("token:"):
-        raise ValueError(f"group {group!r:.80}: names that begin with 'token:' are the house's")
+        raise ValueError(f"group {group!r:.80}: names that begin with 'token:' are reserved")
     return str(group)
 
 
 def installed_filters() -> tuple[Entry, ...]:
-    """The site's ``INSTALLED_FILTERS``; :exc:`PipelineError` if it is no list."""
+    """The site's ``INSTALLED_FILTERS``. :exc:`PipelineError` if it is not a list."""
     entries = getattr(settings, "INSTALLED_FILTERS", ())
     if not isinstance(entries, list | tuple):
         raise PipelineError(
@@ -125,7 +125,8 @@ def installed_filters() -> tuple[Entry, ...]:
 
 
 def _cache_key(entry: Any) -> Any:
-    # A class is itself: two may have one dotted path (a reload, a test's local class).
+    # Classes are compared by identity: two may have the same dotted path (after a reload, or
+    # defined in a function).
     if isinstance(entry, Mapping):
         return _cache_key(entry.get("NAME")), repr(entry.get("OPTIONS"))
     return entry if isinstance(entry, type) else repr(entry)

@@ -1,4 +1,4 @@
-"""Who blocks the event loop: watchdog."""
+"""The watchdog thread, which reports the filter that blocks the event loop."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ import pytest
 
 from filtered_websocket.chains import watchdog
 from filtered_websocket.chains.chain import Chain
-from filtered_websocket.chains.watchdog import Watchdog, culprit
+from filtered_websocket.chains.watchdog import Watchdog, find_blocker
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.testing import connect
 
@@ -19,7 +19,7 @@ from ..connections.test_connection import message_filter
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(watchdog, "EVERY", 0.02)
+    monkeypatch.setattr(watchdog, "INTERVAL", 0.02)
 
 
 def watchers():
@@ -27,7 +27,7 @@ def watchers():
 
 
 class Told(logging.Handler):
-    """Waits, on the loop's own thread, for the line about it."""
+    """A handler that tells a blocked event loop when the warning about it was logged."""
 
     def __init__(self):
         super().__init__()
@@ -66,7 +66,7 @@ async def test_a_filter_that_blocks_the_loop_is_named(told, is_async):
     assert "threading.py:" in line
 
 
-async def test_what_blocks_and_is_no_filter_is_told_by_its_line(told):
+async def test_other_code_that_blocks_is_reported_by_its_line(told):
     dog = Watchdog(asyncio.get_running_loop(), Counter())
     dog.start()
     assert told.came.wait(10)
@@ -74,23 +74,23 @@ async def test_what_blocks_and_is_no_filter_is_told_by_its_line(told):
     assert "threading.py:" in told.lines[0] and "test_connection" not in told.lines[0]
 
 
-async def test_it_is_told_once_and_counted_again(told):
+async def test_it_is_logged_once_and_counted_every_time(told):
     counts = Counter()
     dog = Watchdog(asyncio.get_running_loop(), counts)
     dog.start()
     for number in (1, 2):
-        beats = dog._beats
-        while dog._beats == beats:  # noqa: ASYNC110 - it beats
+        ticks = dog._ticks
+        while dog._ticks == ticks:  # noqa: ASYNC110 - the timer ticks meanwhile
             await asyncio.sleep(0.001)
         while counts["blocked"] < number:
-            time.sleep(0.001)  # noqa: ASYNC251 - that is the point
+            time.sleep(0.001)  # noqa: ASYNC251 - blocks on purpose
     dog.stop()
-    # Both times it was at one of two lines.
+    # Each time it was at one of the two lines of the inner loop.
     assert counts["blocked"] == 2 and len(told.lines) <= 2
 
 
 async def test_a_loop_that_works_is_not_blocked(told, monkeypatch):
-    monkeypatch.setattr(watchdog, "EVERY", 0.1)
+    monkeypatch.setattr(watchdog, "INTERVAL", 0.1)
     async with connect([]):
         for _ in range(20):
             await asyncio.sleep(0.04)
@@ -125,8 +125,8 @@ def test_a_watchdog_that_never_began_stops_too():
     Watchdog(None, Counter()).stop()
 
 
-def test_a_thread_that_has_ended_is_nobody():
-    assert culprit(None) == "a thread that has ended"
+def test_a_thread_that_has_ended_is_reported_as_such():
+    assert find_blocker(None) == "a thread that has ended"
 
 
 def test_the_chain_knows_its_filter_by_the_name_that_is_looked_for():

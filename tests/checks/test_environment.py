@@ -1,4 +1,4 @@
-"""What a site runs on, one test per id: surroundings."""
+"""System checks of a site's environment, one test per id."""
 
 import re
 import tomllib

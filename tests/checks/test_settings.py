@@ -1,4 +1,4 @@
-"""System checks, one test per id: checks."""
+"""System checks of settings, one test per id."""
 
 import re
 from pathlib import Path

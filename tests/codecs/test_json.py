@@ -1,4 +1,4 @@
-"""JSON from strangers: json_codec."""
+"""The JSON codec, which reads input of untrusted clients."""
 
 import contextlib
 import gc

@@ -113,7 +113,7 @@ async def test_what_a_filter_raises_comes_out_and_ends_the_chain(error):
 
 
 @pytest.mark.parametrize("run", ["run", "arun"])
-async def test_the_house_learns_which_filter_raised(run):
+async def test_a_filter_error_names_the_filter_that_raised(run):
     class Faulty(with_metaclass_keyword()):
         @classmethod
         def filter(cls, web_socket_instance, data):
@@ -161,7 +161,7 @@ def test_where_there_is_no_timeout_a_filter_is_called_as_it_is():
     assert Chain("message", [cls], timeout=1).stages[0].call is not filter
 
 
-async def test_blocking_filters_run_in_a_thread_of_the_house():
+async def test_blocking_filters_run_in_a_thread_of_the_packages_pool():
     def where(cls, instance, data):
         return threading.current_thread().name
 

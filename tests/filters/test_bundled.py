@@ -205,9 +205,9 @@ def test_bundled_filters_import_nothing_a_user_could_not():
 
     import filtered_websocket.filters as package
 
-    house = {"__init__", "base", "entries", "options", "pipeline"}
+    not_bundled = {"__init__", "base", "entries", "options", "pipeline"}
     for path in Path(package.__file__).parent.glob("*.py"):
-        if path.stem in house:
+        if path.stem in not_bundled:
             continue
         imports = re.findall(r"^(?:from|import) (\S+)", path.read_text(), re.MULTILINE)
         ours = set(imports) - sys.stdlib_module_names

@@ -103,7 +103,7 @@ def test_a_connection_that_has_gone_is_forgotten():
             ({"rate": rate}, f"rate is {rate!r}: write it as 20/s, 600/m or 5000/h")
             for rate in ("", "20", "20/", "/s", "0/s", "-1/s", "1.5/s", "20/d", "20/s/s", "²/s")
         ],
-        ({"burst": 0}, "burst is 0: nobody could ever send"),
+        ({"burst": 0}, "burst is 0: it must be at least 1"),
         ({"rate": 20}, "option 'rate' is 20"),
         ({"per": "ip"}, "option 'per' is 'ip'"),
         ({"action": None}, "option 'action' is None"),

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db
 
 
 UNHEARD = (
-    "no channel layer reaches other processes: connections with the old key end within"
+    "no channel layer reaches other processes: connections with the old key are closed within"
     " RECHECK (60 s)\n"
 )
 
@@ -102,7 +102,7 @@ def test_a_time_after_the_end_of_dates_is_refused(text):
 
 def test_a_user_who_is_not_there_is_refused():
     assert refusal("create", "--name", "lamp", "--user", "ann") == (
-        "--user 'ann': there is no such user; it is the username that counts"
+        "--user 'ann': there is no such user; give the username"
     )
 
 
@@ -170,7 +170,7 @@ def test_times_are_those_of_the_sites_time_zone(settings):
     assert "  2099-01-02 08:34+05:30  never\n" in run("list")[0]
 
 
-def test_names_cannot_forge_the_list():
+def test_names_cannot_add_lines_to_the_list():
     user = User.objects.create(username="a\x1b[2J")
     Token.objects.create_key(name="a\n7  fws_", group="\x1b]0;x\x07", user=user)
     out, _ = run("list")

@@ -1,4 +1,4 @@
-"""``manage.py filters``: every route's pipeline, as one would type it."""
+"""``manage.py filters``: every route's pipeline, written as shell pipes."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from ...pipelines.route import Route, known_routes
 
 
 def _routes() -> list[Route]:
-    """Those that are served, as far as this package is told, and those that a site made."""
+    """Routes with a known path, and routes that the site's own router serves."""
     return [route for route in known_routes() if route.paths or route.built]
 
 

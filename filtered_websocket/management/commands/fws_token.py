@@ -1,7 +1,7 @@
 """
 ``manage.py fws_token``: create, list, rotate and revoke tokens.
 
-Standard output has what was asked for, a key or the list; words go to standard error.
+Standard output has only the key or the list; messages go to standard error.
 """
 
 import datetime
@@ -28,30 +28,32 @@ HEADINGS = ("ID", "KEY", "NAME", "USER", "GROUP", "STATE", "EXPIRES", "LAST USED
 
 class Command(BaseCommand):
     help = "Creates, lists, rotates and revokes the tokens that WebSocket clients connect with."
-    # A token can be revoked whatever is wrong with the site.
+    # Revoking a token must work even if a check fails.
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-        create = actions.add_parser("create", help="print the key of a new token")
+        create = actions.add_parser("create", help="create a token and print its key")
         create.add_argument("--name", required=True, help="what it is for")
         create.add_argument("--user", help="connections with it are this user's")
         create.add_argument(
-            "--group", default="", help="its broadcast group, if not one of its own"
+            "--group", default="", help="its broadcast group (default: a group of its own)"
         )
         create.add_argument("--expires-in", metavar="TIME", help="30s, 15m, 12h, 30d or 2w")
         create.add_argument("--no-publish", action="store_true", help="it may not publish")
         create.add_argument("--no-subscribe", action="store_true", help="it may not subscribe")
         actions.add_parser("list", help="print all tokens")
         for action, text in (
-            ("rotate", "print a new key in the place of the old one"),
-            ("revoke", "end a token for good"),
+            ("rotate", "replace the key of a token and print the new one"),
+            ("revoke", "make a token invalid for ever"),
         ):
             chosen = actions.add_parser(action, help=text)
-            chosen.add_argument("token", help="its id, or 8 characters or more its key begins with")
+            chosen.add_argument(
+                "token", help="its id, or at least the first 8 characters of its key"
+            )
 
     def run_from_argv(self, argv: list[str]) -> None:
-        # A whole key is never needed, and must not come back in an error.
+        # Only the first characters of a key are needed, and an error must not repeat all of it.
         super().run_from_argv([shorten(argument) for argument in argv])
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
@@ -87,7 +89,7 @@ class Command(BaseCommand):
             try:
                 token, key = Token.objects.create_key(**fields)
             except ValidationError as error:
-                raise CommandError(_in_words(error)) from None
+                raise CommandError(_as_text(error)) from None
             self._print_key(key)
         self._tell(f"created token {token.pk}, {token}: its key is not shown again")
 
@@ -108,29 +110,29 @@ class Command(BaseCommand):
                 raise CommandError(printable(error)) from None
             self._print_key(key)
         self._tell(f"rotated token {found.pk}, {found}: its key is not shown again")
-        self._tell_who_hears()
+        self._warn_if_not_shared()
 
     def _revoke(self, *, token: str, **options: Any) -> None:
         found = _token_named(token)
         found.revoke()
         self._tell(f"revoked token {found.pk}, {found}")
-        self._tell_who_hears()
+        self._warn_if_not_shared()
 
     @sensitive_variables()
     def _print_key(self, key: Key) -> None:
-        """Where it cannot be printed nobody has it: the transaction is undone."""
+        """If printing fails, nobody has the key: the exception undoes the transaction."""
         self.stdout.write(key)
         self.stdout.flush()
 
-    def _tell_who_hears(self) -> None:
+    def _warn_if_not_shared(self) -> None:
         if not is_shared():
             self._tell(
-                "no channel layer reaches other processes: connections with the old key end"
+                "no channel layer reaches other processes: connections with the old key are closed"
                 f" within RECHECK ({conf.RECHECK:g} s)"
             )
 
     def _tell(self, text: str) -> None:
-        # Django's style for standard error is that of errors.
+        # Without str as its style, Django prints it in red, as an error.
         self.stderr.write(printable(text), str)
 
 
@@ -140,7 +142,7 @@ def _user_named(name: str) -> Any:
         return users._default_manager.get(**{users.USERNAME_FIELD: name})
     except users.DoesNotExist:
         raise CommandError(
-            f"--user {name!r}: there is no such user; it is the {users.USERNAME_FIELD} that counts"
+            f"--user {name!r}: there is no such user; give the {users.USERNAME_FIELD}"
         ) from None
 
 
@@ -162,8 +164,8 @@ def _token_named(name: str) -> Token:
         raise CommandError(f"{error}: 'fws_token list' shows them") from None
 
 
-def _in_words(error: ValidationError) -> str:
-    """What fields may not hold, as one line that names their options."""
+def _as_text(error: ValidationError) -> str:
+    """Errors of fields as one line that names the options."""
     return "; ".join(
         f"--{field}: {' '.join(messages)}" for field, messages in error.message_dict.items()
     )

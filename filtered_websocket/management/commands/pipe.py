@@ -1,4 +1,4 @@
-"""``manage.py pipe FILTER...``: standard input through filters, a message a line."""
+"""``manage.py pipe FILTER...``: runs standard input through filters, one message per line."""
 
 import asyncio
 import sys
@@ -10,7 +10,7 @@ from ...pipe import run
 
 
 class Command(BaseCommand):
-    help = "Runs standard input through filters, a message a line, and prints what comes out."
+    help = "Runs standard input through filters, one message per line, and prints the result."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
