@@ -1,8 +1,8 @@
 """
 Tokens in Django's admin.
 
-A key is in the answer to the POST that made it and nowhere else: not in the session, not
-in a message, not in the history. A digest is nowhere at all.
+A key is shown once, in the response to the POST that made it: never in the session, a
+message or the history. A digest is never shown.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ from django.utils.translation import ngettext
 from django.views.decorators.debug import sensitive_variables
 
 from .auth.keys import Key, shorten
-from .control import counts as census
+from .control import counts
 from .models import State, Token
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class TokenAdmin(_TokenAdmin):
     list_display = ("name", "prefix", "user", "state", "connections", "expires_at", "last_used")
     list_filter = (StateFilter,)
     list_select_related = ("user",)
-    # A list of all users to choose from would be long.
+    # A list of all users to choose from could be very long.
     raw_id_fields = ("user",)
     actions = ("revoke_selected",)
 
@@ -70,7 +70,7 @@ class TokenAdmin(_TokenAdmin):
     def get_readonly_fields(
         self, request: HttpRequest, obj: Token | None = None
     ) -> tuple[str, ...]:
-        # Who holds the key would become another user without a word.
+        # Otherwise the client that has the key would silently become another user.
         return () if obj is None else ("user", *self._shown)
 
     @admin.display(description=_("state"))
@@ -91,7 +91,7 @@ class TokenAdmin(_TokenAdmin):
         return ("name", "prefix__startswith", f"user__{get_user_model().USERNAME_FIELD}")
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        # ?digest__startswith= would tell a digest, letter by letter.
+        # ?digest__startswith= would reveal a digest, letter by letter.
         return not lookup.startswith("digest") and super().lookup_allowed(lookup, value, request)
 
     def changelist_view(
@@ -99,7 +99,7 @@ class TokenAdmin(_TokenAdmin):
     ) -> HttpResponse:
         searched = request.GET.get(SEARCH_VAR, "")
         if shorten(searched) != searched:
-            # A whole key must not stay in the page and its address.
+            # A whole key must not stay in the page or its address.
             query = request.GET.copy()
             query[SEARCH_VAR] = shorten(searched)
             return HttpResponseRedirect(f"{request.path}?{query.urlencode()}")
@@ -137,7 +137,7 @@ class TokenAdmin(_TokenAdmin):
     def add_view(
         self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        # Every way of saving leads to the page with the key.
+        # There is one button, since saving always leads to the page with the key.
         ways = {"show_save_and_continue": False, "show_save_and_add_another": False}
         return super().add_view(request, form_url, {**ways, **(extra_context or {})})
 
@@ -145,10 +145,10 @@ class TokenAdmin(_TokenAdmin):
         self, request: HttpRequest, obj: Token, form: "ModelForm[Token]", change: bool
     ) -> None:
         if change:
-            # The other fields may have changed meanwhile: revoked stays revoked.
+            # Not the other fields, which may have changed meanwhile: revoked stays revoked.
             obj.save(update_fields=form.changed_data)
         else:
-            # For response_add. The object would hand it to receivers of post_save.
+            # For response_add. As an attribute of obj, receivers of post_save would see it.
             request.fws_key = obj.set_new_key()  # type: ignore[attr-defined]
             super().save_model(request, obj, form, change)
 
@@ -169,9 +169,9 @@ class TokenAdmin(_TokenAdmin):
         object_id: str,
         step: str,
         title: Any,
-        take: Callable[[HttpRequest, Token], HttpResponse | None],
+        act: Callable[[HttpRequest, Token], HttpResponse | None],
     ) -> HttpResponse:
-        """Ask, and on POST take the step; then its answer, or the token's page."""
+        """Ask for confirmation; on POST do it and show its answer, or the token's page."""
         token = self.get_object(request, unquote(object_id))
         if not self.has_change_permission(request, token):
             raise PermissionDenied
@@ -185,7 +185,7 @@ class TokenAdmin(_TokenAdmin):
             return self._page(request, token, "confirm.html", step=step, title=title)
         else:
             with transaction.atomic(using=router.db_for_write(Token)):
-                answer = take(request, token)
+                answer = act(request, token)
         return answer or HttpResponseRedirect(self._url(token))
 
     @sensitive_variables("key")
@@ -200,7 +200,7 @@ class TokenAdmin(_TokenAdmin):
 
     @sensitive_variables()
     def _show_key(self, request: HttpRequest, token: Token, key: Key) -> HttpResponse:
-        """The page with the key; where it cannot be rendered, the transaction is undone."""
+        """The page with the key. An error while rendering it undoes the transaction."""
         return self._page(request, token, "key.html", step="key", title=_("Key"), key=key)
 
     def _page(
@@ -228,7 +228,7 @@ class TokenAdmin(_TokenAdmin):
 
 
 def _count(tokens: Iterable[Token]) -> None:
-    """Give each token the number of its connections, as it is shown."""
-    counts = census.count_connections([token.pk for token in tokens])
+    """Set on each token the number of its connections, as shown in the list."""
+    found = counts.count_connections([token.pk for token in tokens])
     for token in tokens:
-        vars(token)["connections"] = UNKNOWN if counts is None else counts.get(token.pk, 0)
+        vars(token)["connections"] = UNKNOWN if found is None else found.get(token.pk, 0)

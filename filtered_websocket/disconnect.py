@@ -1,15 +1,15 @@
 """
-End connections from anywhere: of a user, of a token, of a session; in all processes.
+Close the connections of a user, a token or a session, in all processes.
 
-Saving, deleting and logging out do it by themselves (see ``signals``); this is for what
-they cannot know of.
+Saving, deleting and logging out do this by themselves (see ``signals``); these functions
+are for everything else.
 """
 
 from typing import Any
 
 from .auth.keys import digest_of
 from .close_codes import UNAUTHORIZED
-from .control.orders import tell
+from .control.orders import send
 from .exceptions import check_close
 
 
@@ -19,8 +19,8 @@ def disconnect_user(
     """
     Close every connection of ``user`` (or of the user with that primary key).
 
-    Returns when the order is on its way; a process that the layer does not reach is not
-    told, and they may connect again if they still have the right to. ``code`` and
+    Returns when the command is queued. A process that the layer does not reach is not told,
+    and clients may connect again if they are still allowed to. ``code`` and
     ``reason`` as in :exc:`~filtered_websocket.Close`.
     """
     _close("user", user, code, reason)
@@ -29,21 +29,21 @@ def disconnect_user(
 def disconnect_token(
     token: Any, code: int = UNAUTHORIZED, reason: str = "disconnected by the site"
 ) -> None:
-    """Close every connection that rests on ``token`` (or its id); as :func:`disconnect_user`."""
+    """Close every connection of ``token`` (or its id); as :func:`disconnect_user`."""
     _close("token", token, code, reason)
 
 
 def disconnect_session(session_key: str, reason: str = "logged out") -> None:
     """
-    Close every connection that rests on this session; as :func:`disconnect_user`.
+    Close every connection of this session; as :func:`disconnect_user`.
 
-    Where it ends later than this, they may come back with it until then.
+    While the session exists, clients may connect again with it.
     """
     _close("session", digest_of(session_key), UNAUTHORIZED, reason)
 
 
 def _close(kind: str, who: Any, code: int, reason: str) -> None:
-    # Here, where the mistake is: elsewhere it would be a bad event of the house.
+    # Checked here, so that the caller gets the error.
     check_close(code, reason)
     name = str(getattr(who, "pk", who))
-    tell({"is": "close", "kind": kind, "id": name, "code": code, "reason": reason})
+    send({"is": "close", "kind": kind, "id": name, "code": code, "reason": reason})

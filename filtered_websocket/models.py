@@ -1,8 +1,8 @@
 """
-Tokens, which say who may connect without a session, and one-time tickets.
+Tokens, with which clients connect without a session, and one-time tickets.
 
-Of a key only its SHA-256 and its first characters are stored: who reads the database
-can connect as nobody.
+Of a key only its SHA-256 and its first characters are stored: whoever reads the database
+cannot connect with what is there.
 """
 
 import datetime
@@ -26,13 +26,13 @@ MIN_PREFIX = 8
 
 
 def check_group_name(name: str) -> None:
-    """Refuse names of the house."""
+    """ValidationError for names that are reserved."""
     if name.startswith("token:"):
-        raise ValidationError(_("Names that begin with “token:” are the house's."))
+        raise ValidationError(_("Names that begin with “token:” are reserved."))
 
 
 class State(models.TextChoices):
-    """What has become of a token; that of its user is another matter."""
+    """The state of a token itself; that of its user is not part of it."""
 
     ACTIVE = "active", _("active")
     EXPIRED = "expired", _("expired")
@@ -50,9 +50,9 @@ class TokenManager(models.Manager["Token"]):
     @sensitive_variables("key")
     def create_key(self, **fields: Any) -> tuple["Token", Key]:
         """
-        A new token and its key, which is nowhere else: show it once, keep it nowhere.
+        A new token and its key, which is stored nowhere: show it once.
 
-        ``fields`` are the model's; ValidationError for what they may not hold.
+        ``fields`` are the model's; ValidationError for values that are not allowed.
         """
         token = self.model(**fields)
         key = token.set_new_key()
@@ -65,7 +65,7 @@ class TokenManager(models.Manager["Token"]):
         """
         The token of ``key``, valid or not, and its user: one indexed query.
 
-        The digest is compared in constant time: how the database compares is not ours.
+        The digest is compared again in constant time, which a database does not promise.
         """
         if not is_key(key):
             return None
@@ -82,12 +82,12 @@ class TokenManager(models.Manager["Token"]):
 
         ValueError, with words for a command line, where there is none or more than one.
         """
-        # No key begins with a digit. Of what may be a whole key no more is said again.
+        # No key begins with a digit. Errors repeat no more of a key than its prefix.
         start = name[:PREFIX_LENGTH]
         if name.isascii() and name.isdigit():
             tokens = list(self.filter(pk=int(name)))
         elif len(name) >= MIN_PREFIX:
-            # SQLite's LIKE knows no case.
+            # SQLite's LIKE ignores case.
             alike = self.filter(prefix__startswith=start)
             tokens = [token for token in alike if token.prefix.startswith(start)]
         else:
@@ -95,7 +95,7 @@ class TokenManager(models.Manager["Token"]):
                 f"{name!r} is too short: give an id, or at least {MIN_PREFIX} characters of a key"
             )
         if not tokens:
-            raise ValueError(f"{start!r} is no token's id and begins no key")
+            raise ValueError(f"{start!r} is neither the id of a token nor the beginning of a key")
         if len(tokens) > 1:
             raise ValueError(
                 f"{start!r} begins the keys of {len(tokens)} tokens: give more of it, or an id"
@@ -110,7 +110,7 @@ class TokenManager(models.Manager["Token"]):
 
 
 class Token(models.Model):
-    """A key that lets its bearer connect, with what it is allowed."""
+    """What clients connect with that have its key, and what it allows."""
 
     name = models.CharField(_("name"), max_length=100)
     user = models.ForeignKey(
@@ -150,22 +150,22 @@ class Token(models.Model):
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
 
-    #: Not one of ``TOKENS = "open"``: its key is a secret.
+    #: Unlike those of ``TOKENS = "open"`` its key is a secret.
     is_open = False
 
     @property
     def label(self) -> str:
-        """What its bearers are told that they joined."""
+        """The name that its clients see of the group that they joined."""
         return self.group or self.name
 
     @property
     def group_name(self) -> str:
-        """The broadcast group of its bearers."""
+        """The broadcast group of its clients."""
         return self.group or f"token:{self.pk}"
 
     @sensitive_variables("key")
     def set_new_key(self) -> Key:
-        """Take a new key in the place of the old one, and return it; not saved."""
+        """Replace the key, without saving, and return the new one."""
         key = new_key()
         self.prefix = key[:PREFIX_LENGTH]
         self.digest = digest_of(key)
@@ -185,7 +185,7 @@ class Token(models.Model):
         return key
 
     def revoke(self) -> None:
-        """End it for good; who connected with it is closed. Again is no error."""
+        """End it for good and close its connections. Revoking it again is no error."""
         if self.revoked_at is None:
             self.revoked_at = timezone.now()
             self.save(update_fields=["revoked_at"])
@@ -200,7 +200,7 @@ class Token(models.Model):
 
     @property
     def flaw(self) -> str:
-        """Why it lets nobody in; empty where it does."""
+        """Why nobody can connect with it; empty where it is valid."""
         if self.state is not State.ACTIVE:
             return f"token {self.state.value}"
         if self.user is not None and not self.user.is_active:
@@ -209,11 +209,11 @@ class Token(models.Model):
 
 
 class Ticket(models.Model):
-    """A right to connect once, soon, as the user of a session; the row is taken away by its use."""
+    """Lets a client connect once, soon, as the user of a session; deleted when it is used."""
 
     digest = models.CharField(max_length=64, primary_key=True)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
-    # Encrypted with what only the ticket holds; as long as a cookie, where sessions live in one.
+    # Encrypted with the ticket. With signed cookies as sessions it is as long as a cookie.
     session_key = models.TextField()
     session_hash = models.CharField(max_length=128)
     expires_at = models.DateTimeField(db_index=True)

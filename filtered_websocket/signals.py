@@ -1,4 +1,4 @@
-"""What a site does to tokens, users and sessions, told to every process once it is committed."""
+"""Django's signals on tokens, users and sessions, sent to every process after the commit."""
 
 from collections.abc import Callable, Collection
 from functools import partial
@@ -14,15 +14,15 @@ from .auth.validity import token_model
 from .control.orders import recheck
 from .disconnect import disconnect_session
 
-#: A save of nothing else ends no right. Of any other field of a site's own user model,
-#: nobody but the site knows what hangs on it.
-NO_RIGHTS = {"last_login"}
+#: A save of only these fields ends no access. Any other field of a site's own user model
+#: may matter.
+HARMLESS_FIELDS = {"last_login"}
 
 
 def connect_signals() -> None:
     """
-    Connected model by model: a receiver for every model would cost every save and, worse,
-    every deletion of the site, which then has to load what it deletes.
+    Connect model by model: a receiver for all models would slow down every save and every
+    deletion of the site, since Django then loads what it deletes.
     """
     for model in _family(token_model()):
         post_save.connect(_token_changed, sender=model)
@@ -34,7 +34,7 @@ def connect_signals() -> None:
 
 
 def _family(parent: Any) -> list[Any]:
-    """The model and those made of it: a proxy's signals come under its own name."""
+    """The model and its subclasses: a proxy sends signals under its own name."""
     return [model for model in apps.get_models() if issubclass(model, parent)]
 
 
@@ -43,7 +43,7 @@ def _on_commit(using: str | None, function: Callable[..., None], *args: Any) -> 
         transaction.on_commit(partial(function, *args), using=using, robust=True)
     else:
         # Where a site commits by hand this is too early, and RECHECK finds it; on_commit
-        # would raise, and the save with it.
+        # would raise, and break the save.
         function(*args)
 
 
@@ -58,7 +58,7 @@ def _user_saved(
     update_fields: Collection[str] | None,
     **kwargs: Any,
 ) -> None:
-    if not created and (update_fields is None or not set(update_fields) <= NO_RIGHTS):
+    if not created and (update_fields is None or not set(update_fields) <= HARMLESS_FIELDS):
         _on_commit(using, recheck, "user", instance.pk)
 
 

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from filtered_websocket import models as our_models
 from filtered_websocket.auth.keys import digest_of
-from filtered_websocket.control import counts as census
+from filtered_websocket.control import counts as connection_counts
 from filtered_websocket.models import Token
 
 from .secrecy import PLAIN_KEY, database_dump, every_log_line, failing_database, report_of
@@ -329,7 +329,7 @@ def test_live_connections_are_asked_for_once_a_page(admin, monkeypatch, counts, 
         asked.append(list(ids))
         return counts if by_id is None else by_id
 
-    monkeypatch.setattr(census, "count_connections", count)
+    monkeypatch.setattr(connection_counts, "count_connections", count)
     listed = text_of(admin.get(LIST))
     assert re.findall(r'"field-connections">([^<]*)<', listed) == shown
     assert asked == [[tokens["b"].pk, tokens["a"].pk]]
@@ -338,7 +338,7 @@ def test_live_connections_are_asked_for_once_a_page(admin, monkeypatch, counts, 
 
 
 def test_actions_ask_for_no_connections(admin, token, monkeypatch):
-    monkeypatch.setattr(census, "count_connections", None)
+    monkeypatch.setattr(connection_counts, "count_connections", None)
     chosen = {"action": "revoke_selected", "_selected_action": [token.pk]}
     assert admin.post(LIST, chosen).status_code == 302
     assert admin.post(LIST, {**chosen, "action": "delete_selected"}).status_code == 200

@@ -12,7 +12,7 @@ from filtered_websocket import publish as publish_module
 from filtered_websocket.auth.keys import digest_of
 from filtered_websocket.close_codes import UNAUTHORIZED
 from filtered_websocket.control import orders
-from filtered_websocket.control.orders import recheck, tell
+from filtered_websocket.control.orders import recheck, send
 from filtered_websocket.disconnect import disconnect_session, disconnect_token, disconnect_user
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.publish_queue import new_item
@@ -33,7 +33,7 @@ class Listener:
 
 @pytest.fixture
 def told(monkeypatch):
-    """What would have gone to the house."""
+    """The control events that would have been sent."""
     events = []
 
     monkeypatch.setattr(orders, "own_hub", lambda: Listener(events))
@@ -115,7 +115,7 @@ async def test_with_connections_and_no_layer_they_are_closed(settings):
         assert await ann.closed() == UNAUTHORIZED
 
 
-def test_no_capture_of_messages_sees_the_house():
+def test_captured_messages_contain_no_control_events():
     with published() as messages:
         disconnect_user(7)
     publish_module._close()
@@ -143,10 +143,10 @@ async def test_a_queue_that_is_full_of_messages_holds_up_no_end(settings, caplog
 def test_a_layer_that_cannot_be_made_is_logged_and_not_raised(settings, layers, caplog):
     settings.CHANNEL_LAYERS = layers
     recheck("user", 7)
-    assert "connections end only at the next RECHECK" in caplog.text
+    assert "cannot send a control event" in caplog.text
 
 
 def test_an_event_that_cannot_be_sent_is_logged_and_not_raised(caplog):
-    tell({"is": "close", "id": object()})
-    tell({"is": "close", "id": "x" * 1_000_000})
-    assert caplog.text.count("connections end only at the next RECHECK") == 2
+    send({"is": "close", "id": object()})
+    send({"is": "close", "id": "x" * 1_000_000})
+    assert caplog.text.count("cannot send a control event") == 2

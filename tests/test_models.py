@@ -174,7 +174,9 @@ def test_less_than_8_characters_name_no_token(name):
 def test_what_names_no_token_is_said(name):
     create()
     Token.objects.update(id=1)
-    with pytest.raises(ValueError, match=f"^'{name[:12]}' is no token's id and begins no key"):
+    with pytest.raises(
+        ValueError, match=f"^'{name[:12]}' is neither the id of a token nor the beginning of a key"
+    ):
         Token.objects.named(name)
 
 

@@ -36,7 +36,7 @@ def token():
 
 @pytest.fixture
 def told(monkeypatch, ann, token):
-    """What has gone to the house since ann and the token were made: (what, kind, id)."""
+    """The control events since ann and the token were made: (what, kind, id)."""
     events = []
 
     class Listener:
@@ -251,7 +251,7 @@ def test_a_layer_that_fails_fails_neither_a_save_nor_a_logout(
 def test_a_layer_that_cannot_be_made_fails_no_save(ann, settings, caplog):
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": "nowhere.Layer"}}
     ann.save()
-    assert "connections end only at the next RECHECK" in caplog.text
+    assert "cannot send a control event" in caplog.text
 
 
 def test_in_a_process_without_layer_and_connections_nothing_is_told(ann, settings, told):

@@ -1,4 +1,4 @@
-"""Who connects: credentials, what they open, and whether they still hold."""
+"""Authentication: credentials, tokens and tickets, and whether they are still valid."""
 
 from .authenticators import (
     HeaderAuthenticator,

@@ -1,4 +1,4 @@
-"""Whom a connection is counted against: its address, behind proxies too."""
+"""The client address that connections are counted by, also behind proxies."""
 
 from ipaddress import IPv6Address, ip_address
 
@@ -8,7 +8,7 @@ from ..types import Scope
 
 def address_of(scope: Scope) -> str:
     """
-    Whom a handshake is counted against: the peer's address, or what the outermost of
+    The address that a handshake is counted by: the peer's, or the one that the outermost of
     ``TRUSTED_PROXIES`` proxies saw; of IPv6 the /64, which one customer has (RFC 6177).
 
     Empty for a peer without one, as on a Unix socket.
@@ -23,7 +23,7 @@ def address_of(scope: Scope) -> str:
             if name == b"x-forwarded-for"
             for hop in value.decode("latin-1").split(",")
         ]
-        # The right-most entries are the proxies' own; what is left of them anybody can write.
+        # The proxies append theirs on the right; a client can send whatever is left of them.
         if len(forwarded) >= proxies:
             address = forwarded[-proxies]
     return _normal(address) or (_normal(str(client[0])) if client else "")

@@ -1,13 +1,13 @@
 """
-Who connects: authenticators, which run before the connect chain, under any middleware.
+Authenticators find out who connects. They run before the connect chain, under any middleware.
 
 ::
 
-    handshake ─┬─ nothing offered ── the session's user, or anonymous
-               └─ one credential ─┬─ good: its identity
-                                  └─ bad, or more than one: 4401, never anonymous
+    handshake ─┬─ no credential ── the session's user, or anonymous
+               └─ one credential ─┬─ valid: its identity
+                                  └─ not valid, or more than one: 4401, never anonymous
 
-A credential that is offered goes before the session, whose cookie a browser sends unasked.
+A credential takes precedence over the session, whose cookie a browser sends by itself.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ _lookups = KeyLookups()
 
 
 def refusal() -> Close:
-    """Whatever is wrong with a credential, who offers it learns as much."""
+    """The same refusal whatever is wrong with a credential: a client learns no more."""
     return Close(UNAUTHORIZED, "unauthorized")
 
 
@@ -138,18 +138,18 @@ def _load(path: str) -> Authenticator:
 
 
 def load_authenticators() -> list[Authenticator]:
-    """Those of the setting, made once; ImproperlyConfigured for what is none."""
+    """Those of the setting, each made once. ImproperlyConfigured for one that cannot be made."""
     return [_load(path) for path in conf.AUTHENTICATORS]
 
 
 @sensitive_variables()
 async def authenticate(scope: Scope) -> Identity | None:
     """
-    Who opens this handshake; None for nobody in particular.
+    Find out who connects; None for an anonymous client.
 
-    Raises :exc:`Close` with 4401 for a credential that lets nobody in, or that no
-    authenticator knows, after a delay that grows with each one from its address. What
-    an authenticator raises otherwise passes through.
+    Raises :exc:`Close` with 4401 for a credential that is not valid, or that no
+    authenticator knows, after a delay that grows with each one from its address. Any
+    other exception of an authenticator passes through.
     """
     offers = credentials(scope)
     try:
@@ -164,20 +164,20 @@ async def authenticate(scope: Scope) -> Identity | None:
             logger.info("no authenticator takes a credential that came as %s", offers[0].kind)
             raise refusal()
     except Close:
-        await _note_bad(address_of(scope))
+        await _count_refusal(address_of(scope))
         raise
     return None
 
 
-async def _note_bad(address: str) -> None:
+async def _count_refusal(address: str) -> None:
     delay = _throttle.note(address)
     if delay:
         await asyncio.sleep(delay)
 
 
 def identity_of(token: Any) -> Identity:
-    """A token's bearer."""
-    # Its models need the app, which a server without a project has not installed.
+    """The identity of whoever connects with ``token``."""
+    # This import needs django.contrib.auth, which a server without a project has not installed.
     from django.contrib.auth.models import AnonymousUser
 
     return Identity(user=token.user or AnonymousUser(), token=token)
@@ -188,16 +188,16 @@ async def use_key(key: str, scope: Scope) -> Any:
     """
     The token of ``key``, offered on an open connection, or None.
 
-    Counted and delayed as in a handshake.
+    Keys that are not valid are counted and delayed as in a handshake.
     """
     address = address_of(scope)
     try:
         return await find_token(key, address)
     except Close:
-        await _note_bad(address)
+        await _count_refusal(address)
         return None
     except AuthFault as error:
-        # No error of the filter's, whose report would show the message with the key.
+        # Not raised as it is: the report of a filter's error would show the message with the key.
         logger.error("%s", error)
         raise Close(FILTER_ERROR, "cannot look the token up") from None
 
@@ -205,11 +205,11 @@ async def use_key(key: str, scope: Scope) -> Any:
 @sensitive_variables()
 async def find_token(key: str, address: str) -> Any:
     """
-    The token of ``key``, if it lets its bearer in: one indexed query.
+    The token of ``key``: one indexed query.
 
-    Raises :exc:`Close` with 4401 if not: without a query for what is no key, and, once
-    ``address`` has offered too many bad ones, with one a second for all such together.
-    :exc:`AuthFault` where the database does not answer.
+    Raises :exc:`Close` with 4401 if it is not valid: without a query for what has not the
+    form of a key; once ``address`` has sent too many bad keys, one query a second serves
+    all such addresses. :exc:`AuthFault` where the database does not answer.
     """
     if not is_key(key):
         raise refusal()
@@ -235,8 +235,8 @@ async def _look_up(key: str, address: str) -> Any:
 
 async def _run_secretly(call: Callable[[], Any]) -> Any:
     """
-    ``call()`` in a thread. No arguments: on their way there they would be in the frames of
-    others, and so in the report of an exception.
+    ``call()`` in a thread. Without arguments: those would appear in the frames of other
+    functions, and so in the report of an exception.
     """
     return await run_query(sensitive_variables()(call))
 

@@ -1,5 +1,5 @@
 """
-What a handshake offers to say who it is, cookies apart; and the handshake without it.
+Finds the credentials in a handshake (cookies are not among them), and removes them.
 
 ::
 
@@ -7,9 +7,9 @@ What a handshake offers to say who it is, cookies apart; and the handshake witho
     Sec-WebSocket-Protocol: fws, fws.token.KEY     subprotocol
     /?ticket=TICKET   /?token=KEY     ticket, query
 
-What looks like a credential counts as one however badly it is written, so that a typing
-error refuses a client and never makes it anonymous: of the right word in the wrong case or
-with the wrong punctuation, and of a whole key wherever it stands.
+What looks like a credential counts as one although it is misspelt, so that a typing error
+refuses a client and never makes it anonymous: the right word in the wrong case or with the
+wrong punctuation, and a whole key wherever it stands.
 """
 
 import re
@@ -30,11 +30,10 @@ SCHEMES = ("token", "bearer")
 #: Parameters of the query, and what each is called here.
 QUERY = {"ticket": "ticket", "token": "query"}
 
-#: Of a parameter that is a credential, bytes: a name alone.
+#: Bytes of the shortest parameter that can be a credential: a name alone.
 SHORTEST = min(map(len, QUERY))
 
-#: One of our schemes at the beginning, however it goes on; or behind a comma, since daphne
-#: joins headers of one name.
+#: One of our schemes at the beginning, or behind a comma: daphne joins headers of one name.
 _SCHEME = re.compile(r"(?:token|bearer)(?![\w-])", re.IGNORECASE)
 _SECOND_SCHEME = re.compile(r",\s*(?:token|bearer)\s", re.IGNORECASE)
 _NOT_OF_KEYS = re.compile(r"[^A-Za-z0-9_-]+")
@@ -50,8 +49,8 @@ class Credential(NamedTuple):
         return f"<Credential {self.kind}>"
 
 
-def _holds_key(text: str) -> bool:
-    """Whether a key is in it: a credential, wherever it stands."""
+def _contains_key(text: str) -> bool:
+    """Whether ``text`` contains a key, which is a credential wherever it stands."""
     return any(map(is_key, _NOT_OF_KEYS.split(text)))
 
 
@@ -62,8 +61,8 @@ def _of_header(name: bytes, value: bytes) -> Credential | None:
     scheme, *rest = text.split(maxsplit=1) or [""]
     if scheme.lower() in SCHEMES:
         return Credential("header", rest[0] if rest else "")
-    is_ours = _SCHEME.match(text) or _SECOND_SCHEME.search(text) or _holds_key(text)
-    # Badly written it opens nothing.
+    is_ours = _SCHEME.match(text) or _SECOND_SCHEME.search(text) or _contains_key(text)
+    # A misspelt one is refused.
     return Credential("header", "") if is_ours else None
 
 
@@ -71,7 +70,7 @@ def _of_subprotocol(subprotocol: str) -> Credential | None:
     if subprotocol.startswith(TOKEN_SUBPROTOCOL):
         return Credential("subprotocol", subprotocol[len(TOKEN_SUBPROTOCOL) :])
     is_ours = subprotocol.strip().lower().startswith(TOKEN_SUBPROTOCOL.rstrip("."))
-    return Credential("subprotocol", "") if is_ours or _holds_key(subprotocol) else None
+    return Credential("subprotocol", "") if is_ours or _contains_key(subprotocol) else None
 
 
 def _of_parameter(parameter: bytes) -> Credential | None:
@@ -81,7 +80,7 @@ def _of_parameter(parameter: bytes) -> Credential | None:
     if name in QUERY:
         return Credential(QUERY[name], value)
     kind = QUERY.get(name.strip().lower())
-    if kind is None and (_holds_key(name) or _holds_key(value)):
+    if kind is None and (_contains_key(name) or _contains_key(value)):
         kind = QUERY["token"]
     return None if kind is None else Credential(kind, "")
 
@@ -93,7 +92,7 @@ def _parameters(scope: Scope) -> list[bytes]:
 
 @sensitive_variables()
 def credentials(scope: Scope) -> list[Credential]:
-    """Every credential of a handshake, in no order that means anything."""
+    """Every credential of a handshake, in no particular order."""
     found = [
         *(_of_header(name, value) for name, value in scope.get("headers", ())),
         *map(_of_subprotocol, scope.get("subprotocols", ())),
@@ -104,13 +103,13 @@ def credentials(scope: Scope) -> list[Credential]:
 
 @sensitive_variables()
 def clean_query(scope: Scope) -> bytes:
-    """The query string without credentials; what else is in it stays as it was, to the byte."""
+    """The query string without credentials; the rest stays the same, byte by byte."""
     return b"&".join(one for one in _parameters(scope) if _of_parameter(one) is None)
 
 
 @sensitive_variables()
 def without_credentials(scope: Scope) -> Scope:
-    """A copy of ``scope`` that holds none, for filters and their logs."""
+    """A copy of ``scope`` without credentials, for filters and their logs."""
     subprotocols = [name for name in scope.get("subprotocols", ()) if not _of_subprotocol(name)]
     offered = [(b"sec-websocket-protocol", ", ".join(subprotocols).encode())]
     headers = [

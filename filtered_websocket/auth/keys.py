@@ -1,5 +1,5 @@
 """
-The keys of tokens, as text: how one is made, recognised, remembered and shown.
+The keys of tokens, as text: made, recognised, digested and shortened.
 
 A key is a password of 256 random bits. What is stored of it is its SHA-256, which needs
 neither salt nor stretching: there is no dictionary of random bits (OWASP's Password
@@ -19,13 +19,13 @@ KEY_LENGTH = len(START) + 43
 PREFIX_LENGTH = 12
 
 _ALPHABET = frozenset(string.ascii_letters + string.digits + "-_")
-#: So long that it is no name: a key, or most of one. What may be shown is its group.
+#: A key, or most of one; the group is the part that may be shown.
 _LONG = re.compile(rf"({START}[A-Za-z0-9_-]{{{PREFIX_LENGTH - len(START)}}})[A-Za-z0-9_-]{{20,}}")
 
 
 class Key(str):
     """
-    A key that was just made; its ``repr`` is its prefix.
+    A key that was just made; its ``repr`` shows its prefix only.
 
     Tracebacks, debuggers and template engines show values by their ``repr``.
     """
@@ -37,12 +37,12 @@ class Key(str):
 
 
 def new_key() -> Key:
-    """A key that nobody has seen."""
+    """A new random key."""
     return Key(START + secrets.token_urlsafe(32))
 
 
 def is_key(text: str) -> bool:
-    """Whether ``text`` has the form of a key; what has not is never looked up."""
+    """Whether ``text`` has the form of a key; anything else is never looked up."""
     return len(text) == KEY_LENGTH and text.startswith(START) and _ALPHABET.issuperset(text)
 
 

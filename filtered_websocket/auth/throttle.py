@@ -1,7 +1,7 @@
 """
 Bad credentials, counted by the address they come from.
 
-In the memory of one process: a site of many processes grants as many times the limit.
+Each process counts for itself: a site of several processes allows several times the limit.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from ..conf import conf
 from ..threads.database import run_query
 from .validity import token_rows
 
-#: How long lies between two queries, seconds: the longest that a key waits for its turn.
+#: Seconds between two queries for addresses over the limit: the longest that a key waits.
 LOOKUP_EVERY = 1.0
-#: How many keys wait for one query; more are refused unseen.
+#: How many keys wait for one query; more are refused without one.
 MAX_WAITING = 500
 
 #: How long a bad credential is remembered against its address, seconds.
 WINDOW = 10.0
-#: The longest that a bad credential is kept waiting for its answer, seconds.
+#: The longest delay before the answer to a bad credential, seconds.
 MAX_DELAY = 1.0
 #: How many addresses are remembered; then the one whose window ends first is forgotten.
 MAX_ADDRESSES = 10_000
@@ -35,12 +35,12 @@ class _Count(NamedTuple):
 
 
 class Throttle:
-    """Bounded: the memory of it does not grow with the number of attackers."""
+    """Its memory is bounded by ``MAX_ADDRESSES``, however many attackers there are."""
 
     def __init__(self) -> None:
         self._counts: OrderedDict[str, _Count] = OrderedDict()
-        #: Address -> credentials that are being looked up: bad, until one is found good.
-        self._asked: Counter[str] = Counter()
+        #: Address -> how many credentials are being looked up; they count as bad meanwhile.
+        self._pending: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -51,64 +51,64 @@ class Throttle:
         return count if count is not None and now < count.until else _Count(0, now + WINDOW)
 
     def note(self, address: str) -> float:
-        """Count a bad credential; how long its answer should wait, seconds."""
+        """Count a bad credential. Returns how many seconds to delay the answer."""
         bad, until = self._count(address)
         if not bad:
-            # A new window ends last, also that of an address seen before.
+            # Kept in the order in which windows end; a new one ends last.
             self._counts.pop(address, None)
             if len(self._counts) >= MAX_ADDRESSES:
                 self._counts.popitem(last=False)
         self._counts[address] = _Count(bad + 1, until)
         limit = conf.GUESS_LIMIT
         if limit is None or bad >= limit:
-            # Off; or refused for nothing, so that waiting would only cost us a socket.
+            # Over the limit it is refused without a query: a delay would only keep a socket open.
             return 0.0
         return MAX_DELAY * (bad + 1) / float(limit)
 
     def is_over(self, address: str) -> bool:
-        """Whether this address has had its share of bad credentials, or may soon."""
+        """Whether this address has reached the limit, those being looked up included."""
         limit = conf.GUESS_LIMIT
-        bad = self._count(address).bad + self._asked[address]
+        bad = self._count(address).bad + self._pending[address]
         return limit is not None and bad >= limit
 
     @contextmanager
     def looking_up(self, address: str) -> Iterator[None]:
-        """While the database is asked about a credential from there."""
-        self._asked[address] += 1
+        """While the database looks up a credential from ``address``."""
+        self._pending[address] += 1
         try:
             yield
         finally:
-            self._asked[address] -= 1
-            if not self._asked[address]:
-                del self._asked[address]
+            self._pending[address] -= 1
+            if not self._pending[address]:
+                del self._pending[address]
 
 
 class KeyLookups:
-    """Digests that wait for the next query."""
+    """Looks many keys up in one query per ``LOOKUP_EVERY``."""
 
     def __init__(self) -> None:
         self._waiting: set[str] = set()
         self._next: asyncio.Task[frozenset[str]] | None = None
-        self._asked_at = -LOOKUP_EVERY
+        self._last_query = -LOOKUP_EVERY
 
     async def is_known(self, digest: str) -> bool:
         """Whether a token has this digest. Raises what the database raises."""
         loop = asyncio.get_running_loop()
         if self._next is None or self._next.get_loop() is not loop:
             self._waiting = set()
-            self._next = loop.create_task(self._ask(), context=contextvars.Context())
+            self._next = loop.create_task(self._query(), context=contextvars.Context())
         if len(self._waiting) >= MAX_WAITING:
             return False
         self._waiting.add(digest)
-        asking = self._next
-        # Not awaited itself: who gives up does not end it for the others.
-        await asyncio.wait([asking])
-        return digest in asking.result()
+        query = self._next
+        # Not awaited directly: a caller that is cancelled must not cancel it for the others.
+        await asyncio.wait([query])
+        return digest in query.result()
 
-    async def _ask(self) -> frozenset[str]:
-        await asyncio.sleep(self._asked_at + LOOKUP_EVERY - time.monotonic())
+    async def _query(self) -> frozenset[str]:
+        await asyncio.sleep(self._last_query + LOOKUP_EVERY - time.monotonic())
         waiting, self._next = self._waiting, None
-        self._asked_at = time.monotonic()
+        self._last_query = time.monotonic()
         known: frozenset[str] = await run_query(_known_among, waiting)
         return known
 

@@ -1,10 +1,10 @@
 """
-Tickets: a right to connect once, within seconds, for a page that cannot set headers and
-whose cookies do not reach this server.
+Tickets: they let a client connect once, within seconds of their issue. For a page that
+cannot set headers and whose cookies do not reach this server.
 
-A ticket is signed, so what is made up is refused without a query; and a row, which its
-use takes away, so that it works once for all processes together. The session's key in
-that row can be read with the ticket only: whoever reads the database has no cookie by it.
+A ticket is signed, so that a forged one is refused without a query. It has a row, which is
+deleted when it is used, so that it works once in all processes together. The session key in
+that row is encrypted with the ticket: whoever reads the database cannot use the session.
 """
 
 import datetime
@@ -44,8 +44,8 @@ def ticket_model() -> Any:
 @sensitive_variables()
 def issue(user: Any, session: Any) -> str:
     """
-    A ticket for ``user``, which ends with ``session``. Writes one row, and takes away
-    those that nobody used in time.
+    A ticket for ``user``, valid no longer than ``session``. Writes one row, and deletes
+    the rows of expired tickets.
     """
     now = timezone.now()
     nonce = secrets.token_urlsafe(32)
@@ -63,16 +63,16 @@ def issue(user: Any, session: Any) -> str:
 
 @sensitive_variables()
 def redeem(ticket: str) -> Identity | None:
-    """Whom ``ticket`` lets in, this once; None for what lets nobody in."""
+    """The identity that ``ticket`` stands for, once; None where it is not valid."""
     try:
         nonce = _signer().unsign(ticket, max_age=LIFETIME)
     except BadSignature:
         return None
     model = ticket_model()
-    # A replica may not know yet what was issued a moment ago.
+    # Not a replica, which may not have the new row yet.
     tickets = model.objects.using(router.db_for_write(model)).filter(digest=digest_of(nonce))
     row = tickets.select_related("user").first()
-    # Of many who come with it at once, one takes the row away.
+    # Of several clients that use it at once, the one that deletes the row connects.
     if row is None or not tickets.delete()[0] or row.expires_at <= timezone.now():
         return None
     identity = Identity(

@@ -1,7 +1,7 @@
 """
-Whether identities still hold, asked of the database: many in a few queries.
+Whether identities are still valid, asked of the database: many in a few queries.
 
-Asked at the database that is written to: a replica may not know yet what just ended.
+Always the database that is written to: a replica may not have the latest changes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,8 +19,8 @@ from django.views.decorators.debug import sensitive_variables
 
 from ..types import Identity
 
-#: A connection rests on these as they were: where one changes it has to come again.
-WHAT_A_TOKEN_GRANTS = ("user_id", "group", "can_publish", "can_subscribe")
+#: What a token allows. Where one of these changes, the connection is closed.
+TOKEN_RIGHTS = ("user_id", "group", "can_publish", "can_subscribe")
 #: Most values in one query: SQLite allowed 999 until 3.32.
 CHUNK = 500
 
@@ -31,36 +31,36 @@ def token_model() -> Any:
 
 
 def token_rows() -> Any:
-    """All tokens, where they are written: a replica may not know yet what was just revoked."""
+    """All tokens, in the database that is written to: a replica may miss a revocation."""
     model = token_model()
     return model._base_manager.using(router.db_for_write(model))
 
 
 def is_read_from_a_replica(user: Any) -> bool:
-    """Whether what was read of this user may be older than what was last written."""
+    """Whether this user was read from a replica, which may miss the latest changes."""
     model = type(user)
     return bool(router.db_for_read(model) != router.db_for_write(model))
 
 
 def is_token(token: Any) -> bool:
-    """Whether this is a row of ours, not what a site's own authenticator made."""
+    """Whether this is a ``Token``, not an object of a site's own authenticator."""
     return apps.is_installed("filtered_websocket") and isinstance(token, token_model())
 
 
 def is_user(user: Any) -> bool:
-    """Whether this is a row of the site's users, not anonymous, nor what a site made up."""
+    """Whether this is a saved user of ``AUTH_USER_MODEL``."""
     return getattr(user, "pk", None) is not None and isinstance(user, get_user_model())
 
 
 def password_hash(user: Any) -> str | None:
-    """What a session remembers of a user's password (``AbstractBaseUser``), if anything."""
+    """The hash of the user's password that sessions store; None for users without one."""
     get_hash = getattr(user, "get_session_auth_hash", None)
     return None if get_hash is None else str(get_hash())
 
 
 @sensitive_variables("known", "now")
 def is_same_password(user: Any, known: str | None) -> bool:
-    """Whether ``known``, made with this SECRET_KEY or a fallback, is of today's password."""
+    """Whether ``known``, made with SECRET_KEY or a fallback, matches the user's password."""
     now = password_hash(user)
     if known is None or now is None:
         return True
@@ -72,11 +72,12 @@ def is_same_password(user: Any, known: str | None) -> bool:
 @sensitive_variables("identities", "identity", "sessions", "keys")
 def find_invalid(identities: Sequence[Identity]) -> list[tuple[str, Identity]]:
     """
-    What ended each of ``identities``, empty where it holds; and the identity with its
-    token as it is now.
+    For each of ``identities``: why it is not valid any more (empty where it is), and the
+    identity with its token as it is now.
 
     One query for all tokens, one for all users, one for all sessions (for each 500 of
-    them); of sessions that are no rows, one look-up each. Any thread but a loop's.
+    them); sessions outside of a database are looked up one by one. It blocks: not for the
+    event loop's thread.
     """
     tokens = _rows(
         token_model, {identity.token.pk for identity in identities if is_token(identity.token)}
@@ -84,8 +85,8 @@ def find_invalid(identities: Sequence[Identity]) -> list[tuple[str, Identity]]:
     users = _rows(
         get_user_model, {identity.user.pk for identity in identities if is_user(identity.user)}
     )
-    sessions = _living_sessions({one.session_key for one in identities if one.session_key})
-    return [_verdict(identity, tokens, users, sessions) for identity in identities]
+    sessions = _open_sessions({one.session_key for one in identities if one.session_key})
+    return [_check(identity, tokens, users, sessions) for identity in identities]
 
 
 def _rows(get_model: Callable[[], Any], ids: set[Any]) -> dict[Any, Any]:
@@ -102,35 +103,35 @@ def _chunks(values: Iterable[Any]) -> Iterable[list[Any]]:
 
 
 @sensitive_variables("keys", "some", "key")
-def _living_sessions(keys: set[str]) -> set[str]:
+def _open_sessions(keys: set[str]) -> set[str]:
     if not keys:
         return set()
     store: Any = import_module(settings.SESSION_ENGINE).SessionStore
     if not hasattr(store, "get_model_class"):
-        return {key for key in keys if _is_living(store, key)}
+        return {key for key in keys if _is_open(store, key)}
     model = store.get_model_class()
-    living = model._base_manager.using(router.db_for_write(model)).filter(
+    rows = model._base_manager.using(router.db_for_write(model)).filter(
         expire_date__gt=timezone.now()
     )
     return {
         key
         for some in _chunks(keys)
-        for key in living.filter(session_key__in=some).values_list("session_key", flat=True)
+        for key in rows.filter(session_key__in=some).values_list("session_key", flat=True)
     }
 
 
 @sensitive_variables("key")
-def _is_living(store: Any, key: str) -> bool:
+def _is_open(store: Any, key: str) -> bool:
     if SESSION_KEY in store(key):
         return True
-    # Reading one, Django takes a cache that does not answer for a session that has ended.
-    # This raises then, and who asks keeps everybody for a while.
+    # Where the cache does not answer, Django's read looks like a session that has ended.
+    # exists() raises then, and the caller asks again later.
     store().exists(key)
     return False
 
 
 @sensitive_variables("identity", "sessions")
-def _verdict(
+def _check(
     identity: Identity, tokens: dict[Any, Any], users: dict[Any, Any], sessions: set[str]
 ) -> tuple[str, Identity]:
     token = identity.token
@@ -149,10 +150,10 @@ def _verdict(
             return "token deleted", identity
         if row.digest != token.digest:
             return "token rotated", identity
-        if any(getattr(row, name) != getattr(token, name) for name in WHAT_A_TOKEN_GRANTS):
+        if any(getattr(row, name) != getattr(token, name) for name in TOKEN_RIGHTS):
             return "token changed", identity
         if user is not None and user.pk == row.user_id:
-            # So that nothing has to ask for it.
+            # Saves a query.
             row.user = user
         if row.flaw:
             return row.flaw, identity

@@ -1,1 +1,1 @@
-"""Orders to live connections, from anywhere in Django."""
+"""Commands to the connections of all processes, from anywhere in Django."""

@@ -1,4 +1,4 @@
-"""How many connections rest on each token, asked of every process."""
+"""How many connections use each token, in all processes."""
 
 import asyncio
 import secrets
@@ -8,16 +8,16 @@ from collections.abc import Iterable, Mapping
 from ..hub.hub import Hub
 from ..publish import any_hub, is_heard
 
-#: How long the processes have to answer, seconds: who is asking waits for it.
+#: How long the caller waits for the processes' answers, seconds.
 WAIT = 0.25
 
 
 def count_connections(token_ids: Iterable[int]) -> Mapping[int, int] | None:
     """
-    Token id -> connections in all processes that answer within ``WAIT``.
+    Token id -> its connections in all processes that answer within ``WAIT``.
 
-    None where it cannot be known: in a process that has neither connections nor a channel
-    layer, on an event loop, which may not wait, and while the layer is away.
+    None where it cannot be known: in a process without connections and channel layer, on
+    an event loop (this blocks), and while the layer is lost.
     """
     try:
         asyncio.get_running_loop()
@@ -28,13 +28,12 @@ def count_connections(token_ids: Iterable[int]) -> Mapping[int, int] | None:
     if not is_heard():
         return None
     hub = any_hub()
-    asking = asyncio.run_coroutine_threadsafe(_ask(hub), hub.loop)
-    answers = asking.result()
+    answers = asyncio.run_coroutine_threadsafe(_ask(hub), hub.loop).result()
     if not answers:
-        # Not even this process's own came back: the layer is away.
+        # Not even this process's own answer came back: the layer is lost.
         return None
-    told = sum(map(Counter, answers), Counter())
-    return {pk: told[str(pk)] for pk in token_ids}
+    total = sum(map(Counter, answers), Counter())
+    return {pk: total[str(pk)] for pk in token_ids}
 
 
 async def _ask(hub: Hub) -> list[dict[str, int]]:

@@ -1,4 +1,4 @@
-"""Control events: what one process tells the hubs of all."""
+"""Sends control events to the hubs of all processes."""
 
 from typing import Any
 
@@ -10,17 +10,19 @@ logger = get_logger(__name__)
 
 
 def recheck(kind: str, pk: Any) -> None:
-    """Have every process ask whether connections of this ``token`` or ``user`` may stay."""
-    tell({"is": "changed", "kind": kind, "id": str(pk)})
+    """Have every process re-check the connections of this ``token`` or ``user``."""
+    send({"is": "changed", "kind": kind, "id": str(pk)})
 
 
-def tell(event: dict[str, Any]) -> None:
-    """Say ``event`` to the hubs of all processes; what hinders that is logged, not raised."""
+def send(event: dict[str, Any]) -> None:
+    """Send ``event`` to the hubs of all processes. Errors are logged, never raised."""
     try:
         if is_heard():
             hub = own_hub()
-            # Made here, where a mistake is caught; the queue's bound is for messages.
+            # Encoded here, where an error is caught. The queue's bound is for messages only.
             hub.call(hub.send_control, event, new_item(event))
     except Exception as error:
-        # Whoever saved or logged out has done so, whatever is wrong with the layer.
-        logger.error("connections end only at the next RECHECK: %r", error)
+        # An error of the layer must not break the save or the logout that caused this.
+        logger.error(
+            "cannot send a control event: %r; its connections close at the next RECHECK", error
+        )

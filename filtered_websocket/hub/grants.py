@@ -6,7 +6,7 @@ revoked or expires.
 
     a control event ────────┐
     an expiry that is due ──┼── the database is asked about those ── 4401 where it has ended
-    every RECHECK seconds ──┘   (one question for many, see rechecks)
+    every RECHECK seconds ──┘   (one query for many, see rechecks)
 
 Control events cross the layer like messages, in a group that no site can name. One that is
 lost delays the end of a connection until the next RECHECK, and no longer.
@@ -28,7 +28,7 @@ from ..layer.envelope import Batch, Sequence
 from ..types import Identity
 from .rechecks import Rechecks, Slot
 
-#: How many sessions are remembered that have just ended.
+#: How many sessions that have just ended are remembered.
 MAX_ENDED = 1024
 #: The longest timer, seconds; a later expiry is looked at again then.
 MAX_TIMER = 86_400.0
@@ -61,15 +61,15 @@ class Grants:
         self._rechecks = Rechecks(hub.loop, self._held, self._replace)
         self._ended: dict[tuple[str, str], str] = {}
         self._sequence = Sequence()
-        #: How many control events came: who was authenticated meanwhile is asked about again.
+        #: How many control events came; who was authenticated meanwhile is re-checked.
         self.events_seen = 0
-        #: Counts that somebody waits for: nonce -> the answers so far.
+        #: Requests for counts: nonce -> the answers so far.
         self.counts_asked: dict[str, list[dict[str, int]]] = {}
 
-    # What a hub and its connections say
+    # What depends on what
 
     async def receiving(self) -> None:
-        """Return when control events arrive here, or the layer is away."""
+        """Return when control events arrive here, or the layer is lost."""
         await self._hub.receive_control()
 
     def add(
@@ -94,11 +94,11 @@ class Grants:
                 connection.close(UNAUTHORIZED, self._ended[key])
         is_stale = is_user(identity.user) and is_read_from_a_replica(identity.user)
         if self.events_seen != since or is_stale:
-            self._rechecks.ask_about([connection])
+            self._rechecks.add([connection])
         self._rechecks.start()
 
     def remove(self, connection: Connection, slot: Slot) -> None:
-        """Its access depends no more on what it had in that slot."""
+        """Its access depends no longer on what that slot had."""
         held = self._held.get(connection, {})
         self._set(connection, {name: one for name, one in held.items() if name != slot})
 
@@ -121,26 +121,26 @@ class Grants:
         self._set_timer(connection)
 
     def _replace(self, connection: Connection, slot: Slot, identity: Identity) -> None:
-        """The same access, as the database has it now: it may expire at another time."""
+        """The same access as the database has it now; its expiry may have changed."""
         self._held[connection][slot] = identity
         self._set_timer(connection)
 
     def recheck_all(self) -> None:
-        """Ask about every connection: control events may have been missed."""
-        self._rechecks.ask_about(self._held)
+        """Re-check every connection: control events may have been missed."""
+        self._rechecks.add(self._held)
 
     def count(self) -> dict[str, int]:
         """Token id -> connections of this hub that depend on it."""
         return {name: len(who) for (kind, name), who in self._dependent.items() if kind == "token"}
 
     async def stop(self) -> None:
-        """Ask what is left to ask, write when tokens were used, and end the task."""
+        """Do the re-checks that wait, write when tokens were used, and end the task."""
         await self._rechecks.stop()
 
     # Control events
 
     def receive(self, batch: Batch) -> None:
-        """Handle what any process has sent; what is not a control event is counted."""
+        """Handle control events of any process. What is none is counted as a bad envelope."""
         missed = self._sequence.record(batch)
         if missed is None:
             return
@@ -154,7 +154,7 @@ class Grants:
                 self._hub.counts["bad_envelope"] += 1
 
     def handle(self, event: dict[str, Any]) -> None:
-        """Handle at once what this process sends, whether or not the layer is there."""
+        """Handle an event of this process at once, even while the layer is lost."""
         self.events_seen += 1
         if event["is"] not in ("ask", "count"):
             self._handle(event)
@@ -164,7 +164,7 @@ class Grants:
 
     def _changed(self, event: dict[str, Any]) -> None:
         key = str(event["kind"]), str(event["id"])
-        self._rechecks.ask_about(self._dependent.get(key, ()))
+        self._rechecks.add(self._dependent.get(key, ()))
 
     def _close(self, event: dict[str, Any]) -> None:
         key = str(event["kind"]), str(event["id"])
@@ -172,7 +172,8 @@ class Grants:
         for connection in tuple(self._dependent.get(key, ())):
             connection.close(code, reason)
         if event["kind"] == "session":
-            # Sent a moment before its row is gone: who connects in between is closed too.
+            # Django sends this just before the row is deleted: whoever connects in between
+            # is closed, too.
             self._ended[key] = reason
             if len(self._ended) > MAX_ENDED:
                 del self._ended[next(iter(self._ended))]
@@ -196,7 +197,7 @@ class Grants:
     # Expiry
 
     def _set_timer(self, connection: Connection) -> None:
-        """One timer for the first expiry that is known beforehand."""
+        """One timer, for the earliest expiry of what this connection depends on."""
         timer = self._timers.pop(connection, None)
         if timer is not None:
             timer.cancel()
@@ -225,7 +226,7 @@ def _keys(identity: Identity) -> list[tuple[str, str]]:
     if is_token(identity.token):
         keys.append(("token", str(identity.token.pk)))
     if identity.session_key:
-        # A digest, also here: events that name a session cross the layer.
+        # A digest, as in the events that cross the layer: a session's key is a secret.
         keys.append(("session", digest_of(identity.session_key)))
     return keys
 

@@ -1,6 +1,6 @@
 """
-Asks the database whether connections may stay: about some at once, about all every
-``RECHECK`` seconds; one question for many connections.
+Asks the database whether connections are still allowed: some at once, all of them every
+``RECHECK`` seconds; one query for many connections.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class Rechecks:
     """
     One task, from :meth:`start` to :meth:`stop`; belongs to the hub's event loop.
 
-    ``held`` is what each connection's access depends on, kept by who made this.
+    ``held`` is what each connection's access depends on, kept by the caller.
     ``on_valid(connection, slot, identity)`` gets an identity as the database has it now.
     """
 
@@ -47,7 +47,7 @@ class Rechecks:
         self._loop = loop
         self._held = held
         self._on_valid = on_valid
-        self._to_ask: dict[Connection, None] = {}
+        self._pending: dict[Connection, None] = {}
         self._used: set[int] = set()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -56,25 +56,25 @@ class Rechecks:
         self._failing_since: float | None = None
 
     def start(self) -> None:
-        """Run, unless it runs already."""
+        """Start the task, unless it runs."""
         if self._task is None:
             self._stopping = asyncio.Event()
             self._task = self._loop.create_task(
                 self._run(self._stopping), name="fws-rechecks", context=contextvars.Context()
             )
 
-    def ask_about(self, connections: Iterable[Connection]) -> None:
-        """Ask the database about these soon, all in one question."""
-        self._to_ask.update(dict.fromkeys(connections))
+    def add(self, connections: Iterable[Connection]) -> None:
+        """Re-check these connections soon, all in one query."""
+        self._pending.update(dict.fromkeys(connections))
         self._wake.set()
 
     def note_used(self, token_id: int) -> None:
-        """Write soon that a token was used."""
+        """Write soon when this token was used."""
         self._used.add(token_id)
         self._wake.set()
 
     async def stop(self) -> None:
-        """Ask what is left to ask, write when tokens were used, and end the task."""
+        """Do the re-checks that wait, write when tokens were used, and end the task."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -90,17 +90,17 @@ class Rechecks:
     async def _run(self, stopping: asyncio.Event) -> None:
         due = time.monotonic() + conf.RECHECK
         while not stopping.is_set():
-            await self._woken(due - time.monotonic())
+            await self._wait(due - time.monotonic())
             if time.monotonic() >= due:
                 due = time.monotonic() + conf.RECHECK
-                self._to_ask.update(dict.fromkeys(self._held))
+                self._pending.update(dict.fromkeys(self._held))
             self._write_used()
-            if not await self._ask():
-                await self._woken(ASK_AGAIN)
+            if not await self._check():
+                await self._wait(ASK_AGAIN)
                 self._wake.set()
 
-    async def _woken(self, seconds: float) -> None:
-        """Return when there is something to do, or after ``seconds``."""
+    async def _wait(self, seconds: float) -> None:
+        """Wait until there is something to do, or for ``seconds``."""
         timer = self._loop.call_later(max(0.0, seconds), self._wake.set)
         try:
             await self._wake.wait()
@@ -108,22 +108,22 @@ class Rechecks:
             timer.cancel()
         self._wake.clear()
 
-    async def _ask(self) -> bool:
-        """Close connections whose access has ended; False where the database did not answer."""
-        asked = [
+    async def _check(self) -> bool:
+        """Close connections whose access has ended. False where the database did not answer."""
+        checked = [
             (connection, identity)
-            for connection in self._to_ask
+            for connection in self._pending
             for identity in self._held.get(connection, {}).values()
         ]
-        self._to_ask.clear()
-        if not asked:
+        self._pending.clear()
+        if not checked:
             return True
-        answers = await run_query(_try_to, find_invalid, [identity for _, identity in asked])
+        answers = await run_query(_try_to, find_invalid, [identity for _, identity in checked])
         if isinstance(answers, Exception):
-            self._ask_again(answers, [connection for connection, _ in asked])
+            self._retry(answers, [connection for connection, _ in checked])
             return False
         self._failing_since = None
-        for (connection, identity), (flaw, fresh) in zip(asked, answers, strict=True):
+        for (connection, identity), (flaw, fresh) in zip(checked, answers, strict=True):
             held = self._held.get(connection, {})
             for slot in [name for name, one in held.items() if one is identity]:
                 if flaw:
@@ -132,20 +132,20 @@ class Rechecks:
                     self._on_valid(connection, slot, fresh)
         return True
 
-    def _ask_again(self, error: Exception, connections: list[Connection]) -> None:
-        """The database failed: ask later, or close them where it has failed for too long."""
+    def _retry(self, error: Exception, connections: list[Connection]) -> None:
+        """After a failed query: try again later, or close them if it has failed for too long."""
         now = time.monotonic()
         if self._failing_since is None:
             self._failing_since = now
-            logger.error("cannot ask the database who may stay: %r", error)
+            logger.error("cannot ask the database which connections may stay open: %r", error)
         if now - self._failing_since > GRACE * conf.RECHECK:
             for connection in connections:
-                connection.close(FILTER_ERROR, "cannot find out whether it may stay")
+                connection.close(FILTER_ERROR, "cannot check whether it may stay open")
         else:
-            self._to_ask.update(dict.fromkeys(connections))
+            self._pending.update(dict.fromkeys(connections))
 
     def _write_used(self) -> None:
-        """In a task of its own: a locked row of tokens must not delay who has to go."""
+        """In a task of its own: a locked row must not delay re-checks."""
         if self._used and not self._writing:
             used, self._used = self._used, set()
             task = self._loop.create_task(
@@ -157,7 +157,7 @@ class Rechecks:
     async def _write(self, used: set[int]) -> None:
         error = await run_query(_try_to, token_model().objects.note_used, used)
         if error is not None:
-            # No connection depends on it.
+            # It is for display only.
             logger.warning("cannot write when tokens were used: %r", error)
 
     def _written(self, task: asyncio.Task[None]) -> None:

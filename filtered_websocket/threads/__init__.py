@@ -1,1 +1,1 @@
-"""Threads for what must not run on the event loop: the database, and filters that block."""
+"""Threads for what must not run on the event loop: database queries and blocking filters."""

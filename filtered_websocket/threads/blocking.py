@@ -1,9 +1,8 @@
 """
-The house's own threads, for filters with ``blocking = True``. (``queries`` has others,
-which filters that hog theirs do not hold up.)
+Threads for filters with ``blocking = True``.
 
-They are apart from asgiref's one thread-sensitive thread, where a single slow call
-stalls every other user of the process.
+They are apart from those of ``database``, which slow filters must not delay, and from
+asgiref's one thread-sensitive thread, where one slow call delays the whole process.
 """
 
 import asyncio
@@ -25,14 +24,14 @@ _pools: dict[str, ThreadPoolExecutor] = {}
 
 
 def thread_pool(name: str, threads: int) -> ThreadPoolExecutor:
-    """The threads of this name; made when they are first asked for, again after the end."""
+    """The thread pool of this name; created on first use, and again after a shutdown."""
     if name not in _pools:
         _pools[name] = ThreadPoolExecutor(threads, thread_name_prefix=name)
     return _pools[name]
 
 
 def shut_down(timeout: float) -> bool:
-    """Take no more work; whether every thread has ended within ``timeout`` seconds."""
+    """Accept no more work. Returns whether all threads ended within ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     waiting = [
         threading.Thread(target=pool.shutdown, kwargs={"cancel_futures": True}, daemon=True)
@@ -46,7 +45,7 @@ def shut_down(timeout: float) -> bool:
     return not any(thread.is_alive() for thread in waiting)
 
 
-#: How many tests want it: a TestCase sees its rows in one thread only.
+#: How many tests need it: the transaction of a TestCase belongs to one thread.
 _thread_sensitive = 0
 
 
@@ -62,7 +61,7 @@ def in_the_thread_sensitive_thread() -> Iterator[None]:
 
 
 def is_in_a_test() -> bool:
-    """Whether somebody wants all of it in the thread-sensitive thread."""
+    """Whether a test needs all calls to run in the thread-sensitive thread."""
     return bool(_thread_sensitive)
 
 
@@ -70,7 +69,7 @@ def call_safely(call: Callable[..., Any], *args: Any) -> Any:
     try:
         return call(*args)
     except StopIteration as error:
-        # No future can hold it: who awaits would wait for ever.
+        # asyncio's futures do not accept it: the caller would wait for ever.
         raise RuntimeError(f"StopIteration: {error.value}") from error
 
 
@@ -91,8 +90,8 @@ async def run_blocking(call: Callable[..., Any], *args: Any) -> Any:
     """
     Await ``call(*args)`` in a thread for filters, with this task's context.
 
-    Database connections that are too old are closed before and after it. A
-    cancelled caller does not stop the thread, which ends by itself.
+    Database connections that are too old are closed before and after it. Cancelling the
+    caller does not stop the thread.
     """
     if _thread_sensitive:
         return await run_in_the_thread_sensitive_thread(call, *args)

@@ -1,10 +1,9 @@
 """
-Threads for what the house itself asks the database: who connects, and who may stay.
+Threads for the package's own queries: authentication and re-checks.
 
-QueryQueue that wait for one another share a connection, which is looked at (and, with
-``CONN_MAX_AGE = 0``, closed) when no question waits any more, and once a second where
-they never cease. To open one costs about as much as a session and its user: with many
-clients at the door that was half of it.
+Queries that are queued share a database connection. ``close_old_connections`` runs when
+the queue is empty, and once a second while it is not: to open a connection (always with
+``CONN_MAX_AGE = 0``) costs about as much as to read a session and its user.
 """
 
 import asyncio
@@ -22,91 +21,91 @@ from django.db import close_old_connections
 
 from .blocking import call_safely, is_in_a_test, run_in_the_thread_sensitive_thread, thread_pool
 
-#: How many questions are asked side by side.
+#: How many queries run at the same time.
 QUERY_THREADS = 4
-#: How often the time of a handshake begins anew while it waits in line.
-ANEW = 4
-#: How many seconds a connection is shared before it is looked at.
+#: How many times a time limit is extended while the queue moves on.
+EXTENSIONS = 4
+#: How many seconds queries share a connection before its age is checked.
 SHARED_FOR = 1.0
 
 
 class QueryQueue:
-    """A queue, and as many threads that empty it as there is work for."""
+    """A queue, emptied by up to ``QUERY_THREADS`` threads."""
 
     def __init__(self) -> None:
-        #: How many questions have been answered.
+        #: How many queries have been answered.
         self.answered = 0
         self._waiting: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._asking = 0
+        self._threads = 0
         self._lock = threading.Lock()
 
     @property
-    def wait(self) -> bool:
-        """Whether any question waits for a thread."""
+    def is_waiting(self) -> bool:
+        """Whether any query waits for a thread."""
         return bool(self._waiting)
 
     def put(self, call: Callable[[], Any]) -> "Future[Any]":
-        """Have ``call()`` called; its future."""
-        told: Future[Any] = Future()
+        """Run ``call()`` in one of the threads. Returns the future of its result."""
+        future: Future[Any] = Future()
         with self._lock:
-            self._waiting.append((call, told))
-            is_enough = self._asking >= QUERY_THREADS
-            self._asking += not is_enough
+            self._waiting.append((call, future))
+            is_enough = self._threads >= QUERY_THREADS
+            self._threads += not is_enough
         if not is_enough:
-            thread_pool("fws-query", QUERY_THREADS).submit(self._ask)
-        return told
+            thread_pool("fws-query", QUERY_THREADS).submit(self._run)
+        return future
 
     def _next(self) -> "tuple[Callable[[], Any], Future[Any]] | None":
         with self._lock:
             if self._waiting:
                 return self._waiting.popleft()
-            self._asking -= 1
+            self._threads -= 1
             return None
 
-    def _ask(self) -> None:
+    def _run(self) -> None:
         close_old_connections()
-        looked = time.monotonic()
-        while (question := self._next()) is not None:
-            call, told = question
-            if time.monotonic() - looked > SHARED_FOR:
+        checked = time.monotonic()
+        while (query := self._next()) is not None:
+            call, future = query
+            if time.monotonic() - checked > SHARED_FOR:
                 close_old_connections()
-                looked = time.monotonic()
-            if not told.set_running_or_notify_cancel():
+                checked = time.monotonic()
+            if not future.set_running_or_notify_cancel():
                 continue
             try:
-                told.set_result(call())
+                future.set_result(call())
                 self.answered += 1
             except BaseException as error:
-                told.set_exception(error)
-                # It may have been the connection's fault.
+                future.set_exception(error)
+                # The error may be the connection's: do not share a broken one.
                 close_old_connections()
         close_old_connections()
 
 
-_queue_of_queries = QueryQueue()
+_queries = QueryQueue()
 
 
 @contextlib.asynccontextmanager
 async def time_limit(seconds: float) -> AsyncIterator[None]:
     """
-    As ``asyncio.timeout(seconds)``, but who waits while the database answers others has
-    more time, five times as much at most: with thousands at the door, each in turn, to
-    refuse those at the end of the line would only have them come again.
+    As ``asyncio.timeout(seconds)``, but extended, to five times as much at most, while
+    queries wait and the database answers others: of thousands that connect at once, those
+    at the end of the queue would be refused, and would only connect again.
     """
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle
 
     def look_later(left: int) -> None:
         nonlocal timer
-        timer = loop.call_later(0.9 * seconds, look, _queue_of_queries.answered, left)
+        timer = loop.call_later(0.9 * seconds, look, _queries.answered, left)
 
     def look(answered: int, left: int) -> None:
-        if left and _queue_of_queries.wait and _queue_of_queries.answered != answered:
+        if left and _queries.is_waiting and _queries.answered != answered:
             limit.reschedule(loop.time() + seconds)
             look_later(left - 1)
 
     async with asyncio.timeout(seconds) as limit:
-        look_later(ANEW)
+        look_later(EXTENSIONS)
         try:
             yield
         finally:
@@ -115,12 +114,11 @@ async def time_limit(seconds: float) -> AsyncIterator[None]:
 
 async def run_query(call: Callable[..., Any], *args: Any) -> Any:
     """
-    Await ``call(*args)``, which asks the database, in a thread of the house's, with this
-    task's context.
+    Await ``call(*args)`` in a thread for database queries, with this task's context.
 
-    A cancelled caller is not asked for any more, unless its turn has come.
+    If the caller is cancelled before a thread has begun with it, the query is skipped.
     """
     if is_in_a_test():
         return await run_in_the_thread_sensitive_thread(call, *args)
     run = functools.partial(contextvars.copy_context().run, call_safely, call, *args)
-    return await asyncio.wrap_future(_queue_of_queries.put(run))
+    return await asyncio.wrap_future(_queries.put(run))

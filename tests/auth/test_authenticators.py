@@ -494,9 +494,7 @@ async def test_a_browser_that_offers_subprotocols_is_told_the_code_too(app, sett
     await client.close()
 
 
-async def test_without_the_house_around_it_a_consumer_checks_the_handshake_itself(
-    app, session, caplog
-):
+async def test_a_consumer_without_our_middleware_checks_the_handshake_itself(app, session, caplog):
     headers = [("origin", b"https://evil.example"), *cookie(session)["headers"]]
     with caplog.at_level(logging.INFO):
         client = await shake_hands(AuthMiddlewareStack(app), headers=headers)

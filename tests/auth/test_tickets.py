@@ -161,13 +161,13 @@ def delete(browser, ann):
 @pytest.mark.parametrize(
     "happens", [log_out, end_the_session, change_the_password, deactivate, delete]
 )
-def test_a_ticket_ends_with_what_it_rests_on(ann, browser, ticket, happens):
+def test_a_ticket_ends_with_what_it_depends_on(ann, browser, ticket, happens):
     happens(browser, ann)
     assert redeem(ticket) is None
     assert not Ticket.objects.exists()
 
 
-def test_a_user_without_a_session_gets_a_ticket_that_rests_on_the_user_alone(ann):
+def test_a_user_without_a_session_gets_a_ticket_that_depends_on_the_user_alone(ann):
     session = import_module("django.contrib.sessions.backends.db").SessionStore()
     identity = redeem(issue(ann, session))
     assert identity.user == ann

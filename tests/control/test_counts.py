@@ -1,4 +1,4 @@
-"""How many connections rest on a token: census."""
+"""How many connections use a token, in all processes."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ from ..handshaking import shake_hands
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-async def test_connections_are_counted_by_the_token_they_rest_on(monkeypatch):
+async def test_connections_are_counted_by_the_token_they_use(monkeypatch):
     monkeypatch.setattr(counts, "WAIT", 0.05)
     app = FilteredWebSocketConsumer.as_asgi(filters=[])
     clients, records = [], []

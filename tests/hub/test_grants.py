@@ -1,4 +1,4 @@
-"""On what connections rest: grants."""
+"""Grants: what each connection depends on."""
 
 import asyncio
 import datetime
@@ -116,7 +116,7 @@ async def _give_away(record, user):
         (_give_away, "token changed"),
     ],
 )
-async def test_a_connection_ends_with_what_it_rests_on(app, token, user, end, reason):
+async def test_a_connection_is_closed_when_what_it_depends_on_ends(app, token, user, end, reason):
     record, key = token
     client = await by_token(app, key)
     async with connect([]) as other:
@@ -127,7 +127,7 @@ async def test_a_connection_ends_with_what_it_rests_on(app, token, user, end, re
     await client.close()
 
 
-async def test_what_changes_nothing_that_a_connection_rests_on_ends_nothing(app, token, user):
+async def test_harmless_changes_close_no_connection(app, token, user):
     record, key = token
     client = await by_token(app, key)
     record.name = "renamed"
@@ -148,7 +148,7 @@ async def test_a_site_may_end_connections_by_user_and_by_token(app, token, user)
         await client.close()
 
 
-async def test_what_rests_on_nothing_is_not_concerned(app):
+async def test_an_anonymous_connection_stays_open(app):
     client = await shake_hands(app)
     assert client.accepted
     hub = get_hub()
@@ -243,7 +243,7 @@ async def test_what_sends_no_signal_is_found_within_recheck(app, token, settings
     await client.close()
 
 
-async def test_missed_events_of_the_house_have_everybody_asked_about(app, token):
+async def test_after_missed_control_events_all_connections_are_rechecked(app, token):
     client = await by_token(app, token[1])
     await Token.objects.aupdate(revoked_at=timezone.now())
     grants = get_hub().grants
@@ -253,7 +253,7 @@ async def test_missed_events_of_the_house_have_everybody_asked_about(app, token)
     await client.close()
 
 
-async def test_a_layer_that_is_back_has_everybody_asked_about(app, token):
+async def test_when_the_layer_is_back_all_connections_are_rechecked(app, token):
     client = await by_token(app, token[1])
     await Token.objects.aupdate(revoked_at=timezone.now())
     get_hub()._layer_back(1.0)
@@ -261,7 +261,7 @@ async def test_a_layer_that_is_back_has_everybody_asked_about(app, token):
     await client.close()
 
 
-async def test_a_late_subscription_has_everybody_asked_about(app, token):
+async def test_after_a_late_subscription_all_connections_are_rechecked(app, token):
     client = await by_token(app, token[1])
     await Token.objects.aupdate(revoked_at=timezone.now())
     get_hub()._joined_late(group_key(CONTROL))
@@ -442,7 +442,7 @@ async def test_two_rights_of_one_connection_end_it_by_either(app, token):
         assert await client.closed() == 4401
 
 
-async def test_an_anonymous_identity_rests_on_nothing(app):
+async def test_an_anonymous_identity_depends_on_nothing(app):
     async with connect([]):
         grants = get_hub().grants
         connection = next(iter(get_hub().connections.values()))
@@ -453,7 +453,7 @@ async def test_an_anonymous_identity_rests_on_nothing(app):
         grants.recheck_all()
 
 
-async def test_answers_to_a_census_are_added_up():
+async def test_answers_from_several_processes_are_added_up():
     async with connect([]):
         grants = get_hub().grants
         grants.counts_asked["mine"] = told = []
@@ -591,7 +591,7 @@ async def test_what_this_process_says_is_done_here_at_once_wherever_the_layer_is
     await client.close()
 
 
-async def test_events_of_the_house_that_are_lost_are_no_events_of_filters(caplog):
+async def test_lost_control_events_do_not_reach_filters(caplog):
     async with connect([]):
         hub = get_hub()
         error = PublishError("the layer is away")
@@ -599,6 +599,6 @@ async def test_events_of_the_house_that_are_lost_are_no_events_of_filters(caplog
         assert "the layer is away" in caplog.text
 
 
-def test_events_of_the_house_are_small_and_hold_no_session_key():
+def test_control_events_are_small_and_contain_no_session_key():
     [item] = control_batch(changed("user", 1)).items
     assert json.loads(item.payload) == {"is": "changed", "kind": "user", "id": "1"}

@@ -209,7 +209,7 @@ def test_it_is_told_where_connections_of_other_processes_live_on(
     settings, monkeypatch, backend, shared
 ):
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend, "CONFIG": {}}}
-    monkeypatch.setattr("filtered_websocket.control.orders.tell", lambda event: None)
+    monkeypatch.setattr("filtered_websocket.control.orders.send", lambda event: None)
     token, _ = Token.objects.create_key(name="lamp")
     _, err = run("revoke", str(token.pk))
     assert (UNHEARD in err) is not shared
@@ -235,8 +235,8 @@ def test_a_revoked_token_is_not_rotated():
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("99", "'99' is no token's id and begins no key"),
-        ("fws_zzzzzzz", "'fws_zzzzzzz' is no token's id and begins no key"),
+        ("99", "'99' is neither the id of a token nor the beginning of a key"),
+        ("fws_zzzzzzz", "'fws_zzzzzzz' is neither the id of a token nor the beginning of a key"),
         ("fws_abc", "'fws_abc' is too short: give an id, or at least 8 characters of a key"),
         ("fws_abcd", "'fws_abcd' begins the keys of 2 tokens: give more of it, or an id"),
     ],
@@ -294,7 +294,8 @@ def test_from_a_shell_a_mistake_is_one_line_and_a_status(capsys):
     status, out, err = typed(capsys, "revoke", "99")
     assert (status, out) == (1, "")
     assert err == (
-        "CommandError: '99' is no token's id and begins no key: 'fws_token list' shows them\n"
+        "CommandError: '99' is neither the id of a token nor the beginning of a key:"
+        " 'fws_token list' shows them\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Threads for what the house asks the database: queries."""
+"""Threads for database queries."""
 
 import asyncio
 import threading
@@ -24,7 +24,7 @@ def closings(monkeypatch):
     return seen
 
 
-async def test_filters_that_hog_their_threads_do_not_hold_up_the_house(settings):
+async def test_slow_blocking_filters_do_not_delay_queries(settings):
     settings.FILTERED_WEBSOCKET = {"BLOCKING_THREADS": 1}
     gate = threading.Event()
     busy = asyncio.ensure_future(blocking.run_blocking(gate.wait, 30))
@@ -33,7 +33,7 @@ async def test_filters_that_hog_their_threads_do_not_hold_up_the_house(settings)
     assert await busy
 
 
-async def test_questions_that_wait_share_a_connection(monkeypatch, closings):
+async def test_queries_that_wait_share_a_connection(monkeypatch, closings):
     monkeypatch.setattr(database, "QUERY_THREADS", 1)
     answers = await asyncio.gather(*(run_query(lambda n=n: n) for n in range(20)))
     assert answers == list(range(20))
@@ -42,7 +42,7 @@ async def test_questions_that_wait_share_a_connection(monkeypatch, closings):
     assert 2 <= len(closings) < 20
 
 
-async def test_where_questions_never_cease_a_connection_is_looked_at_in_time(monkeypatch, closings):
+async def test_while_queries_never_cease_the_age_of_a_connection_is_checked(monkeypatch, closings):
     monkeypatch.setattr(database, "QUERY_THREADS", 1)
     monkeypatch.setattr(database, "SHARED_FOR", -1.0)
     await asyncio.gather(*(run_query(lambda n=n: n) for n in range(20)))
@@ -51,7 +51,7 @@ async def test_where_questions_never_cease_a_connection_is_looked_at_in_time(mon
     assert len(closings) >= 22
 
 
-async def test_one_question_does_not_wait_for_another(closings):
+async def test_one_query_does_not_wait_for_another(closings):
     gate = threading.Event()
     slow = asyncio.ensure_future(run_query(gate.wait, 30))
     assert await run_query(lambda: "quick") == "quick"
@@ -59,7 +59,7 @@ async def test_one_question_does_not_wait_for_another(closings):
     assert await slow
 
 
-async def test_what_a_question_raises_is_told_and_the_next_is_asked(closings):
+async def test_what_a_query_raises_reaches_its_caller_and_the_next_one_runs(closings):
     def fail():
         raise OSError("the database is away")
 
@@ -71,10 +71,10 @@ async def test_what_a_question_raises_is_told_and_the_next_is_asked(closings):
 
 
 class Line:
-    """QueryQueue that wait, and are answered as often as somebody looks."""
+    """A queue whose count of answers grows each time it is read."""
 
     def __init__(self, wait, moves):
-        self.wait = wait
+        self.is_waiting = wait
         self._moves = moves
         self._answered = 0
 
@@ -85,8 +85,8 @@ class Line:
 
 
 @pytest.mark.parametrize("line", [Line(True, False), Line(False, True)])
-async def test_who_waits_for_nobody_or_for_ever_is_told_in_time(monkeypatch, line):
-    monkeypatch.setattr(database, "_queue_of_queries", line)
+async def test_a_time_limit_is_not_extended_while_the_queue_is_empty_or_stuck(monkeypatch, line):
+    monkeypatch.setattr(database, "_queries", line)
     with pytest.raises(TimeoutError):
         async with time_limit(0.01):
             await asyncio.Event().wait()
@@ -95,21 +95,21 @@ async def test_who_waits_for_nobody_or_for_ever_is_told_in_time(monkeypatch, lin
         pass
 
 
-async def test_who_waits_in_a_line_that_moves_has_more_time_and_not_for_ever(monkeypatch):
-    monkeypatch.setattr(database, "_queue_of_queries", Line(True, True))
+async def test_a_time_limit_is_extended_a_few_times_while_the_queue_moves(monkeypatch):
+    monkeypatch.setattr(database, "_queries", Line(True, True))
     begin = time.monotonic()
     with pytest.raises(TimeoutError):
         async with time_limit(0.05):
             await asyncio.Event().wait()
-    assert time.monotonic() - begin > 0.05 * (1 + 0.9 * (database.ANEW - 1))
+    assert time.monotonic() - begin > 0.05 * (1 + 0.9 * (database.EXTENSIONS - 1))
 
 
-async def test_answers_are_counted_and_who_waits_is_seen(monkeypatch, closings):
+async def test_a_queue_counts_answers_and_says_whether_queries_wait(monkeypatch, closings):
     monkeypatch.setattr(database, "QUERY_THREADS", 1)
     line, gate = database.QueryQueue(), threading.Event()
     first = asyncio.wrap_future(line.put(gate.wait))
-    second = asyncio.wrap_future(line.put(lambda: line.wait))
-    assert line.wait and line.answered == 0
+    second = asyncio.wrap_future(line.put(lambda: line.is_waiting))
+    assert line.is_waiting and line.answered == 0
     gate.set()
     await first
     assert await second is False
@@ -117,7 +117,7 @@ async def test_answers_are_counted_and_who_waits_is_seen(monkeypatch, closings):
     assert line.answered == 2
 
 
-async def test_who_gave_up_is_not_asked_for(monkeypatch, closings):
+async def test_the_query_of_a_cancelled_caller_is_skipped(monkeypatch, closings):
     monkeypatch.setattr(database, "QUERY_THREADS", 1)
     gate, asked = threading.Event(), []
     slow = asyncio.ensure_future(run_query(gate.wait, 30))
@@ -130,7 +130,7 @@ async def test_who_gave_up_is_not_asked_for(monkeypatch, closings):
     assert await run_query(lambda: asked) == []
 
 
-async def test_a_question_has_the_context_of_who_asks(closings):
+async def test_a_query_runs_in_the_context_of_its_caller(closings):
     from contextvars import ContextVar
 
     who = ContextVar("who")
