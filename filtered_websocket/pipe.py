@@ -1,12 +1,12 @@
 """
-A pipeline over standard input: a message a line in, what comes out a line out::
+Runs a pipeline on standard input: each line is a message, each result is printed as a line::
 
     $ printf 'a\\nb\\n' | python -m filtered_websocket.pipe myfilters.Shout
     A
     B
 
-How a filter is tried out before it is served. The connection is a stand-in: what is
-pushed to it is printed; what it publishes, and groups it joins, are counted.
+For trying out a filter. The connection is simulated: what is sent to it is printed; what it
+publishes and the groups that it joins are counted.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from .exceptions import Close, Drop, FilterError
 from .layer.envelope import check_group
 from .layer.publish_queue import new_item
 from .pipelines.pipeline import Pipeline
-from .server.standalone import Parser, in_words, set_up
+from .server.standalone import Parser, error_line, set_up
 from .storage_objects import get_storage_object
 from .transports import AsgiTransport, settle
 
 
 class Printer:
-    """Stands in for a transport: a frame is a line."""
+    """Used instead of a transport: prints each frame as a line."""
 
     def __init__(self, output: BinaryIO) -> None:
         self._output = output
@@ -42,7 +42,7 @@ class Printer:
         return self.closed is not None
 
     def line(self, data: bytes) -> None:
-        # At once: what reads this pipe may be waiting.
+        # Flushed at once: the reader of this output may be waiting.
         self._output.write(data + b"\n")
         self._output.flush()
 
@@ -56,7 +56,7 @@ class Printer:
 
 
 class StandInView:
-    """Stands in for the hub: nobody else is there."""
+    """Used instead of the hub, with no other connection."""
 
     codec = None
     queue = property(lambda self: self)
@@ -72,7 +72,7 @@ class StandInView:
         return get_storage_object()
 
     def put(self, event: Any, block: bool = True, timeout: float | None = None) -> None:
-        """An event for the consumer chain, which does not run here."""
+        """Ignored: consumer chains do not run here."""
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         function(*args)
@@ -120,11 +120,11 @@ class Pipe:
         self.failed = False
 
     async def run(self, lines: Iterable[bytes]) -> None:
-        """Connect, every line, disconnect; memory does not grow with the input."""
+        """Run connect, every line, disconnect. Memory does not grow with the input."""
         connection, pipeline = self._connection, self._pipeline
         handshake = Handshake(connection.scope)
         if not await self._step("connect", pipeline.connect.arun(connection, handshake)):
-            self._say("the connect chain refuses")
+            self._report("the connect chain refused the connection")
             self.failed = True
             return
         for number, line in enumerate(lines, 1):
@@ -134,7 +134,7 @@ class Pipe:
         connection.close_code, connection.close_reason = self._printer.closed or (1000, "")
         for chain in pipeline.disconnect:
             await self._step("disconnect", chain.arun(connection))
-        self._sum_up()
+        self._report_totals()
 
     async def _message(self, frame: bytearray) -> None:
         text_event.set(True)
@@ -144,9 +144,10 @@ class Pipe:
 
     async def _step(self, where: str, running: Awaitable[Any]) -> bool:
         """
-        Await one event's chains; whether it came through and the connection stands.
+        Await one event's chains. Returns whether they ran to their end and the connection
+        is still open.
 
-        What a filter raises is told with where it was, and the next event goes on.
+        An exception of a filter is reported with its place; the next event still runs.
         """
         try:
             await running
@@ -157,40 +158,40 @@ class Pipe:
         except (FilterError, TypeError, ValueError) as error:
             cause = error.__cause__ or error
             if isinstance(cause, BrokenPipeError):
-                # A filter that prints found out first that nobody reads any more.
+                # Raised in a filter that prints, because nobody reads standard output.
                 raise cause from None
             who = f"{error.path} raised " if isinstance(error, FilterError) else ""
-            self._say(f"{where}: {who}{type(cause).__name__}: {cause}")
+            self._report(f"{where}: {who}{type(cause).__name__}: {cause}")
             self.failed = True
             return False
         return self._printer.closed is None
 
-    def _say(self, words: str) -> None:
+    def _report(self, words: str) -> None:
         print(f"pipe: {' '.join(words.split())}", file=self._errors, flush=True)
 
-    def _sum_up(self) -> None:
+    def _report_totals(self) -> None:
         if self._view.published:
-            self._say(f"{self._view.published} published")
+            self._report(f"{self._view.published} published")
         if self._view.groups:
-            self._say(f"{len(self._view.groups)} groups joined")
+            self._report(f"{len(self._view.groups)} groups joined")
         if self._printer.closed is not None:
-            self._say(f"closed with {self._printer.closed[0]} {self._printer.closed[1]!r}")
+            self._report(f"closed with {self._printer.closed[0]} {self._printer.closed[1]!r}")
 
 
 async def run(filters: Sequence[str]) -> int:
-    """Pipe standard input through ``filters``; the exit status."""
+    """Run ``filters`` on standard input; returns the exit status."""
     if sys.stdin is None or sys.stdout is None:
         return _fail("standard input and standard output must be open")
     try:
         pipeline = Pipeline(filters)
         get_storage_object()
     except ImproperlyConfigured as error:
-        return _fail(in_words(error))
+        return _fail(error_line(error))
     pipe = Pipe(pipeline, sys.stdout.buffer, sys.stderr)
     try:
         await pipe.run(sys.stdin.buffer)
     except BrokenPipeError:
-        # Whoever read this has seen enough. Python must not find out again at exit.
+        # The reader has closed the pipe. Python must not fail on that again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(pipe.failed)
 
@@ -201,18 +202,18 @@ def _fail(words: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; its exit status."""
+    """Run the command line; returns the exit status."""
     parser = Parser(prog="pipe", description="Runs standard input through filters.")
     parser.add_argument("filters", nargs="+", metavar="FILTER", help="a module or a class")
     options = parser.parse_args(arguments)
     try:
         set_up()
     except Exception as error:
-        return _fail(in_words(error))
+        return _fail(error_line(error))
     try:
         return asyncio.run(run(options.filters))
     except OSError as error:
-        return _fail(in_words(error))
+        return _fail(error_line(error))
     except KeyboardInterrupt:
         return 130
 

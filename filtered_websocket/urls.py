@@ -1,4 +1,4 @@
-"""Below wherever this is included: the demo page at the root, tickets, and health."""
+"""URLs to include: the demo page, tickets, and health checks."""
 
 from django.urls import path
 

@@ -1,4 +1,4 @@
-"""What daphne serves: pages over HTTP, pipelines over WebSockets."""
+"""The ASGI application: pages over HTTP, pipelines over WebSockets."""
 
 import os
 
@@ -9,10 +9,10 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fws_project.settings")
 http = get_asgi_application()
 if settings.DEBUG:
-    # daphne serves no static files by itself; elsewhere a web server in front does.
+    # daphne serves no static files itself; in production a web server in front does.
     http = ASGIStaticFilesHandler(http)
 
-# The apps are ready from here on.
+# Imported here, because apps must be loaded first.
 from filtered_websocket.routing import with_websockets  # noqa: E402
 
 from .routing import websocket_urlpatterns  # noqa: E402

@@ -1,10 +1,10 @@
-"""A second route: rooms, whose name is in the URL."""
+"""A second route: chat rooms, with their name in the URL."""
 
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 
 
 class RoomConsumer(FilteredWebSocketConsumer):
-    """A pipeline of its own; every connection's home group is its room."""
+    """Has its own pipeline. The home group of a connection is its room."""
 
     filters = (
         "fws_project.filters.Tidy",

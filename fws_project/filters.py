@@ -1,4 +1,4 @@
-"""Two filters of a site's own."""
+"""Two filters of this site."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from filtered_websocket import Drop, WebSocketMessageFilter
 
 
 class Tidy(WebSocketMessageFilter):
-    """Strip white space around a message; drop what is then empty."""
+    """Strip white space around a message; drop it if nothing is left."""
 
     @classmethod
     def filter(cls, web_socket_instance: Any, message: bytearray) -> bytearray:

@@ -1,7 +1,7 @@
 """
 Settings of the example. They need no environment; these variables change them:
 
-REDIS_URL              group messages cross this Redis, so that many processes can serve
+REDIS_URL              the Redis that carries group messages between processes
 DJANGO_SECRET_KEY      required where DEBUG is off
 DJANGO_DEBUG           "0" turns DEBUG off
 DJANGO_ALLOWED_HOSTS   comma-separated
@@ -39,7 +39,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
 ]
 
-# What happens to every message sent to "/", in this order.
+# The filters that run on every message sent to "/", in this order.
 INSTALLED_FILTERS = [
     "fws_project.filters.Tidy",
     "filtered_websocket.filters.broadcast_messages",

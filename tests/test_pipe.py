@@ -94,7 +94,7 @@ def test_a_connect_chain_may_refuse(error):
 
     status, out, err = piped("a\n", message_filter(refuse, WebSocketConnectFilter))
     assert (status, out) == (1, "")
-    assert err.endswith("pipe: the connect chain refuses\n")
+    assert err.endswith("pipe: the connect chain refused the connection\n")
 
 
 def test_a_closing_filter_ends_the_run():

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ..transports.pace import REST
+from ..transports.scheduling import YIELD_ITERATIONS
 from ..types import Event, Receive
 from .connection import Connection
 
@@ -82,7 +82,7 @@ class Reader:
             if worked >= TURN:
                 # ``receive`` does not yield to the loop while messages are queued.
                 worked = 0.0
-                for _ in range(REST):
+                for _ in range(YIELD_ITERATIONS):
                     await asyncio.sleep(0)
         await self._over.wait()
 

@@ -1,4 +1,4 @@
-"""The stand-alone server: a program around the rest, for daphne or uvicorn."""
+"""The stand-alone server: a command-line program that runs daphne or uvicorn."""
 
 from .cli import build_reactor, build_server, main
 from .options import parse

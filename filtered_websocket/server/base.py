@@ -4,14 +4,14 @@ from typing import Any, Protocol
 
 from ..hub.hub import Hub
 
-#: How long what was cancelled at the end may go on, seconds.
+#: How long connections may take to end after they were cancelled at shutdown, seconds.
 END_TIMEOUT = 5.0
-#: Handshakes that may wait for this process; Twisted's default of 50 is soon full.
+#: Length of the listen queue; Twisted's default of 50 is too short for many reconnects.
 BACKLOG = 1024
 
 
 class Served(Protocol):
-    """The part of :class:`filtered_websocket.server.Server` that is used here."""
+    """The part of :class:`filtered_websocket.server.cli.Server` that is used here."""
 
     options: Any
     application: Any

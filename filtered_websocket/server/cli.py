@@ -4,7 +4,7 @@ A WebSocket server from one command line, with no Django project::
     python -m filtered_websocket.server -f my.filters
 
 The arguments are those of the 2014 package, and a few more. Start-up lines go to
-stderr once the port is open; stdout belongs to filters.
+stderr once the port is open; stdout is for what filters print.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from ..threads.blocking import shut_down
 from ..types import ASGIApplication
 from .options import REDIS, check_certificate, default_parser, parse
 from .output import buffered_output
-from .standalone import in_words, set_up
+from .standalone import error_line, set_up
 
 logger = get_logger(__name__)
 
@@ -44,7 +44,7 @@ FILTERS = (
     "filtered_websocket.filters.broadcast_messages",
     "filtered_websocket.filters.stdout_messages",
 )
-#: How long the end of the server may take after ``DRAIN_DEADLINE``, seconds.
+#: How long the server may take to end after ``DRAIN_DEADLINE``, seconds.
 END_GRACE = 2.0
 
 
@@ -69,7 +69,7 @@ class Server:
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.options.port}{path}"
 
     def banner(self) -> str:
-        """What is served, where and with what; for people."""
+        """The lines printed at start: address, filters, storage object, layer and server."""
         storage = self.options.storage.rpartition(".")[2]
         return "\n".join(
             [
@@ -80,7 +80,7 @@ class Server:
         )
 
     def started(self, hub: Hub, port: int) -> None:
-        """The port is open: say so, and let a subscriber begin."""
+        """The port is open: print the banner and start a subscriber's thread."""
         self.options.port = port
         if self.options.verbosity:
             print(self.banner(), file=sys.stderr, flush=True)
@@ -91,20 +91,20 @@ class Server:
             ).start()
 
     def stopping(self) -> None:
-        """The server ends: so does a subscriber, and in any case the process."""
+        """The server ends: end the subscriber, and limit how long the process may take."""
         if self._running:
-            # What hangs now, in a thread or a coroutine, may not keep it; nor may a drain
-            # that somebody is tired of.
+            # A thread or coroutine that hangs must not keep the process alive; a second
+            # signal ends it at once.
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: leave_now())
+                signal.signal(number, lambda *_: exit_now())
             self._deadline.start()
         if self.subscriber is not None:
             self.subscriber.kill()
 
     def run(self) -> None:
         """
-        Serve until SIGINT or SIGTERM; a second one, or what does not end within
-        ``DRAIN_DEADLINE`` and 2 seconds, ends the process at once. Main thread only.
+        Serve until SIGINT or SIGTERM. The process ends at once on a second signal, or when
+        ``DRAIN_DEADLINE`` and 2 seconds have passed. Main thread only.
 
         OSError where the port cannot be opened.
         """
@@ -118,7 +118,7 @@ class Server:
             ) from error
         self._running = True
         self._deadline = threading.Timer(
-            conf.DRAIN_DEADLINE + END_GRACE, leave_now, ("it took too long to end",)
+            conf.DRAIN_DEADLINE + END_GRACE, exit_now, ("the shutdown took too long",)
         )
         self._deadline.daemon = True
         try:
@@ -128,10 +128,12 @@ class Server:
             self._deadline.cancel()
 
 
-def leave_now(why: str = "a second signal") -> None:
-    """End the process with status 0, whatever still runs in it."""
+def exit_now(why: str = "a second signal") -> None:
+    """End the process at once with status 0, whatever still runs in it."""
     busy = [thread.name for thread in threading.enumerate() if not thread.daemon][1:]
-    logger.warning("left at once: %s%s", why, f"; busy: {', '.join(busy)}" if busy else "")
+    logger.warning(
+        "exited at once: %s%s", why, f"; still running: {', '.join(busy)}" if busy else ""
+    )
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             getattr(stream, "finish", stream.flush)()
@@ -150,7 +152,7 @@ def build_server(
     is_site = set_up()
     storage = getattr(options, "storage", None) or storage_path()
     cls = storage_class(storage)
-    # Options may come from a program that knows fewer of them.
+    # A program may pass fewer options than there are.
     defaults = cls.parser(default_parser()).parse_args([])
     options = argparse.Namespace(**{**vars(defaults), **vars(options), "storage": storage})
     redis = _redis(options)
@@ -167,7 +169,7 @@ def build_server(
             client = storage_object.get_client()
             subscriber = cls.get_subscriber()(client=client, options=options)  # type: ignore[attr-defined]
     use_storage_object(storage_object)
-    get_channel_layer(conf.CHANNEL_LAYER)  # a layer that cannot be made is told now
+    get_channel_layer(conf.CHANNEL_LAYER)  # raises now where the layer cannot be made
     filters = options.filters
     if filters is None and not is_site:
         filters = FILTERS
@@ -185,22 +187,22 @@ def build_reactor(
     subscriber: Any = None,
     pubsub_listener: Any = None,
 ) -> Server:
-    """:func:`build_server` by its name of 2014; no reactor is left to start but ``run()``."""
+    """:func:`build_server` by its name of 2014; start it by ``run()``, not by a reactor."""
     return build_server(
         options, storage_object=storage_object, subscriber=subscriber or pubsub_listener
     )
 
 
 def _redis(options: argparse.Namespace) -> str | None:
-    """The Redis that carries group messages: the storage object's, or the one named."""
+    """URL of the Redis for group messages: the storage object's, or ``--redis_url``."""
     if options.storage == REDIS:
         return redis_url(options)
-    named: str | None = options.redis_url
-    return named
+    url: str | None = options.redis_url
+    return url
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; its exit status."""
+    """Run the command line; returns the exit status."""
     with buffered_output():
         return _run(arguments)
 
@@ -213,7 +215,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         server = build_server(options)
     except Exception as error:
         logger.debug("cannot start", exc_info=True)
-        return _fail(in_words(error))
+        return _fail(error_line(error))
     try:
         server.run()
     except OSError as error:
@@ -221,9 +223,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _fail(f"cannot listen on {where}: {error.strerror or error}")
     except Exception as error:
         logger.debug("cannot serve", exc_info=True)
-        return _fail(in_words(error))
+        return _fail(error_line(error))
     if not shut_down(timeout=1.0):
-        leave_now("a blocking filter is still busy")
+        exit_now("a blocking filter is still busy")
     return 0
 
 
@@ -234,8 +236,8 @@ def _start_logging(verbosity: int) -> None:
         stream=sys.stderr,
     )
     if verbosity < 2:
-        # What daphne and uvicorn say of themselves is not what people started. While
-        # Redis is away channels_redis writes a traceback a second; the hub says it once.
+        # daphne's and uvicorn's own start-up lines are left out. While Redis is not
+        # reachable channels_redis logs a traceback per second; the hub logs it once.
         for name in ("daphne", "uvicorn"):
             logging.getLogger(name).setLevel(logging.ERROR)
         logging.getLogger("channels_redis").setLevel(logging.CRITICAL)

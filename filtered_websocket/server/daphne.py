@@ -1,8 +1,8 @@
 """
-daphne, with what it lacks for a program of its own.
+Runs daphne for the stand-alone server.
 
-Its ``Server`` is subclassed: it says when the port is open or why not, hands on the path
-as the client wrote it, and at the end gives every client a close frame (daphne's own
+Its ``Server`` is subclassed: it reports when the port is open or why not, passes on the
+path as the client sent it, and at shutdown sends every client a close frame (daphne's own
 shutdown cancels applications, and fails with a KeyError where a socket is less than a
 second old).
 """
@@ -21,7 +21,7 @@ from .daphne_protocol import Protocol, with_deadline
 
 
 class _Server(DaphneServer):
-    """One endpoint, and an end that every client is told of."""
+    """Listens on one endpoint; sends a close frame to every client at shutdown."""
 
     def __init__(self, served: Served) -> None:
         options = served.options
@@ -44,9 +44,8 @@ class _Server(DaphneServer):
 
     def create_application(self, protocol: Any, scope: Any) -> Any:
         """
-        With the path as it was sent: autobahn parses ``//other/ws/`` and ``/ws/;x`` to
-        ``/ws/``. And where the application is mounted is this server's to say, not a
-        header's that any client can send.
+        Keep the path as it was sent: autobahn parses ``//other/ws/`` and ``/ws/;x`` to
+        ``/ws/``. ``root_path`` is the server's own setting, never a client's header.
         """
         if scope["type"] == "websocket":
             scope["raw_path"] = protocol.http_request_uri.partition("?")[0].encode()
@@ -58,10 +57,10 @@ class _Server(DaphneServer):
         self.stop()
 
     def _begin(self, port: int) -> None:
-        # The reactor's asyncio loop runs from here on, but this is no coroutine of it.
-        asyncio.get_event_loop().call_soon(self._hold, port)
+        # The asyncio loop of the reactor runs by now, but this is not called by it.
+        asyncio.get_event_loop().call_soon(self._start, port)
 
-    def _hold(self, port: int) -> None:
+    def _start(self, port: int) -> None:
         try:
             hub = get_hub()
             hub.hold()
@@ -74,7 +73,7 @@ class _Server(DaphneServer):
         return defer.Deferred.fromFuture(asyncio.ensure_future(self._end()))
 
     async def _end(self) -> None:
-        """No new clients, a close frame to the old ones, and their answers."""
+        """Stop listening, send close frames, and wait for the clients' answers."""
         for port in self.ports:
             port.stopListening()
         self.served.stopping()
@@ -93,7 +92,7 @@ class _Server(DaphneServer):
 
 
 def endpoint(options: Any) -> str:
-    """Twisted's description of where to listen; TLS 1.2 is its minimum."""
+    """Twisted's endpoint description. Its minimum is TLS 1.2."""
     interface = f"interface={quoteStringArgument(options.host)}:backlog={BACKLOG}"
     if options.key is None:
         return f"tcp:port={options.port}:{interface}"
@@ -110,6 +109,6 @@ def serve(served: Served) -> None:
     if server.failure is not None:
         if not isinstance(server.failure, CannotListenError):
             raise server.failure
-        # Twisted wraps the system's own error, which says it in fewer words.
+        # The system's own error, which Twisted wraps, is shorter.
         error = server.failure.socketError
         raise OSError(getattr(error, "strerror", None) or str(error)) from server.failure

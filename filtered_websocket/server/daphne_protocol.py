@@ -1,8 +1,8 @@
 """
-daphne's WebSocket protocol, held to bounds that no application can keep.
+daphne's WebSocket protocol with limits that an ASGI application cannot enforce.
 
-Only what daphne, autobahn and Twisted offer to override is overridden, and none of their
-private names is used.
+Only methods that daphne, autobahn and Twisted document for overriding are overridden, and
+none of their private names is used.
 """
 
 import time
@@ -15,50 +15,50 @@ from daphne.ws_protocol import WebSocketProtocol
 
 from ..close_codes import BAD_MESSAGE, NO_PONG, TOO_LARGE
 
-#: From the TCP connection to the end of its request, seconds, however busily it drips.
+#: From the TCP connection to the end of its request, seconds, also for slow senders.
 REQUEST_TIMEOUT = 10.0
-#: Bytes that may come before the handshake is answered.
+#: Bytes that may arrive before the handshake is answered.
 MAX_EARLY = 65_536
-#: Fragments of one message, or pieces that TCP made of them.
+#: Fragments of one message, or TCP segments of it.
 MAX_FRAGMENTS = 16_384
-#: How long one message may take to arrive, seconds; looked at every two.
+#: How long one message may take to arrive, seconds; checked every two.
 MESSAGE_TIMEOUT = 10.0
-#: How often a client is asked whether it is there, however much it sends, and how long it
-#: has to answer, seconds; looked at every two.
+#: How often a client is pinged, however much it sends, and how long it has to answer,
+#: seconds; checked every two.
 PING_INTERVAL = 20.0
 PONG_TIMEOUT = 20.0
 
 
 class Protocol(WebSocketProtocol):
-    """One WebSocket connection of our own server."""
+    """One WebSocket connection of the stand-alone server."""
 
     last_ping: float
 
     def connectionMade(self) -> None:
         super().connectionMade()
         self._opened = time.monotonic()
-        self._clogged = False
+        self._is_write_paused = False
         self._ping: bytes | None = None
         self._unfinished: tuple[Any, float] = (None, 0.0)
-        self._asked = self._answered = 0.0
-        # In the place of the HTTP channel's, which has done its work.
+        self._pinged_at = self._ponged_at = 0.0
+        # Instead of the HTTP channel, which is not used any more.
         self.unregisterProducer()
         self.registerProducer(self, True)
-        # Of what came together with the request, against RFC 6455 section 4.1, the channel
-        # takes some for a next request, and stops reading for it: nobody would go on.
+        # Where bytes came together with the request, against RFC 6455 section 4.1, the
+        # channel takes them for a next request and pauses reading, for ever.
         self.factory.reactor.callLater(0, self.transport.resumeProducing)
 
     # The handshake
 
     def processHandshake(self) -> None:
-        # While the application decides, autobahn would look for a second request in all
-        # that has come since, whenever more comes.
+        # While the application decides, autobahn would parse a second request, whenever
+        # more bytes arrive.
         if not hasattr(self, "handshake_deferred"):
             super().processHandshake()
 
     def onConnect(self, request: Any) -> Any:
-        # daphne joins headers of one name, and takes more than one Host for a strange one
-        # (RFC 9112 section 3.2); text that is no ASCII it logs as an error of its own.
+        # daphne joins headers of one name, so that two Host headers become one wrong one
+        # (RFC 9112 section 3.2). It logs text that is not ASCII as an error of its own.
         headers = request.headers
         offered = headers.get("sec-websocket-protocol", "")
         if "," in headers.get("host", "") or not offered.isascii():
@@ -66,11 +66,11 @@ class Protocol(WebSocketProtocol):
         return super().onConnect(request)
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
-        """Say no more than HTTP does: no reprs, no words of a codec."""
+        """Answer with the status phrase only: autobahn's reasons contain reprs."""
         super().failHandshake(HTTPStatus(code).phrase, code, responseHeaders)
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        # Where the handshake failed, daphne has not been told of the connection.
+        # Where the handshake failed, daphne does not know the connection.
         if hasattr(self, "server"):
             super().onClose(wasClean, code, reason)
 
@@ -86,33 +86,33 @@ class Protocol(WebSocketProtocol):
         if not self.failedByMe:
             size = self.message_data_total_length + length
             if size > self.maxMessagePayloadSize:
-                # Autobahn would reset the connection: nobody could say why.
+                # Autobahn would reset the connection, without a code or reason.
                 self._fail(TOO_LARGE, f"a message has at most {self.maxMessagePayloadSize} bytes")
             elif len(self.message_data) >= MAX_FRAGMENTS:
                 self._fail(TOO_LARGE, f"a message has at most {MAX_FRAGMENTS} fragments")
         super().onMessageFrameBegin(length)
 
     def _fail(self, code: int, reason: str) -> None:
-        """Close, and let nothing more of what arrives reach the application."""
+        """Close, and ignore everything that arrives from now on."""
         self.failedByMe = True
         self.sendClose(code, reason)
 
     def onPing(self, payload: bytes) -> None:
-        """A client that does not read gets one pong, of the last ping, when it does."""
-        if self._clogged:
+        """While the client does not read, only the last ping is kept to be answered."""
+        if self._is_write_paused:
             self._ping = payload
         else:
             super().onPing(payload)
 
     def onPong(self, payload: bytes) -> None:
-        """Also called where the client is not read, and so cannot be heard."""
+        """Also called by the transport while the client is not read."""
         super().onPong(payload)
-        self._answered = self.duration()
+        self._ponged_at = self.duration()
 
     # What leaves
 
     def handle_reply(self, message: Any) -> None:
-        """daphne's, with the empty messages and the reasons that it loses."""
+        """daphne's, but empty messages and close reasons are sent."""
         if self.state == self.STATE_OPEN and message.get("type") == "websocket.send":
             text = message.get("text")
             self.sendMessage(message["bytes"] if text is None else text.encode(), text is None)
@@ -122,27 +122,27 @@ class Protocol(WebSocketProtocol):
             super().handle_reply(message)
 
     def pauseProducing(self) -> None:
-        """Twisted's word for "the socket takes no more"."""
-        self._clogged = True
+        """Twisted: the write buffer is full."""
+        self._is_write_paused = True
 
     def resumeProducing(self) -> None:
-        """Twisted's word for "all has left"."""
-        self._clogged = False
+        """Twisted: the write buffer is empty again."""
+        self._is_write_paused = False
         ping, self._ping = self._ping, None
         if ping is not None:
             self.sendPong(ping)
 
     def stopProducing(self) -> None:
-        """Twisted's word for "the connection is lost", which comes otherwise too."""
+        """Twisted: the connection is lost. ``connectionLost`` is called, too."""
 
-    # Time, which the wall clock does not tell
+    # Time, by the monotonic clock
 
     def duration(self) -> float:
         return time.monotonic() - self._opened
 
     def check_timeouts(self) -> None:
         """daphne calls it every two seconds."""
-        # A clock that was set back would stop the pings until it has caught up.
+        # Were the clock set back, pings would stop until it reached the old time.
         self.last_ping = min(self.last_ping, time.time())
         super().check_timeouts()
         message = getattr(self, "message_data", None)
@@ -152,42 +152,42 @@ class Protocol(WebSocketProtocol):
         elif self.duration() - since >= MESSAGE_TIMEOUT and not self.failedByMe:
             self._fail(BAD_MESSAGE, f"a message arrives within {MESSAGE_TIMEOUT:.0f} seconds")
         if self.state == self.STATE_OPEN:
-            self._look_for_life()
+            self._check_pong()
 
-    def _look_for_life(self) -> None:
-        """daphne takes any data for a sign of life, and asks only who is idle."""
+    def _check_pong(self) -> None:
+        """Ping every client: daphne pings only those that send nothing."""
         now = self.duration()
-        if self._asked <= self._answered:
-            if now - self._answered >= PING_INTERVAL:
+        if self._pinged_at <= self._ponged_at:
+            if now - self._ponged_at >= PING_INTERVAL:
                 self.sendPing(b"fws")
-                self._asked = now
-        elif now - self._asked >= PONG_TIMEOUT:
+                self._pinged_at = now
+        elif now - self._pinged_at >= PONG_TIMEOUT:
             self._fail(NO_PONG, f"a ping is answered within {PONG_TIMEOUT:.0f} seconds")
 
 
-class Timeout:
-    """A timer that nothing puts off."""
+class FixedTimeout:
+    """A timer that cannot be reset to a later time."""
 
     def __init__(self, call: Any) -> None:
         self.cancel = call.cancel
         self.active = call.active
 
     def reset(self, seconds: float) -> None:
-        """The peer has sent something: no reason to wait longer."""
+        """Does nothing: bytes from the client do not extend the time."""
 
 
 def with_deadline(build: Callable[[Any], Any], reactor: Any) -> Callable[[Any], Any]:
     """
-    ``buildProtocol`` of an HTTP factory whose connections have ``REQUEST_TIMEOUT``
-    seconds in all to ask for a WebSocket; Twisted's timeout begins anew with every byte.
+    ``buildProtocol`` of an HTTP factory whose connections have ``REQUEST_TIMEOUT`` seconds
+    in all to send their request; Twisted's own timeout starts again with every byte.
     """
 
     def build_with_deadline(address: Any) -> Any:
         end = reactor.seconds() + REQUEST_TIMEOUT
 
-        def call_later(delay: float, function: Callable[..., Any], *args: Any) -> Timeout:
+        def call_later(delay: float, function: Callable[..., Any], *args: Any) -> FixedTimeout:
             left = max(0.0, end - reactor.seconds())
-            return Timeout(reactor.callLater(min(delay, left), function, *args))
+            return FixedTimeout(reactor.callLater(min(delay, left), function, *args))
 
         channel = build(address)
         channel.callLater = call_later

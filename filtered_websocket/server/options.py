@@ -12,7 +12,7 @@ from .. import __version__
 from ..conf import conf
 from ..connections.handshake import normal_origin
 from ..storage_objects import storage_class, storage_path
-from .standalone import Parser, in_words, set_up
+from .standalone import Parser, error_line, set_up
 
 #: The storage object of the flag ``redis``.
 REDIS = "filtered_websocket.storage_objects.redis"
@@ -25,7 +25,7 @@ def default_parser(add_help: bool = True) -> argparse.ArgumentParser:
         description="A WebSocket server composed of filters.",
         allow_abbrev=False,
         add_help=add_help,
-        # A storage object may declare --redis_url, or anything, in its own words.
+        # A storage object may declare --redis_url, or another option, again.
         conflict_handler="resolve",
     )
     add = parser.add_argument
@@ -68,7 +68,7 @@ def _origin(text: str) -> str:
     return text
 
 
-# argparse names a type that refused a value by these.
+# argparse uses these names in its error messages.
 _port.__name__, _path.__name__, _origin.__name__ = "port", "path", "origin"
 
 
@@ -83,7 +83,7 @@ def load_config(path: str) -> dict[str, Any]:
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
-            # Blank, not gone: an error's line number is the file's.
+            # Comments become empty lines, so that line numbers in errors are right.
             text = "".join("\n" if line.startswith("#") else line for line in file)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"config file {path!r}: {_reason(error)}") from None
@@ -102,7 +102,7 @@ def load_config(path: str) -> dict[str, Any]:
 def config_arguments(
     path: str, config: dict[str, Any], parser: argparse.ArgumentParser
 ) -> list[str]:
-    """The arguments a config file stands for; ValueError for what is no option."""
+    """A config file as command-line arguments; ValueError for an unknown option."""
     return [
         argument
         for key, value in config.items()
@@ -137,7 +137,7 @@ def _flags(path: str, value: Any, parser: argparse.ArgumentParser) -> list[str]:
         raise ValueError(f"config file {path!r}: 'flags' must be a list")
     flags = []
     for flag in value:
-        # The 2014 manual's own example: it chose the storage object.
+        # An example of the 2014 manual: the flag chose the storage object.
         if flag == "redis":
             continue
         action = parser._option_string_actions.get(f"--{flag}")
@@ -158,7 +158,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """
     set_up()
     first = default_parser()
-    # Its help would lack what the storage object adds.
+    # Without --help: the storage object's arguments are not added yet.
     path = default_parser(add_help=False).parse_known_args(list(arguments))[0].config
     try:
         config = {} if path is None else load_config(path)
@@ -168,7 +168,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.set_defaults(**conf.STORAGE.get("OPTIONS", {}))
         from_file = config_arguments(str(path), config, parser)
     except (ImproperlyConfigured, ValueError) as error:
-        first.error(in_words(error))
+        first.error(error_line(error))
     options = parser.parse_args([*from_file, *arguments])
     options.storage = storage
     if (options.key is None) != (options.cert is None):
@@ -177,7 +177,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def check_certificate(options: argparse.Namespace) -> None:
-    """ValueError for a key or certificate that cannot be served."""
+    """ValueError for a key or certificate that cannot be used."""
     if options.key is None:
         return
     for name in ("key", "cert"):
@@ -188,7 +188,7 @@ def check_certificate(options: argparse.Namespace) -> None:
         except OSError as error:
             raise ValueError(f"-{name} {path!r}: {_reason(error)}") from None
     try:
-        # A key with a passphrase must not ask for it on the terminal.
+        # OpenSSL must not ask for a passphrase on the terminal.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(options.cert, options.key, password=lambda: "none")
     except (OSError, ValueError) as error:

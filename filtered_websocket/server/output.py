@@ -1,6 +1,6 @@
 """
-What a program of ours prints, written by a thread: a pipe that nobody reads, a full disk or
-a stopped terminal must not stop the event loop, and with it every connection.
+Standard output and error written by a thread, so that a pipe that nobody reads, a full disk
+or a stopped terminal cannot block the event loop, and with it every connection.
 """
 
 import contextlib
@@ -14,14 +14,14 @@ from ..logs import get_logger
 
 logger = get_logger(__name__)
 
-#: Characters that may wait to be written; what is more is lost, and counted.
+#: Characters that may wait to be written. Lines beyond that are dropped and counted.
 MAX_WAITING = 1_048_576
-#: How long the end of a program waits for what it has printed, seconds.
+#: How long the program waits at its end for output to be written, seconds.
 END_TIMEOUT = 1.0
 
 
 class BufferedStream:
-    """Stands in for ``sys.stdout`` or ``sys.stderr``; whole lines are written, or none."""
+    """Replaces ``sys.stdout`` or ``sys.stderr``. Lines are written whole or dropped whole."""
 
     def __init__(self, stream: Any, name: str) -> None:
         self._stream = stream
@@ -31,10 +31,10 @@ class BufferedStream:
         self._changed = threading.Condition()
         self._line = ""
         self._waiting: list[str] = []
-        #: Of what waits and of what is being written.
+        #: Characters that wait or are being written.
         self._size = 0
-        #: Lines, since it was last said.
-        self._lost = 0
+        #: Lines that were dropped since the last log line about it.
+        self._dropped = 0
         self._is_busy = False
         self._is_closed = False
         threading.Thread(target=self._write_all, name=f"fws-{name}", daemon=True).start()
@@ -50,7 +50,7 @@ class BufferedStream:
             if newline and not self._is_closed:
                 lines += newline
                 if self._size + len(lines) > MAX_WAITING:
-                    self._lost += lines.count("\n")
+                    self._dropped += lines.count("\n")
                 else:
                     self._waiting.append(lines)
                     self._size += len(lines)
@@ -58,10 +58,10 @@ class BufferedStream:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing to do: what is a line is on its way."""
+        """Nothing to do: complete lines are queued already."""
 
     def finish(self) -> None:
-        """Return when all has been written, or after ``END_TIMEOUT``."""
+        """Return when everything is written, or after ``END_TIMEOUT``."""
         if self._line:
             self.write("\n")
         with self._changed:
@@ -80,23 +80,25 @@ class BufferedStream:
             try:
                 self._write(text.encode(self._encoding, "backslashreplace"))
             except OSError:
-                text = self._give_up(text)
+                text = self._reader_gone(text)
             with self._changed:
                 self._size -= len(text)
-                lost, self._lost = self._lost, 0
-            if lost:
-                logger.warning("%d lines for %s were lost: it took no more", lost, self._name)
+                dropped, self._dropped = self._dropped, 0
+            if dropped:
+                logger.warning(
+                    "dropped %d lines for %s: it was read too slowly", dropped, self._name
+                )
             with self._changed:
                 self._is_busy = False
                 self._changed.notify_all()
 
     def _write(self, data: bytes) -> None:
-        # Past the stream's own buffer, whose lock would be held at the end of the program.
+        # Not by the stream itself, whose lock this thread would hold at the program's end.
         while data:
             data = data[os.write(self._file, data) :]
 
-    def _give_up(self, text: str) -> str:
-        """Who read it has gone; all that waits."""
+    def _reader_gone(self, text: str) -> str:
+        """Nobody can read the output any more: drop what waits. Returns all unwritten text."""
         with self._changed:
             self._is_closed = True
             text += "".join(self._waiting)
@@ -106,7 +108,7 @@ class BufferedStream:
 
 @contextlib.contextmanager
 def buffered_output() -> Iterator[None]:
-    """Standard output and error of a program as :class:`BufferedStream`, where they are files."""
+    """Replace standard output and error by :class:`BufferedStream`, where they are files."""
     before = sys.stdout, sys.stderr
     streams = []
     for attribute, name in (("stdout", "standard output"), ("stderr", "standard error")):

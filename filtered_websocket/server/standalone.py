@@ -1,4 +1,4 @@
-"""Django without a project: what the command-line programs set up before they begin."""
+"""Sets up Django for the command-line programs, which need no project."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ import django
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-_is_ours = False
+_is_standalone = False
 
 
 def set_up() -> bool:
@@ -19,39 +19,39 @@ def set_up() -> bool:
 
     Modules of the current directory can be imported from here on.
     """
-    global _is_ours
+    global _is_standalone
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
     if not settings.configured and not os.environ.get("DJANGO_SETTINGS_MODULE"):
-        _is_ours = True
+        _is_standalone = True
         settings.configure(
             ALLOWED_HOSTS=["*"],
             DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-            # No database: nobody to look up, and a token is what a client says it is.
+            # There is no database: no authentication, and tokens are not checked.
             FILTERED_WEBSOCKET={"AUTHENTICATORS": [], "TOKENS": "open"},
             INSTALLED_APPS=[],
-            # Logging is the program's.
+            # The program sets up logging itself.
             LOGGING_CONFIG=None,
             SECRET_KEY="no sessions, nothing is signed",
             USE_TZ=True,
         )
     django.setup()
-    return not _is_ours
+    return not _is_standalone
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, with exit status 2."""
+    """Reports a mistake in one line, with exit status 2."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
-def in_words(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """
-    A mistake as one line for a command line, where filters are not settings.
+    An exception as one line for the command line, where filters are not settings.
 
-    What this package raises says it all; of anything else the kind is said too.
+    Its class is named unless this package raised it.
     """
     text = str(error).replace("INSTALLED_FILTERS entry", "filter")
     text = text.replace("INSTALLED_FILTERS: ", "")

@@ -1,7 +1,8 @@
 """
-uvicorn, the optional extra.
+Runs uvicorn, an optional extra, for the stand-alone server.
 
-Its own end is 1012 (service restart) to every client; they are told 4200 before.
+Its own shutdown closes every connection with 1012 (service restart); here they are closed
+with 4200 before.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from .base import BACKLOG, END_TIMEOUT, Served
 
 
 class _Server(uvicorn.Server):
-    """Holds the hub while it serves, and ends with status 0."""
+    """Keeps the hub alive while it serves; ends with status 0."""
 
     def __init__(self, config: uvicorn.Config, served: Served) -> None:
         super().__init__(config)
@@ -42,8 +43,8 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # uvicorn raises the signal again when it has ended, for whoever started it. Here
-        # nobody else did, and an asked-for end is no failure.
+        # uvicorn raises the signal again when it has ended, for the program around it.
+        # There is none here, and a requested end is no failure.
         before = {number: signal.signal(number, _ignore) for number in _SIGNALS}
         try:
             with super().capture_signals():
@@ -57,7 +58,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _ignore(number: int, frame: Any) -> None:
-    """The server has seen it."""
+    """The server has handled it."""
 
 
 def serve(served: Served) -> None:
@@ -68,7 +69,7 @@ def serve(served: Served) -> None:
     try:
         listener = socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as error:
-        # Python adds the address, which the caller says already.
+        # Python adds the address, which is in the caller's message already.
         words = (error.strerror or str(error)).partition(" (while ")[0]
         raise OSError(error.errno, words) from error
     with listener:

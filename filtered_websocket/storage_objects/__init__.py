@@ -1,5 +1,5 @@
 """
-Storage objects: sets of text that filters share, and where raw pub/sub comes from.
+Storage objects: sets of text that filters share, and the source of raw pub/sub events.
 
 A storage object is a module with a class ``StorageObject``; ``STORAGE_OBJECT_MODULE`` in
 the environment chooses it, else the setting ``STORAGE``.
@@ -17,7 +17,7 @@ from django.core.signals import setting_changed
 from ..conf import conf
 from .base import BaseStorageObject
 
-#: The environment's choice, which wins over the setting.
+#: The environment variable, which overrides the setting.
 VARIABLE = "STORAGE_OBJECT_MODULE"
 
 
@@ -39,18 +39,18 @@ def storage_class(path: str) -> type[BaseStorageObject]:
 
 
 def storage_path() -> str:
-    """The module that is chosen."""
+    """The path of the chosen module."""
     chosen: str = os.environ.get(VARIABLE) or conf.STORAGE["BACKEND"]
     return chosen
 
 
 def default_options(cls: type[BaseStorageObject]) -> argparse.Namespace:
-    """The options of a storage object as nobody set them."""
+    """The default options of a storage object."""
     return cls.parser(argparse.ArgumentParser(add_help=False)).parse_args([])
 
 
 def use_storage_object(storage_object: Any) -> None:
-    """Make this the storage object of the process, whatever settings say; None ends it."""
+    """Use this storage object in the process instead of the settings'; None: the settings'."""
     global _used
     _used = storage_object
 

@@ -14,7 +14,7 @@ def as_text(value: Any) -> str:
     """
     A key or member as text: ``bytes`` are decoded, a UUID or int is written out.
 
-    TypeError for anything else: two backends would not agree on it.
+    TypeError for anything else, which two backends might store differently.
     """
     if isinstance(value, str):
         return value
@@ -30,7 +30,7 @@ class BaseStorageObject:
     Sets of text by key, shared by all filters of a server.
 
     ``get``, ``add``, ``remove`` and ``publish`` are for plain filters; the same with an
-    ``a`` before it are for async ones, derived here by a thread.
+    ``a`` before it are for async ones; here they run the plain ones in a thread.
     """
 
     #: Whether :meth:`listen` yields anything.
@@ -46,7 +46,7 @@ class BaseStorageObject:
         return parser
 
     def attach(self, on_publish: Callable[[Event], None] | None) -> None:
-        """The house tells where events of this process enter; None: nowhere any more."""
+        """Set the function that events of this process are given to; None: they are ignored."""
         self._on_publish = on_publish
 
     def get(self, item: Any) -> frozenset[str]:
@@ -85,11 +85,11 @@ class BaseStorageObject:
         await asyncio.to_thread(self.publish, channel, data)
 
     def listen(self) -> AsyncGenerator[Event, None]:
-        """Events of pub/sub, for as long as it is read; survives any loss of the source."""
+        """Yields events of pub/sub. Reconnects by itself, for as long as it is iterated."""
         raise NotImplementedError
 
     async def aclose(self) -> None:
-        """Let go of what belongs to the running event loop."""
+        """Close what belongs to the running event loop, such as its connections."""
 
 
 class BasePubSubStorageObject(BaseStorageObject):
@@ -99,7 +99,7 @@ class BasePubSubStorageObject(BaseStorageObject):
     """
 
     def get_client(self) -> Any:
-        """What the subscriber listens with."""
+        """The client that the subscriber listens with."""
         raise NotImplementedError
 
     @classmethod

@@ -8,7 +8,7 @@ from .base import BaseStorageObject, as_text
 
 
 class StorageObject(BaseStorageObject):
-    """Never waits, so its ``a`` face does not need a thread."""
+    """Never waits, so its async methods need no thread."""
 
     def __init__(self, options: argparse.Namespace, *args: Any, **kwargs: Any) -> None:
         super().__init__(options, *args, **kwargs)
@@ -35,7 +35,7 @@ class StorageObject(BaseStorageObject):
                 del self._sets[name]
 
     def publish(self, channel: Any, data: Any) -> None:
-        """Enters the consumer chains of this process, as Redis' would of every process."""
+        """Gives the event to the consumer chains of this process; with Redis, of all."""
         if not isinstance(data, str | bytes):
             raise TypeError(f"data is str or bytes, not {data!r:.80}")
         if self._on_publish is not None:

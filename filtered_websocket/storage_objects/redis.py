@@ -1,7 +1,7 @@
 """
 Redis sets, shared by every process, and Redis pub/sub into the consumer chain.
 
-One command per change (SADD, SREM), so changes that race lose nothing.
+Each change is one command (SADD, SREM), so concurrent changes are never lost.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from .base import BaseStorageObject, Event, as_text
 
 logger = get_logger(__name__)
 
-#: How long a plain filter may hold up the event loop for Redis, seconds.
+#: How long a plain filter may block the event loop while it waits for Redis, seconds.
 SYNC_TIMEOUT = 1.0
-#: The same for those who await, and for a subscription that hears nothing.
+#: The same for async filters, and for a subscription without any message.
 ASYNC_TIMEOUT = 2.0
 #: Longest pause between two tries to subscribe again, seconds.
 MAX_PAUSE = 1.0
@@ -57,10 +57,10 @@ class StorageObject(BaseStorageObject):
             self.url,
             socket_timeout=SYNC_TIMEOUT,
             socket_connect_timeout=SYNC_TIMEOUT,
-            # A publish that is tried again may arrive twice.
+            # A publish that is repeated could arrive twice.
             retry=Retry(NoBackoff(), 0),
         )
-        # A connection of redis.asyncio belongs to the event loop that made it.
+        # A connection of redis.asyncio belongs to the event loop that it was made in.
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Redis] = (
             weakref.WeakKeyDictionary()
         )
@@ -76,7 +76,7 @@ class StorageObject(BaseStorageObject):
         return parser
 
     def get_client(self) -> redis.Redis:
-        """The plain client, as in 2014."""
+        """The synchronous client, as in 2014."""
         return self._client
 
     def _key(self, key: Any) -> str:
@@ -133,8 +133,8 @@ class StorageObject(BaseStorageObject):
         """
         Messages of the channels, never subscribe notices.
 
-        Subscribes again, with back-off, whenever Redis went away, and says so once. What
-        is published meanwhile is lost: Redis keeps nothing.
+        Subscribes again, with back-off, whenever the connection to Redis is lost, and logs
+        that once. What is published meanwhile is lost: Redis pub/sub stores nothing.
         """
         channels, patterns = self._names()
         if not channels and not patterns:
@@ -145,18 +145,18 @@ class StorageObject(BaseStorageObject):
             try:
                 await _subscribe(pubsub, channels, patterns)
                 if failures:
-                    logger.warning("Redis pub/sub is back")
+                    logger.warning("Redis pub/sub: connected again")
                     failures = 0
                 watch = _Watch()
                 while True:
-                    # Subscribe notices come too: ignored by redis-py, they look like silence.
+                    # Not ignored by redis-py: a subscribe notice is a sign of life, too.
                     raw = await pubsub.get_message(timeout=ASYNC_TIMEOUT)
                     event = await watch.note(pubsub, raw)
                     if event is not None:
                         yield event
             except LOST as error:
                 if not failures:
-                    logger.warning("Redis pub/sub is away: %r", error)
+                    logger.warning("Redis pub/sub: lost the connection (%r); trying again", error)
                 failures += 1
                 longest = min(MAX_PAUSE, 0.05 * 2.0 ** min(failures, 10))
                 await asyncio.sleep(random.uniform(0.02, longest))
@@ -164,7 +164,7 @@ class StorageObject(BaseStorageObject):
                 await pubsub.aclose()  # type: ignore[no-untyped-call]
 
     def _names(self) -> tuple[list[str], list[str]]:
-        """Channels and patterns. An empty list is nothing, no list is the default."""
+        """Channels and patterns: none for an empty list, the default for None."""
         names = self.options.redis_channels
         if names is None:
             names = ["global"]
@@ -180,26 +180,26 @@ async def _subscribe(pubsub: PubSub, channels: list[str], patterns: list[str]) -
 
 
 class _Watch:
-    """Tells silence from a Redis that has stopped, or gone without a word."""
+    """Finds out whether Redis is silent or has stopped: pings it, and expects an answer."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._pinged = False
 
     async def note(self, pubsub: PubSub, raw: dict[str, Any] | None) -> Event | None:
-        """The event in what came; TimeoutError where not even a PING was answered."""
+        """The event in ``raw``; TimeoutError where a PING was not answered."""
         if raw is not None:
-            self._asked = False
+            self._pinged = False
             return _event(raw) if raw["type"] in ("message", "pmessage") else None
-        if self._asked:
+        if self._pinged:
             raise TimeoutError("Redis does not answer")
-        self._asked = True
+        self._pinged = True
         await pubsub.ping()
         return None
 
 
 def _event(raw: dict[str, Any]) -> Event:
     data, pattern = raw["data"], raw["pattern"]
-    # A URL may ask redis-py to decode.
+    # With decode_responses in the URL it is text already.
     if isinstance(data, bytes):
         with contextlib.suppress(UnicodeDecodeError):
             data = data.decode()

@@ -1,7 +1,7 @@
 """
-How bytes leave a process for one socket, and on daphne how they arrive.
+How frames are written to one socket, and on daphne also how they are read.
 
-One transport per connection; on daphne short frames come in past autobahn's parser
+One transport per connection. On daphne short frames are parsed here, not by autobahn
 (``daphne_reading``).
 
 ::
@@ -10,9 +10,9 @@ One transport per connection; on daphne short frames come in past autobahn's par
                                             +-> uvicorn's lane: its asyncio transport
                                             +-> plain ASGI:     one writer task -> send
 
-A lane is taken only where every part of the server has the shape this package knows,
-and where ``send`` is the server's own: a middleware that wraps it sees every event.
-Private attributes of daphne, Twisted and uvicorn are used in this package and nowhere
+A lane is used only where the server's objects have exactly the attributes that this
+package uses, and where ``send`` is the server's own: a middleware that wraps it sees every
+event. Private attributes of daphne, Twisted and uvicorn are used in this package and nowhere
 else; tests pin them against the installed versions.
 """
 
@@ -30,30 +30,30 @@ __all__ = ["AsgiTransport", "open_transport", "settle"]
 
 logger = get_logger(__name__)
 
-#: The kinds of transport this process has told of.
-_told: set[str] = set()
+#: Kinds of transport that this process has logged.
+_logged: set[str] = set()
 
 
 def open_transport(
-    send: Send, max_unsent: int, on_over: Callable[[int, str], None]
+    send: Send, max_unsent: int, on_end: Callable[[int, str], None]
 ) -> AsgiTransport:
     """The best transport that the server behind ``send`` allows."""
     bare = unwrap(send)
     transport = (
-        find_daphne(bare, send, max_unsent, on_over)
-        or find_uvicorn(bare, send, max_unsent, on_over)
-        or AsgiTransport(send, max_unsent, on_over)
+        find_daphne(bare, send, max_unsent, on_end)
+        or find_uvicorn(bare, send, max_unsent, on_end)
+        or AsgiTransport(send, max_unsent, on_end)
     )
-    if transport.lane not in _told:
-        _told.add(transport.lane)
+    if transport.lane not in _logged:
+        _logged.add(transport.lane)
         logger.info("WebSocket frames leave by %s", transport.lane)
     return transport
 
 
 def unwrap(send: Any) -> Any:
     """
-    ``send`` as it was before Channels' session middleware, which wraps it for HTTP
-    responses and passes on every event of a WebSocket.
+    ``send`` without the wrapper of Channels' session middleware, which is there for HTTP
+    responses and passes every WebSocket event on unchanged.
     """
     wrapper = getattr(sys.modules.get("channels.sessions"), "InstanceSessionWrapper", None)
     while wrapper is not None and getattr(send, "__func__", None) is wrapper.send:

@@ -1,8 +1,8 @@
 """
-Plain ASGI, and what every transport has in common.
+The transport for plain ASGI, which is also the base class of all transports.
 
-A transport never raises and never waits in :meth:`~AsgiTransport.write`; what is wrong
-with a socket is told once, through ``on_over``, on the event loop's next turn.
+:meth:`~AsgiTransport.write` never raises and never waits. The end of the socket is reported
+once, through ``on_end``, in a later iteration of the event loop.
 """
 
 import asyncio
@@ -15,35 +15,36 @@ from ..codecs.frames import Bundle, Frame
 from ..conf import conf
 from ..logs import get_logger
 from ..types import Send
-from .pace import call_in_turn
+from .scheduling import call_in_batches
 
 logger = get_logger(__name__)
 
-#: RFC 6455 section 7.4.1: how a connection ends that was lost without a close frame.
+#: RFC 6455 section 7.4.1: the code of a connection that ended without a close frame.
 ABNORMAL = 1006
-#: Who awaits a write waits until the server holds no more unsent bytes than this.
+#: An awaited write returns when the server holds at most this many unsent bytes.
 HIGH_WATER = 65_536
-#: Pause between two looks at a server that does not tell when it has sent, seconds.
-LOOK_AGAIN = 0.01
+#: How often the server's unsent bytes are counted while a write is awaited, seconds.
+POLL_INTERVAL = 0.01
 
 
 class AsgiTransport:
     """
-    Plain ASGI: one writer task per connection, alive while there is something to
-    write, because ``send`` may wait and its coroutine cannot change hands half-way.
+    Plain ASGI: one writer task per connection, which exists while there is something to
+    write, because ``send`` may wait.
 
-    Nothing leaves before :meth:`open`. Unsent bytes, the server's where it can be asked,
-    are bounded by ``max_unsent``. Past it ``SLOW_READER`` decides: the rest is dropped and
-    the connection closed with 4101, or the newest is dropped and told to ``on_drop``.
+    Nothing is sent before :meth:`open`. Unsent bytes, including the server's where they can
+    be counted, are limited to ``max_unsent``. Past it ``SLOW_READER`` decides: what is
+    queued is dropped and the connection closed with 4101, or the newest frame is dropped
+    and ``on_drop`` called.
     """
 
     __slots__ = (
+        "_has_ended",
         "_idle",
         "_in_flight",
         "_is_open",
         "_max_unsent",
-        "_on_over",
-        "_over",
+        "_on_end",
         "_queued",
         "_send",
         "_timer",
@@ -53,64 +54,64 @@ class AsgiTransport:
         "on_drop",
     )
 
-    #: How frames leave, for the log.
+    #: How frames are sent, for the log.
     lane: ClassVar[str] = "plain ASGI"
-    #: How long a close frame may take to leave behind what was written before it, seconds.
+    #: How long a close frame may wait for the frames before it to be sent, seconds.
     close_timeout: ClassVar[float] = 5.0
 
-    def __init__(self, send: Send, max_unsent: int, on_over: Callable[[int, str], None]) -> None:
+    def __init__(self, send: Send, max_unsent: int, on_end: Callable[[int, str], None]) -> None:
         self._send = send
         self._max_unsent = max_unsent
-        self._on_over = on_over
-        #: Frames, and None for the close.
+        self._on_end = on_end
+        #: Frames to send; None stands for the close frame.
         self._waiting: deque[tuple[Frame | None, asyncio.Future[None] | None]] = deque()
         self._queued = 0
         self._writer: asyncio.Task[None] | None = None
         self._in_flight: asyncio.Future[None] | None = None
         self._is_open = False
-        #: Open, not closed, and nothing is on its way through ``send``: what a lane
-        #: writes now overtakes nothing.
+        #: Open, not closed, and no writer task runs: a lane may write directly, without
+        #: changing the order of frames.
         self._idle = False
-        #: Code and reason of the close that was asked for, or of the loss.
+        #: Code and reason of the close that was requested, or of the lost connection.
         self.closed: tuple[int, str] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._over = False
+        self._has_ended = False
         #: Called for every frame that ``SLOW_READER = "drop_newest"`` dropped.
         self.on_drop: Callable[[], None] | None = None
 
     @property
     def closing(self) -> bool:
-        """True once a close was asked for or the socket was found dead."""
+        """True once a close was requested or the connection was lost."""
         return self.closed is not None
 
     @property
     def writing(self) -> bool:
-        """Whether the writer runs."""
+        """Whether the writer task runs."""
         return self._writer is not None
 
     @property
     def unsent(self) -> int:
-        """Bytes that have not left the process, as far as the server can be asked."""
+        """Bytes that have not been sent, including the server's where they can be counted."""
         return self._queued + self._buffered()
 
     @property
     def leaving(self) -> bool:
-        """Whether something, be it a close frame, has not left, as far as can be known."""
+        """Whether the server has something left to send, as far as can be known."""
         return self._buffered() > 0
 
     def open(self) -> None:
-        """The handshake was answered: what waited may leave."""
+        """The handshake was accepted: send what was queued."""
         self._is_open = True
         self._idle = self.closed is None
-        self._wake()
+        self._start_writer()
 
     def write(self, frame: Frame | Bundle, done: "asyncio.Future[None] | None" = None) -> None:
-        """Queue a frame; ``done`` resolves when the server has taken it, or never can."""
+        """Queue a frame. ``done`` is resolved when it is sent or dropped."""
         if self.closed is not None:
             settle(done)
             return
         if not self._is_open:
-            # Who awaits is what the handshake waits for.
+            # Awaited in the connect chain, before the handshake is answered.
             settle(done)
         for part in frame.parts:
             self._waiting.append((part, done))
@@ -118,109 +119,111 @@ class AsgiTransport:
         if self.unsent > self._max_unsent:
             self._overflow(queued=len(frame.parts))
         if self._writer is None:
-            self._wake()
+            self._start_writer()
 
     def close(self, code: int, reason: str) -> None:
-        """Send what was written, then a close frame; once, later calls do nothing."""
+        """Send what was written, then a close frame. Later calls do nothing."""
         if self.closed is not None:
             return
-        self._ended(code, reason)
-        self._say_close()
+        self._set_closed(code, reason)
+        self._queue_close()
 
-    def _say_close(self) -> None:
-        if self._over:
+    def _queue_close(self) -> None:
+        if self._has_ended:
             return
         self._waiting.append((None, None))
-        # A socket that takes nothing would hold the close frame back for ever.
-        self._timer = asyncio.get_running_loop().call_later(self.close_timeout, self._give_up)
-        self._wake()
+        # A client that reads nothing would delay the close frame for ever.
+        self._timer = asyncio.get_running_loop().call_later(
+            self.close_timeout, self._close_timed_out
+        )
+        self._start_writer()
 
     def lost(self, code: int, reason: str = "") -> None:
-        """The peer has gone: nothing more is written."""
+        """The client has disconnected: write nothing more."""
         if self.closed is None:
-            self._ended(code, reason)
+            self._set_closed(code, reason)
         self.stop()
 
     def stop(self) -> None:
-        """Drop what is unsent and be over."""
-        self._forget()
+        """Drop what is unsent and report the end."""
+        self._drop_unsent()
         if self.closed is None:
-            self._ended(ABNORMAL, "")
+            self._set_closed(ABNORMAL, "")
         if self._writer is not None:
             self._writer.cancel()
         else:
-            self._end()
+            self._report_end()
 
     async def stopped(self) -> None:
         """Return when the writer has ended."""
         if self._writer is not None:
             await asyncio.wait([self._writer])
 
-    # What a server's own transport does its own way
+    # Overridden for particular servers
 
     def _buffered(self) -> int:
-        """Unsent bytes that the server holds; 0 where nobody knows."""
+        """Unsent bytes that the server holds; 0 where they cannot be counted."""
         return 0
 
     async def _send_frame(self, frame: Frame) -> None:
         await self._send(frame.event())
 
     async def send_close(self, code: int, reason: str) -> None:
-        """The close frame itself, before anything that waits; else see :meth:`close`."""
+        """Send a close frame before anything that is queued; :meth:`close` sends it after."""
         await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
-    def _give_up(self) -> None:
-        """The close frame did not leave in time."""
+    def _close_timed_out(self) -> None:
+        """The close frame was not sent within ``close_timeout``."""
         self.stop()
 
-    # How it ends
+    # Limits and the end
 
     def _overflow(self, queued: int = 0) -> None:
         """
-        The bound is passed. Of the frames that were ``queued`` just now, those that fit
-        stay; without any, the one that does not fit was not queued.
+        ``max_unsent`` is exceeded by the last ``queued`` frames; 0: by one that was not
+        queued. With ``drop_newest``, those of them that fit stay.
         """
         if conf.SLOW_READER != "drop_newest":
-            self._forget()
-            self._ended(SLOW_READER, "too slow: unsent bytes passed their bound")
-            call_in_turn(self._say_close)
+            self._drop_unsent()
+            self._set_closed(SLOW_READER, "too slow: too many unsent bytes")
+            call_in_batches(self._queue_close)
             return
         if not queued:
-            self._dropped()
+            self._report_drop()
         newest = [self._waiting.pop() for _ in range(queued)]
         self._queued -= sum(len(frame) for frame, _ in newest if frame is not None)
         room = self._max_unsent - self.unsent
         for frame, done in reversed(newest):
             if frame is None or len(frame) > room:
                 settle(done)
-                self._dropped()
+                self._report_drop()
             else:
                 room -= len(frame)
                 self._queued += len(frame)
                 self._waiting.append((frame, done))
 
-    def _dropped(self) -> None:
+    def _report_drop(self) -> None:
         if self.on_drop is not None:
             self.on_drop()
 
     def _fail(self, error: Exception) -> None:
-        """The server refuses: the peer has gone, or the frame is over its limit."""
-        logger.info("a connection ended: its server refused to send (%r)", error)
-        self._ended(ABNORMAL, "")
-        self._forget()
+        """``send`` raised: the client has disconnected, or the frame is over a limit."""
+        logger.info("closed a connection: the server could not send (%r)", error)
+        self._set_closed(ABNORMAL, "")
+        self._drop_unsent()
 
-    def _ended(self, code: int, reason: str) -> None:
+    def _set_closed(self, code: int, reason: str) -> None:
         self.closed = (code, reason)
         self._idle = False
 
-    def _end(self) -> None:
+    def _report_end(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if not self._over and self.closed is not None:
-            self._over = True
-            self._on_over(*self.closed)
+        if not self._has_ended and self.closed is not None:
+            self._has_ended = True
+            self._on_end(*self.closed)
 
-    def _forget(self) -> None:
+    def _drop_unsent(self) -> None:
         for _, done in self._waiting:
             settle(done)
         self._waiting.clear()
@@ -228,13 +231,13 @@ class AsgiTransport:
 
     # The writer
 
-    def _wake(self) -> None:
+    def _start_writer(self) -> None:
         if self._is_open and self._writer is None and self._waiting:
             self._idle = False
             loop = asyncio.get_running_loop()
             self._writer = loop.create_task(self._write(), name="fws-writer")
             # Not a "finally" of the task: one cancelled before it began has none.
-            self._writer.add_done_callback(self._written)
+            self._writer.add_done_callback(self._writer_done)
 
     async def _write(self) -> None:
         while self._waiting:
@@ -250,26 +253,26 @@ class AsgiTransport:
                 return
             self._queued = max(0, self._queued - len(frame))
             if self._in_flight is not None:
-                await self._drained()
+                await self._wait_until_sent()
                 settle(self._in_flight)
 
-    async def _drained(self) -> None:
-        """Return when the server has sent most of what it took, or no more leaves."""
+    async def _wait_until_sent(self) -> None:
+        """Return when the server holds at most ``HIGH_WATER`` unsent bytes, or on close."""
         while self.closed is None and self._buffered() > HIGH_WATER:  # noqa: ASYNC110
-            await asyncio.sleep(LOOK_AGAIN)
+            await asyncio.sleep(POLL_INTERVAL)
 
-    def _written(self, writer: "asyncio.Task[None]") -> None:
+    def _writer_done(self, writer: "asyncio.Task[None]") -> None:
         self._writer = None
         settle(self._in_flight)
         if self.closed is not None:
-            self._end()
+            self._report_end()
         else:
             self._idle = not self._waiting
-            # Written to between the writer's last look and now.
-            self._wake()
+            # For frames that were queued since the task ended.
+            self._start_writer()
 
 
 def settle(done: "asyncio.Future[None] | None") -> None:
-    """Resolve ``done``, unless its waiter has given up."""
+    """Resolve ``done``, unless it is resolved or cancelled."""
     if done is not None and not done.done():
         done.set_result(None)

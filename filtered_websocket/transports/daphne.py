@@ -1,9 +1,9 @@
 """
-daphne's lane: a frame is written to the socket at once where nothing is buffered, else
-it joins what is.
+daphne's lane: a frame is written to the socket at once where nothing is buffered, else it
+is added to the buffer.
 
 ``Server.handle_reply`` takes about 20 microseconds per frame, and Twisted's ``write``
-waits for the reactor's next turn; a direct write takes 2.
+sends in the next iteration of the reactor; a direct write takes 2.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ from ..conf import conf
 from ..logs import get_logger
 from ..types import Send
 from .asgi import AsgiTransport
-from .daphne_reading import take_short_frames
-from .daphne_rounds import spread_rounds
-from .inbox import Gate, bound
+from .daphne_periodic import spread_checks
+from .daphne_reading import read_short_frames
+from .inbox import SocketReader, limit_queue
 
 logger = get_logger(__name__)
 
 TWISTED = ("twisted.internet.tcp", "twisted.internet.unix", "twisted.protocols.tls")
-#: Methods of the protocol by which bytes leave.
-WAYS_OUT = ("sendClose", "sendData", "sendMessage")
-#: What is used of daphne's protocol object, and of Twisted's transport below it.
-look_at_protocol = attrgetter(
+#: Methods of the protocol that send bytes. A subclass must not override them.
+SENDING_METHODS = ("sendClose", "sendData", "sendMessage")
+#: Attributes used of daphne's protocol object, and of Twisted's transport below it.
+protocol_attributes = attrgetter(
     "STATE_OPEN",
     "_perMessageCompress",
     "application_queue",
@@ -44,7 +44,7 @@ look_at_protocol = attrgetter(
     "state",
     "transport",
 )
-look_at_socket = attrgetter(
+socket_attributes = attrgetter(
     "TLS",
     "_tempDataLen",
     "connected",
@@ -61,12 +61,12 @@ look_at_socket = attrgetter(
 
 class DaphneTransport(AsgiTransport):
     """
-    daphne's own protocol object: what ASGI loses (the reason of a close, empty
-    messages) arrives, and what daphne holds counts: unsent against ``MAX_OUTBOX``, and
-    not asked for yet against ``MAX_INBOX``.
+    Sends by daphne's own protocol object, so that close reasons and empty messages arrive,
+    which daphne's ASGI loses. What daphne buffers is limited: unsent bytes by
+    ``MAX_OUTBOX``, frames that were not received yet by ``MAX_INBOX``.
     """
 
-    __slots__ = ("_gate", "_open_state", "_protocol", "_socket")
+    __slots__ = ("_open_state", "_protocol", "_reader", "_socket")
 
     def __init__(
         self,
@@ -74,29 +74,29 @@ class DaphneTransport(AsgiTransport):
         socket: Any,
         send: Send,
         max_unsent: int,
-        on_over: Callable[[int, str], None],
+        on_end: Callable[[int, str], None],
     ) -> None:
-        super().__init__(send, max_unsent, on_over)
+        super().__init__(send, max_unsent, on_end)
         self._protocol = protocol
         self._socket = socket
         self._open_state = protocol.STATE_OPEN
-        self._gate = Gate(protocol, socket)
+        self._reader = SocketReader(protocol, socket)
 
     def open(self) -> None:
-        bound(self._protocol.application_queue, self._gate, conf.MAX_INBOX)
-        take_short_frames(self._protocol)
-        spread_rounds(self._protocol.server)
+        limit_queue(self._protocol.application_queue, self._reader, conf.MAX_INBOX)
+        read_short_frames(self._protocol)
+        spread_checks(self._protocol.server)
         super().open()
 
     @property
     def leaving(self) -> bool:
-        # Until its answer to the close frame, or the end of autobahn's patience.
+        # Until the client answers the close frame, or autobahn's timeout for that.
         return bool(self._socket.connected)
 
-    def _ended(self, code: int, reason: str) -> None:
-        # The answer to a close frame stands behind what is unread.
-        self._gate.finish()
-        super()._ended(code, reason)
+    def _set_closed(self, code: int, reason: str) -> None:
+        # The client's answer to the close frame comes after what is unread.
+        self._reader.finish()
+        super()._set_closed(code, reason)
 
     def _buffered(self) -> int:
         socket, protocol = self._socket, self._protocol
@@ -106,32 +106,32 @@ class DaphneTransport(AsgiTransport):
         return unsent
 
     async def _send_frame(self, frame: Frame) -> None:
-        # In any other state the server tells the end of the connection itself.
+        # In any other state the server reports the end of the connection itself.
         if self._protocol.state == self._open_state:
             self._protocol.sendMessage(frame.payload, not frame.text)
 
     async def send_close(self, code: int, reason: str) -> None:
         if self._buffered():
-            # Autobahn's second is short for a close frame behind a full buffer.
+            # Autobahn's default of 1 s is short for a close frame behind a full buffer.
             self._protocol.closeHandshakeTimeout = self.close_timeout
         if self._protocol.state == self._open_state:
             self._protocol.sendClose(code, reason)
 
 
 class DaphneTls(DaphneTransport):
-    """TLS: never written to but through daphne, one writer task per connection."""
+    """TLS: written only through daphne, by one writer task per connection."""
 
     __slots__ = ()
 
     lane: ClassVar[str] = "daphne's protocol, under TLS"
 
     def _buffered(self) -> int:
-        # And what waits to be encrypted.
+        # And what is not encrypted yet.
         return super()._buffered() + sum(map(len, self._protocol.transport._appSendBuffer))
 
 
 class DaphneLane(DaphneTransport):
-    """A plain socket, TCP or Unix, that is written to directly."""
+    """A plain TCP or Unix socket, which is written to directly."""
 
     __slots__ = ("_direct", "_send_now")
 
@@ -140,7 +140,7 @@ class DaphneLane(DaphneTransport):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._send_now: Callable[[bytes], int] = self._socket.socket.send
-        # Decided by the handshake's outcome.
+        # Known after the handshake.
         self._direct = False
 
     def open(self) -> None:
@@ -154,7 +154,7 @@ class DaphneLane(DaphneTransport):
             return
         protocol, socket = self._protocol, self._socket
         if protocol.state != self._open_state or not socket.connected or socket.disconnecting:
-            return  # the server tells the end of the connection itself
+            return  # the server reports the end of the connection itself
         try:
             wire = frame.wire or frame.encode()
             size = len(wire)
@@ -169,16 +169,16 @@ class DaphneLane(DaphneTransport):
             try:
                 sent = self._send_now(wire)
             except OSError:
-                # It takes no more, or is dead, which the reactor finds out.
+                # The system's buffer is full, or the connection is lost: the reactor finds out.
                 sent = 0
             if sent != size:
                 socket.write(wire[sent:])
         except Exception as error:
             self._fail(error)
-            asyncio.get_running_loop().call_soon(self._end)
+            asyncio.get_running_loop().call_soon(self._report_end)
 
     def _write_behind(self, frame: Frame | Bundle, wire: bytes) -> None:
-        """A direct write would overtake what is buffered, be it a close frame."""
+        """Add to the buffer, behind other frames: a direct write would change the order."""
         if len(frame.parts) > 1:
             for part in frame.parts:
                 self.write(part)
@@ -189,46 +189,50 @@ class DaphneLane(DaphneTransport):
 
 
 def find_daphne(
-    bare: Any, send: Send, max_unsent: int, on_over: Callable[[int, str], None]
+    bare: Any, send: Send, max_unsent: int, on_end: Callable[[int, str], None]
 ) -> AsgiTransport | None:
-    """A transport where ``bare`` is daphne's own ``send`` and all below is as known."""
+    """A transport if ``bare`` is daphne's ``send`` and its objects are as expected."""
     protocol = _protocol(bare)
     if protocol is None:
         return None
     tcp, unix, tls = map(sys.modules.get, TWISTED)
     try:
-        look_at_protocol(protocol)
+        protocol_attributes(protocol)
         plain = {tcp.Server, unix.Server}  # type: ignore[union-attr]
         wrappers = {tls.TLSMemoryBIOProtocol, tls.BufferingTLSTransport}  # type: ignore[union-attr]
         transport = protocol.transport
-        # Exactly: a TLS transport hands unknown names on to the raw socket, so that a
-        # frame written through what "hasattr" finds would leave in clear.
+        # Compare types exactly: a TLS transport passes unknown attributes on to the raw
+        # socket, so that a write to what "hasattr" finds would not be encrypted.
         is_wrapped = type(transport) in wrappers
         socket = transport.transport if is_wrapped else transport
         if type(socket) not in plain or socket.TLS:
             return None
         if is_wrapped:
             _ = transport._appSendBuffer
-        look_at_socket(socket)
+        socket_attributes(socket)
     except AttributeError as error:
-        logger.warning("daphne is not as this package knows it: %s", error)
+        logger.warning(
+            "frames are sent by plain ASGI: this release of daphne differs from those that this"
+            " package supports (%s)",
+            error,
+        )
         return None
-    return (DaphneTls if is_wrapped else DaphneLane)(protocol, socket, send, max_unsent, on_over)
+    return (DaphneTls if is_wrapped else DaphneLane)(protocol, socket, send, max_unsent, on_end)
 
 
 def _protocol(bare: Any) -> Any:
     """The protocol object in ``partial(Server.handle_reply, protocol)``."""
     if type(bare) is not partial or bare.keywords or len(bare.args) != 1:
         return None
-    # Looked up, not imported: to import daphne installs a reactor.
+    # Looked up, not imported: importing daphne installs a reactor.
     handle_reply = getattr(bare.func, "__func__", None)
     server = getattr(sys.modules.get("daphne.server"), "Server", None)
     if server is None or handle_reply is not server.handle_reply:
         return None
     protocol = bare.args[0]
     known = getattr(sys.modules.get("daphne.ws_protocol"), "WebSocketProtocol", None)
-    # A subclass is welcome that leaves alone how bytes leave.
+    # A subclass is supported unless it overrides how bytes are sent.
     if known is None or not isinstance(protocol, known):
         return None
-    same = (getattr(type(protocol), way) is getattr(known, way, None) for way in WAYS_OUT)
+    same = (getattr(type(protocol), way) is getattr(known, way, None) for way in SENDING_METHODS)
     return protocol if all(same) else None

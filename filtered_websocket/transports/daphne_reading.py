@@ -1,9 +1,9 @@
 """
-daphne's lane in: whole short frames are taken out of what arrived, all else is autobahn's.
+daphne's lane for reading: complete short frames are parsed here, all others by autobahn.
 
-Autobahn spends 11 microseconds on such a frame: some 40 calls, a masker made by way of
-its C library, a Deferred for listeners that nobody added. This takes 1.5, daphne's own
-``onMessage`` included.
+Autobahn takes 11 microseconds for such a frame: some 40 calls, a masker made by its C
+library, a Deferred for listeners that nobody added. This takes 1.5, including daphne's
+``onMessage``.
 """
 
 import sys
@@ -16,10 +16,10 @@ from .inbox import Inbox
 
 logger = get_logger(__name__)
 
-#: Longest payload that is taken, bytes: beyond it autobahn's masker is the faster one.
+#: Longest payload that is parsed here, bytes: above, autobahn's masker is faster.
 LONGEST = 1024
-#: Methods of the protocol by which bytes become messages.
-WAYS_IN = (
+#: Methods of the protocol that parse what arrives. A subclass must not override them.
+RECEIVING_METHODS = (
     "_dataReceived",
     "_onMessage",
     "_onMessageBegin",
@@ -41,8 +41,8 @@ WAYS_IN = (
     "onMessageFrameEnd",
     "processData",
 )
-#: What is used of the protocol object besides.
-look_at_reading = attrgetter(
+#: Other attributes used of the protocol object.
+reading_attributes = attrgetter(
     "STATE_OPEN",
     "_listeners",
     "_perMessageCompress",
@@ -67,21 +67,21 @@ look_at_reading = attrgetter(
 )
 
 
-# In one function, although it is long: it runs for every read of every socket, where calls
-# of functions for its steps would be felt.
+# In one function: it runs for every read of every socket, where more calls would cost
+# measurable time.
 def data_received(self: Any, data: bytes) -> None:
     """
-    ``dataReceived`` of a protocol that takes short frames.
+    ``dataReceived`` of a protocol whose short frames are parsed here.
 
-    Hands on the messages of the frames that ``data`` begins with, behind the rest of one
-    that autobahn has begun, as long as they are final, masked, uncompressed, short,
-    complete and, where text, UTF-8. From the first other one on, and in any other state,
-    ``data`` is for autobahn: control frames keep their place, and what is wrong is found
-    and answered there. Once the inbox is full, the rest is left at its gate.
+    First autobahn gets the end of a frame that it has begun. Then frames are parsed here as
+    long as they are final, masked, uncompressed, short, complete and, where text, UTF-8.
+    From the first other frame on, and in any other state, autobahn gets ``data``: so control
+    frames keep their place, and errors are found and answered by autobahn. Once the inbox
+    is full, the remaining bytes are kept in its reader.
     """
-    gate = self.application_queue.gate
-    if gate.keeps:
-        gate.rest += data
+    reader = self.application_queue.reader
+    if reader.keeps_bytes:
+        reader.unparsed += data
         return
     is_open = self.STATE_OPEN
     autobahn: Any = type(self).__base__
@@ -90,14 +90,14 @@ def data_received(self: Any, data: bytes) -> None:
         and self.state == is_open
         and not self.failedByMe
     ):
-        lack = _lack(self, data)
-        if 0 < lack < len(data):
-            # Autobahn ends the frame that it has begun, and no more: of a client that never
-            # pauses, every read begins in the middle of one.
-            autobahn.dataReceived(self, data[:lack])
-            data = data[lack:]
+        missing = _missing(self, data)
+        if 0 < missing < len(data):
+            # Autobahn gets the end of the frame that it has begun, and no more: where a
+            # client never pauses, every read begins in the middle of a frame.
+            autobahn.dataReceived(self, data[:missing])
+            data = data[missing:]
             if self.failedByMe:
-                # So it leaves what stands behind a frame that is wrong.
+                # Autobahn, too, keeps what follows a wrong frame, unparsed.
                 self.data += data
                 self.trafficStats.incomingOctetsWireLevel += len(data)
                 return
@@ -106,7 +106,7 @@ def data_received(self: Any, data: bytes) -> None:
         or self.current_frame is not None
         or self.inside_message
         or self.failedByMe
-        # Which any traffic may call off.
+        # Any traffic may cancel this timeout: autobahn does that.
         or self.autoPingTimeoutCall is not None
         or self._listeners is not None
         or 0 < self.maxMessagePayloadSize < LONGEST
@@ -116,8 +116,8 @@ def data_received(self: Any, data: bytes) -> None:
         return
     at = count = octets = 0
     end = len(data)
-    while at + 6 <= end and self.state == is_open and not gate.is_shut:
-        # RFC 6455 section 5.2; without the bit for "masked", the size is below zero.
+    while at + 6 <= end and self.state == is_open and not reader.is_paused:
+        # RFC 6455 section 5.2; without the mask bit, the size is below zero.
         first, size = data[at], data[at + 1] - 0x80
         mask = at + 2
         if size == 126:
@@ -147,22 +147,23 @@ def data_received(self: Any, data: bytes) -> None:
         stats.incomingWebSocketMessages += count
     if at == end:
         return
-    if gate.is_shut:
-        gate.rest = data[at:]
+    if reader.is_paused:
+        reader.unparsed = data[at:]
     else:
         autobahn.dataReceived(self, data[at:])
 
 
-def _lack(protocol: Any, data: bytes) -> int:
+def _missing(protocol: Any, data: bytes) -> int:
     """
-    Octets of ``data`` that end the text or binary frame which has begun; 0 for another.
+    How many bytes of ``data`` complete the text or binary frame that has begun; 0 for other
+    frames.
 
-    Were it wrong, autobahn would get the same octets, in other pieces.
+    A wrong answer would do no harm: autobahn gets the same bytes, split elsewhere.
     """
     frame = protocol.current_frame
     if frame is not None:
-        lack: int = frame.length - protocol.current_frame_masker.pointer()
-        return lack if frame.opcode in (1, 2) else 0
+        missing: int = frame.length - protocol.current_frame_masker.pointer()
+        return missing if frame.opcode in (1, 2) else 0
     begun = len(protocol.data)
     head: bytes = protocol.data + data[:8]
     if len(head) < 8 or not 0x81 <= head[0] <= 0x82:
@@ -174,32 +175,36 @@ def _lack(protocol: Any, data: bytes) -> int:
 
 
 def _unmask(mask: bytes, payload: bytes, size: int) -> bytes:
-    """RFC 6455 section 5.3, all octets at once: as two numbers of ``size`` octets."""
+    """RFC 6455 section 5.3 for all bytes at once: XOR of two numbers of ``size`` bytes."""
     key = (mask * ((size + 3) >> 2))[:size]
     number = int.from_bytes(payload, "little") ^ int.from_bytes(key, "little")
     return number.to_bytes(size, "little")
 
 
-#: Class of a protocol -> the same that takes short frames; None where it must not.
-_taking: dict[type, type | None] = {}
+#: Class of a protocol -> its subclass that parses short frames; None where it must not.
+_reading_classes: dict[type, type | None] = {}
 
 
-def take_short_frames(protocol: Any) -> bool:
-    """Have ``protocol`` take short frames from now on; whether it is as known."""
+def read_short_frames(protocol: Any) -> bool:
+    """Parse short frames of ``protocol`` here from now on. Returns whether that is possible."""
     kind = type(protocol)
     if type(protocol.application_queue) is not Inbox:
         return False
     if getattr(kind, "dataReceived", None) is data_received:
         return True
-    if kind not in _taking:
-        _taking[kind] = _make_taking(kind)
-    taking = _taking[kind]
-    if taking is None:
+    if kind not in _reading_classes:
+        _reading_classes[kind] = _make_reading_class(kind)
+    reading_class = _reading_classes[kind]
+    if reading_class is None:
         return False
     try:
-        look_at_reading(protocol)
+        reading_attributes(protocol)
     except AttributeError as error:
-        logger.warning("autobahn is not as this package knows it: %s", error)
+        logger.warning(
+            "frames are read by autobahn, whose release differs from those that this package"
+            " supports (%s)",
+            error,
+        )
         return False
     if (
         protocol._perMessageCompress is not None
@@ -207,21 +212,21 @@ def take_short_frames(protocol: Any) -> bool:
         or protocol.logFrames
         or protocol.logOctets
         or protocol.trackedTimings is not None
-        or not vars(protocol).keys().isdisjoint(WAYS_IN)
+        or not vars(protocol).keys().isdisjoint(RECEIVING_METHODS)
     ):
         return False
-    # Its class, not an attribute that refers to it: no cycle, and no byte per connection.
-    protocol.__class__ = taking
+    # The class and not an attribute is set: no reference cycle, no memory per connection.
+    protocol.__class__ = reading_class
     return True
 
 
-def _make_taking(kind: type) -> type | None:
-    """A subclass is welcome that leaves alone how messages come about."""
+def _make_reading_class(kind: type) -> type | None:
+    """A subclass of ``kind``; None where ``kind`` overrides how messages are parsed."""
     server = sys.modules.get("autobahn.twisted.websocket")
     known = getattr(server, "WebSocketServerProtocol", None)
-    for way in WAYS_IN:
+    for way in RECEIVING_METHODS:
         if getattr(kind, way, None) is not getattr(known, way, way):
             return None
-    # One base only: with two, Python takes its objects for others than those of ``kind``.
+    # One base only: with two, the memory layout differs and Python refuses the change.
     names = {"__module__": kind.__module__, "dataReceived": data_received}
     return type(kind.__name__, (kind,), names)

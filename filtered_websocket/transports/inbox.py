@@ -1,15 +1,15 @@
 """
-What daphne has read of one connection and nobody has asked for yet, with a bound.
+A limit for the frames that daphne has read from one connection and no filter has seen.
 
-daphne itself queues frames without end. Here its queue tells a gate when it is full, and
-the socket is not read until there is room, so that the client has to wait::
+daphne itself queues frames without a limit. Here, once its queue is full, the socket is
+not read until there is room, so that the client has to wait::
 
-    socket -> Gate -> autobahn -> Inbox -> receive()
-               ^                    |
-               +---- full / room ---+
+    socket -> SocketReader -> autobahn -> Inbox -> receive()
+                   ^                        |
+                   +----- full / room ------+
 
-Of what was read at once, what is past the bound waits at the gate as it came: to take it
-apart takes its time, and all others would wait.
+Bytes that were read together with the frame that filled the queue are kept unparsed:
+parsing them takes time, during which all other connections would wait.
 """
 
 import asyncio
@@ -20,108 +20,108 @@ from collections.abc import Callable
 from typing import Any
 
 from ..types import Event
-from .pace import REST
+from .scheduling import YIELD_ITERATIONS
 
-#: So many bytes are enough, whatever the number of frames.
+#: The queue is also full with this many bytes, whatever the number of frames.
 MAX_BYTES = 1_048_576
-#: How often it is looked whether the peer of a socket that is not read has gone, seconds.
-LOOK_AGAIN = 1.0
-#: Where the system tells it, also a peer that has left behind what is unread.
+#: How often a socket that is not read is checked for a client that has gone, seconds.
+PEER_CHECK_INTERVAL = 1.0
+#: Where the system has it: reports a closed connection although there are unread bytes.
 HANG_UP = getattr(select, "POLLRDHUP", 0)
 
-#: What is used of asyncio's queue, and a Python to come may name otherwise.
-USED_OF_QUEUE = ("_getters", "_queue", "_wakeup_next")
+#: Attributes used of asyncio's queue; a future Python may rename them.
+QUEUE_ATTRIBUTES = ("_getters", "_queue", "_wakeup_next")
 
 
-class Gate:
-    """Whether the socket is read, and what was read of it since it should not be."""
+class SocketReader:
+    """Pauses and resumes reading of one socket; keeps bytes that were read before the pause."""
 
-    __slots__ = ("_protocol", "_socket", "_timer", "is_shut", "over", "rest")
+    __slots__ = ("_protocol", "_socket", "_timer", "discards", "is_paused", "unparsed")
 
     def __init__(self, protocol: Any, socket: Any) -> None:
         self._protocol = protocol
         self._socket = socket
         self._timer: asyncio.TimerHandle | None = None
-        self.is_shut = False
-        #: Nothing that is read from here on is asked for.
-        self.over = False
-        #: Bytes that have been read and not been taken apart.
-        self.rest = b""
+        self.is_paused = False
+        #: The connection ends: messages that are read from here on are thrown away.
+        self.discards = False
+        #: Bytes that have been read and not been parsed.
+        self.unparsed = b""
 
     @property
-    def keeps(self) -> bool:
-        """Whether what arrives now is to be added to the ``rest``."""
-        return self.is_shut or bool(self.rest)
+    def keeps_bytes(self) -> bool:
+        """Whether what arrives now is to be added to ``unparsed``."""
+        return self.is_paused or bool(self.unparsed)
 
-    def shut(self) -> None:
-        if not self.is_shut and not self.over and self._socket.connected:
-            self.is_shut = True
+    def pause(self) -> None:
+        if not self.is_paused and not self.discards and self._socket.connected:
+            self.is_paused = True
             self._socket.pauseProducing()
-            self._look_later()
+            self._schedule_check()
 
-    def open(self) -> None:
+    def resume(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-            self.is_shut = False
-            self._go_on(REST)
+            self.is_paused = False
+            self._continue(YIELD_ITERATIONS)
 
-    def _go_on(self, turns: int) -> None:
-        """Take in more, ``turns`` of the event loop later: they are everybody else's."""
-        if turns:
-            asyncio.get_running_loop().call_soon(self._go_on, turns - 1)
+    def _continue(self, iterations: int) -> None:
+        """Parse and read more, ``iterations`` of the event loop later: others come first."""
+        if iterations:
+            asyncio.get_running_loop().call_soon(self._continue, iterations - 1)
             return
-        rest, self.rest = self.rest, b""
-        if rest:
-            self._protocol.dataReceived(rest)
-        if not self.is_shut:
+        unparsed, self.unparsed = self.unparsed, b""
+        if unparsed:
+            self._protocol.dataReceived(unparsed)
+        if not self.is_paused:
             self._socket.resumeProducing()
 
     def finish(self) -> None:
-        """The connection ends: what is left is read to its end, and thrown away."""
-        self.over = True
-        self.open()
+        """The connection ends: read the rest, for the close frame, and throw messages away."""
+        self.discards = True
+        self.resume()
 
-    def _look_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(LOOK_AGAIN, self._look)
+    def _schedule_check(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(PEER_CHECK_INTERVAL, self._check_peer)
 
-    def _look(self) -> None:
-        """Who is not read must not be taken for dead, and who is dead must be found out."""
+    def _check_peer(self) -> None:
+        """Notice a client that has gone, and keep daphne's timeouts from closing others."""
         protocol = self._protocol
-        if not self._socket.connected or has_gone(self._socket.fileno()):
-            # The reactor finds it out, and the application hears of it from daphne.
+        if not self._socket.connected or peer_has_closed(self._socket.fileno()):
+            # Reading again, the reactor finds out, and daphne tells the application.
             self.finish()
             return
         if protocol.state == protocol.STATE_OPEN:
-            # Not daphne's own ping, whose answer would have to be read in time. The system
-            # of a peer that has left answers this one by a reset.
+            # Not daphne's own ping, whose answer would have to be read in time. To this
+            # one, the system of a client whose program has ended answers with a reset.
             protocol.last_ping = time.time()
             protocol.sendPing()
-            # As if it had answered, for a server that waits for that.
+            # As if the client had answered, for a server that waits for that.
             protocol.onPong(b"")
-        self._look_later()
+        self._schedule_check()
 
 
 class Inbox(asyncio.Queue[Event]):
-    """daphne's queue of one connection; :func:`bound` makes it one of these."""
+    """daphne's queue of one connection; :func:`limit_queue` sets its class."""
 
     _queue: deque[Event]
     _getters: deque[asyncio.Future[None]]
     _wakeup_next: Callable[[deque[asyncio.Future[None]]], None]
-    gate: Gate
-    _most: int
+    reader: SocketReader
+    _max_frames: int
     _size: int
 
-    # Once per frame, and therefore without what nobody uses: ``maxsize``, ``join``.
+    # Called once per frame, and so without what nobody uses: ``maxsize``, ``join``.
 
     def put_nowait(self, event: Event) -> None:
-        gate = self.gate
-        if gate.over and event["type"] == "websocket.receive":
+        reader = self.reader
+        if reader.discards and event["type"] == "websocket.receive":
             return
         self._queue.append(event)
         self._size += len(event.get("text") or event.get("bytes") or b"")
-        if len(self._queue) >= self._most or self._size >= MAX_BYTES:
-            gate.shut()
+        if len(self._queue) >= self._max_frames or self._size >= MAX_BYTES:
+            reader.pause()
         if self._getters:
             self._wakeup_next(self._getters)
 
@@ -130,30 +130,30 @@ class Inbox(asyncio.Queue[Event]):
             raise asyncio.QueueEmpty
         event = self._queue.popleft()
         self._size -= len(event.get("text") or event.get("bytes") or b"")
-        if self.gate.is_shut:
-            few = len(self._queue) <= self._most // 2
+        if self.reader.is_paused:
+            few = len(self._queue) <= self._max_frames // 2
             if few and self._size <= MAX_BYTES // 2:
-                self.gate.open()
+                self.reader.resume()
         return event
 
 
-def bound(queue: Any, gate: Gate, most: int) -> None:
-    """Have ``queue`` shut ``gate`` at ``most`` frames, if it is as daphne makes it."""
-    if type(queue) is asyncio.Queue and all(hasattr(queue, name) for name in USED_OF_QUEUE):
+def limit_queue(queue: Any, reader: SocketReader, most: int) -> None:
+    """Have ``queue`` pause ``reader`` at ``most`` frames, if it is daphne's kind of queue."""
+    if type(queue) is asyncio.Queue and all(hasattr(queue, name) for name in QUEUE_ATTRIBUTES):
         early = [queue.get_nowait() for _ in range(queue.qsize())]
-        # One by one, and first: a dictionary of its own is five times as large.
+        # Set one by one, before the class: an update of __dict__ takes five times the memory.
         inbox: Any = queue
-        inbox.gate = gate
-        inbox._most = most
+        inbox.reader = reader
+        inbox._max_frames = most
         inbox._size = 0
         # The application's ``receive`` is a method of this very object.
         queue.__class__ = Inbox
-        # What was sent before the handshake was answered is there already.
+        # Frames that were sent before the handshake was answered.
         for event in early:
             queue.put_nowait(event)
 
 
-def has_gone(descriptor: int) -> bool:
+def peer_has_closed(descriptor: int) -> bool:
     """Whether the other end of a socket was closed, or reset."""
     poll = select.poll()
     poll.register(descriptor, HANG_UP)

@@ -1,6 +1,6 @@
 """
-uvicorn's lane: a frame goes to the asyncio transport, where ``send`` would have brought
-it by way of a coroutine and a copy per connection.
+uvicorn's lane: a frame is written to the asyncio transport directly; ``send`` would take a
+coroutine and a copy per connection.
 """
 
 import asyncio
@@ -20,21 +20,21 @@ from .asgi import AsgiTransport, settle
 logger = get_logger(__name__)
 
 MODULE = "uvicorn.protocols.websockets.websockets_sansio_impl"
-#: What is used of uvicorn's protocol object, and of the asyncio transport below it.
-look_at_protocol = attrgetter("close_sent", "conn.extensions", "transport")
-look_at_transport = attrgetter(
+#: Attributes used of uvicorn's protocol object, and of the asyncio transport below it.
+protocol_attributes = attrgetter("close_sent", "conn.extensions", "transport")
+transport_attributes = attrgetter(
     "abort", "get_extra_info", "get_write_buffer_size", "is_closing", "write"
 )
 
-#: Where the client agreed to compression, payloads of this size on are compressed;
-#: smaller ones may stay as they are between them (RFC 7692 section 6).
+#: Where the client agreed to compression, payloads of this size and more are compressed.
+#: Smaller ones are sent uncompressed, which RFC 7692 section 6 allows.
 COMPRESS_FROM = 1024
-#: No payload is this long.
+#: No payload is this long: nothing is compressed.
 NEVER = sys.maxsize
 
 
 class UvicornLane(AsgiTransport):
-    """uvicorn's sans-I/O protocol; TLS and compression included."""
+    """uvicorn's sans-I/O protocol, also with TLS and compression."""
 
     __slots__ = ("_limit", "_protocol", "_transport")
 
@@ -46,9 +46,9 @@ class UvicornLane(AsgiTransport):
         limit: int,
         send: Send,
         max_unsent: int,
-        on_over: Callable[[int, str], None],
+        on_end: Callable[[int, str], None],
     ) -> None:
-        super().__init__(send, max_unsent, on_over)
+        super().__init__(send, max_unsent, on_end)
         self._protocol = protocol
         self._transport = protocol.transport
         self._limit = limit
@@ -57,9 +57,9 @@ class UvicornLane(AsgiTransport):
         transport = self._transport
         if self._protocol.close_sent or transport.is_closing():
             settle(done)
-            return  # the server tells the end of the connection itself
+            return  # the server reports the end of the connection itself
         if not self._idle or done is not None or frame.longest >= self._limit:
-            # Who awaits shall wait for a slow reader, as ``send`` does.
+            # An awaited write waits for a slow reader, as ``send`` does.
             super().write(frame, done)
             return
         try:
@@ -73,22 +73,22 @@ class UvicornLane(AsgiTransport):
                 self._overflow()
         except Exception as error:
             self._fail(error)
-            asyncio.get_running_loop().call_soon(self._end)
+            asyncio.get_running_loop().call_soon(self._report_end)
 
     def _buffered(self) -> int:
         size: int = self._transport.get_write_buffer_size()
         return size
 
-    def _give_up(self) -> None:
-        # It would wait for a reader that does not read, and keep what is unsent.
+    def _close_timed_out(self) -> None:
+        # uvicorn would wait for a client that does not read, and keep what is unsent.
         _abort(self._transport)
-        super()._give_up()
+        super()._close_timed_out()
 
-    def _end(self) -> None:
-        was_over = self._over
-        super()._end()
+    def _report_end(self) -> None:
+        was_over = self._has_ended
+        super()._report_end()
         if not was_over and self._buffered():
-            # Nor does uvicorn give up a reader that does not read.
+            # Nor does uvicorn itself close the socket of a client that does not read.
             loop = asyncio.get_running_loop()
             loop.call_later(self.close_timeout, _abort_unsent, self._transport)
 
@@ -99,7 +99,7 @@ def _abort_unsent(transport: Any) -> None:
 
 
 def _abort(transport: Any) -> None:
-    """Reset the connection: a mere close leaves to the system what nobody will read."""
+    """Reset the connection, so that the system, too, forgets what nobody will read."""
     with contextlib.suppress(OSError):
         at_once = struct.pack("ii", 1, 0)
         endpoint = transport.get_extra_info("socket")
@@ -108,7 +108,7 @@ def _abort(transport: Any) -> None:
 
 
 def find_uvicorn(
-    bare: Any, send: Send, max_unsent: int, on_over: Callable[[int, str], None]
+    bare: Any, send: Send, max_unsent: int, on_end: Callable[[int, str], None]
 ) -> AsgiTransport | None:
     """
     A transport where ``bare`` is the ``send`` of uvicorn's sans-I/O protocol; its two
@@ -119,12 +119,16 @@ def find_uvicorn(
     if known is None or type(protocol) is not known or bare.__func__ is not known.send:
         return None
     try:
-        _, extensions, transport = look_at_protocol(protocol)
-        look_at_transport(transport)
+        _, extensions, transport = protocol_attributes(protocol)
+        transport_attributes(transport)
     except AttributeError as error:
-        logger.warning("uvicorn is not as this package knows it: %s", error)
+        logger.warning(
+            "frames are sent by plain ASGI: this release of uvicorn differs from those that this"
+            " package supports (%s)",
+            error,
+        )
         return None
     if {type(extension).__name__ for extension in extensions} - {"PerMessageDeflate"}:
         return None
     limit = COMPRESS_FROM if extensions else NEVER
-    return UvicornLane(protocol, limit, send, max_unsent, on_over)
+    return UvicornLane(protocol, limit, send, max_unsent, on_end)

@@ -208,7 +208,7 @@ async def test_a_slow_reader_is_closed_with_4101_and_nobody_else_notices(site):
         before = site.memory
         await flood(ann, bob, 1200)
         frames = await asyncio.to_thread(slow.frames)
-        assert frames[-1] == (8, b"\x10\x05too slow: unsent bytes passed their bound")
+        assert frames[-1] == (8, b"\x10\x05too slow: too many unsent bytes")
         numbers = [int(payload[:8]) for opcode, payload in frames if opcode == 1]
         # What it got, it got in order: of the first flood all.
         assert numbers[10:] == list(range(len(numbers) - 10)) and len(numbers) < 1210

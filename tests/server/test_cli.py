@@ -263,7 +263,7 @@ def test_threads_that_are_busy_do_not_keep_the_process(monkeypatch):
     left = []
     monkeypatch.setattr(server_module.Server, "run", lambda self: None)
     monkeypatch.setattr(server_module, "shut_down", lambda timeout: False)
-    monkeypatch.setattr(server_module, "leave_now", left.append)
+    monkeypatch.setattr(server_module, "exit_now", left.append)
     assert main([]) == 0
     assert left == ["a blocking filter is still busy"]
 

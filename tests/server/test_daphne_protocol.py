@@ -343,7 +343,7 @@ class Channel:
     callLater = None
 
 
-def test_no_byte_puts_off_the_end_of_a_request():
+def test_bytes_of_a_slow_request_do_not_extend_its_time():
     clock = Clock()
     channel = with_deadline(lambda address: Channel(), clock)("peer")
     over = []

@@ -58,34 +58,34 @@ def test_at_the_end_the_last_line_needs_no_end(pipe):
     assert pipe.read(9) == b"the last\n"
 
 
-def test_it_is_otherwise_what_it_stands_for(pipe):
+def test_other_attributes_are_those_of_the_stream(pipe):
     assert pipe.stream.fileno() == pipe.write_end and not pipe.stream.isatty()
     with pytest.raises(AttributeError):
         pipe.stream.nothing  # noqa: B018
 
 
-def test_where_nobody_reads_lines_are_lost_and_counted_and_nobody_waits(pipe, caplog):
+def test_where_nobody_reads_lines_are_dropped_and_counted_and_nobody_waits(pipe, caplog):
     line = "x" * 1023 + "\n"
     for _ in range(2000):
         pipe.stream.write(line)
     assert pipe.stream._size <= output.MAX_WAITING
     # What was taken before the bound is read; then there is room again.
-    taken = 1024 * (2000 - pipe.stream._lost)
+    taken = 1024 * (2000 - pipe.stream._dropped)
     assert taken < 1024 * 2000
     assert pipe.read(taken) == b"x" * 1023 + b"\n" + line.encode() * (taken // 1024 - 1)
     pipe.stream.finish()
     [said] = [record.getMessage() for record in caplog.records]
-    assert said == f"{2000 - taken // 1024} lines for a pipe were lost: it took no more"
+    assert said == f"dropped {2000 - taken // 1024} lines for a pipe: it was read too slowly"
 
 
-def test_what_is_not_read_does_not_keep_the_end(pipe, monkeypatch):
+def test_unread_output_does_not_delay_the_end(pipe, monkeypatch):
     monkeypatch.setattr(output, "END_TIMEOUT", 0.05)
     pipe.stream.write("x" * 1_000_000 + "\n")
     pipe.stream.finish()
     assert pipe.stream._size
 
 
-def test_who_reads_may_go(pipe):
+def test_the_reader_of_the_output_may_close_it(pipe):
     os.close(pipe.read_end)
     pipe.stream.write("x\n")
     with pipe.stream._changed:

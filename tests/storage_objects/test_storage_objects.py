@@ -224,13 +224,13 @@ async def test_redis_pubsub_comes_back_by_itself_and_says_so_once(how, monkeypat
         waiting = asyncio.ensure_future(anext(events))
         if how == "kill":
             server.signal(9)
-            await until(lambda: "is away" in caplog.text and len(tries) > 3)
+            await until(lambda: "lost the connection" in caplog.text and len(tries) > 3)
             server = server.restart()
         elif how == "reset":
             server.client().client_kill_filter(_type="pubsub")
         else:
             server.signal(19)
-            await until(lambda: "is away" in caplog.text)
+            await until(lambda: "lost the connection" in caplog.text)
             server.signal(18)
         client = server.client()
         await until(lambda: client.publish("global", "back") and waiting.done())
@@ -240,8 +240,8 @@ async def test_redis_pubsub_comes_back_by_itself_and_says_so_once(how, monkeypat
         await storage.aclose()
         server.stop()
     words = [record.getMessage() for record in caplog.records]
-    assert sum("Redis pub/sub is away" in line for line in words) == 1
-    assert sum("Redis pub/sub is back" in line for line in words) == 1
+    assert sum("Redis pub/sub: lost the connection" in line for line in words) == 1
+    assert sum("Redis pub/sub: connected again" in line for line in words) == 1
 
 
 async def test_an_idle_subscription_stays(valkey, monkeypatch, caplog):

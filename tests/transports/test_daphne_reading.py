@@ -13,8 +13,8 @@ from filtered_websocket.transports import daphne_reading
 from filtered_websocket.transports.daphne_reading import (
     LONGEST,
     data_received,
-    look_at_reading,
-    take_short_frames,
+    read_short_frames,
+    reading_attributes,
 )
 
 from .test_daphne import Serving
@@ -370,34 +370,34 @@ class Elsewhere(WebSocketProtocol):
 async def test_a_protocol_that_is_not_as_known_is_left_alone(reading, name, value):
     one = await reading(taking=False)
     setattr(one.protocol, name, value)
-    assert not take_short_frames(one.protocol)
+    assert not read_short_frames(one.protocol)
     assert type(one.protocol).dataReceived is not data_received
 
 
 async def test_an_attribute_that_has_gone_is_told(reading, caplog):
     one = await reading(taking=False)
     del one.protocol.current_frame
-    assert not take_short_frames(one.protocol)
-    assert "autobahn is not as this package knows it" in caplog.text
+    assert not read_short_frames(one.protocol)
+    assert "frames are read by autobahn, whose release differs" in caplog.text
 
 
 async def test_without_a_bound_on_what_waits_nothing_is_taken(reading):
     one = await reading(taking=False)
     one.protocol.application_queue = asyncio.Queue()
-    assert not take_short_frames(one.protocol)
+    assert not read_short_frames(one.protocol)
 
 
 async def test_without_autobahns_module_nothing_is_taken(reading, monkeypatch):
     one = await reading(taking=False)
-    monkeypatch.setattr(daphne_reading, "_taking", {})
+    monkeypatch.setattr(daphne_reading, "_reading_classes", {})
     monkeypatch.setitem(daphne_reading.sys.modules, "autobahn.twisted.websocket", None)
-    assert not take_short_frames(one.protocol)
+    assert not read_short_frames(one.protocol)
 
 
 async def test_our_own_servers_protocol_which_looks_at_what_arrives_is_left_to_autobahn(reading):
     one = await reading(taking=False)
     one.protocol.__class__ = OurProtocol
-    assert not take_short_frames(one.protocol) and type(one.protocol) is OurProtocol
+    assert not read_short_frames(one.protocol) and type(one.protocol) is OurProtocol
 
 
 class Sub(WebSocketProtocol):
@@ -407,9 +407,9 @@ class Sub(WebSocketProtocol):
 async def test_a_subclass_of_daphnes_protocol_takes_them_too(reading):
     one = await reading(taking=False)
     one.protocol.__class__ = Sub
-    assert take_short_frames(one.protocol) and isinstance(one.protocol, Sub)
+    assert read_short_frames(one.protocol) and isinstance(one.protocol, Sub)
     kind = type(one.protocol)
-    assert take_short_frames(one.protocol) and type(one.protocol) is kind
+    assert read_short_frames(one.protocol) and type(one.protocol) is kind
     assert (kind.__name__, kind.__module__) == (Sub.__name__, Sub.__module__)
 
 
@@ -417,7 +417,7 @@ async def test_the_shape_is_that_of_the_installed_versions(reading):
     """What is gone, or means something else, shows here and not on a site."""
     one = await reading(taking=False)
     protocol = one.protocol
-    look_at_reading(protocol)
+    reading_attributes(protocol)
     assert (protocol.data, protocol.current_frame, protocol.inside_message) == (b"", None, False)
     assert protocol._listeners is None and protocol.trackedTimings is None
     assert protocol.autoPingTimeoutCall is None and protocol.failedByMe is False

@@ -1,4 +1,4 @@
-"""What daphne has read and nobody asked for: transports.inbox, on daphne's own objects."""
+"""A limit for what daphne has read: transports.inbox, on daphne's own objects."""
 
 import asyncio
 import socket
@@ -10,7 +10,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from filtered_websocket.transports import inbox
-from filtered_websocket.transports.inbox import Gate, Inbox, bound, has_gone
+from filtered_websocket.transports.inbox import Inbox, SocketReader, limit_queue, peer_has_closed
 
 from .test_daphne import serving, text, wire  # noqa: F401 - a fixture
 
@@ -51,22 +51,22 @@ async def hear(one):
 
 
 async def rested():
-    """Wait as long as one who has sent too much."""
-    for _ in range(inbox.REST + 1):
+    """Wait until reading goes on after a pause."""
+    for _ in range(inbox.YIELD_ITERATIONS + 1):
         await asyncio.sleep(0)
 
 
-async def test_so_many_frames_are_read_and_no_more_until_half_are_asked_for(reading):
+async def test_reading_pauses_at_max_inbox_and_resumes_when_half_are_received(reading):
     reading.arrives(b"1", b"2", b"3")
     assert is_read(reading)
-    # What else the last read brought waits at the gate, and nothing more is read.
+    # What was read together with the last frame is kept, and nothing more is read.
     reading.arrives(b"4", b"5")
     assert not is_read(reading) and reading.queue.qsize() == 4
     heard = [await hear(reading)]
     await rested()
     assert not is_read(reading) and reading.queue.qsize() == 3
     heard.append(await hear(reading))
-    # All others have their turns first.
+    # Other connections come first.
     assert not is_read(reading) and reading.queue.qsize() == 2
     await rested()
     assert is_read(reading) and reading.queue.qsize() == 3
@@ -82,7 +82,7 @@ async def test_so_many_frames_are_read_and_no_more_until_half_are_asked_for(read
         assert is_read(reading) == (left <= 2)
 
 
-async def test_what_waits_at_the_gate_keeps_its_order_whatever_arrives(reading):
+async def test_unparsed_bytes_keep_their_order_whatever_arrives(reading):
     reading.arrives(b"1", b"2", b"3", b"4", b"5")
     # As TLS does: what has been read before is decrypted later.
     reading.arrives(b"6")
@@ -97,7 +97,7 @@ async def test_what_waits_at_the_gate_keeps_its_order_whatever_arrives(reading):
     assert is_read(reading) and not reading.queue.qsize()
 
 
-async def test_a_close_frame_behind_what_waits_at_the_gate_is_found(reading):
+async def test_a_close_frame_behind_unparsed_bytes_is_found(reading):
     reading.arrives(*[b"x"] * 5)
     reading.protocol.dataReceived(frame(struct.pack("!H", 4001), opcode=8))
     for _ in range(5):
@@ -108,7 +108,7 @@ async def test_a_close_frame_behind_what_waits_at_the_gate_is_found(reading):
     assert reading.got() == b"\x88\x02" + struct.pack("!H", 1000)
 
 
-async def test_what_waits_at_the_gate_of_a_connection_that_is_lost_hurts_nobody(reading, caplog):
+async def test_unparsed_bytes_of_a_lost_connection_cause_no_error(reading, caplog):
     reading.arrives(*[b"x"] * 9)
     reading.socket.connectionLost(Failure(ConnectionDone()))
     events = []
@@ -116,20 +116,20 @@ async def test_what_waits_at_the_gate_of_a_connection_that_is_lost_hurts_nobody(
         events.append(reading.queue.get_nowait())
         await rested()
     assert [event.get("text") for event in events] == [*["x"] * 4, None]
-    assert not reading.transport._gate.rest and not is_read(reading)
+    assert not reading.transport._reader.unparsed and not is_read(reading)
     assert not caplog.records
 
 
-async def test_once_it_is_over_what_waits_at_the_gate_is_thrown_away(reading):
+async def test_unparsed_bytes_are_thrown_away_after_a_close(reading):
     reading.arrives(*[b"x"] * 9)
     reading.transport.close(4000, "bye")
     await rested()
-    # Taken apart to the end, and not handed on.
+    # Parsed to the end, and not passed on.
     assert is_read(reading) and reading.queue.qsize() == 4
-    assert not reading.transport._gate.rest
+    assert not reading.transport._reader.unparsed
 
 
-async def test_so_many_bytes_are_enough(reading, monkeypatch):
+async def test_reading_pauses_at_a_number_of_bytes_too(reading, monkeypatch):
     monkeypatch.setattr(inbox, "MAX_BYTES", 100)
     reading.arrives(b"x" * 60)
     assert is_read(reading)
@@ -143,7 +143,7 @@ async def test_so_many_bytes_are_enough(reading, monkeypatch):
     assert is_read(reading)
 
 
-async def test_what_was_sent_before_the_answer_counts():
+async def test_frames_sent_before_the_answer_count():
     class Socket:
         connected = True
         paused = 0
@@ -158,36 +158,36 @@ async def test_what_was_sent_before_the_answer_counts():
         queue, raw = asyncio.Queue(), Socket()
         for _ in range(size):
             queue.put_nowait({"type": "websocket.receive", "text": "x"})
-        gate = Gate(None, raw)
-        bound(queue, gate, 4)
+        reader = SocketReader(None, raw)
+        limit_queue(queue, reader, 4)
         assert raw.paused == (size == 4)
-        gate.finish()
+        reader.finish()
         await rested()
         assert raw.paused == 0
 
 
 async def test_a_queue_of_another_kind_is_left_alone():
     queue = asyncio.LifoQueue()
-    bound(queue, Gate(None, None), 4)
+    limit_queue(queue, SocketReader(None, None), 4)
     assert type(queue) is asyncio.LifoQueue
 
 
-async def test_so_is_one_that_is_not_as_known(monkeypatch):
-    monkeypatch.setattr(inbox, "USED_OF_QUEUE", ("_getters", "_no_more"))
+async def test_a_queue_without_the_expected_attributes_is_left_alone(monkeypatch):
+    monkeypatch.setattr(inbox, "QUEUE_ATTRIBUTES", ("_getters", "_no_more"))
     queue = asyncio.Queue()
-    bound(queue, Gate(None, None), 4)
+    limit_queue(queue, SocketReader(None, None), 4)
     assert type(queue) is asyncio.Queue
 
 
-async def test_an_empty_one_says_so():
+async def test_an_empty_queue_raises_queue_empty():
     queue = asyncio.Queue()
-    bound(queue, Gate(None, None), 4)
+    limit_queue(queue, SocketReader(None, None), 4)
     assert type(queue) is Inbox
     with pytest.raises(asyncio.QueueEmpty):
         queue.get_nowait()
 
 
-async def test_once_it_closes_it_is_read_to_the_end_and_only_the_end_is_told(reading):
+async def test_a_closing_connection_is_read_to_its_end_and_messages_are_thrown_away(reading):
     reading.arrives(*[b"x"] * 4)
     reading.transport.close(4000, "bye")
     await rested()
@@ -200,23 +200,23 @@ async def test_once_it_closes_it_is_read_to_the_end_and_only_the_end_is_told(rea
     assert events[-1] == {"type": "websocket.disconnect", "code": 1006}
 
 
-async def looked(one):
-    """Wait for the next look at a socket that is not read."""
-    timer = one.transport._gate._timer
+async def checked(one):
+    """Wait for the next check of a socket that is not read."""
+    timer = one.transport._reader._timer
     async with asyncio.timeout(5):
-        while one.transport._gate._timer is timer:  # noqa: ASYNC110 - a timer tells nobody
+        while one.transport._reader._timer is timer:  # noqa: ASYNC110 - a timer tells nobody
             await asyncio.sleep(0)
 
 
-async def test_who_is_not_read_is_pinged_and_not_taken_for_dead(reading, monkeypatch):
-    monkeypatch.setattr(inbox, "LOOK_AGAIN", 0.001)
+async def test_a_client_that_is_not_read_is_pinged_and_not_timed_out(reading, monkeypatch):
+    monkeypatch.setattr(inbox, "PEER_CHECK_INTERVAL", 0.001)
     reading.arrives(*[b"x"] * 4)
     reading.protocol.last_ping = 0
     answers = []
     monkeypatch.setattr(reading.protocol, "onPong", answers.append)
-    await looked(reading)
+    await checked(reading)
     reading.reactor.turn()
-    # A ping that nobody waits for the answer of.
+    # A ping whose answer nobody waits for.
     assert reading.got().startswith(b"\x89\x00") and not is_read(reading)
     assert reading.protocol.autoPingTimeoutCall is None
     assert time.time() - reading.protocol.last_ping < 60
@@ -226,34 +226,34 @@ async def test_who_is_not_read_is_pinged_and_not_taken_for_dead(reading, monkeyp
     reading.protocol.sendClose(4000)
     reading.reactor.turn()
     reading.got()
-    await looked(reading)
+    await checked(reading)
     assert not reading.reactor.writers
 
 
 @pytest.mark.parametrize("how", ["leaves", "vanishes", "is lost"])
-async def test_who_is_not_read_and_has_gone_is_found_out(reading, monkeypatch, how):
-    monkeypatch.setattr(inbox, "LOOK_AGAIN", 0.001)
+async def test_a_client_that_is_not_read_and_has_gone_is_noticed(reading, monkeypatch, how):
+    monkeypatch.setattr(inbox, "PEER_CHECK_INTERVAL", 0.001)
     reading.arrives(*[b"x"] * 4)
-    assert not has_gone(reading.socket.fileno())
+    assert not peer_has_closed(reading.socket.fileno())
     if how == "leaves":
         reading.peer.shutdown(socket.SHUT_WR)
     elif how == "vanishes":
         reading.peer.close()
     else:
         reading.socket.connectionLost(Failure(ConnectionDone()))
-        await looked(reading)
-        assert not reading.transport._gate.is_shut
+        await checked(reading)
+        assert not reading.transport._reader.is_paused
         return
-    assert has_gone(reading.socket.fileno())
-    await looked(reading)
+    assert peer_has_closed(reading.socket.fileno())
+    await checked(reading)
     await rested()
-    assert is_read(reading) and not reading.transport._gate.is_shut
+    assert is_read(reading) and not reading.transport._reader.is_paused
     reading.socket.connectionLost(Failure(reading.socket.doRead()))
     events = [reading.queue.get_nowait() for _ in range(5)]
     assert events[-1]["type"] == "websocket.disconnect"
 
 
-async def test_frames_still_leave_while_nothing_is_read(reading):
+async def test_frames_are_still_sent_while_nothing_is_read(reading):
     reading.arrives(*[b"x"] * 4)
     reading.transport.write(text("out"))
     assert reading.got() == wire("out") and not is_read(reading)

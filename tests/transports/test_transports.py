@@ -1,4 +1,4 @@
-"""How bytes leave: transports."""
+"""How frames are sent: transports."""
 
 import asyncio
 
@@ -7,11 +7,11 @@ from channels.sessions import InstanceSessionWrapper
 
 from filtered_websocket import transports
 from filtered_websocket.codecs.frames import Bundle, Frame
-from filtered_websocket.transports import AsgiTransport, open_transport, pace
+from filtered_websocket.transports import AsgiTransport, open_transport, scheduling
 
 
 class Peer:
-    """A server's ``send``, and what the house heard of the end."""
+    """A server's ``send``, and the reported ends of the connection."""
 
     def __init__(self, max_unsent=100):
         self.events = []
@@ -46,7 +46,7 @@ async def test_nothing_leaves_before_it_is_open():
     assert peer.texts == ["1"] and peer.transport.unsent == 0
 
 
-async def test_nobody_waits_for_what_the_handshake_waits_for():
+async def test_a_write_awaited_before_the_handshake_is_answered_returns_at_once():
     peer = Peer()
     done = asyncio.get_running_loop().create_future()
     peer.transport.write(text("early"), done)
@@ -136,7 +136,7 @@ async def test_a_message_that_never_fits_is_dropped_and_nobody_need_listen(setti
     assert peer.texts == ["123"] and peer.ended == []
 
 
-async def test_a_socket_that_takes_nothing_is_given_up(monkeypatch):
+async def test_a_client_that_reads_nothing_is_closed_after_close_timeout(monkeypatch):
     monkeypatch.setattr(AsgiTransport, "close_timeout", 0)
     peer = Peer()
     peer.gate.clear()
@@ -148,24 +148,24 @@ async def test_a_socket_that_takes_nothing_is_given_up(monkeypatch):
     assert peer.ended == [(4000, "")] and peer.events == []
 
 
-async def test_many_that_are_too_slow_at_once_are_closed_a_few_at_a_time(monkeypatch):
-    monkeypatch.setattr(pace, "PAUSE", 3600)
-    peers = [Peer(max_unsent=1) for _ in range(pace.FEW + 2)]
+async def test_many_slow_readers_are_closed_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr(scheduling, "BATCH_INTERVAL", 3600)
+    peers = [Peer(max_unsent=1) for _ in range(scheduling.BATCH_SIZE + 2)]
     for peer in peers:
         peer.transport.open()
         peer.transport.write(text("xx"))
         # Nothing more is kept for any of them.
         assert peer.transport.closed[0] == 4101 and peer.transport.unsent == 0
     await asyncio.sleep(0)
-    for peer in peers[: pace.FEW]:
+    for peer in peers[: scheduling.BATCH_SIZE]:
         await peer.transport.stopped()
-    assert [len(peer.ended) for peer in peers] == [1] * pace.FEW + [0] * 2
+    assert [len(peer.ended) for peer in peers] == [1] * scheduling.BATCH_SIZE + [0] * 2
     # Whoever has gone before its turn is not told any more.
     peers[-1].transport.lost(1006)
     assert len(peers[-1].ended) == 1
-    peers[-1].transport._say_close()
+    peers[-1].transport._queue_close()
     assert peers[-1].transport._timer is None and not peers[-1].transport.writing
-    peers[-2].transport._say_close()
+    peers[-2].transport._queue_close()
     await peers[-2].transport.stopped()
     assert peers[-2].events[-1]["code"] == 4101
 
@@ -179,7 +179,7 @@ async def test_a_refused_send_ends_the_connection(caplog):
         peer.transport.write(text("2"))
         await peer.transport.stopped()
     assert peer.ended == [(1006, "")] and peer.transport.unsent == 0
-    assert "refused to send" in caplog.text
+    assert "could not send" in caplog.text
 
 
 async def test_a_lost_peer_is_told_once_with_its_code():
@@ -189,7 +189,7 @@ async def test_a_lost_peer_is_told_once_with_its_code():
     assert peer.ended == [(1001, "away")]
 
 
-async def test_stopping_without_a_word_is_an_abnormal_end():
+async def test_stop_without_a_close_is_code_1006():
     peer = Peer()
     peer.transport.open()
     peer.transport.stop()
@@ -215,7 +215,7 @@ async def test_a_bundle_leaves_frame_by_frame():
 
 
 async def test_a_send_of_no_server_known_here_is_plain_asgi(caplog, monkeypatch):
-    monkeypatch.setattr(transports, "_told", set())
+    monkeypatch.setattr(transports, "_logged", set())
     peer = Peer()
     wrapped = InstanceSessionWrapper({"cookies": {}}, peer.send).send
     with caplog.at_level("INFO"):

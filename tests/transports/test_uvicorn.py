@@ -125,7 +125,7 @@ async def test_what_was_written_before_accept_leaves_first(serving, monkeypatch)
     assert await one.reader.readexactly(len(expected)) == expected
 
 
-async def test_who_awaits_goes_through_send_and_keeps_the_order(serving):
+async def test_an_awaited_write_uses_send_and_keeps_the_order(serving):
     one = await serving()
     done = asyncio.get_running_loop().create_future()
     one.transport.write(text("1"), done)
@@ -252,12 +252,12 @@ async def test_whatever_a_write_raises_ends_the_connection_on_the_next_turn(serv
     assert one.ended == [] and one.transport.closing
     await one.over.wait()
     assert one.ended == [(1006, "")]
-    assert "refused to send" in caplog.text
+    assert "could not send" in caplog.text
 
 
-async def test_who_awaits_waits_for_a_slow_reader(serving, monkeypatch):
+async def test_an_awaited_write_waits_for_a_slow_reader(serving, monkeypatch):
     monkeypatch.setattr(asgi, "HIGH_WATER", 1000)
-    monkeypatch.setattr(asgi, "LOOK_AGAIN", 0)
+    monkeypatch.setattr(asgi, "POLL_INTERVAL", 0)
     one = await serving(max_unsent=100_000)
     one.peer.transport.pause_reading()
     done = asyncio.get_running_loop().create_future()
@@ -301,8 +301,8 @@ async def test_the_shape_is_that_of_the_installed_version(serving):
     """What is gone, or means something else, shows here and not on a site."""
     plain, deflating = await serving(), await serving(deflate=True)
     for one in (plain, deflating):
-        assert lanes.look_at_protocol(one.protocol)[0] is False
-        lanes.look_at_transport(one.protocol.transport)
+        assert lanes.protocol_attributes(one.protocol)[0] is False
+        lanes.transport_attributes(one.protocol.transport)
     assert plain.protocol.conn.extensions == []
     (extension,) = deflating.protocol.conn.extensions
     assert type(extension).__name__ == "PerMessageDeflate"

@@ -1,4 +1,4 @@
-"""daphne's rounds past its connections, a few at a time: transports.daphne_rounds."""
+"""daphne's periodic checks, a few connections at a time: transports.daphne_periodic."""
 
 import asyncio
 import time
@@ -9,8 +9,12 @@ import pytest
 from daphne import server as daphne_server
 from daphne.server import Server
 
-from filtered_websocket.transports import daphne_rounds
-from filtered_websocket.transports.daphne_rounds import ROUNDS, Rounds, spread_rounds
+from filtered_websocket.transports import daphne_periodic
+from filtered_websocket.transports.daphne_periodic import (
+    PERIODIC_METHODS,
+    SpreadMethod,
+    spread_checks,
+)
 
 from .test_daphne import serving  # noqa: F401 - a fixture
 
@@ -53,48 +57,50 @@ def later(monkeypatch):
     """Calls that are made later by asyncio's loop: seconds and what."""
     made = []
     loop = SimpleNamespace(call_later=lambda *call: made.append(call))
-    monkeypatch.setattr(daphne_rounds.asyncio, "get_running_loop", lambda: loop)
+    monkeypatch.setattr(daphne_periodic.asyncio, "get_running_loop", lambda: loop)
     return made
 
 
 async def test_a_server_is_changed_by_its_first_connection(serving):  # noqa: F811
     one = await serving()
-    assert all(type(vars(one.server)[name]) is Rounds for name in ROUNDS)
+    assert all(type(vars(one.server)[name]) is SpreadMethod for name in PERIODIC_METHODS)
     before = dict(vars(one.server))
-    spread_rounds(one.server)
+    spread_checks(one.server)
     assert vars(one.server) == before
 
 
-def test_one_that_is_not_as_known_is_left_alone(monkeypatch):
+def test_a_server_that_overrides_a_check_is_left_alone(monkeypatch):
     class Other(Server):
         def timeout_checker(self):
             """A site's own."""
 
     other = Other(None, endpoints=["tcp:0"])
-    spread_rounds(other)
+    spread_checks(other)
     assert "timeout_checker" not in vars(other)
     plain = Server(None, endpoints=["tcp:0"])
     monkeypatch.delattr(Server, "application_checker")
-    spread_rounds(plain)
+    spread_checks(plain)
     assert "application_checker" not in vars(plain) and "timeout_checker" not in vars(plain)
     other = Server(None, endpoints=["tcp:0"])
-    monkeypatch.delitem(daphne_rounds.sys.modules, "daphne.server")
-    spread_rounds(other)
+    monkeypatch.delitem(daphne_periodic.sys.modules, "daphne.server")
+    spread_checks(other)
     assert "timeout_checker" not in vars(other)
 
 
-def test_what_daphne_calls_next_is_ours(server, calls, later):
+def test_daphne_schedules_the_replacement_next(server, calls, later):
     server.connections = {}
-    spread_rounds(server)
+    spread_checks(server)
     Server.timeout_checker(server)
     Server.application_checker(server)
     assert [call for _, call in calls] == [server.timeout_checker, server.application_checker]
-    assert all(type(call) is Rounds for _, call in calls)
-    assert [seconds for seconds, _ in calls] == [ROUNDS[call._name][0] for _, call in calls]
+    assert all(type(call) is SpreadMethod for _, call in calls)
+    assert [seconds for seconds, _ in calls] == [
+        PERIODIC_METHODS[call._name][0] for _, call in calls
+    ]
 
 
-def test_each_is_looked_at_once_in_a_round_and_neighbours_apart(server, calls, later):
-    spread_rounds(server)
+def test_each_connection_is_checked_once_per_interval_and_neighbours_apart(server, calls, later):
+    spread_checks(server)
     # 90 connections, 20 at a time: five steps in two seconds.
     for step in range(5):
         server.timeout_checker()
@@ -102,17 +108,17 @@ def test_each_is_looked_at_once_in_a_round_and_neighbours_apart(server, calls, l
         assert later.pop() == (0.4, server.timeout_checker)
     assert Counter(server.looks) == Counter(range(90))
     assert server.looks[:3] == [0, 5, 10]
-    # daphne has itself called again, which is nothing here.
+    # What daphne schedules itself does nothing.
     assert [call() for _, call in calls] == [None] * 5
     assert len(server.looks) == 90
     server.timeout_checker()
     assert server.looks[90:93] == [0, 5, 10]
 
 
-def test_who_has_gone_in_between_is_not_looked_at_and_who_comes_is_in_the_next_round(
+def test_a_closed_connection_is_not_checked_and_a_new_one_is_checked_next_time(
     server, calls, later
 ):
-    spread_rounds(server)
+    spread_checks(server)
     server.timeout_checker()
     first, *_ = server.connections
     gone = list(server.connections)[1]
@@ -126,9 +132,9 @@ def test_who_has_gone_in_between_is_not_looked_at_and_who_comes_is_in_the_next_r
     assert server.looks.count("new") == 1 and server.looks.count(first.name) == 2
 
 
-def test_without_connections_a_round_is_one_step(server, calls, later):
+def test_without_connections_there_is_one_call_per_interval(server, calls, later):
     server.connections = {}
-    spread_rounds(server)
+    spread_checks(server)
     server.timeout_checker()
     server.application_checker()
     assert [seconds for seconds, _ in later] == [2.0, 1.0]
@@ -153,7 +159,7 @@ async def test_ends_are_found_as_daphne_finds_them(server, calls, caplog):
         server.connections[protocol]["application_instance"] = task
     server.connections[ended]["disconnected"] = long_ago
     server.connections[late]["disconnected"] = long_ago
-    spread_rounds(server)
+    spread_checks(server)
     server.application_checker()
     assert server.looks == ["OSError('a flaw')"] and "a flaw" in caplog.text
     assert ended not in server.connections
@@ -166,8 +172,8 @@ async def test_ends_are_found_as_daphne_finds_them(server, calls, caplog):
     tasks[3].cancel()
 
 
-def test_a_look_that_raises_ends_no_round(server, calls, later, monkeypatch):
-    spread_rounds(server)
+def test_a_check_that_raises_does_not_end_the_checks(server, calls, later, monkeypatch):
+    spread_checks(server)
     first = next(iter(server.connections))
     monkeypatch.setattr(first, "check_timeouts", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):

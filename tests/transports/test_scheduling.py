@@ -1,0 +1,71 @@
+"""Work that is split up between iterations of the event loop: transports.scheduling."""
+
+import asyncio
+
+import pytest
+
+from filtered_websocket.transports import scheduling
+from filtered_websocket.transports.scheduling import call_in_batches
+
+
+async def turn():
+    await asyncio.sleep(0)
+
+
+async def test_a_few_are_called_at_once_and_the_others_later_in_their_order(monkeypatch):
+    monkeypatch.setattr(scheduling, "BATCH_INTERVAL", 3600)
+    called = []
+    for number in range(10):
+        call_in_batches(lambda number=number: called.append(number))
+    assert called == []
+    await turn()
+    assert called == list(range(scheduling.BATCH_SIZE))
+    # A later call waits behind the others.
+    call_in_batches(lambda: called.append("late"))
+    await turn()
+    assert called == list(range(scheduling.BATCH_SIZE))
+
+
+@pytest.mark.parametrize("count", [1, 4, 10])
+async def test_all_are_called_and_then_the_next_at_once(monkeypatch, count):
+    monkeypatch.setattr(scheduling, "BATCH_INTERVAL", 0)
+    called, all_called = [], asyncio.Event()
+    for number in range(count):
+        call_in_batches(lambda number=number: called.append(number))
+    call_in_batches(all_called.set)
+    await asyncio.wait_for(all_called.wait(), 5)
+    assert called == list(range(count))
+    call_in_batches(lambda: called.append("again"))
+    await turn()
+    assert called[-1] == "again"
+
+
+async def test_a_call_made_by_a_call_comes_after_it():
+    called = []
+
+    def first():
+        called.append(1)
+        call_in_batches(lambda: called.append(2))
+
+    call_in_batches(first)
+    await turn()
+    assert called == [1]
+    async with asyncio.timeout(5):
+        while len(called) < 2:
+            await turn()
+
+
+async def test_each_event_loop_has_its_own_queue():
+    called = []
+
+    def elsewhere():
+        async def call():
+            call_in_batches(lambda: called.append("there"))
+            await turn()
+
+        asyncio.run(call())
+
+    call_in_batches(lambda: called.append("here"))
+    await asyncio.to_thread(elsewhere)
+    await turn()
+    assert sorted(called) == ["here", "there"]
