@@ -9,6 +9,17 @@ import pytest
 from filtered_websocket import publish
 from filtered_websocket.hub.drain import SIGNALS, Drain
 
+from .waiting import LIMIT
+
+
+@pytest.fixture(autouse=True, scope="session")
+def a_busy_machine_is_waited_for():
+    """``receive`` and the like of users' tests give up sooner than ours may."""
+    from filtered_websocket import testing
+
+    assert testing.TIMEOUT
+    testing.TIMEOUT = LIMIT
+
 
 @pytest.fixture(autouse=True)
 async def no_task_is_left_behind():

@@ -24,6 +24,7 @@ from filtered_websocket.layer.publish_queue import (
 )
 
 from .server.test_daphne_protocol import Peer
+from .waiting import limited
 
 anything = settings(
     deadline=None,
@@ -189,7 +190,7 @@ async def test_batches_keep_the_order_of_a_group_and_lose_and_repeat_nothing(ope
             if not waiting.done():
                 waiting.set_result(None)
         await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with limited():
         await batches.sent()
     arrived = {}
     for name, batch in sent:

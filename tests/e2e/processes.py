@@ -1,7 +1,8 @@
 """Real processes for tests: started, waited for by what they say, ended by their pid."""
 
-import asyncio
+import itertools
 import os
+import random
 import re
 import signal
 import socket
@@ -9,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
 import redis
+
+from ..waiting import LIMIT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,7 +72,7 @@ class Process:
             assert count <= self.lines.maxlen, "too long ago"
             return list(self.lines)[len(self.lines) - count :]
 
-    def said(self, pattern, timeout=30):
+    def said(self, pattern, timeout=LIMIT):
         """Wait for a line that matches; the match."""
 
         def look():
@@ -83,20 +85,21 @@ class Process:
         assert found, f"never said {pattern!r}:\n{self.output}"
         return found
 
-    def listens_on(self, port, timeout=30):
+    def listens_on(self, port, timeout=LIMIT):
         """Wait for a server that does not say when it is ready."""
-        deadline = time.monotonic() + timeout
-        while True:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                return
-            ended = self._process.poll() is not None
-            assert not ended and time.monotonic() < deadline, f"never listened:\n{self.output}"
-            threading.Event().wait(0.05)
+
+        def answers():
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout):
+                return True
+            assert self._process.poll() is None, f"never listened:\n{self.output}"
+            return False
+
+        assert wait_until(answers, timeout), f"never listened:\n{self.output}"
 
     def signal(self, number):
         self._process.send_signal(number)
 
-    def wait(self, timeout=30):
+    def wait(self, timeout=LIMIT):
         """Its exit status."""
         status = self._process.wait(timeout)
         self._reader.join(timeout)
@@ -184,14 +187,17 @@ class Daphne(Process):
         return f"http://127.0.0.1:{self.port}{path}"
 
 
-async def until(condition):
-    """Wait for what tells nobody when it happens."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+#: Ports that no connection takes for its own end meanwhile: those are from 32768 on.
+#: pytest's workers, which are called gw0, gw1 and so on, share them out.
+PORTS = range(10_000, 32_000)
+SHARE = 2_000
+_ports = itertools.count(random.randrange(SHARE))
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    while True:
+        port = PORTS[(worker * SHARE + next(_ports) % SHARE) % len(PORTS)]
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -1,11 +1,10 @@
 """The demo page in a real browser."""
 
-import asyncio
-
 import pytest
 from playwright.async_api import expect
 from websockets.asyncio.client import connect
 
+from ..waiting import limited
 from .processes import Daphne
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -80,7 +79,7 @@ async def test_a_command_line_client_and_a_window_chat(windows, server):
         await client.send("from a terminal")
         await window.shows("FROM A TERMINAL", "guest")
         await window.say("from a window")
-        async with asyncio.timeout(10):
+        async with limited():
             assert await client.recv() == "ANN: FROM A WINDOW"
 
 
@@ -105,7 +104,7 @@ async def test_the_page_comes_back_by_itself(windows, database):
         await window.is_connected()
         async with connect(again.ws()) as client:
             await window.say("back again")
-            async with asyncio.timeout(10):
+            async with limited():
                 assert await client.recv() == "ann: back again"
     finally:
         again.stop()

@@ -11,7 +11,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from .processes import Daphne, until
+from ..waiting import until
+from .processes import Daphne
 from .test_auth import SITE, who
 from .visitors import Case
 

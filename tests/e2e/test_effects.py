@@ -10,7 +10,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from .processes import Daphne, until
+from ..waiting import limited, until
+from .processes import Daphne
 from .test_serving import hears
 
 SITE = {"DJANGO_SETTINGS_MODULE": "tests.e2e.site_settings"}
@@ -132,7 +133,7 @@ async def test_a_filter_that_blocks_the_loop_is_named(site):
         await ann.send("block the loop")
         line = await asyncio.to_thread(site.said, "the event loop is blocked by (.*)")
         assert line[1].startswith("tests.e2e.site_filters.BlockTheLoop (")
-        async with asyncio.timeout(10):
+        async with limited():
             await (await ann.ping())
 
 

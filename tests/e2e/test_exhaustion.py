@@ -14,6 +14,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+from ..waiting import limited
 from .processes import ROOT, Process, free_port
 from .test_hostile_frames import resident
 from .test_server import LEGACY, OURS, Fws
@@ -63,7 +64,7 @@ async def test_who_is_there_is_served_when_there_are_no_more_files(cramped):
             await asyncio.sleep(1)  # of which it should work little
             assert cpu(cramped) - before < 0.5
         # Their places are free again, as soon as the server has seen them go.
-        async with asyncio.timeout(10):
+        async with limited():
             while (again := await attempt(stack)) is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         await again.send("me too")

@@ -12,7 +12,8 @@ from websockets.asyncio.client import connect
 from filtered_websocket.layer.envelope import Batch, group_key, new_origin, seal
 from filtered_websocket.layer.publish_queue import new_item
 
-from .processes import Daphne, until
+from ..waiting import until
+from .processes import Daphne
 from .test_serving import hears, hears_nothing_before
 
 SITE = {"DJANGO_SETTINGS_MODULE": "tests.e2e.forgery_settings"}

@@ -15,8 +15,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from ..waiting import until
 from .hostile import CASES, LATE, REFUSED, SERVED, close, frame, request
-from .processes import Daphne, until
+from .processes import Daphne
 from .test_server import OURS, Fws
 
 #: Seconds until a bad socket is closed or refused, on a machine with other work.

@@ -17,8 +17,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from ..waiting import LIMIT, limited, until
 from .certificates import write_pair
-from .processes import ROOT, Process, free_port, until
+from .processes import ROOT, Process, free_port
 from .test_server import OURS, Fws
 from .test_serving import hears
 
@@ -73,7 +74,8 @@ SERVERS = {
 async def running(start, *arguments):
     server = await asyncio.to_thread(start, *arguments)
     try:
-        async with asyncio.timeout(60):
+        # For all that a test does with it.
+        async with limited(4 * LIMIT):
             yield server
     finally:
         await asyncio.to_thread(server.stop)
@@ -305,7 +307,7 @@ async def test_nothing_leaves_in_clear_under_tls(tmp_path):
         url = f"wss://127.0.0.1:{port}/"
         async with (
             proxy,
-            asyncio.timeout(30),
+            limited(),
             connect(url, ssl=trusting, compression=None) as ann,
             connect(url, ssl=trusting, compression=None) as bob,
         ):

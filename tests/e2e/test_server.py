@@ -18,8 +18,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from ..waiting import limited, until
 from .certificates import write_pair
-from .processes import ROOT, Process, Valkey, free_port, until
+from .processes import ROOT, Process, Valkey, free_port
 from .test_serving import hears
 
 LEGACY = ROOT / "tests" / "e2e" / "legacy"
@@ -71,7 +72,7 @@ async def both(reference, script, *arguments, **kwargs):
     for command in (reference, OURS):
         server = await asyncio.to_thread(Fws, command, *arguments, **kwargs)
         try:
-            async with asyncio.timeout(30):
+            async with limited():
                 transcripts.append(await script(server))
         finally:
             if command is reference:

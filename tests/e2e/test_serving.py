@@ -11,6 +11,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from ..waiting import limited
+
 CLIENTS = 500
 
 
@@ -27,7 +29,7 @@ async def hears_nothing_before(socket, sender, marker):
     """What ``socket`` got before ``marker``, which a third party sends now."""
     await sender.send(marker)
     got = []
-    async with asyncio.timeout(10):
+    async with limited():
         while (message := await socket.recv()) != marker:
             got.append(message)
     return got

@@ -12,6 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from ..snippets import ROOT, named
+from ..waiting import limited
 from .processes import Daphne, Process, free_port
 
 
@@ -92,7 +93,7 @@ async def test_the_site_serves_a_chat_and_its_page(site):
         await asyncio.to_thread(server.listens_on, port)
         async with connect(f"ws://{address}/") as ann, connect(f"ws://{address}/") as bob:
             await ann.send("hello")
-            async with asyncio.timeout(10):
+            async with limited():
                 assert await bob.recv() == "hello"
 
         def get(path):
@@ -133,7 +134,7 @@ async def test_a_second_route_hears_nothing_of_the_first(bigger_site):
         ):
             await ann.send("to the site")
             await room.send("to the room")
-            async with asyncio.timeout(10):
+            async with limited():
                 assert await bob.recv() == "TO THE SITE?"
                 assert await neighbour.recv() == "to the room"
                 # What the others said came first, had it come here at all.

@@ -23,6 +23,7 @@ from filtered_websocket.testing import connect
 from filtered_websocket.types import Identity
 
 from ..handshaking import shake_hands
+from ..waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -206,9 +207,7 @@ async def test_an_expiry_in_years_is_looked_at_again_and_again(app, user, monkey
     client = await by_token(app, key)
     grants = get_hub().grants
     [first] = grants._timers.values()
-    async with asyncio.timeout(5):
-        while first in grants._timers.values():  # noqa: ASYNC110
-            await asyncio.sleep(0)
+    await until(lambda: first not in grants._timers.values(), 0)
     assert client.close_code is None
     # And an expiry that is brought forward counts at once.
     monkeypatch.undo()
@@ -226,9 +225,7 @@ async def test_an_expiry_that_is_put_off_counts_as_well(app, user):
     before = connection.deadline
     record.expires_at = end + datetime.timedelta(hours=1)
     await record.asave()
-    async with asyncio.timeout(5):
-        while connection.deadline < before + 3500:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+    await until(lambda: connection.deadline >= before + 3500, 0)
     await client.close()
 
 
@@ -278,9 +275,7 @@ async def test_who_was_authenticated_while_an_event_came_is_asked_about_again(ap
         await Token.objects.aupdate(revoked_at=timezone.now())
         grants.receive(control_batch(changed("token", token[0].pk)))
         grants.add(connection, identity, since)
-        async with asyncio.timeout(5):
-            while not connection.closing:  # noqa: ASYNC110
-                await asyncio.sleep(0)
+        await until(lambda: connection.closing, 0)
         assert connection.transport.closed == (4401, "token revoked")
 
 
@@ -334,9 +329,7 @@ async def test_while_the_database_is_away_connections_live_on_for_a_while(
     with monkeypatch.context() as patch:
         patch.setattr(rechecks, "find_invalid", away)
         get_hub().grants.receive(control_batch(changed("token", token[0].pk)))
-        async with asyncio.timeout(5):
-            while len(asked) < 3:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
+        await until(lambda: len(asked) >= 3)
         assert client.close_code is None
         assert [r.levelname for r in caplog.records] == ["ERROR"]
         # A revocation meanwhile is found out when it is back.
@@ -395,9 +388,7 @@ async def test_one_question_is_asked_about_many(app, user, monkeypatch):
     clients = [await by_token(app, key) for key in keys]
     monkeypatch.setattr(rechecks, "find_invalid", find_invalid)
     get_hub().grants.receive(control_batch(changed("user", user.pk)))
-    async with asyncio.timeout(5):
-        while not asked:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+    await until(lambda: asked, 0)
     assert asked == [5]
     for client in clients:
         await client.close()
@@ -525,15 +516,11 @@ async def test_a_use_that_comes_while_another_is_written_is_written_too(app, tok
 
     monkeypatch.setattr(rechecks, "run_query", slowly)
     first = await by_token(app, token[1])
-    async with asyncio.timeout(5):
-        while not written:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+    await until(lambda: written, 0)
     second = await by_token(app, token[1])
     assert len(written) == 1
     gate.set()
-    async with asyncio.timeout(5):
-        while len(written) < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+    await until(lambda: len(written) >= 2, 0)
     await first.close()
     await second.close()
 

@@ -22,6 +22,7 @@ from filtered_websocket.testing import connect, connect_many
 
 from ..connections.test_connection import message_filter
 from ..layer.test_link import Layer
+from ..waiting import limited
 
 
 @pytest.fixture
@@ -202,7 +203,7 @@ async def test_publishes_that_fail_are_counted_each_and_logged_seldom(layer, set
         for n in range(50):
             await ann.send(str(n))
             await ann.settle()
-        async with asyncio.timeout(10):
+        async with limited():
             await get_hub().publish_queue.sent()
         layer.away = False
         assert get_hub().counts["publish_failed"] == 50

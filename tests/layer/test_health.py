@@ -10,6 +10,7 @@ from filtered_websocket.layer import health
 from filtered_websocket.layer.health import LayerHealth
 from filtered_websocket.layer.probes import Probes
 
+from ..waiting import limited
 from .test_link import FakeHub, Layer, is_listening
 
 
@@ -51,13 +52,13 @@ class Away:
         self.told.set()
 
     async def until(self, what):
-        async with asyncio.timeout(10):
+        async with limited():
             while what not in self.story:
                 self.told.clear()
                 await self.told.wait()
 
     async def over(self):
-        async with asyncio.timeout(10):
+        async with limited():
             return await self.outages.wait_available(time.monotonic() + 10)
 
     async def stop(self):

@@ -11,6 +11,8 @@ from filtered_websocket.layer.envelope import Batch, seal
 from filtered_websocket.layer.link import LayerLink, LocalLink
 from filtered_websocket.layer.publish_queue import new_item
 
+from ..waiting import limited
+
 
 class Layer(InMemoryChannelLayer):
     """An in-memory layer that can fail, and records the calls."""
@@ -89,7 +91,7 @@ class FakeHub:
         return note
 
     async def until(self, condition):
-        async with asyncio.timeout(10):
+        async with limited():
             while not condition():
                 self.told.clear()
                 await self.told.wait()

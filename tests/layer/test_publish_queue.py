@@ -12,6 +12,9 @@ from filtered_websocket.layer import publish_queue
 from filtered_websocket.layer.envelope import group_key
 from filtered_websocket.layer.publish_queue import MAX_BATCH, MAX_SENDS, PublishQueue, new_item
 
+from .. import waiting
+from ..waiting import limited
+
 
 class Layer:
     def __init__(self):
@@ -44,9 +47,7 @@ class Layer:
 
 async def until(condition):
     """A few turns of the loop."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0)
+    await waiting.until(condition, 0)
 
 
 def payloads(batch):
@@ -196,7 +197,7 @@ async def test_what_grows_too_old_while_the_layer_is_away_fails_without_it(setti
     for word in "12":
         layer.publish_queue.put("g", new_item(word))
     await layer.publish_queue.settled()
-    async with asyncio.timeout(10):
+    async with limited():
         await layer.told.wait()
         await layer.publish_queue.sent()
     assert [len(items) for _, items, _ in layer.failed] == [2]
@@ -216,7 +217,7 @@ async def test_a_batch_that_was_sent_grows_too_old_too(settings):
     await until(lambda: layer.sent)
     layer.back.clear()
     layer.gate.set()
-    async with asyncio.timeout(10):
+    async with limited():
         await layer.publish_queue.sent()
     assert "reset" in str(layer.failed[0][2]) and len(layer.sent) == 1
 

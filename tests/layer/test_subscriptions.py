@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from ..waiting import limited
 from .test_link import BATCH, FakeHub, Layer, is_listening, quick
 
 __all__ = ["quick"]
@@ -83,7 +84,7 @@ async def test_memberships_are_renewed_before_the_layer_forgets_them():
     async with FakeHub(layer) as hub:
         hub.link.want("fws.g.x")
         assert await hub.link.wait_joined("fws.g.x")
-        async with asyncio.timeout(10):
+        async with limited():
             await layer.renewed.wait()
     assert not hub.lost
 

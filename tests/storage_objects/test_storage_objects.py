@@ -19,8 +19,9 @@ from filtered_websocket.storage_objects.base import BaseStorageObject
 from filtered_websocket.testing import connect
 
 from ..connections.test_connection import message_filter
-from ..e2e.processes import Valkey, until
+from ..e2e.processes import Valkey
 from ..hub.test_hub import noted
+from ..waiting import limited, until
 
 BACKENDS = ["default", "redis", "derived"]
 
@@ -160,7 +161,7 @@ async def test_publish_on_the_default_one_enters_the_consumer_chain_of_this_proc
 
 
 async def first(events, count=1):
-    async with asyncio.timeout(10):
+    async with limited():
         return [await anext(events) for _ in range(count)]
 
 

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from filtered_websocket.transports import inbox
 from filtered_websocket.transports.inbox import Inbox, SocketReader, limit_queue, peer_has_closed
 
+from ..waiting import until
 from .test_daphne import serving, text, wire  # noqa: F401 - a fixture
 
 
@@ -203,9 +204,7 @@ async def test_a_closing_connection_is_read_to_its_end_and_messages_are_thrown_a
 async def checked(one):
     """Wait for the next check of a socket that is not read."""
     timer = one.transport._reader._timer
-    async with asyncio.timeout(5):
-        while one.transport._reader._timer is timer:  # noqa: ASYNC110 - a timer tells nobody
-            await asyncio.sleep(0)
+    await until(lambda: one.transport._reader._timer is not timer, 0)
 
 
 async def test_a_client_that_is_not_read_is_pinged_and_not_timed_out(reading, monkeypatch):

@@ -7,6 +7,8 @@ import pytest
 from filtered_websocket.transports import scheduling
 from filtered_websocket.transports.scheduling import call_in_batches
 
+from ..waiting import limited
+
 
 async def turn():
     await asyncio.sleep(0)
@@ -33,7 +35,8 @@ async def test_all_are_called_and_then_the_next_at_once(monkeypatch, count):
     for number in range(count):
         call_in_batches(lambda number=number: called.append(number))
     call_in_batches(all_called.set)
-    await asyncio.wait_for(all_called.wait(), 5)
+    async with limited():
+        await all_called.wait()
     assert called == list(range(count))
     call_in_batches(lambda: called.append("again"))
     await turn()
@@ -50,7 +53,7 @@ async def test_a_call_made_by_a_call_comes_after_it():
     call_in_batches(first)
     await turn()
     assert called == [1]
-    async with asyncio.timeout(5):
+    async with limited():
         while len(called) < 2:
             await turn()
 

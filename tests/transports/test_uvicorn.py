@@ -15,6 +15,8 @@ from filtered_websocket.transports import AsgiTransport, asgi, open_transport
 from filtered_websocket.transports import uvicorn as lanes
 from filtered_websocket.transports.uvicorn import UvicornLane
 
+from ..waiting import limited
+
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -191,7 +193,7 @@ async def test_a_reader_that_never_reads_is_aborted_and_its_bytes_forgotten(serv
     one.peer.transport.pause_reading()
     while not one.transport.closing:
         one.transport.write(text("x" * 5000))
-    async with asyncio.timeout(5):
+    async with limited():
         await one.over.wait()
         # Where uvicorn does not wait for the reader, the close frame is given its time.
         await one.lost.wait()
@@ -207,7 +209,7 @@ async def test_a_close_frame_that_nobody_reads_is_aborted_too(serving, monkeypat
         one.transport.write(text("x" * 5000))
     one.transport.close(4000, "")
     await one.over.wait()
-    async with asyncio.timeout(5):
+    async with limited():
         await one.lost.wait()
     assert one.transport.unsent == 0
 

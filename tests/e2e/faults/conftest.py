@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ..processes import Daphne, Valkey, until
+from ...waiting import until
+from ..processes import Daphne, Valkey
 from .load import CLIENTS, Load
 
 DEBUG = ("--enable-debug-command", "local")

@@ -11,6 +11,7 @@ from collections import defaultdict
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from ...waiting import LIMIT, limited, until
 from .account import Account, events
 
 CLIENTS = int(os.environ.get("FWS_FAULT_CLIENTS", 50))
@@ -20,7 +21,8 @@ TALKERS = 10
 #: Messages a second of one talker: the clients of a test share its machine.
 RATE = max(1, 250 // CLIENTS)
 MESSAGE = re.compile(r"(\d+)\.(\d+)")
-PATIENCE = 30 + STOP
+#: How long anything may take beside that.
+MOST = LIMIT + STOP
 
 
 class Client:
@@ -79,11 +81,12 @@ class Client:
 
     async def ended(self):
         """Its close code."""
-        await asyncio.wait_for(asyncio.shield(self._reader), PATIENCE)
+        async with limited(MOST):
+            await asyncio.shield(self._reader)
         return self.closed
 
     async def _until(self, condition):
-        async with asyncio.timeout(PATIENCE):
+        async with limited(MOST):
             while not condition():
                 assert self.closed is None, f"client {self.number} was closed: {self.closed}"
                 self._news.clear()
@@ -154,19 +157,21 @@ class Load:
 
     async def told(self, kind, times=1):
         """Wait until every process has told of ``kind`` so often."""
-        async with asyncio.timeout(PATIENCE):
-            while not all(len(self.times(kind, one)) >= times for one in self.servers):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await until(
+            lambda: all(len(self.times(kind, one)) >= times for one in self.servers), 0.02, MOST
+        )
 
     async def back(self):
         """Wait until every process says that the layer is back, as often as it was lost."""
         await self.told("layer_back")
-        async with asyncio.timeout(PATIENCE):
-            while any(  # noqa: ASYNC110
-                len(self.times("layer_lost", one)) > len(self.times("layer_back", one))
+        await until(
+            lambda: all(
+                len(self.times("layer_lost", one)) <= len(self.times("layer_back", one))
                 for one in self.servers
-            ):
-                await asyncio.sleep(0.02)
+            ),
+            0.02,
+            MOST,
+        )
 
     # The end
 
@@ -190,7 +195,7 @@ class Load:
         for server in alive:
             before = self._before[server]
             try:
-                async with asyncio.timeout(15):
+                async with limited():
                     while (now := await state(server))["tasks"]:  # noqa: ASYNC110
                         await asyncio.sleep(0.05)
             except TimeoutError:
@@ -207,7 +212,7 @@ async def state(server):
     """What ``/state/`` of a process says."""
 
     def get():
-        with urllib.request.urlopen(server.http("/state/"), timeout=20) as answer:
+        with urllib.request.urlopen(server.http("/state/"), timeout=LIMIT) as answer:
             return json.load(answer)
 
     return await asyncio.to_thread(get)

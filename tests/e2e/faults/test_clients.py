@@ -6,7 +6,8 @@ import time
 
 from websockets.asyncio.client import connect
 
-from ..processes import ROOT, Daphne, Process, free_port, until
+from ...waiting import until
+from ..processes import ROOT, Daphne, Process, free_port
 from ..test_lanes import raw
 from ..test_limits import frame
 from .load import CLIENTS

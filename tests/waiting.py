@@ -1,0 +1,79 @@
+"""
+Waits of tests, on a machine that may be busy with other work.
+
+No test says how fast something is. A wait ends with the event that it waits for, and its
+limit only keeps a broken test from hanging. Where the package promises a number of seconds,
+:func:`within` gives it ``PROMISE_FACTOR`` times as long, and ``make stress`` measures it.
+"""
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+
+#: Seconds that anything may take.
+LIMIT = 60.0
+#: So many times its length is waited for what is promised, and at least ``LEAST`` seconds.
+PROMISE_FACTOR = 5
+LEAST = 30.0
+#: Whether promises are measured: "make stress" sets it, on a machine without other work.
+MEASURED = os.environ.get("FWS_STRESS") == "full"
+
+
+class Watch:
+    """A clock that tells how long something took, to print it; and whether ``limit`` is over."""
+
+    def __init__(self, limit=LIMIT):
+        assert limit >= LEAST, f"{limit} s are not enough on a busy machine"
+        self._limit = limit
+        self.restart()
+
+    def restart(self):
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self):
+        return time.monotonic() - self._began
+
+    @property
+    def is_over(self):
+        return self.seconds > self._limit
+
+
+def limited(limit=LIMIT):
+    """``async with``: :exc:`TimeoutError` where it takes longer than anything may."""
+    assert limit >= LEAST, f"{limit} s are not enough on a busy machine"
+    return asyncio.timeout(limit)
+
+
+async def until(condition, pause=0.005, limit=LIMIT):
+    """Wait for what tells nobody when it happens, with so many seconds between two looks."""
+    async with limited(limit):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(pause)
+
+
+def wait_until(condition, limit=LIMIT):
+    """The same without an event loop; whether it happened."""
+    watch = Watch(limit)
+    while not condition() and not watch.is_over:
+        threading.Event().wait(0.05)
+    return condition()
+
+
+@contextlib.asynccontextmanager
+async def within(promise, *, least=0.0):
+    """
+    ``async with``: what is promised within so many seconds, and not before ``least``.
+
+    The test that uses it has the mark ``promise``, by which ``make stress`` finds it.
+    """
+    watch = Watch()
+    async with asyncio.timeout(max(PROMISE_FACTOR * promise, LEAST)):
+        yield
+    seconds = watch.seconds
+    assert seconds >= least, f"after {seconds:.2f} s, which is before {least} s"
+    if MEASURED:
+        print(f"\n  promised within {promise:g} s: {seconds:.2f} s", end=" ")
+        assert seconds < promise, f"after {seconds:.2f} s, promised within {promise} s"
