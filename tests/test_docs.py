@@ -112,3 +112,17 @@ def test_no_path_of_a_machine_is_in_the_tree():
         check=False,
     ).stdout.splitlines()
     assert [line for line in listed if not line.startswith("tests/test_docs.py:")] == []
+
+
+#: Words that a reader would have to guess; docs/architecture.md lists those that stay.
+COINED = re.compile(
+    r"\b(the house|patience|forsake|obey|unsaid|outlasts?|inquir\w+|farewell|turned? away|seldom"
+    r"|tame|one too many|the word travels|in 2014)\b",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_has_no_coined_words(page):
+    # A sentence may go on in the next line.
+    assert COINED.findall(re.sub(r"\s+", " ", page.read_text())) == []
