@@ -82,5 +82,7 @@ def ready(request: HttpRequest) -> HttpResponse:
         word = "idle"
     elif hub.layer_is_lost:
         word = "layer_lost"
-    status = 503 if word in ("draining", "layer_lost") else 200
+    elif hub.tasks.failing:
+        word = "task_failed"
+    status = 503 if word in ("draining", "layer_lost", "task_failed") else 200
     return JsonResponse({"status": word}, status=status)

@@ -22,6 +22,7 @@ from filtered_websocket.layer.publish_queue import (
     PublishQueue,
     new_item,
 )
+from filtered_websocket.threads.tasks import Tasks
 
 from .server.test_daphne_protocol import Peer
 from .waiting import limited
@@ -163,7 +164,9 @@ async def test_batches_keep_the_order_of_a_group_and_lose_and_repeat_nothing(ope
     async def there(deadline):
         return True
 
-    batches = PublishQueue(send, there, lambda group, items, error: failed.extend(items))
+    batches = PublishQueue(
+        Tasks(Counter()), send, there, lambda group, items, error: failed.extend(items)
+    )
     refused = set()
     for operation, name, *rest in operations:
         if operation == PUT:

@@ -1,5 +1,7 @@
 """Health of a process: views."""
 
+import asyncio
+
 import pytest
 from django.test import Client
 from django.urls import reverse
@@ -42,6 +44,22 @@ async def test_a_process_is_not_ready_while_its_layer_is_away(ask):
         hub._layer_lost(OSError("gone"))
         assert ask("ready") == (503, "layer_lost")
         hub._layer_back(1.0)
+        assert ask("ready") == (200, "ready")
+
+
+async def test_a_process_is_not_ready_while_a_task_of_it_fails(ask):
+    async def fail():
+        raise ValueError
+
+    async with connect([]):
+        hub = get_hub()
+        task = hub.tasks.start(fail, "fws-test")
+        async with asyncio.timeout(10):
+            while not hub.counts["task_failed"]:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert ask("ready") == (503, "task_failed")
+        task.cancel()
+        await asyncio.wait([task])
         assert ask("ready") == (200, "ready")
 
 

@@ -67,7 +67,12 @@ class Watchdog:
             same_reads = same_reads + 1 if is_late else 1
             last = self._ticks
             if same_reads == MAX_SAME_READS:
-                self._report(sys._current_frames().get(thread))
+                try:
+                    self._report(sys._current_frames().get(thread))
+                except Exception:
+                    # The stack may change while it is read; the thread has to go on.
+                    self._counts["task_failed"] += 1
+                    logger.exception("the watchdog cannot tell what blocks the event loop")
 
     def _report(self, frame: FrameType | None) -> None:
         blocker = find_blocker(frame)

@@ -15,7 +15,6 @@ lost delays the end of a connection until the next RECHECK, and no longer.
 import asyncio
 import json
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
@@ -24,8 +23,11 @@ from ..auth.keys import digest_of
 from ..auth.validity import is_read_from_a_replica, is_token, is_user, password_hash
 from ..close_codes import UNAUTHORIZED
 from ..connections.connection import Connection
+from ..exceptions import check_close
 from ..layer.envelope import Batch, Sequence
+from ..threads.tasks import Tasks
 from ..types import Identity
+from .events import Events
 from .rechecks import Rechecks, Slot
 
 #: How many sessions that have just ended are remembered.
@@ -38,7 +40,8 @@ class Host(Protocol):
     """The part of a hub that is used here."""
 
     loop: asyncio.AbstractEventLoop
-    counts: Counter[str]
+    tasks: Tasks
+    events: Events
 
     async def receive_control(self) -> None: ...
     def send_control(self, event: dict[str, Any]) -> None: ...
@@ -58,7 +61,7 @@ class Grants:
         #: ("token" | "user" | "session", id) -> the connections that depend on it.
         self._dependent: dict[tuple[str, str], set[Connection]] = {}
         self._timers: dict[Connection, asyncio.TimerHandle] = {}
-        self._rechecks = Rechecks(hub.loop, self._held, self._replace)
+        self._rechecks = Rechecks(hub.tasks, hub.loop, self._held, self._replace)
         self._ended: dict[tuple[str, str], str] = {}
         self._sequence = Sequence()
         #: How many control events came; who was authenticated meanwhile is re-checked.
@@ -150,8 +153,9 @@ class Grants:
             self.events_seen += 1
             try:
                 self._handle(json.loads(item.payload))
-            except (ValueError, KeyError, TypeError, RecursionError):
-                self._hub.counts["bad_envelope"] += 1
+            except Exception as error:
+                # Of any class: an int() of Infinity raises OverflowError, for example.
+                self._hub.events.bad_envelope(error)
 
     def handle(self, event: dict[str, Any]) -> None:
         """Handle an event of this process at once, even while the layer is lost."""
@@ -169,6 +173,7 @@ class Grants:
     def _close(self, event: dict[str, Any]) -> None:
         key = str(event["kind"]), str(event["id"])
         code, reason = int(event["code"]), str(event["reason"])
+        check_close(code, reason)
         for connection in tuple(self._dependent.get(key, ())):
             connection.close(code, reason)
         if event["kind"] == "session":

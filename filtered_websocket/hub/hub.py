@@ -11,10 +11,10 @@ The hub of one event loop: its connections, and the one channel-layer mailbox fo
 
 import asyncio
 import contextlib
-import contextvars
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..chains.watchdog import Watchdog
@@ -25,6 +25,7 @@ from ..layer.link import Link, open_link
 from ..layer.publish_queue import PublishQueue, new_item
 from ..pipelines.pipeline import Pipeline
 from ..storage_objects import get_storage_object
+from ..threads.tasks import Tasks
 from .drain import Drain
 from .events import Events
 from .grants import Grants
@@ -53,7 +54,10 @@ class Hub:
         self.groups = Groups(self)
         #: How often what happened: ``duplicate``, ``bad_envelope``, ``missed``, ...
         self.counts: Counter[str] = Counter()
+        #: Starts the tasks that have to survive exceptions.
+        self.tasks = Tasks(self.counts)
         self.publish_queue = PublishQueue(
+            self.tasks,
             lambda batch: self.link.send(batch),
             lambda deadline: self.link.wait_available(deadline),
             self._publish_failed,
@@ -123,9 +127,7 @@ class Hub:
         storage = get_storage_object()
         storage.attach(self._storage_event)
         if storage.listens:
-            self._listening = self.loop.create_task(
-                self.events.listen(storage), name="fws-pubsub", context=contextvars.Context()
-            )
+            self._listening = self.tasks.start(partial(self.events.listen, storage), "fws-pubsub")
 
     async def detach(self, connection: Connection) -> None:
         """A connection has ended and left its groups; with the last one the hub ends."""
@@ -197,6 +199,7 @@ class Hub:
     def link(self) -> Link:
         if self._link is None:
             self._link = open_link(
+                self.tasks,
                 on_batch=self._deliver,
                 on_lost=self._layer_lost,
                 on_back=self._layer_back,

@@ -7,6 +7,7 @@ import asyncio
 import contextvars
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 from ..auth.validity import find_invalid, token_model
@@ -15,6 +16,7 @@ from ..conf import conf
 from ..connections.connection import Connection
 from ..logs import get_logger
 from ..threads.database import run_query
+from ..threads.tasks import Tasks
 from ..types import Identity
 
 logger = get_logger(__name__)
@@ -40,10 +42,12 @@ class Rechecks:
 
     def __init__(
         self,
+        tasks: Tasks,
         loop: asyncio.AbstractEventLoop,
         held: Mapping[Connection, Mapping[Slot, Identity]],
         on_valid: Callable[[Connection, Slot, Identity], None],
     ) -> None:
+        self._tasks = tasks
         self._loop = loop
         self._held = held
         self._on_valid = on_valid
@@ -59,9 +63,7 @@ class Rechecks:
         """Start the task, unless it runs."""
         if self._task is None:
             self._stopping = asyncio.Event()
-            self._task = self._loop.create_task(
-                self._run(self._stopping), name="fws-rechecks", context=contextvars.Context()
-            )
+            self._task = self._tasks.start(partial(self._run, self._stopping), "fws-rechecks")
 
     def add(self, connections: Iterable[Connection]) -> None:
         """Re-check these connections soon, all in one query."""

@@ -21,6 +21,7 @@ from ..layer.publish_queue import PublishQueue, new_item
 from ..layer.serial_queue import SerialQueue
 from ..pipelines.pipeline import Pipeline
 from ..storage_objects import get_storage_object
+from ..threads.tasks import Tasks
 from ..types import Codec
 from .fan_out import make_frame, write, write_items
 from .grants import Grants
@@ -31,6 +32,7 @@ class Host(Protocol):
     """The part of a hub that its views use."""
 
     loop: asyncio.AbstractEventLoop
+    tasks: Tasks
     publish_queue: PublishQueue
     counts: Counter[str]
     grants: Grants
@@ -90,7 +92,7 @@ class HubView:
         self.users = Users(self.connections)
         self.queue = EventQueue(self)
         self.events: SerialQueue[Any] = SerialQueue(
-            self._handle_event, conf.PUBLISH_QUEUE, "fws-events"
+            hub.tasks, self._handle_event, conf.PUBLISH_QUEUE, "fws-events"
         )
         self._hub = hub
         self._backlogs: dict[str, SerialQueue[tuple[str, Item]]] = {}
@@ -218,7 +220,9 @@ class HubView:
         backlog = self._backlogs.get(group)
         if chain.awaits and backlog is None:
             bound = conf.PUBLISH_QUEUE
-            backlog = SerialQueue(self._handle_item, bound, f"fws-group {group!r:.40}")
+            backlog = SerialQueue(
+                self._hub.tasks, self._handle_item, bound, f"fws-group {group!r:.40}"
+            )
             self._backlogs[group] = backlog
         for item in items:
             if backlog is None:

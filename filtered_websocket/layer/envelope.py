@@ -29,6 +29,8 @@ WINDOW = 64
 MAX_ORIGINS = 1024
 #: The group of control events: a name that :func:`check_group` refuses to sites.
 CONTROL = ""
+#: Longest origin, in characters: receivers remember many of them.
+MAX_ORIGIN = 64
 #: ``meta`` key: ids of connections that must not get the message.
 EXCLUDE = "x"
 
@@ -130,13 +132,16 @@ def unseal(envelope: Any) -> Batch:
     """The batch in ``envelope``; raises :exc:`BadEnvelope` for anything else."""
     try:
         if envelope["v"] != VERSION:
-            raise BadEnvelope(f"envelope version {envelope['v']!r}")
+            raise BadEnvelope(f"envelope version {envelope['v']!r:.80}")
         origin, key, first = envelope["o"], envelope["g"], envelope["s"]
         items = [_open_item(raw) for raw in envelope["m"]]
-    except (TypeError, KeyError, ValueError) as error:
-        raise BadEnvelope(f"not an envelope: {error}") from error
+    except Exception as error:
+        # Of any class: repr() of data that is nested deeply raises RecursionError, say.
+        raise BadEnvelope(f"not an envelope: {error!r:.200}") from error
     if not (isinstance(origin, str) and isinstance(key, str) and isinstance(first, int)):
         raise BadEnvelope("not an envelope: its origin, group or number")
+    if len(origin) > MAX_ORIGIN:
+        raise BadEnvelope(f"not an envelope: an origin of {len(origin)} characters")
     return Batch(origin, key, first, items)
 
 

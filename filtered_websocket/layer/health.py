@@ -10,27 +10,19 @@ Detects outages of the channel layer, and when they are over.
 """
 
 import asyncio
-import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
 
 from redis.exceptions import RedisError
 
 from ..conf import conf
+from ..threads.tasks import Start, pause
 
 #: Errors that mean an outage of the layer, not one bad message.
 LOST = (OSError, TimeoutError, RedisError)
-#: Longest pause between two attempts during an outage, seconds.
-MAX_PAUSE = 1.0
 #: Interval of probes, seconds: a layer may hide that it receives nothing any more.
 HEARTBEAT = 5.0
-
-
-def pause(failures: int) -> float:
-    """Exponential back-off with full jitter, seconds."""
-    return random.uniform(0.02, min(MAX_PAUSE, 0.05 * 2.0 ** min(failures, 10)))
 
 
 class LayerHealth:
@@ -42,13 +34,13 @@ class LayerHealth:
         rejoin: Callable[[bool], Awaitable[None]],
         on_lost: Callable[[Exception], None],
         on_back: Callable[[float], None],
-        spawn: Callable[[Coroutine[Any, Any, None], str], None],
+        start: Start,
     ) -> None:
         self._probe = probe
         self._rejoin = rejoin
         self._on_lost = on_lost
         self._on_back = on_back
-        self._spawn = spawn
+        self._start = start
         self._lost_at = 0.0
         self._available = asyncio.Event()
         self._available.set()
@@ -65,7 +57,7 @@ class LayerHealth:
         self._lost_at = time.monotonic()
         self._available.clear()
         # Before the callback, which may raise. It starts running after it in any case.
-        self._spawn(self._probe_until_back(), "fws-probe")
+        self._start(self._probe_until_back, "fws-probe")
         self._on_lost(error)
 
     def stop(self) -> None:
@@ -92,6 +84,8 @@ class LayerHealth:
                 self.note_lost(error)
 
     async def _probe_until_back(self) -> None:
+        if not self.is_lost:
+            return  # started again, because the callback failed
         failures = 0
         await self._rejoin(True)
         while not await self._is_back():

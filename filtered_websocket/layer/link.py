@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
 from channels import DEFAULT_CHANNEL_LAYER
@@ -12,9 +11,10 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import conf
 from ..logs import LogThrottle, get_logger
+from ..threads.tasks import Tasks, pause
 from ..types import ChannelLayer
-from .envelope import VERSION, BadEnvelope, Batch, seal, unseal
-from .health import LOST, LayerHealth, pause
+from .envelope import VERSION, Batch, seal, unseal
+from .health import LOST, LayerHealth
 from .probes import PROBE, Probes
 from .subscriptions import Subscriptions
 
@@ -68,12 +68,14 @@ class LayerLink:
     Guarantees: a wanted group is joined as soon as the layer accepts it, again after every
     outage, and again before the layer's own expiry removes it. Every call to the layer
     ends within ``LAYER_TIMEOUT``. No error of the layer or of a callback ends the listener.
-    An outage is detected by a process that only receives, too.
+    An outage is detected by a process that only receives, too. The tasks are started again
+    if they fail.
     """
 
     def __init__(
         self,
         layer: ChannelLayer,
+        supervisor: Tasks,
         on_batch: Callable[[Batch], None],
         on_lost: Callable[[BaseException], None],
         on_back: Callable[[float], None],
@@ -81,12 +83,13 @@ class LayerLink:
         on_joined_late: Callable[[str], None],
     ) -> None:
         self._layer = layer
+        self._supervisor = supervisor
         self._on_batch = on_batch
         self._on_bad_envelope = on_bad_envelope
         self._throttle = LogThrottle()
         self._listens = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._health = LayerHealth(self._probe, self._rejoin_groups, on_lost, on_back, self._spawn)
+        self._health = LayerHealth(self._probe, self._rejoin_groups, on_lost, on_back, self._start)
         self._probes = Probes(layer, self._health.note_lost)
         self._subscriptions = Subscriptions(
             layer, on_joined_late, self._health.note_lost, self._probes.watch_connections
@@ -104,9 +107,9 @@ class LayerLink:
         self._listens = True
         for key in self._probes.keys:
             self.want(key)
-        self._spawn(self._listen(), "fws-listen")
-        self._spawn(self._subscriptions.run(), "fws-subscribe")
-        self._spawn(self._health.watch(), "fws-heartbeat")
+        self._start(self._listen, "fws-listen")
+        self._start(self._subscriptions.run, "fws-subscribe")
+        self._start(self._health.watch, "fws-heartbeat")
 
     async def wait_joined(self, key: str) -> bool:
         """
@@ -177,10 +180,8 @@ class LayerLink:
 
     # Receiving and probing
 
-    def _spawn(self, coroutine: Any, name: str) -> None:
-        # In an empty context, not in that of the connection that started the link.
-        context = contextvars.Context()
-        task = asyncio.get_running_loop().create_task(coroutine, name=name, context=context)
+    def _start(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        task = self._supervisor.start(run, name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -212,7 +213,8 @@ class LayerLink:
                 self._probes.handle(envelope[PROBE])
                 return
             batch = unseal(envelope)
-        except BadEnvelope as error:
+        except Exception as error:
+            # Nearly always BadEnvelope, but a message of a stranger must not end the task.
             self._on_bad_envelope(error)
             return
         try:
@@ -266,7 +268,9 @@ class LayerLink:
 Link: TypeAlias = LayerLink | LocalLink
 
 
-def open_link(on_batch: Callable[[Batch], None], **callbacks: Callable[..., None]) -> Link:
+def open_link(
+    supervisor: Tasks, on_batch: Callable[[Batch], None], **callbacks: Callable[..., None]
+) -> Link:
     """
     A link to the channel layer of ``CHANNEL_LAYER``; a :class:`LocalLink` without one.
 
@@ -276,7 +280,7 @@ def open_link(on_batch: Callable[[Batch], None], **callbacks: Callable[..., None
     alias = conf.CHANNEL_LAYER
     layer = get_channel_layer(alias)
     if layer is not None:
-        return LayerLink(layer, on_batch, **callbacks)
+        return LayerLink(layer, supervisor, on_batch, **callbacks)
     if alias != DEFAULT_CHANNEL_LAYER:
         raise ImproperlyConfigured(
             f"FILTERED_WEBSOCKET['CHANNEL_LAYER'] is {alias!r}, which CHANNEL_LAYERS does not have."

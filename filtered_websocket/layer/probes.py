@@ -8,7 +8,7 @@ from typing import Any
 
 from ..conf import conf
 from ..types import ChannelLayer
-from .envelope import VERSION
+from .envelope import VERSION, BadEnvelope
 from .health import LOST
 
 #: The key of a probe in its envelope.
@@ -43,7 +43,13 @@ class Probes:
         await self._returned.wait()
 
     def handle(self, token: Any) -> None:
-        """A probe has arrived; one of an earlier :meth:`send` is ignored."""
+        """
+        A probe has arrived; one of an earlier :meth:`send` is ignored.
+
+        Raises :exc:`BadEnvelope` for anything that no hub sends as a probe.
+        """
+        if not isinstance(token, str) or not token.startswith(f"{conf.NAMESPACE}.probe."):
+            raise BadEnvelope(f"not a probe: {type(token).__name__} {token!r:.80}")
         if token in self._sent:
             self._sent.discard(token)
             if not self._sent:

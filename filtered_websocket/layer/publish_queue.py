@@ -13,17 +13,18 @@ sent again with the same numbers, so that receivers recognise a repetition.
 """
 
 import asyncio
-import contextvars
 import itertools
 import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from ..codecs.frames import pack
 from ..conf import conf
 from ..exceptions import PublishError
+from ..threads.tasks import Tasks
 from .envelope import CONTROL, EXCLUDE, Batch, Item, Stamper, group_key
 from .health import LOST
 
@@ -86,10 +87,12 @@ class PublishQueue:
 
     def __init__(
         self,
+        tasks: Tasks,
         send: Callable[[Batch], Awaitable[None]],
         wait_available: Callable[[float], Awaitable[bool]],
         on_failed: Callable[[str, list[Item], PublishError], None],
     ) -> None:
+        self._tasks = tasks
         self._send = send
         self._wait_available = wait_available
         self._on_failed = on_failed
@@ -147,10 +150,7 @@ class PublishQueue:
             waiting.append(entry)
             return
         self._waiting[group] = deque([entry])
-        flush = self._flush(group)
-        task = asyncio.get_running_loop().create_task(
-            flush, name=f"fws-flush {group!r:.40}", context=contextvars.Context()
-        )
+        task = self._tasks.start(partial(self._flush, group), f"fws-flush {group!r:.40}")
         self._flushing.add(task)
         task.add_done_callback(self._flushed)
         self._update_settled()

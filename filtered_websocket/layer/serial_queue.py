@@ -1,11 +1,12 @@
 """Bounded queues whose items are handled one at a time, by a task while there are any."""
 
 import asyncio
-import contextvars
 import queue
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
+
+from ..threads.tasks import Tasks
 
 T = TypeVar("T")
 
@@ -14,10 +15,14 @@ class SerialQueue(Generic[T]):
     """
     Awaits ``handle(item)`` for each item, in order.
 
-    ``handle`` must not raise. Belongs to one event loop; not thread-safe.
+    An item whose ``handle`` raises is lost, the next one is handled after a pause (see
+    :class:`~filtered_websocket.threads.tasks.Tasks`). Belongs to one event loop.
     """
 
-    def __init__(self, handle: Callable[[T], Awaitable[None]], bound: int, name: str) -> None:
+    def __init__(
+        self, tasks: Tasks, handle: Callable[[T], Awaitable[None]], bound: int, name: str
+    ) -> None:
+        self._tasks = tasks
         self._handle = handle
         self._bound = bound
         self._name = name
@@ -38,16 +43,17 @@ class SerialQueue(Generic[T]):
             raise queue.Full
         self._items.append(item)
         if self._task is None:
-            # In an empty context, not in that of the first item's sender.
-            self._task = asyncio.get_running_loop().create_task(
-                self._run(), name=self._name, context=contextvars.Context()
-            )
+            self._task = self._tasks.start(self._run, self._name)
+            self._task.add_done_callback(self._ended)
 
     async def _run(self) -> None:
-        try:
-            while self._items:
-                await self._handle(self._items.popleft())
-        finally:
+        while self._items:
+            await self._handle(self._items.popleft())
+        # No await since the loop's condition: nothing was queued meanwhile.
+        self._task = None
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        if self._task is task:  # it was cancelled
             self._task = None
 
     async def settled(self) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..conf import conf
+from ..threads.tasks import pause
 from ..transports import settle
 from ..types import ChannelLayer
-from .health import pause
 
 #: How many groups are joined or left concurrently.
 CONCURRENT_CALLS = 32

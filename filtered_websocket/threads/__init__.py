@@ -1,1 +1,1 @@
-"""Threads for what must not run on the event loop: database queries and blocking filters."""
+"""Threads for what must not run on the event loop, and tasks that run on it for long."""

@@ -132,3 +132,26 @@ def test_a_thread_that_has_ended_is_reported_as_such():
 def test_the_chain_knows_its_filter_by_the_name_that_is_looked_for():
     for run in (Chain.run, Chain.arun):
         assert "path" in run.__code__.co_varnames
+
+
+async def test_a_watchdog_goes_on_when_it_cannot_read_the_stack(told, monkeypatch):
+    find, calls = watchdog.find_blocker, []
+
+    def fail(frame):
+        calls.append(frame)
+        monkeypatch.setattr(watchdog, "find_blocker", find)
+        raise KeyError("path")
+
+    monkeypatch.setattr(watchdog, "find_blocker", fail)
+
+    def block(web_socket_instance, data):
+        assert told.came.wait(10)
+        told.came.clear()
+
+    async with connect([message_filter(block)]) as ann:
+        for _ in range(2):
+            await ann.send("x")
+            await ann.settle()
+        assert get_hub().counts["task_failed"] == 1
+    assert len(calls) == 1
+    assert "cannot tell what blocks" in told.lines[0] and "is blocked by" in told.lines[1]

@@ -9,7 +9,7 @@ import pytest
 from channels_redis.serializers import MsgPackSerializer
 from websockets.asyncio.client import connect
 
-from filtered_websocket.layer.envelope import Batch, group_key, new_origin, seal
+from filtered_websocket.layer.envelope import CONTROL, Batch, group_key, new_origin, seal
 from filtered_websocket.layer.publish_queue import new_item
 
 from ..waiting import until
@@ -18,8 +18,8 @@ from .test_serving import hears, hears_nothing_before
 
 SITE = {"DJANGO_SETTINGS_MODULE": "tests.e2e.forgery_settings"}
 CLIENTS = 20
-#: How a group is called on the pubsub layer.
-CHANNEL = "asgi__group__" + group_key("default")
+#: How the clients' group and that of control events are called on the pubsub layer.
+CHANNELS = ["asgi__group__" + group_key(name) for name in ("default", CONTROL)]
 
 
 @pytest.fixture(params=["in clear", "encrypted"])
@@ -49,6 +49,10 @@ def forgeries(keys):
     yield msgpack.packb({"type": "websocket.disconnect"})
     yield msgpack.packb(["v", 1])
     yield msgpack.packb({**envelope("x"), "m": [[0, "t", "", b"\xff", {}]]})
+    yield msgpack.packb({**envelope("x"), "o": []})
+    yield msgpack.packb({**envelope("x"), "o": "o" * 100_000})
+    for probe in ([], {}, None, "x" * 100_000):
+        yield msgpack.packb({"v": 1, "probe": probe})
     yield encrypted(envelope("forged"), "another key")
     if keys:
         # What is not encrypted does not count, however good it looks.
@@ -63,7 +67,8 @@ async def test_bytes_that_are_not_the_sites_are_ignored_and_counted(site, valkey
         redis = valkey.client()
         sent = list(forgeries(site.keys))
         for number, data in enumerate(sent):
-            assert redis.publish(CHANNEL, data) == 1
+            for channel in CHANNELS:
+                assert redis.publish(channel, data) == 1
             # They are still there, hear nothing of it, and hear each other.
             marker = f"after {number}"
             assert await hears_nothing_before(sockets[1], sockets[0], marker) == []
@@ -71,7 +76,9 @@ async def test_bytes_that_are_not_the_sites_are_ignored_and_counted(site, valkey
                 assert await hears(socket, 1) == [marker]
         await sockets[0].send("counts")
         [counts] = await hears(sockets[0], 1)
-        assert json.loads(counts)["bad_envelope"] == len(sent)
+        counts = json.loads(counts)
+        assert counts["bad_envelope"] == len(sent) * len(CHANNELS)
+        assert "task_failed" not in counts
     finally:
         for socket in sockets:
             await socket.close()

@@ -9,6 +9,7 @@ import pytest
 from filtered_websocket.layer import health
 from filtered_websocket.layer.health import LayerHealth
 from filtered_websocket.layer.probes import Probes
+from filtered_websocket.threads import tasks
 
 from ..waiting import limited
 from .test_link import FakeHub, Layer, is_listening
@@ -17,7 +18,7 @@ from .test_link import FakeHub, Layer, is_listening
 @pytest.fixture(autouse=True)
 def quick(settings, monkeypatch):
     settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.2, "LAYER_SETTLE": 0}
-    monkeypatch.setattr(health, "MAX_PAUSE", 0.02)
+    monkeypatch.setattr(tasks, "MAX_PAUSE", 0.02)
 
 
 class Away:
@@ -44,8 +45,8 @@ class Away:
     def back(self, seconds):
         self._tell("back")
 
-    def spawn(self, coroutine, name):
-        self.tasks.append(asyncio.get_running_loop().create_task(coroutine, name=name))
+    def spawn(self, run, name):
+        self.tasks.append(asyncio.get_running_loop().create_task(run(), name=name))
 
     def _tell(self, what):
         self.story.append(what)
@@ -92,7 +93,7 @@ async def test_an_outage_goes_on_if_the_second_probe_is_lost():
 async def test_a_process_that_only_receives_detects_an_outage(monkeypatch):
     monkeypatch.setattr(health, "HEARTBEAT", 0.01)
     away = Away(None, None, ConnectionError())
-    away.spawn(away.outages.watch(), "watch")
+    away.spawn(away.outages.watch, "watch")
     await away.until("back")
     assert away.story[:4] == ["probe", "probe", "no probe", "lost"]
     await away.stop()
@@ -102,7 +103,7 @@ async def test_a_probe_that_takes_too_long_is_sent_twice(monkeypatch):
     """A filter that holds up the loop is no outage of the layer."""
     monkeypatch.setattr(health, "HEARTBEAT", 0.01)
     away = Away(TimeoutError(), None, TimeoutError(), TimeoutError())
-    away.spawn(away.outages.watch(), "watch")
+    away.spawn(away.outages.watch, "watch")
     await away.until("lost")
     assert away.story == ["no probe", "probe", "no probe", "no probe", "lost"]
     await away.stop()
@@ -110,11 +111,11 @@ async def test_a_probe_that_takes_too_long_is_sent_twice(monkeypatch):
 
 async def test_the_heartbeat_sends_no_probe_during_an_outage(monkeypatch):
     monkeypatch.setattr(health, "HEARTBEAT", 0)
-    monkeypatch.setattr(health, "MAX_PAUSE", 10)
+    monkeypatch.setattr(tasks, "MAX_PAUSE", 10)
     away = Away(*[OSError("refused")] * 3)
     away.outages.note_lost(OSError("reset"))
     await away.until("no probe")
-    away.spawn(away.outages.watch(), "watch")
+    away.spawn(away.outages.watch, "watch")
     for _ in range(10):
         await asyncio.sleep(0)
     assert away.story.count("no probe") == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 
 import pytest
 from channels.layers import InMemoryChannelLayer
@@ -10,6 +11,8 @@ from filtered_websocket.layer import health
 from filtered_websocket.layer.envelope import Batch, seal
 from filtered_websocket.layer.link import LayerLink, LocalLink
 from filtered_websocket.layer.publish_queue import new_item
+from filtered_websocket.threads import tasks
+from filtered_websocket.threads.tasks import Tasks
 
 from ..waiting import limited
 
@@ -23,6 +26,8 @@ class Layer(InMemoryChannelLayer):
         self.error = ConnectionError("away")
         self.calls = []
         self.bad = []
+        #: What comes next off the wire, whatever it is.
+        self.raw = []
         self.discarding = asyncio.Event()
         self.renewed = asyncio.Event()
 
@@ -61,6 +66,8 @@ class Layer(InMemoryChannelLayer):
     async def receive(self, channel):
         if self.bad:
             raise self.bad.pop()
+        if self.raw:
+            return self.raw.pop(0)
         return await super().receive(channel)
 
     def count(self, *call):
@@ -74,8 +81,10 @@ class FakeHub:
         self.layer = layer
         self.publish_queue, self.lost, self.back, self.bad, self.late = [], [], [], [], []
         self.told = asyncio.Event()
+        self.counts = Counter()
         self.link = LayerLink(
             layer,
+            Tasks(self.counts),
             self._note(self.publish_queue),
             self._note(self.lost),
             self._note(self.back),
@@ -107,10 +116,14 @@ class FakeHub:
 @pytest.fixture(autouse=True)
 def quick(settings, monkeypatch):
     settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.5, "LAYER_SETTLE": 0}
-    monkeypatch.setattr(health, "MAX_PAUSE", 0.02)
+    monkeypatch.setattr(tasks, "MAX_PAUSE", 0.02)
 
 
 BATCH = Batch("o", "fws.g.x", 0, [new_item("hello")])
+#: Deeper than repr() goes.
+DEEP = []
+for _ in range(10_000):
+    DEEP = [DEEP]
 
 
 async def test_a_wanted_group_is_joined_once_and_heard():
@@ -291,14 +304,32 @@ async def test_no_error_of_the_hub_ends_the_listener(caplog):
     assert "ZeroDivisionError" in caplog.text and hub.lost == []
 
 
-@pytest.mark.parametrize("message", [{"type": "chat.message"}, {"v": 9}, {"v": 1, "probe": "no"}])
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "chat.message"},
+        {"v": 9},
+        {"v": 1, "probe": "no"},
+        {"v": 1, "probe": []},
+        {"v": 1, "probe": {}},
+        {"v": 1, "probe": None},
+        {"v": [], "probe": []},
+        {"v": 1, "m": DEEP},
+        {**seal(BATCH), "m": [[1, "t", "", DEEP, {}]]},
+        {**seal(BATCH), "o": "o" * 65},
+        [],
+        None,
+    ],
+    ids=lambda message: f"{message!r:.40}" if "m" not in (message or ()) else "m",
+)
 async def test_what_is_no_envelope_is_skipped(message):
     async with FakeHub(Layer()) as hub:
         assert await is_listening(hub)
-        await hub.layer.group_send("fws.g.first", message)
-        await hub.layer.group_send("fws.g.first", seal(BATCH))
-        await hub.until(lambda: hub.publish_queue)
-        assert len(hub.bad) == (0 if "probe" in message else 1)
+        hub.layer.raw.append(message)
+        for _ in range(2):
+            await hub.layer.group_send("fws.g.first", seal(BATCH))
+        await hub.until(lambda: len(hub.publish_queue) == 2)
+        assert len(hub.bad) == 1 and hub.counts["task_failed"] == 0
 
 
 async def test_for_a_publisher_an_outage_is_over_when_the_layer_accepts_a_probe():
@@ -355,3 +386,58 @@ async def test_without_a_layer_messages_stay_in_the_process():
     link.unwant("a")
     await link.stop()
     assert seen == [BATCH]
+
+
+async def test_a_task_of_a_link_that_fails_is_started_again(monkeypatch, caplog):
+    """The errors here are those of bugs, as no error of the layer gets this far."""
+    monkeypatch.setattr(health, "HEARTBEAT", 0.01)
+    async with FakeHub(Layer()) as hub:
+        assert await is_listening(hub)
+        link, names = hub.link, []
+
+        def fail_once(owner, name):
+            call = getattr(owner, name)
+
+            def fail(*args):
+                setattr(owner, name, call)
+                names.append(name)
+                raise LookupError(name)
+
+            setattr(owner, name, fail)
+
+        async def failed(count):
+            async with asyncio.timeout(10):
+                while len(names) < count:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+
+        fail_once(link._health, "_probe")
+        await failed(1)
+        fail_once(link, "_handle")
+        fail_once(link._subscriptions, "_on_up_to_date")
+        link.want("fws.g.x")
+        assert await link.wait_joined("fws.g.x")
+        await failed(3)
+        await hub.until(lambda: hub.back)
+        hub.back.clear()
+        fail_once(link._health, "_rejoin")
+        link._health.note_lost(OSError())
+        await hub.until(lambda: hub.back)
+        await link.send(BATCH)
+        await hub.until(lambda: hub.publish_queue)
+        # That of a subscription is an error of the layer as well.
+        assert sorted(names) == ["_handle", "_on_up_to_date", "_probe", "_rejoin"]
+        assert hub.counts["task_failed"] == 3
+    lines = {str(record.args[0]) for record in caplog.records if "started again" in record.msg}
+    assert lines == {"fws-listen", "fws-heartbeat", "fws-probe"}
+
+
+async def test_an_outage_ends_although_its_callback_raises():
+    hub = FakeHub(Layer())
+    hub.link._health._on_back = lambda seconds: 1 / 0
+    hub.link._health.note_lost(OSError())
+    assert await hub.link.wait_available(time.monotonic() + 10)
+    async with asyncio.timeout(10):
+        while hub.link._tasks:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert hub.counts["task_failed"] == 1
+    await hub.link.stop()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import Counter
 
 import pytest
 
@@ -11,6 +12,7 @@ from filtered_websocket import PublishError
 from filtered_websocket.layer import publish_queue
 from filtered_websocket.layer.envelope import group_key
 from filtered_websocket.layer.publish_queue import MAX_BATCH, MAX_SENDS, PublishQueue, new_item
+from filtered_websocket.threads.tasks import Tasks
 
 from .. import waiting
 from ..waiting import limited
@@ -26,7 +28,7 @@ class Layer:
         self.back = asyncio.Event()
         self.back.set()
         self.told = asyncio.Event()
-        self.publish_queue = PublishQueue(self.send, self.there, self.fail)
+        self.publish_queue = PublishQueue(Tasks(Counter()), self.send, self.there, self.fail)
 
     def fail(self, *args):
         self.failed.append(args)
@@ -326,3 +328,16 @@ def test_an_item_carries_whom_to_leave_out():
     assert new_item("x", exclude=["me"]).meta == {"x": ["me"]}
     assert new_item("x").meta == {}
     assert new_item(b"x", text=True).kind == "t" and new_item(b"x").kind == "b"
+
+
+async def test_a_group_is_published_to_again_after_its_task_has_failed():
+    layer = Layer()
+    layer.error = ValueError()
+    fail, layer.publish_queue._on_failed = layer.publish_queue._on_failed, lambda *args: 1 / 0
+    layer.publish_queue.put("g", new_item("1"))
+    await until(lambda: layer.sent)
+    layer.publish_queue.put("g", new_item("2"))
+    layer.error, layer.publish_queue._on_failed = None, fail
+    await layer.publish_queue.sent()
+    assert [payloads(batch) for batch in layer.sent] == [[b"1"], [b"2"]]
+    assert layer.publish_queue.size == 0

@@ -1,0 +1,103 @@
+"""Tasks that survive exceptions."""
+
+import asyncio
+import logging
+from collections import Counter
+
+import pytest
+
+from filtered_websocket.threads import tasks as module
+from filtered_websocket.threads.tasks import Tasks, pause
+
+
+@pytest.fixture
+def tasks(monkeypatch):
+    monkeypatch.setattr(module, "MAX_PAUSE", 0.02)
+    return Tasks(Counter())
+
+
+def failing(*errors):
+    """What raises these, one each time that it is started; then it waits to be cancelled."""
+    left = list(errors)
+    runs = asyncio.Event()
+
+    async def run():
+        await asyncio.sleep(0)
+        if left:
+            raise left.pop(0)
+        runs.set()
+        await asyncio.Event().wait()
+
+    return run, runs
+
+
+async def end(task):
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_a_task_that_fails_is_started_again_counted_and_logged_once(tasks, caplog):
+    errors = [ValueError("one"), SystemExit(3), asyncio.CancelledError(), ValueError("four")]
+    run, runs = failing(*errors)
+    task = tasks.start(run, "fws-test")
+    async with asyncio.timeout(10):
+        await runs.wait()
+    assert tasks._counts["task_failed"] == 4 and tasks.failing
+    [record] = caplog.records
+    assert record.levelno == logging.ERROR and "fws-test failed" in record.getMessage()
+    assert "ValueError: one" in caplog.text
+    await end(task)
+    assert not tasks.failing
+
+
+async def test_a_task_that_has_run_for_long_is_failing_no_more(tasks, monkeypatch):
+    monkeypatch.setattr(module, "STABLE_AFTER", 0.0)
+    run, runs = failing(ValueError(), ValueError())
+    task = tasks.start(run, "fws-test")
+    async with asyncio.timeout(10):
+        await runs.wait()
+        while tasks.failing:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    await end(task)
+
+
+async def test_a_task_ends_when_what_it_runs_returns(tasks):
+    async def run():
+        pass
+
+    await tasks.start(run, "fws-test")
+    assert not tasks._counts
+
+
+async def test_a_task_that_is_cancelled_is_not_started_again_whatever_it_raises(tasks):
+    begun = asyncio.Event()
+
+    async def run():
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError
+
+    task = tasks.start(run, "fws-test")
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(ValueError):
+        await task
+    assert not tasks._counts
+
+
+def test_ctrl_c_ends_the_program(tasks):
+    async def run():
+        raise KeyboardInterrupt
+
+    async def main():
+        await tasks.start(run, "fws-test")
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+
+
+def test_pauses_grow_to_a_bound():
+    assert all(0.02 <= pause(failures) <= 1.0 for failures in range(2000))
