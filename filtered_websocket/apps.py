@@ -3,6 +3,7 @@
 from django.apps import AppConfig
 from django.core import checks
 
+from .checks.application import check_application
 from .checks.environment import check_environment
 from .checks.settings import check_access, check_filters, check_layer, check_settings, check_storage
 from .signals import connect_signals
@@ -11,6 +12,7 @@ CHECKS = (
     check_settings,
     check_access,
     check_filters,
+    check_application,
     check_storage,
     check_layer,
     check_environment,

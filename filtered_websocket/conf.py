@@ -2,15 +2,99 @@
 ``FILTERED_WEBSOCKET``: its keys, their defaults, and the values each accepts.
 
 Values are cached, as some are read for every message; Django's ``setting_changed`` signal,
-which ``override_settings`` sends, clears the cache.
+which ``override_settings`` sends, clears the cache. :func:`import_object` imports what a
+setting names by its dotted path.
 """
 
+import os
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+
+
+class SettingError(ImproperlyConfigured):
+    """A setting cannot be used: ``message`` says why, ``hint`` how to fix it."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(f"{message} {hint}")
+        self.message = message
+        self.hint = hint
+
+
+class NotFound(SettingError):
+    """There is no module, or nothing in the module, at a dotted path."""
+
+
+def describe(error: BaseException) -> str:
+    """An exception as ``TypeError: its message``."""
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def import_longest(path: str) -> tuple[Any, str]:
+    """
+    Import the module that ``path`` begins with; return it and the rest of the path:
+    ``a.b.Class`` gives ``(<module a.b>, "Class")``, and ``(None, path)`` without a module.
+
+    :exc:`SettingError` for anything a module raises meanwhile, but KeyboardInterrupt.
+    """
+    module, names = None, path.split(".")
+    # For any other text import_module() raises TypeError or ValueError.
+    if not (all(names) and path.isprintable()):
+        return None, path
+    for count in range(1, len(names) + 1):
+        name = ".".join(names[:count])
+        try:
+            module = import_module(name)
+        except (KeyboardInterrupt, SettingError):
+            raise
+        except BaseException as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == name:
+                return module, ".".join(names[count - 1 :])
+            raise _broken(name, f"import {name}", error) from error
+    return module, ""
+
+
+def import_object(path: str) -> Any:
+    """
+    What ``path`` (``module.name``) names.
+
+    :exc:`NotFound` if there is no such thing; :exc:`SettingError` for anything the module
+    raises meanwhile, but KeyboardInterrupt.
+    """
+    module, rest = import_longest(path)
+    if module is None:
+        raise NotFound(
+            f"there is no module {path.rpartition('.')[0] or path!r}.",
+            "Check its spelling, and that it is on the Python path.",
+        )
+    return get_attribute(module, rest) if rest else module
+
+
+def get_attribute(module: Any, name: str) -> Any:
+    """``name`` of a module. Raises as :func:`import_object`."""
+    try:
+        return getattr(module, name)
+    except (KeyboardInterrupt, SettingError):
+        raise
+    except AttributeError as error:
+        # Its text tells where a circular import is the cause.
+        raise NotFound(f"{error}.", "Check its spelling.") from error
+    except BaseException as error:  # of a module's __getattr__
+        where = module.__name__
+        raise _broken(f"{where}.{name}", f"from {where} import {name}", error) from error
+
+
+def _broken(path: str, statement: str, error: BaseException) -> SettingError:
+    # Without a settings module there is no manage.py.
+    shell = "python manage.py shell" if os.environ.get("DJANGO_SETTINGS_MODULE") else "python"
+    return SettingError(
+        f"importing {path!r} fails: {describe(error)}.",
+        f"Fix the module; '{shell} -c \"{statement}\"' shows where.",
+    )
 
 
 class Rule(NamedTuple):

@@ -219,6 +219,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         names: Any = await chosen if inspect.isawaitable(chosen) else chosen
         if not isinstance(names, Iterable) or isinstance(names, str):
             raise TypeError(f"{type(self).__name__}.get_groups() gave {names!r:.80}, not a list")
+        names = list(names)  # outside of the try: a generator may raise
         try:
             groups = [check_route_group(name) for name in names]
         except (TypeError, ValueError) as error:

@@ -277,6 +277,21 @@ async def test_a_connect_filter_may_send():
         assert await ann.receive() == "hello"
 
 
+@pytest.mark.parametrize("error", [ValueError, TypeError])
+async def test_an_error_of_get_groups_as_a_generator_is_the_sites(error, caplog):
+    class Odd(FilteredWebSocketConsumer):
+        filters = []
+
+        def get_groups(self):
+            yield "one"
+            raise error
+
+    client = await connect(Odd.as_asgi(groups=[error.__name__]))
+    assert client.close_code == 4500
+    assert f"raised {error.__name__}" in caplog.text
+    await client.close()
+
+
 @pytest.mark.parametrize("names", ["room", None, 3])
 async def test_get_groups_that_gives_no_list_is_the_sites_error(names, caplog):
     class Odd(FilteredWebSocketConsumer):

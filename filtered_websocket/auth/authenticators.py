@@ -19,11 +19,10 @@ from typing import Any, ClassVar
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, load_backend
 from django.core.exceptions import ImproperlyConfigured
-from django.utils.module_loading import import_string
 from django.views.decorators.debug import sensitive_variables
 
 from ..close_codes import FILTER_ERROR, UNAUTHORIZED
-from ..conf import conf
+from ..conf import SettingError, conf, describe, import_object
 from ..exceptions import AuthFault, Close
 from ..logs import get_logger
 from ..threads.database import run_query
@@ -118,15 +117,19 @@ class TicketAuthenticator:
 @functools.cache
 def _load(path: str) -> Authenticator:
     try:
-        made = import_string(path)()
-    except TypeError as error:
+        factory = import_object(path)
+    except SettingError as error:
         raise ImproperlyConfigured(
-            f"FILTERED_WEBSOCKET['AUTHENTICATORS'] names {path!r}, which cannot be made"
-            f" without arguments: {error}."
-        ) from error
-    except Exception as error:
+            f"FILTERED_WEBSOCKET['AUTHENTICATORS'] names {path!r}: {error}"
+        ) from error.__cause__
+    try:
+        made = factory()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise ImproperlyConfigured(
-            f"FILTERED_WEBSOCKET['AUTHENTICATORS'] names {path!r}: {type(error).__name__}: {error}."
+            f"FILTERED_WEBSOCKET['AUTHENTICATORS'] names {path!r}, which is called without"
+            f" arguments and raises {describe(error)}."
         ) from error
     if not inspect.iscoroutinefunction(getattr(made, "authenticate", None)):
         raise ImproperlyConfigured(

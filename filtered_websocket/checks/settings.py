@@ -11,18 +11,18 @@ from difflib import get_close_matches
 from typing import Any
 
 import redis
-from channels.routing import get_default_application
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
 from ..auth.authenticators import load_authenticators
-from ..conf import SETTINGS, conf
+from ..conf import SETTINGS, SettingError, conf
 from ..connections.handshake import one_of_origins
 from ..pipelines.entries import PipelineError
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.route import installed_filters, known_routes
 from ..storage_objects import chosen
+from .application import load_application
 
 CORE = "channels_redis.core.RedisChannelLayer"
 PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
@@ -158,15 +158,13 @@ def check_filters(**kwargs: Any) -> list[CheckMessage]:
                 Pipeline([entry])
             except PipelineError as error:
                 note(error)
-    # Routes are registered when the application is imported. If it cannot be imported, the
-    # server or another check reports that.
+    # Routes are registered when the application is imported.
     try:
-        if getattr(settings, "ASGI_APPLICATION", None):
-            get_default_application()
+        load_application()
     except PipelineError as error:
         note(error)
-    except ImproperlyConfigured:
-        pass
+    except SettingError:
+        pass  # check_application reports it
     for route in known_routes():
         try:
             route.pipeline  # noqa: B018 - built, or raises
@@ -181,9 +179,8 @@ def check_storage(**kwargs: Any) -> list[CheckMessage]:
         return []  # check_settings reports it
     try:
         chosen()
-    except ImproperlyConfigured as error:
-        message, _, hint = str(error).partition(". ")
-        return [Error(f"{message}.", hint=hint, id="filtered_websocket.E017")]
+    except SettingError as error:
+        return [Error(error.message, hint=error.hint, id="filtered_websocket.E017")]
     return []
 
 

@@ -1,29 +1,25 @@
 """Loads the entries of ``INSTALLED_FILTERS``: paths, dicts or classes -> filter classes."""
 
-import importlib
 import inspect
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
-
 from ..chains.stage import dotted_path
+from ..conf import NotFound, SettingError, describe, get_attribute, import_longest
 from ..filters.base import FilterBase, FilterMeta
-from .options import bind, declared_options, describe, fits
+from .options import bind, declared_options, describe_hint, fits
 
 #: One entry of ``INSTALLED_FILTERS`` or of a route's ``filters``.
 Entry = str | type[FilterBase] | Mapping[str, Any]
 
 
-class PipelineError(ImproperlyConfigured):
-    """A pipeline cannot be built: ``message`` says why, ``hint`` how to fix it."""
+class PipelineError(SettingError):
+    """A pipeline cannot be built."""
 
     def __init__(self, message: str, hint: str, number: int) -> None:
-        super().__init__(f"{message} {hint}")
-        self.message = message
-        self.hint = hint
+        super().__init__(message, hint)
         self.id = f"filtered_websocket.E{number:03}"
 
 
@@ -71,57 +67,31 @@ def load_entry(entry: Any) -> list[Named]:
 
 
 def _find(path: str) -> list[Named]:
-    module = _import(path)
-    if module is not None:
+    try:
+        module, attribute = import_longest(path)
+        if module is None:
+            raise NotFound(
+                "there is no such module or class.",
+                "Check its spelling, and that it is on the Python path.",
+            )
+        value = get_attribute(module, attribute) if attribute else None
+    except PipelineError:
+        raise  # of a route that the module makes
+    except SettingError as error:
+        number = 4 if isinstance(error, NotFound) else 9
+        message = f"INSTALLED_FILTERS entry {path!r}: {error.message}"
+        raise PipelineError(message, error.hint, number) from error.__cause__
+    if not attribute:
         return _of_module(path, module)
-    parent, _, attribute = path.rpartition(".")
-    module = _import(parent) if parent else None
-    if module is None:
-        raise PipelineError(
-            f"INSTALLED_FILTERS entry {path!r}: there is no such module or class.",
-            "Check its spelling, and that it is on the Python path.",
-            4,
-        )
-    try:
-        value = getattr(module, attribute)
-    except AttributeError:
-        raise PipelineError(
-            f"INSTALLED_FILTERS entry {path!r}: module {parent!r} has no {attribute!r}.",
-            "Check its spelling.",
-            4,
-        ) from None
     return [(_verb(attribute), _usable(path, value))]
-
-
-def _import(path: str) -> Any:
-    """The module at ``path``, or None if there is no such module."""
-    try:
-        return importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        # This module, or a package it should be in; not another one that it imports.
-        if error.name is not None and (path == error.name or path.startswith(error.name + ".")):
-            return None
-        raise _broken(path, error) from error
-    except (TypeError, ValueError):
-        # A path like ".." or "": nothing that can be imported.
-        return None
-    except (Exception, SystemExit) as error:
-        raise _broken(path, error) from error
-
-
-def _broken(path: str, error: BaseException) -> PipelineError:
-    return PipelineError(
-        f"INSTALLED_FILTERS: importing {path!r} fails: {type(error).__name__}: {error}.",
-        "Fix the module; 'python -m " + path + "' shows where.",
-        9,
-    )
 
 
 def _of_module(path: str, module: Any) -> list[Named]:
     classes = [
         value
         for name, value in vars(module).items()
-        if isinstance(value, FilterMeta)
+        # Not isinstance(), which would evaluate lazy objects.
+        if issubclass(type(value), FilterMeta)
         and value.__module__ == module.__name__
         and value._chain_base is not value
         and not name.startswith("_")
@@ -168,7 +138,7 @@ def _bound(
     found: list[Named],
     options: Mapping[str, Any],
 ) -> list[Named]:
-    declared = {cls: declared_options(cls) for _, cls in found} if options else {}
+    declared = {cls: _declared(path, cls) for _, cls in found} if options else {}
     known = sorted({name for hints in declared.values() for name in hints})
     for name in options:
         if name not in known:
@@ -185,17 +155,32 @@ def _bound(
             if not fits(value, hint):
                 raise PipelineError(
                     f"INSTALLED_FILTERS entry {path!r}: option {name!r} is {value!r}.",
-                    f"It must be {describe(hint)}.",
+                    f"It must be {describe_hint(hint)}.",
                     7,
                 )
         try:
             bound.append((label, bind(cls, chosen)))
-        except ValueError as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             # Raised by the filter's __init_subclass__, where it checks its options.
+            text = error if isinstance(error, ValueError) else describe(error)
             raise PipelineError(
-                f"INSTALLED_FILTERS entry {path!r}: {error}.", "Change its OPTIONS.", 7
+                f"INSTALLED_FILTERS entry {path!r}: {text}.", "Change its OPTIONS.", 7
             ) from error
     return bound
+
+
+def _declared(path: str, cls: type[FilterBase]) -> dict[str, Any]:
+    try:
+        return declared_options(cls)
+    except (NameError, TypeError, AttributeError, SyntaxError) as error:
+        raise PipelineError(
+            f"INSTALLED_FILTERS entry {path!r}: the annotations of {cls.__name__} cannot be"
+            f" evaluated: {describe(error)}.",
+            "Import their types at run time, not only if TYPE_CHECKING.",
+            7,
+        ) from error
 
 
 def _verb(class_name: str) -> str:

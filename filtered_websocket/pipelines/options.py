@@ -44,7 +44,7 @@ def fits(value: Any, hint: Any) -> bool:
     return all(fits(item, arguments[0]) for item in value)
 
 
-def describe(hint: Any) -> str:
+def describe_hint(hint: Any) -> str:
     """An annotation as written in source code."""
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 

@@ -96,5 +96,6 @@ def _chain(name: str, filters: Iterable[type[FilterClass]], bytes_only: bool) ->
     try:
         # Read once: pipelines are built again when the setting changes.
         return Chain(name, filters, bytes_only=bytes_only, timeout=conf.FILTER_TIMEOUT)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
+        # ValueError: Python knows no signature of it (of a function written in C).
         raise PipelineError(f"INSTALLED_FILTERS: {error}.", "Change the filter.", 11) from error

@@ -11,9 +11,8 @@ from typing import Any
 
 from django.conf import settings
 from django.core.signals import setting_changed
-from django.utils.module_loading import import_string
 
-from ..conf import conf
+from ..conf import SettingError, conf, describe, import_object
 from ..layer.envelope import MAX_GROUP_NAME, check_group
 from ..types import Codec
 from .entries import Entry, PipelineError, entry_name
@@ -141,13 +140,24 @@ def _tuple(name: str, value: Iterable[Any] | None) -> tuple[Any, ...] | None:
 def _codec(codec: Any) -> Codec | None:
     if isinstance(codec, str):
         try:
-            codec = import_string(codec)
-        except ImportError as error:
+            codec = import_object(codec)
+        except PipelineError:
+            raise  # of a route that the module makes
+        except SettingError as error:
             raise PipelineError(
-                f"CODEC {codec!r}: {error}.", "Give its dotted path.", 13
-            ) from error
+                f"CODEC {codec!r}: {error.message}", error.hint, 13
+            ) from error.__cause__
     if isinstance(codec, type):
-        codec = codec()
+        try:
+            codec = codec()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise PipelineError(
+                f"CODEC {codec!r} is called without arguments and raises {describe(error)}.",
+                "Change it, or give an object.",
+                13,
+            ) from error
     if codec is not None and not (hasattr(codec, "decode") and hasattr(codec, "encode")):
         raise PipelineError(f"CODEC {codec!r} has no decode and encode.", "Give it both.", 13)
     chosen: Codec | None = codec

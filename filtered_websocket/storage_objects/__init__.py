@@ -8,13 +8,11 @@ the environment chooses it, else the setting ``STORAGE``.
 import argparse
 import functools
 import os
-from importlib import import_module
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
-from ..conf import conf
+from ..conf import SettingError, conf, describe, import_longest
 from .base import BaseStorageObject
 
 #: The environment variable, which overrides the setting.
@@ -22,20 +20,26 @@ VARIABLE = "STORAGE_OBJECT_MODULE"
 
 
 def storage_class(path: str) -> type[BaseStorageObject]:
-    """``StorageObject`` of the module at ``path``; ImproperlyConfigured where there is none."""
+    """``StorageObject`` of the module at ``path``; SettingError if there is none."""
     try:
-        found: type[BaseStorageObject] = import_module(path).StorageObject
-    except (Exception, SystemExit) as error:
-        raise ImproperlyConfigured(
-            f"storage object {path!r}: {error}. Give the path of a module that has a class"
-            " StorageObject."
-        ) from error
-    if not isinstance(found, type) or not hasattr(found, "parser"):
-        raise ImproperlyConfigured(
-            f"storage object {path!r}: its StorageObject is {found!r:.80}. Make it a subclass of"
-            " filtered_websocket.storage_objects.base.BaseStorageObject."
+        module, rest = import_longest(path)
+    except SettingError as error:
+        raise SettingError(
+            f"storage object {path!r}: {error.message}", error.hint
+        ) from error.__cause__
+    if module is None or rest:
+        raise SettingError(
+            f"storage object {path!r}: there is no such module.",
+            "Give the path of a module that has a class StorageObject.",
         )
-    return found
+    found = getattr(module, "StorageObject", None)
+    if not isinstance(found, type) or not hasattr(found, "parser"):
+        raise SettingError(
+            f"storage object {path!r}: its StorageObject is {found!r:.80}.",
+            "Make it a subclass of filtered_websocket.storage_objects.base.BaseStorageObject.",
+        )
+    cls: type[BaseStorageObject] = found
+    return cls
 
 
 def storage_path() -> str:
@@ -45,8 +49,16 @@ def storage_path() -> str:
 
 
 def default_options(cls: type[BaseStorageObject]) -> argparse.Namespace:
-    """The default options of a storage object."""
-    return cls.parser(argparse.ArgumentParser(add_help=False)).parse_args([])
+    """The default options of a storage object. SettingError if its parser() fails."""
+    try:
+        return cls.parser(argparse.ArgumentParser(add_help=False)).parse_args([])
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise SettingError(
+            f"storage object {cls.__module__!r}: its parser() raises {describe(error)}.",
+            "It adds options that all have defaults to the parser it is given.",
+        ) from error
 
 
 def use_storage_object(storage_object: Any) -> None:
@@ -66,15 +78,16 @@ def get_storage_object() -> Any:
 def chosen() -> tuple[type[BaseStorageObject], argparse.Namespace]:
     """
     The class that settings choose, and its options: those its ``parser()`` declares, with
-    ``STORAGE["OPTIONS"]`` set. ImproperlyConfigured for a mistake.
+    ``STORAGE["OPTIONS"]`` set. SettingError for a mistake.
     """
     cls = storage_class(storage_path())
     options = default_options(cls)
     for name, value in conf.STORAGE.get("OPTIONS", {}).items():
         if not hasattr(options, name):
             known = ", ".join(sorted(vars(options))) or "none"
-            raise ImproperlyConfigured(
-                f"FILTERED_WEBSOCKET['STORAGE'] has no option {name!r}. Its options: {known}."
+            raise SettingError(
+                f"FILTERED_WEBSOCKET['STORAGE'] has no option {name!r}.",
+                f"Its options: {known}.",
             )
         setattr(options, name, value)
     return cls, options

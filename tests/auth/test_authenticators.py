@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import sys
+import types
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -600,9 +602,9 @@ class NeedsArguments:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("nowhere.Nothing", "No module named 'nowhere'"),
+        ("nowhere.Nothing", "there is no module 'nowhere'"),
         (f"{__name__}.Nothing", "Nothing"),
-        (f"{__name__}.NeedsArguments", "cannot be made without arguments"),
+        (f"{__name__}.NeedsArguments", "without arguments and raises TypeError"),
         ("builtins.dict", "has no 'async def authenticate"),
         (f"{__name__}.Plain", "has no 'async def authenticate"),
         ("tests.raising_module.Anything", "RuntimeError: not today"),
@@ -781,3 +783,16 @@ def test_a_refusal_says_nothing_of_its_reason():
         4401,
         "unauthorized",
     )
+
+
+@pytest.mark.parametrize("where", ["module", "class"])
+def test_ctrl_c_while_authenticators_are_loaded_is_not_swallowed(settings, monkeypatch, where):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    module = types.ModuleType("interrupted")
+    vars(module)["__getattr__" if where == "module" else "Mine"] = interrupt
+    monkeypatch.setitem(sys.modules, "interrupted", module)
+    settings.FILTERED_WEBSOCKET = {"AUTHENTICATORS": ["interrupted.Mine"]}
+    with pytest.raises(KeyboardInterrupt):
+        authenticators.load_authenticators()

@@ -9,7 +9,7 @@ from django.core.checks import run_checks
 
 from filtered_websocket import conf
 from filtered_websocket.apps import CHECKS
-from filtered_websocket.checks import environment
+from filtered_websocket.checks import application, environment
 from filtered_websocket.checks import settings as checks
 from filtered_websocket.pipelines import route as routes
 
@@ -175,9 +175,22 @@ def test_e012_e013_routes_groups_and_codec():
     del bad
 
 
-def test_the_application_is_imported_so_that_its_routes_are_known(settings):
-    settings.ASGI_APPLICATION = "nowhere.application"
-    assert found() == {}
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("nowhere.application", "'nowhere.application': there is no module 'nowhere'. Check its"),
+        ("tests.no_filters.app", "module 'tests.no_filters' has no attribute 'app'. Check its"),
+        ("tests.broken_module.app", "fails: ModuleNotFoundError: No module named 'nowhere_to_be"),
+        ("tests.exiting_module.app", "importing 'tests.exiting_module' fails: SystemExit: 0. Fix"),
+    ],
+)
+def test_e020_an_application_that_cannot_be_imported(settings, path, words):
+    settings.ASGI_APPLICATION = path
+    assert words in found()["filtered_websocket.E020"]
+    assert len(found()) == 1
+
+
+def test_without_an_application_there_is_nothing_to_check(settings):
     settings.ASGI_APPLICATION = None
     assert found() == {}
 
@@ -185,6 +198,7 @@ def test_the_application_is_imported_so_that_its_routes_are_known(settings):
 def test_a_mistake_in_a_route_that_the_application_makes_is_found(settings):
     settings.ASGI_APPLICATION = "tests.bad_asgi.application"
     assert "'no.such.module'" in found()["filtered_websocket.E004"]
+    assert len(found()) == 1
 
 
 def test_e014_a_layer_that_does_not_exist(settings):
@@ -220,11 +234,15 @@ def test_e016_a_serializer_without_bytes(settings):
 @pytest.mark.parametrize(
     ("storage", "words"),
     [
-        ({"BACKEND": "nowhere"}, "storage object 'nowhere': No module named 'nowhere'."),
+        (
+            {"BACKEND": "nowhere"},
+            "storage object 'nowhere': there is no such module. Give the path",
+        ),
         (
             {"BACKEND": "filtered_websocket.storage_objects.redis", "OPTIONS": {"redis_prot": 1}},
             "has no option 'redis_prot'. Its options: redis_channels",
         ),
+        ({"BACKEND": "tests.raising_module"}, "fails: RuntimeError: not today. Fix the module;"),
     ],
 )
 def test_e017_a_storage_object_that_cannot_be_made(settings, storage, words):
@@ -237,6 +255,11 @@ class Greedy:
         raise NotImplementedError
 
 
+class Leaver:
+    def __init__(self):
+        raise SystemExit(3)
+
+
 class Idle:
     """Authenticates nobody."""
 
@@ -244,12 +267,18 @@ class Idle:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("nowhere.Authenticator", "names 'nowhere.Authenticator': ModuleNotFoundError: No "),
-        ("tests.checks.test_settings.Nobody", "names 'tests.checks.test_settings.Nobody': "),
-        ("nodots", "names 'nodots': ImportError: nodots doesn't look like a module path."),
-        ("", "names ''"),
-        ("tests.checks.test_settings.Greedy", "cannot be made without arguments"),
-        ("tests.checks.test_settings.CORE", "cannot be made without arguments"),
+        ("nowhere.Authenticator", "'nowhere.Authenticator': there is no module 'nowhere'. Check"),
+        ("tests.checks.test_settings.Nobody", "test_settings' has no attribute 'Nobody'. Check"),
+        ("nodots", "names 'nodots': there is no module 'nodots'."),
+        ("", "names '': there is no module ''."),
+        ("..", "names '..': there is no module '.'."),
+        ("tests.raising_module.A", "importing 'tests.raising_module' fails: RuntimeError: not to"),
+        ("tests.exiting_module.A", "importing 'tests.exiting_module' fails: SystemExit: 0."),
+        ("tests.instance_method.A", "importing 'tests.instance_method' fails: TypeError: tests."),
+        ("tests.checks.test_settings.Greedy", "without arguments and raises TypeError: Greedy."),
+        ("tests.checks.test_settings.Leaver", "without arguments and raises SystemExit: 3."),
+        ("tests.checks.test_settings.CORE", "raises TypeError: 'str' object is not callable."),
+        ("tests.checks.test_settings", "raises TypeError: 'module' object is not callable."),
         ("tests.checks.test_settings.Idle", "has no 'async def authenticate(self, scope)'."),
     ],
 )
@@ -338,7 +367,7 @@ def test_no_message_holds_a_secret_key(settings):
 def test_check_ids_are_unique_and_documented():
     written = [
         number
-        for module in (checks, environment)
+        for module in (application, checks, environment)
         for number in re.findall(
             r'filtered_websocket\.([EW]\d{3})"', Path(module.__file__).read_text()
         )

@@ -1,6 +1,11 @@
-"""From settings to pipelines: filters.entries, filters.options, filters.pipeline."""
+"""From settings to pipelines: entries, options, pipeline, route."""
 
+import itertools
 import logging
+import re
+import shlex
+import subprocess
+import sys
 from typing import Any, Literal
 
 import pytest
@@ -10,12 +15,13 @@ from filtered_websocket import WebSocketMessageFilter
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.exceptions import FilterError
 from filtered_websocket.pipelines.entries import PipelineError, entry_name, load_entry
-from filtered_websocket.pipelines.options import describe, fits
+from filtered_websocket.pipelines.options import describe_hint, fits
 from filtered_websocket.pipelines.pipeline import Pipeline
 from filtered_websocket.pipelines.route import Route
 
 from .. import examples
 from ..lone_filter import Pop
+from ..snippets import ROOT
 
 
 def names(entry):
@@ -38,12 +44,19 @@ def test_a_module_gives_its_own_public_filters_in_the_order_they_are_defined(mon
 @pytest.mark.parametrize(
     ("entry", "number", "words"),
     [
-        ("tests.nowhere", 4, "'tests.nowhere': module 'tests' has no 'nowhere'"),
+        ("tests.nowhere", 4, "'tests.nowhere': module 'tests' has no attribute 'nowhere'"),
         ("nowhere.at.all", 4, "there is no such module or class"),
         ("nowhere", 4, "there is no such module or class"),
+        ("tests.nowhere.at.all", 4, "module 'tests' has no attribute 'nowhere.at.all'"),
+        ("tests..examples", 4, "there is no such module or class"),
+        ("tests.examples.", 4, "there is no such module or class"),
+        ("a\0b", 4, "there is no such module or class"),
+        ("\ud800", 4, "there is no such module or class"),
+        ("tests.instance_method", 9, "Shout.filter is an instance method: make it a class"),
+        ("tests.instance_method.Shout", 9, "importing 'tests.instance_method' fails: TypeError"),
         ("", 4, "there is no such module or class"),
         ("..", 4, "there is no such module or class"),
-        ("tests.lone_filter.Pup", 4, "has no 'Pup'"),
+        ("tests.lone_filter.Pup", 4, "has no attribute 'Pup'"),
         ("tests.no_filters", 5, "the module defines no filter"),
         ({"NAME": "tests.lone_filter", "OPTIONS": {"dept": 2}}, 6, "has no option 'dept'"),
         ({"NAME": "tests.lone_filter", "OPTIONS": {"blocking": True}}, 6, "has no option"),
@@ -57,6 +70,7 @@ def test_a_module_gives_its_own_public_filters_in_the_order_they_are_defined(mon
         ("tests.broken_module", 9, "nowhere_to_be_found"),
         ("tests.broken_module.Filter", 9, "nowhere_to_be_found"),
         ("tests.raising_module", 9, "RuntimeError: not today"),
+        ("tests.raising_module.Filter", 9, "RuntimeError: not today"),
         ("tests.exiting_module", 9, "SystemExit: 0"),
         ("tests.examples.NOT_A_FILTER", 10, "is not a filter: 3"),
         (WebSocketMessageFilter, 10, "is not a filter"),
@@ -70,6 +84,176 @@ def test_a_mistake_names_the_entry_and_the_cure(entry, number, words):
     assert caught.value.id == f"filtered_websocket.E{number:03}"
     assert isinstance(caught.value, ImproperlyConfigured)
     assert caught.value.hint
+
+
+ERRORS_OF_A_MODULE = (
+    "ValueError('wrong')",
+    "TypeError('wrong')",
+    "AttributeError('wrong')",
+    "ImportError('wrong')",
+    "ModuleNotFoundError('wrong')",
+    "ModuleNotFoundError('wrong', name='tests')",
+    "AssertionError('wrong')",
+    "SystemExit('wrong')",
+    "GeneratorExit('wrong')",
+    "asyncio.CancelledError('wrong')",
+    "BaseException('wrong')",
+    "ImproperlyConfigured('wrong')",
+)
+
+
+@pytest.fixture
+def write_module(tmp_path, monkeypatch):
+    """Writes the source of a module, which can be imported by the name that is returned."""
+    monkeypatch.syspath_prepend(tmp_path)
+    names = itertools.count()
+
+    def write(source):
+        name = f"written_{next(names)}"
+        (tmp_path / f"{name}.py").write_text(source)
+        return name
+
+    yield write
+    for name in [name for name in sys.modules if name.startswith("written_")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("error", ERRORS_OF_A_MODULE)
+def test_whatever_a_module_raises_is_reported_with_its_own_text(write_module, error):
+    module = write_module(
+        f"import asyncio\nfrom django.core.exceptions import ImproperlyConfigured\nraise {error}\n"
+    )
+    kind = error.partition("(")[0].rpartition(".")[2]
+    for entry in (module, f"{module}.Filter"):
+        with pytest.raises(PipelineError) as caught:
+            Pipeline([entry])
+        assert caught.value.id == "filtered_websocket.E009"
+        expected = f"entry {entry!r}: importing {module!r} fails: {kind}: wrong."
+        assert caught.value.message == "INSTALLED_FILTERS " + expected
+    for codec in (f"{module}.Codec", module):
+        with pytest.raises(PipelineError) as caught:
+            _ = route([], codec=codec).pipeline
+        assert caught.value.id == "filtered_websocket.E013"
+        assert f"importing {module!r} fails: {kind}: wrong." in caught.value.message
+
+
+def test_a_syntax_error_is_reported_with_its_line(write_module):
+    module = write_module("x = 1\nfor\n")
+    with pytest.raises(PipelineError, match=r"SyntaxError: invalid syntax.*line 2") as caught:
+        Pipeline([f"{module}.Filter"])
+    assert caught.value.id == "filtered_websocket.E009"
+
+
+def test_a_package_that_misses_its_own_module_is_not_misspelt(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "written_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("import written_package.filters")
+    with pytest.raises(
+        PipelineError, match=r"No module named 'written_package\.filters'"
+    ) as caught:
+        Pipeline(["written_package.filters"])
+    assert caught.value.id == "filtered_websocket.E009"
+
+
+def test_ctrl_c_during_an_import_is_not_swallowed(write_module):
+    module = write_module("raise KeyboardInterrupt")
+    for entry in (module, f"{module}.Filter"):
+        with pytest.raises(KeyboardInterrupt):
+            Pipeline([entry])
+    lazy = write_module(
+        "def __getattr__(name):\n"
+        "    raise AttributeError if name == '__path__' else KeyboardInterrupt"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline([f"{lazy}.Filter"])
+
+
+def test_an_error_of_a_modules_getattr_is_reported_with_its_own_text(write_module):
+    module = write_module(
+        "def __getattr__(name):\n"
+        "    raise (AttributeError if name == '__path__' else ValueError)(f'no {name} today')"
+    )
+    words = f"importing '{module}.Filter' fails: ValueError: no Filter today"
+    with pytest.raises(PipelineError, match=words) as caught:
+        Pipeline([f"{module}.Filter"])
+    assert f'-c "from {module} import Filter"' in caught.value.hint
+    assert caught.value.id == "filtered_websocket.E009"
+
+
+def test_a_mistake_in_a_route_that_a_module_makes_is_reported_as_itself(write_module):
+    module = write_module(
+        "from filtered_websocket.consumers import FilteredWebSocketConsumer\n"
+        "app = FilteredWebSocketConsumer.as_asgi(filters=['nowhere'])\n"
+        "def decode(self): pass\n"
+    )
+    for build in (
+        lambda: Pipeline([module]),
+        lambda: route([], codec=f"{module}.app").pipeline,
+    ):
+        with pytest.raises(PipelineError, match="entry 'nowhere': there is no such") as caught:
+            build()
+        assert caught.value.id == "filtered_websocket.E004"
+
+
+@pytest.mark.parametrize("settings_module", ["fws_project.settings", ""])
+def test_the_command_of_the_hint_shows_where(monkeypatch, settings_module):
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", settings_module)
+    with pytest.raises(PipelineError) as caught:
+        Pipeline(["tests.instance_method"])
+    command = re.search(r"'(python .*)'", caught.value.hint)[1]
+    words = [sys.executable, *shlex.split(command)[1:]]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert re.search(r'instance_method.py", line 6, in <module>', done.stderr)
+    assert "TypeError: tests.instance_method.Shout.filter is an instance method" in done.stderr
+
+
+def test_lazy_objects_of_a_module_are_not_evaluated(write_module):
+    module = write_module(
+        "from django.utils.functional import SimpleLazyObject\n"
+        "from tests.lone_filter import Pop as Base\n"
+        "lazy = SimpleLazyObject(lambda: 1 / 0)\n"
+        "class Pop(Base):\n    pass\n"
+    )
+    assert names(module) == ["Pop"]
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("size: 'Nowhere' = 1", "the annotations of F cannot be evaluated: NameError: name 'Now"),
+        ("size: int = 1\n    def __init_subclass__(cls): raise TypeError('no')", "TypeError: no."),
+        ("size: int = 1\n    def __init_subclass__(cls): raise SystemExit(3)", "SystemExit: 3."),
+    ],
+)
+def test_an_option_that_a_filter_cannot_take_is_reported(write_module, source, words):
+    module = write_module(
+        "from filtered_websocket import WebSocketMessageFilter\n"
+        f"class F(WebSocketMessageFilter):\n    {source}\n"
+        "    @classmethod\n    def filter(cls, web_socket_instance): pass\n"
+    )
+    with pytest.raises(PipelineError, match=re.escape(words)) as caught:
+        Pipeline([{"NAME": module, "OPTIONS": {"size": 2}}])
+    assert caught.value.id == "filtered_websocket.E007"
+
+
+def test_ctrl_c_while_options_are_set_is_not_swallowed(write_module):
+    module = write_module(
+        "from filtered_websocket import WebSocketMessageFilter\n"
+        "class F(WebSocketMessageFilter):\n    size: int = 1\n"
+        "    def __init_subclass__(cls): raise KeyboardInterrupt\n"
+        "    @classmethod\n    def filter(cls, web_socket_instance): pass\n"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline([{"NAME": module, "OPTIONS": {"size": 2}}])
+
+
+def test_a_filter_without_a_signature_is_a_mistake(monkeypatch):
+    monkeypatch.setattr(Pop, "filter", staticmethod(type))
+    with pytest.raises(PipelineError, match="no signature found") as caught:
+        Pipeline([Pop])
+    assert caught.value.id == "filtered_websocket.E011"
 
 
 def test_a_filter_that_stopped_fitting_is_a_mistake_too(monkeypatch):
@@ -124,7 +308,7 @@ def test_options_of_a_module_go_to_the_filters_that_declare_them(monkeypatch):
 )
 def test_options_are_checked_against_their_annotation(value, hint, expected):
     assert fits(value, hint) is expected
-    assert describe(hint)
+    assert describe_hint(hint)
 
 
 def test_a_pipeline_prints_as_one_would_type_it(monkeypatch):
@@ -219,6 +403,25 @@ def test_a_codec_is_an_object_a_class_or_a_path(codec):
 def test_a_codec_that_is_none_is_a_mistake(codec):
     with pytest.raises(PipelineError, match="CODEC"):
         _ = route(codec=codec).pipeline
+
+
+class NoCodec:
+    def __init__(self):
+        raise SystemExit("no codec today")
+
+
+def test_a_codec_that_cannot_be_made_is_a_mistake(monkeypatch):
+    words = "is called without arguments and raises SystemExit: no codec today"
+    with pytest.raises(PipelineError, match=words) as caught:
+        _ = route(codec=NoCodec).pipeline
+    assert caught.value.id == "filtered_websocket.E013"
+    monkeypatch.setattr(NoCodec, "__init__", raise_keyboard_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        _ = route(codec=NoCodec).pipeline
+
+
+def raise_keyboard_interrupt(self):
+    raise KeyboardInterrupt
 
 
 def test_a_failing_filter_is_logged_once_and_counted(caplog):

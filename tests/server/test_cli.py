@@ -136,7 +136,7 @@ def test_a_storage_object_that_is_none_is_one_line(monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         parse([])
     assert caught.value.code == 2
-    assert "storage object 'nowhere': No module named 'nowhere'" in capsys.readouterr().err
+    assert "storage object 'nowhere': there is no such module" in capsys.readouterr().err
 
 
 def test_a_key_and_certificate_that_are_no_pair_are_one_line(tmp_path, capsys):

@@ -11,6 +11,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from filtered_websocket import storage_objects
+from filtered_websocket.conf import describe
 from filtered_websocket.hub import events
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.storage_objects import default_options, get_storage_object, storage_class
@@ -345,6 +346,28 @@ def test_what_is_no_storage_object_is_a_mistake(monkeypatch, value):
 def test_a_module_without_a_storage_object_is_a_mistake(path):
     with pytest.raises(ImproperlyConfigured, match=re.escape(f"storage object '{path}'")):
         storage_class(path)
+
+
+@pytest.mark.parametrize("error", [SystemExit(2), TypeError("no"), KeyError()])
+def test_a_parser_that_raises_is_a_mistake(error):
+    class Odd(BaseStorageObject):
+        @classmethod
+        def parser(cls, parser):
+            raise error
+
+    words = f"its parser() raises {describe(error)}. It adds options"
+    with pytest.raises(ImproperlyConfigured, match=re.escape(words)):
+        storage_objects.default_options(Odd)
+
+
+def test_ctrl_c_in_a_parser_is_not_swallowed():
+    class Odd(BaseStorageObject):
+        @classmethod
+        def parser(cls, parser):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        storage_objects.default_options(Odd)
 
 
 def test_an_option_a_storage_object_does_not_have_is_a_mistake(settings):

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from channels.routing import get_default_application
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 
+from ...checks.application import load_application
 from ...pipelines.route import Route, known_routes
 
 
@@ -19,7 +19,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            get_default_application()
+            load_application()
             lines = [line for route in _routes() for line in route.lines()]
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
