@@ -31,9 +31,12 @@ def demo(request: HttpRequest, name: str = "", websocket: Any = None) -> HttpRes
     pipeline); the page shows its filters.
     """
     served = websocket_urlpatterns[0].callback if websocket is None else websocket
+    pipeline = served.route.pipeline
     context = {
         "name": name,
-        "pipes": served.route.pipeline.lines(),
+        "pipes": pipeline.lines(),
+        # Then the page shows what comes back, not what was typed.
+        "to_self": any(getattr(cls, "to_self", False) for cls in pipeline.message.filters),
         "websocket_path": request.path,
     }
     response = render(request, "filtered_websocket/demo.html", context)

@@ -1,5 +1,7 @@
 """The demo page in a real browser."""
 
+import re
+
 import pytest
 from playwright.async_api import expect
 from websockets.asyncio.client import connect
@@ -90,6 +92,98 @@ async def test_the_page_shows_the_pipeline_it_talks_to(windows, server):
     assert "tidy | broadcast_messages | stdout_messages" in " ".join(text.split())
     text = await room.page.inner_text("body")
     assert "tidy | shout | broadcast_messages" in " ".join(text.split())
+
+
+async def test_what_the_empty_page_proposes_works(windows, server):
+    window = await windows[0].open(server.http("/rooms/proposal/"), "ann")
+    async with window.page.context.expect_page() as opened:
+        await window.page.click("text=Open this page in a second window")
+    second = Window(await opened.value)
+    await second.is_connected()
+    # A last value that is a function would be called.
+    await second.page.evaluate(await second.page.inner_text("#command") + "; null")
+    await window.shows("HELLO", "guest")
+    assert window.wrong == second.wrong == []
+
+
+async def test_own_text_is_marked_as_typed_where_the_server_does_not_send_it_back(windows, server):
+    window = await windows[0].open(server.http("/rooms/alone/"), "ann")
+    await window.say("quiet")
+    await window.shows("quiet", "ann")
+    await window.say("too")
+    await expect(window.page.locator(".own .typed")).to_have_text(["as you typed it"] * 2)
+    await expect(window.page.locator("#log .explains")).to_have_count(1)
+
+
+async def test_own_text_is_what_comes_back_where_the_server_sends_it_back(windows, database):
+    env = {**database, "DJANGO_SETTINGS_MODULE": "tests.e2e.self_settings"}
+    process = Daphne(env=env)
+    try:
+        window = await windows[0].open(process.http(), "ann")
+        await window.say("  quiet  ")
+        await window.shows("QUIET", "ANN")
+        await expect(window.page.locator("#log .message.own")).to_have_count(1)
+        await expect(window.page.locator("#log .message")).to_have_count(1)
+        await expect(window.page.locator(".typed")).to_have_count(0)
+    finally:
+        process.stop()
+
+
+#: Counts the attempts of a page, and sends them to a path that no route serves.
+ASTRAY = """
+window.attempts = 0;
+window.WebSocket = class extends WebSocket {
+    constructor(url) {
+        super(url + window.astray);
+        document.documentElement.dataset.attempts = ++window.attempts;
+    }
+};
+window.astray = "nowhere/";
+"""
+
+
+async def test_a_socket_that_is_refused_again_and_again_is_told_so(windows, server):
+    page = windows[0].page
+    await page.add_init_script(ASTRAY)
+    await page.goto(server.http())
+    await expect(page.locator("#refused")).to_be_visible(timeout=60_000)
+    text = await page.inner_text("#refused")
+    assert "Its log says why" in text and "manage.py check" in text
+    await expect(page.locator("#status")).to_contain_text("refused")
+    assert await page.evaluate("attempts") >= 3
+    await page.evaluate("astray = ''; dispatchEvent(new Event('online'))")
+    await windows[0].is_connected()
+    await expect(page.locator("#refused")).to_be_hidden()
+
+
+@pytest.mark.parametrize("answer", [None, 502])
+async def test_a_server_that_is_away_is_not_said_to_refuse(windows, server, answer):
+    """By no answer at all, or by what a proxy in front answers in its place."""
+    page = windows[0].page
+    await page.add_init_script(ASTRAY)
+    await page.goto(server.http())
+    if answer is None:
+        await page.route("**/*", lambda route: route.abort())
+    else:
+        await page.route("**/*", lambda route: route.fulfill(status=answer))
+    enough = re.compile(r"[5-9]|\d\d")
+    await expect(page.locator("html")).to_have_attribute("data-attempts", enough, timeout=60_000)
+    await expect(page.locator("#status")).to_contain_text(re.compile("reconnecting|connecting"))
+    await expect(page.locator("#refused")).to_be_hidden()
+
+
+@pytest.mark.parametrize("path", ["/", "/rooms/a-room-with-quite-a-long-name/"])
+async def test_on_a_phone_most_of_the_screen_is_the_chat(browser, server, path):
+    context = await browser.new_context(viewport={"width": 390, "height": 844})
+    window = await Window(await context.new_page()).open(server.http(path), "ann")
+    share = "document.querySelector('main').getBoundingClientRect().height / innerHeight"
+    assert await window.page.evaluate(share) > 0.75
+    await window.say("hello")
+    await window.shows("hello", "ann")
+    log = "document.getElementById('log').getBoundingClientRect().height / innerHeight"
+    assert await window.page.evaluate(log) > 0.6
+    wide = "document.documentElement.scrollWidth > innerWidth"
+    assert not await window.page.evaluate(wide)
 
 
 async def test_the_page_comes_back_by_itself(windows, database):

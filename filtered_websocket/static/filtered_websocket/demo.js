@@ -1,12 +1,14 @@
 /*
  * A chat over the WebSocket at the page's own path, in plain text: "name: text".
- * What comes from others is only ever shown through textContent. When it comes back after a
- * close is reconnect.js's to say, which is loaded before.
+ * Messages are only ever shown through textContent. reconnect.js, which is loaded before, says
+ * when to reconnect after a close.
  */
 (() => {
   "use strict";
 
   const [MAX_ITEMS, HUES] = [500, 8];
+  // After so many attempts that never opened, ask whether the server itself is there.
+  const REFUSED_AFTER = 3;
   const STORED_NAME = "filtered_websocket.name";
 
   /** Author and text of a frame; command-line clients send bare text. */
@@ -18,7 +20,7 @@
 
   // Some servers, daphne among them, send a close code but lose its reason.
   const REASONS = {
-    1000: "the server said goodbye",
+    1000: "the server ended it",
     4401: "not allowed",
     4403: "not allowed",
     4413: "too large a message",
@@ -28,6 +30,8 @@
   const byId = (id) => document.getElementById(id);
   const [status, log, nameInput, textInput] = ["status", "log", "name", "text"].map(byId);
   const url = location.origin.replace("http", "ws") + body.dataset.websocketPath;
+  // Whether the pipeline sends a message back to its sender, too.
+  const toSelf = "toSelf" in body.dataset;
 
   function element(tag, className, text) {
     const made = document.createElement(tag);
@@ -70,6 +74,17 @@
     append(item);
   }
 
+  /** Own text, which the server sends to everybody else. */
+  function showTyped(author, text) {
+    showMessage(author, text, true);
+    // For the eye and for screen readers: no filter has seen this.
+    log.lastElementChild.append(" ", element("span", "typed", "as you typed it"));
+    if (log.querySelector(".explains")) return;
+    append(element("li", "notice explains",
+      "Your own messages are shown as you typed them. Others get what the filters make of them:"
+      + " open this page in a second window to see that."));
+  }
+
   function showNotice(text) {
     const last = log.lastElementChild;
     if (last && !last.classList.contains("notice")) append(element("li", "notice", text));
@@ -77,6 +92,7 @@
 
   let socket, retry, countdown;
   let wasOpen = false;
+  let failures = 0;
   const reconnect = new Reconnect();
 
   function show(state, text, aside = "") {
@@ -91,33 +107,58 @@
   function wait(delay) {
     const due = performance.now() + delay;
     const left = () => ` in ${Math.max(1, Math.ceil((due - performance.now()) / 1000))} s`;
-    show("waiting", "reconnecting", left());
+    const refused = !byId("refused").hidden;
+    show(refused ? "refused" : "waiting", refused ? "refused, trying again" : "reconnecting", left());
     countdown = setInterval(() => { status.lastChild.textContent = left(); }, 250);
     retry = setTimeout(connect, delay);
+  }
+
+  /** A browser does not tell a refused WebSocket from a server that is away: HTTP does. */
+  async function isRefused() {
+    if (failures < REFUSED_AFTER) return false;
+    try {
+      const answer = await fetch(location.href, { method: "HEAD", cache: "no-store" });
+      // 502 and the like: a proxy answers, the server does not.
+      return answer.status < 500;
+    } catch {
+      return false;
+    }
   }
 
   function connect() {
     clearTimeout(retry);
     clearInterval(countdown);
-    show("connecting", "connecting");
+    if (byId("refused").hidden) show("connecting", "connecting");
     socket = new WebSocket(url);
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
+      failures = 0;
+      byId("refused").hidden = true;
       reconnect.opened();
       show("open", "connected");
-      if (wasOpen) showNotice("Connected again. What was said meanwhile did not reach you.");
+      if (wasOpen) showNotice("Connected again. You missed what was said meanwhile.");
       wasOpen = true;
     };
-    socket.onmessage = ({ data }) => showMessage(...parse(data));
-    socket.onclose = ({ code, reason }) => {
+    socket.onmessage = ({ data }) => {
+      const [author, text] = parse(data);
+      const own = toSelf && author.toLowerCase() === ownName().toLowerCase();
+      showMessage(author, text, own);
+    };
+    socket.onclose = async ({ code, reason }) => {
+      failures += 1;
       const delay = reconnect.closed(code);
-      if (delay !== null) return wait(delay);
+      if (delay !== null) {
+        byId("refused").hidden = !(await isRefused());
+        return wait(delay);
+      }
       const why = reason || REASONS[code] || "refused";
       show("closed", `closed: ${why} (${code}). Reload the page to try again.`);
     };
   }
 
-  window.addEventListener("online", () => { if (body.dataset.state === "waiting") connect(); });
+  window.addEventListener("online", () => {
+    if (["waiting", "refused"].includes(body.dataset.state)) connect();
+  });
 
   // Storage may be forbidden: the name then lasts as long as the page.
   const recall = (store) => {
@@ -145,8 +186,7 @@
     if (socket.readyState !== WebSocket.OPEN || !text.trim()) return;
     const author = ownName() || "guest";
     socket.send(`${author}: ${text}`);
-    // Nobody gets their own messages back.
-    showMessage(author, text, true);
+    if (!toSelf) showTyped(author, text);
     textInput.value = "";
     textInput.focus();
   });
@@ -170,7 +210,8 @@
     }
   }
   byId("aside").hidden = false;
-  byId("command").textContent = `python -m websockets ${url}`;
+  byId("command").textContent =
+    `s = new WebSocket("${url}"); s.onopen = () => s.send("hello")`;
 
   connect();
 })();
