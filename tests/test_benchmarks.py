@@ -21,6 +21,7 @@ from benchmarks.stats import Spread, percentile
 from benchmarks.wire import MASK, PING, PONG, TEXT, WireError, build_frame, take_frames
 
 from .snippets import ROOT
+from .waiting import LIMIT
 
 PAGE = ROOT / "docs" / "performance.md"
 LATEST = ROOT / "benchmarks" / "results" / "latest.json"
@@ -196,7 +197,7 @@ class Ends:
                 self.load.clients[client.socket.fileno()] = client
                 self.load._epoll.register(client.socket, select.EPOLLIN)
                 server, _ = listener.accept()
-                server.settimeout(5)
+                server.settimeout(LIMIT)
                 self.servers.append(server)
 
     def close(self):

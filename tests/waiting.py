@@ -77,3 +77,44 @@ async def within(promise, *, least=0.0):
     if MEASURED:
         print(f"\n  promised within {promise:g} s: {seconds:.2f} s", end=" ")
         assert seconds < promise, f"after {seconds:.2f} s, promised within {promise} s"
+
+
+def measure(what, seconds, promise):
+    """Print how long something took; only where promises are measured it must be shorter."""
+    print(f"\n  {what}: {seconds * 1000:.0f} ms", end=" ")
+    if MEASURED:
+        assert seconds < promise, f"{what}: {seconds:.3f} s, promised: {promise} s"
+
+
+async def look_again(task, seconds=0.05):
+    """Return so many seconds later, or when ``task`` is done: for loops that end with it."""
+    await asyncio.wait([task], timeout=seconds)
+
+
+class FakeTimeLoop(asyncio.SelectorEventLoop):
+    """
+    An event loop without waits: where nothing is to be done, its clock goes on to the next
+    timer. For what needs no thread and no socket: ``asyncio.Runner(loop_factory=FakeTimeLoop)``.
+    """
+
+    def __init__(self):
+        self._now = 0.0
+        super().__init__()
+        select = self._selector.select
+
+        def skip(seconds=None):
+            if seconds:
+                self._now += seconds
+                seconds = 0
+            return select(seconds)
+
+        self._selector.select = skip
+
+    def time(self):
+        return self._now
+
+
+def run_in_fake_time(coroutine):
+    """What ``coroutine`` returns, run on a :class:`FakeTimeLoop`."""
+    with asyncio.Runner(loop_factory=FakeTimeLoop) as runner:
+        return runner.run(coroutine)

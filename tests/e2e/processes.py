@@ -16,7 +16,7 @@ from pathlib import Path
 
 import redis
 
-from ..waiting import LIMIT, wait_until
+from ..waiting import LEAST, LIMIT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -112,7 +112,7 @@ class Process:
             self.signal(signal.SIGCONT)
             self.signal(signal.SIGTERM)
         try:
-            return self.wait(10)
+            return self.wait(LEAST)
         except subprocess.TimeoutExpired:
             self.signal(signal.SIGKILL)
             return self.wait()

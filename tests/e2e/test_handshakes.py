@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from ..waiting import LIMIT
 from .processes import Daphne
 from .test_server import OURS, Fws
 
@@ -28,8 +29,8 @@ def answer(server, target, *lines, **headers):
     """All that the server says to one request, until it has said a head or hung up."""
     head = [f"GET {target} HTTP/1.1"]
     head += [f"{name}: {value}" for name, value in {**GOOD, **headers}.items() if value is not None]
-    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
-        connection.settimeout(10)
+    with socket.create_connection(("127.0.0.1", server.port), LIMIT) as connection:
+        connection.settimeout(LIMIT)
         connection.sendall("\r\n".join([*head, *lines, "", ""]).encode("latin-1"))
         said = b""
         while b"\r\n\r\n" not in said:

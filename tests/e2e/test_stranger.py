@@ -12,7 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from ..snippets import ROOT, named
-from ..waiting import limited
+from ..waiting import LIMIT, limited
 from .processes import Daphne, Process, free_port
 
 
@@ -97,7 +97,7 @@ async def test_the_site_serves_a_chat_and_its_page(site):
                 assert await bob.recv() == "hello"
 
         def get(path):
-            with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://{address}{path}", timeout=LIMIT) as answer:
                 return answer.read().decode()
 
         page = await asyncio.to_thread(get, "/")

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import threading
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +14,7 @@ from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.testing import Refused, connect
 
 from ..connections.test_connection import message_filter
+from ..waiting import run_in_fake_time
 
 
 @pytest.fixture(autouse=True)
@@ -180,21 +180,23 @@ def test_where_the_loop_was_closed_a_signal_passes(heard):
     one.unwatch()
 
 
-async def test_clients_are_closed_one_after_the_other(settings):
-    settings.FILTERED_WEBSOCKET = {"DRAIN_WINDOW": 0.2}
-    clients = [await connect([]) for _ in range(4)]
-    started = time.monotonic()
-    ended = []
+def test_clients_are_closed_one_after_the_other():
+    class Connection:
+        transport = SimpleNamespace(leaving=False)
 
-    async def note(client):
-        assert await client.closed() == 4200
-        ended.append(time.monotonic() - started)
-        await client._task
+        def close(self, code, reason):
+            closed.append((asyncio.get_running_loop().time(), code))
+            host.over = len(closed) == 4
 
-    await asyncio.gather(get_hub().drain.run(), *map(note, clients))
-    assert ended == sorted(ended)
-    for number, when in enumerate(ended):
-        assert when >= 0.05 * number - 0.01
+    async def drain():
+        host.loop = asyncio.get_running_loop()
+        await Drain(host).close_all(4200, "the end", 10, window=8)
+        return host.loop.time()
+
+    closed = []
+    host = SimpleNamespace(connections={n: Connection() for n in range(4)}, over=False)
+    assert run_in_fake_time(drain()) == 6
+    assert closed == [(0, 4200), (2, 4200), (4, 4200), (6, 4200)]
 
 
 async def test_what_takes_too_long_is_left_to_the_server(caplog):

@@ -11,6 +11,8 @@ import pytest
 from filtered_websocket.server import output
 from filtered_websocket.server.output import BufferedStream, buffered_output
 
+from ..waiting import LIMIT
+
 
 class Pipe:
     """A pipe as ``sys.stdout`` would have it; the other end is read when a test wants."""
@@ -89,7 +91,7 @@ def test_the_reader_of_the_output_may_close_it(pipe):
     os.close(pipe.read_end)
     pipe.stream.write("x\n")
     with pipe.stream._changed:
-        assert pipe.stream._changed.wait_for(lambda: pipe.stream._is_closed, 10)
+        assert pipe.stream._changed.wait_for(lambda: pipe.stream._is_closed, LIMIT)
     pipe.stream.write("y\n")
     pipe.stream.finish()
     assert not pipe.stream._size
@@ -111,5 +113,5 @@ def test_output_that_is_no_file_stays_as_it_is(monkeypatch, pipe):
 def test_its_thread_ends_with_it(pipe):
     before = [thread for thread in threading.enumerate() if thread.name == "fws-a pipe"]
     pipe.stream.finish()
-    before[-1].join(10)
+    before[-1].join(LIMIT)
     assert not before[-1].is_alive()

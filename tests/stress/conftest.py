@@ -6,7 +6,6 @@ import re
 import resource
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from benchmarks.stats import percentile
 
 from ..e2e.conftest import database, valkey  # noqa: F401 - fixtures
 from ..e2e.processes import ROOT, Process, free_port
+from ..waiting import LIMIT, wait_until
 
 MIB = 1 << 20
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.stress.site_settings"}
@@ -74,12 +74,9 @@ class Site(Process):
         lines = [line for line in self.output.splitlines() if line.startswith(f"ENDED {code}: ")]
         return int(lines[-1].split()[-1]) if lines else 0
 
-    def settles(self, condition, timeout=30.0):
+    def settles(self, condition, timeout=LIMIT):
         """Wait for what nobody tells; whether it came."""
-        deadline = time.monotonic() + timeout
-        while not condition() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return condition()
+        return wait_until(condition, timeout)
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,13 @@
 
 import asyncio
 import threading
-import time
 
 import pytest
 
 from filtered_websocket.threads import blocking, database
 from filtered_websocket.threads.database import run_query, time_limit
+
+from ..waiting import run_in_fake_time
 
 
 @pytest.fixture(autouse=True)
@@ -95,13 +96,17 @@ async def test_a_time_limit_is_not_extended_while_the_queue_is_empty_or_stuck(mo
         pass
 
 
-async def test_a_time_limit_is_extended_a_few_times_while_the_queue_moves(monkeypatch):
+def test_a_time_limit_is_extended_a_few_times_while_the_queue_moves(monkeypatch):
     monkeypatch.setattr(database, "_queries", Line(True, True))
-    begin = time.monotonic()
-    with pytest.raises(TimeoutError):
-        async with time_limit(0.05):
-            await asyncio.Event().wait()
-    assert time.monotonic() - begin > 0.05 * (1 + 0.9 * (database.EXTENSIONS - 1))
+
+    async def wait():
+        with pytest.raises(TimeoutError):
+            async with time_limit(10):
+                await asyncio.Event().wait()
+        return asyncio.get_running_loop().time()
+
+    # Nine seconds before each extension, and ten of the last.
+    assert run_in_fake_time(wait()) == 9 * database.EXTENSIONS + 10
 
 
 async def test_a_queue_counts_answers_and_says_whether_queries_wait(monkeypatch, closings):

@@ -16,6 +16,7 @@ from filtered_websocket.transports.daphne_periodic import (
     spread_checks,
 )
 
+from ..waiting import limited
 from .test_daphne import serving  # noqa: F401 - a fixture
 
 
@@ -165,7 +166,8 @@ async def test_ends_are_found_as_daphne_finds_them(server, calls, caplog):
     assert ended not in server.connections
     assert server.connections[failed] == {}
     assert server.connections[there] == {"application_instance": tasks[3]}
-    await asyncio.wait([tasks[2]], timeout=5)
+    async with limited():
+        await asyncio.wait([tasks[2]])
     assert tasks[2].cancelled() and late in server.connections
     server.application_checker()
     assert late not in server.connections
