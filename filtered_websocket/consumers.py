@@ -230,11 +230,9 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             self.connection.home = groups[0]
         if not self.connection.may_subscribe:
             return  # its token lets it publish only
-        if len(groups) == 1:
-            await self.connection.join(groups[0])
-        else:
-            # All at the same time: a layer that does not answer costs one timeout, not many.
-            await asyncio.gather(*map(self.connection.join, groups))
+        # All at the same time: a layer that does not answer costs one timeout, not many.
+        for joined in [self.connection.join(group) for group in groups]:
+            await joined
 
     # Receive
 
@@ -281,7 +279,8 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         self._view.connections.pop(self.connection.id, None)
         self.hub.grants.remove_all(self.connection)
         self.hub.limits.leave(self.connection)
-        for group in self.connection.groups:
+        self.connection.last_groups = self.connection.groups
+        for group in self.connection.last_groups:
             self._view.leave(self.connection, group)
 
     async def _finish(self) -> None:
@@ -292,9 +291,10 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         the chain takes longer than ``DISCONNECT_TIMEOUT`` after that, the filter that is
         running is cancelled, then the next.
         """
-        if not self.pipeline.disconnect and not self.connection.transport.writing:
+        connection = self.connection
+        if not (self.pipeline.disconnect or connection.transport.writing or connection.tasks):
             return
         chains = self.pipeline.disconnect if self._accepted else ()
-        ending = run_disconnect_chains(self.connection, chains, self.pipeline.failed)
+        ending = run_disconnect_chains(connection, chains, self.pipeline.failed)
         if await wait_until_done(asyncio.ensure_future(ending), DISCONNECT_TIMEOUT):
             raise asyncio.CancelledError

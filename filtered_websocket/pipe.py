@@ -12,6 +12,7 @@ publishes and the groups that it joins are counted.
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
@@ -20,6 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from .codecs.frames import Frame, text_event, to_frame
 from .connections.connection import Connection
 from .connections.handshake import Handshake
+from .connections.result import Result
 from .connections.token_groups import token_of
 from .exceptions import Close, Drop, FilterError
 from .layer.envelope import check_group
@@ -61,8 +63,10 @@ class StandInView:
     codec = None
     queue = property(lambda self: self)
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, pipeline: Pipeline) -> None:
         self.loop = loop
+        self.pipeline = pipeline
+        self._thread = threading.get_ident()
         self.users: Mapping[str, Connection] = {}
         self.published = 0
         self.groups: set[str] = set()
@@ -74,10 +78,17 @@ class StandInView:
     def put(self, event: Any, block: bool = True, timeout: float | None = None) -> None:
         """Ignored: consumer chains do not run here."""
 
-    def call(self, function: Callable[..., object], *args: Any) -> None:
-        function(*args)
+    @property
+    def is_current(self) -> bool:
+        return threading.get_ident() == self._thread
 
-    async def join(self, connection: Connection, group: str) -> bool:
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        if self.is_current:
+            function(*args)
+        else:
+            self.loop.call_soon_threadsafe(function, *args)
+
+    def join(self, connection: Connection, group: str) -> bool:
         self.groups.add(group)
         connection.joined.add(group)
         return True
@@ -88,7 +99,7 @@ class StandInView:
     async def use_token(self, connection: Connection, key: str | None) -> Any:
         connection.token = await token_of(connection, key)
         if connection.token is not None:
-            await self.join(connection, connection.token.group_name)
+            self.join(connection, connection.token.group_name)
         return connection.token
 
     def submit(
@@ -99,10 +110,11 @@ class StandInView:
         self.published += 1
         return False
 
-    async def asubmit(
+    def asubmit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
-    ) -> None:
+    ) -> Result[None]:
         self.submit(message, group, sender=sender, exclude=exclude, on_commit=False)
+        return Result(None)
 
 
 class Pipe:
@@ -112,7 +124,7 @@ class Pipe:
         self._pipeline = pipeline
         self._errors = errors
         self._printer = Printer(output)
-        self._view = StandInView(asyncio.get_running_loop())
+        self._view = StandInView(asyncio.get_running_loop(), pipeline)
         scope = {"type": "websocket", "path": "/", "headers": []}
         transport = cast(AsgiTransport, self._printer)
         self._connection = Connection(scope, self._view, transport, pipeline.home)

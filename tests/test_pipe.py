@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from asgiref.sync import async_to_sync
 
 from filtered_websocket import (
     Close,
@@ -47,6 +48,17 @@ def test_a_dropped_line_prints_nothing():
             raise Drop
 
     assert piped("a\nx\nb\n", message_filter(drop)) == (0, "a\nb\n", "")
+
+
+def test_a_filter_in_a_thread_may_push_and_join():
+    def work(web_socket_instance, data):
+        web_socket_instance.push("pushed")
+        async_to_sync(web_socket_instance.join)("room")
+        async_to_sync(web_socket_instance.apublish)("hi")
+
+    status, out, err = piped("a\n", message_filter(work, blocking=True))
+    assert (status, out) == (0, "pushed\na\n")
+    assert err == "pipe: 1 published\npipe: 1 groups joined\n"
 
 
 def test_an_error_is_told_with_its_line_and_the_next_line_goes_on():

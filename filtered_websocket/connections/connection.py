@@ -1,20 +1,20 @@
 """The connection that filters get: one socket, its user, its groups, and how to send."""
 
+import asyncio
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, Protocol
 
-from ..auth.addresses import address_of
+from asgiref.sync import markcoroutinefunction
+
 from ..close_codes import FORBIDDEN
 from ..codecs.frames import Frame, text_event, to_frame
 from ..exceptions import Close, check_close
 from ..layer.envelope import check_group
 from ..transports import AsgiTransport
-from ..types import Codec, Identity, Scope
-
-if TYPE_CHECKING:
-    import asyncio
+from ..types import Codec, Scope
+from .client import Client
+from .result import Result, start
 
 #: Connections, or ids of connections, that do not get a message.
 Exclude = Iterable["Connection | str"]
@@ -24,7 +24,11 @@ class View(Protocol):
     """The part of a hub's view (:class:`~filtered_websocket.hub.hub.HubView`) a connection uses."""
 
     @property
-    def loop(self) -> "asyncio.AbstractEventLoop": ...
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    @property
+    def is_current(self) -> bool: ...
+    @property
+    def pipeline(self) -> Any: ...
     @property
     def codec(self) -> Codec | None: ...
     @property
@@ -34,32 +38,31 @@ class View(Protocol):
     @property
     def queue(self) -> Any: ...
     def call(self, function: Callable[..., object], *args: Any) -> None: ...
-    async def join(self, connection: "Connection", group: str) -> bool: ...
+    def join(self, connection: "Connection", group: str) -> Any: ...
     def leave(self, connection: "Connection", group: str) -> None: ...
     async def use_token(self, connection: "Connection", key: str | None) -> Any: ...
     def submit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
     ) -> bool: ...
-    async def asubmit(
+    def asubmit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
-    ) -> None: ...
+    ) -> Result[None]: ...
 
 
-class Connection:
+class Connection(Client):
     """
     One socket. A filter may set any attribute on it; ``state`` is a dict for the same
     use, and ``token`` is such an attribute: setting it grants nothing.
 
-    ``push``, ``sendMessage``, ``publish`` and ``close`` may be called from any thread.
+    Its methods may be called from any thread and event loop. Those that can be awaited
+    act when they are called; awaiting them waits until that is done.
     """
 
     def __init__(self, scope: Scope, view: View, transport: AsgiTransport, home: str) -> None:
         #: Unique among all processes.
         self.id: str = str(uuid.uuid4())
-        self.scope = scope
+        super().__init__(scope)
         self.state: dict[str, Any] = {}
-        #: The token it connected with, or used since.
-        self.token: Any = None
         #: How the connection ended, in the disconnect chain; RFC 6455 section 7.4.
         self.close_code: int | None = None
         self.close_reason: str = ""
@@ -70,70 +73,23 @@ class Connection:
         self.home = home
         #: The names of its groups; only the hub changes it.
         self.joined: set[str] = set()
+        #: Group -> joins that wait for an async ``may_join``.
+        self.asked: dict[str, set[object]] = {}
+        #: Its groups when it ended; None before.
+        self.last_groups: frozenset[str] | None = None
+        #: Joins and token lookups in progress; cancelled when the connection ends.
+        self.tasks: set[asyncio.Task[Any]] = set()
         #: Sends the frames. Private to this package.
         self.transport = transport
-        #: When its access expires, by the loop's clock. Private to this package.
-        self.deadline: float | None = None
-        self._identity: Identity | None = None
-        self._may_publish = True
-        self._may_subscribe = True
         self._view = view
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {self.scope['path']!r}>"
 
     @property
-    def identity(self) -> Identity | None:
-        """What an authenticator found; None if no credential was offered."""
-        return self._identity
-
-    def identify(self, identity: Identity) -> None:
-        """Set user and token from what authentication found. Private to this package."""
-        self._identity = identity
-        self.scope["user"] = identity.user
-        self.token = identity.token
-        # A token of a site's own authenticator may lack these attributes.
-        self._may_publish = getattr(identity.token, "can_publish", True)
-        self._may_subscribe = getattr(identity.token, "can_subscribe", True)
-
-    @property
-    def may_subscribe(self) -> bool:
-        """Whether it may join groups: not with a token that may only publish."""
-        return self._may_subscribe
-
-    def is_expired(self, now: float) -> bool:
-        """Whether its access has expired by the loop's clock."""
-        return self.deadline is not None and now >= self.deadline
-
-    @property
-    def user(self) -> Any:
-        """Django's user, of the session or the token; None where no authentication ran."""
-        return self.scope.get("user")
-
-    @property
-    def user_id(self) -> str | None:
-        """The primary key of a user who is logged in, as text; None of anybody else."""
-        key = getattr(self.user, "pk", None)
-        # A custom model may have keys of anonymous users too.
-        return None if key is None or not self.user.is_authenticated else str(key)
-
-    @cached_property
-    def address(self) -> str:
-        """
-        The client's IP address: the peer's, or with ``TRUSTED_PROXIES`` the one that the
-        outermost proxy saw; of IPv6 the /64 network. Empty on a Unix socket.
-        """
-        return address_of(self.scope)
-
-    @property
-    def session(self) -> Any:
-        """Django's session, to read; it is not saved over a WebSocket."""
-        return self.scope.get("session")
-
-    @property
     def groups(self) -> frozenset[str]:
-        """The names of the groups this connection is in."""
-        return frozenset(self.joined)
+        """The names of its groups; in the disconnect chain, of those it was in at the end."""
+        return frozenset(self.joined) if self.last_groups is None else self.last_groups
 
     @property
     def users(self) -> Mapping[str, "Connection"]:
@@ -173,15 +129,22 @@ class Connection:
         """Queue a frame that is already encoded."""
         self._view.call(self.transport.write, frame)
 
-    async def send(self, message: Any) -> None:
+    @markcoroutinefunction
+    def send(self, message: Any) -> Result[None]:
         """
         :meth:`push`, and wait until the server has taken the message, or the connection
         has closed. Messages leave in the order of the calls.
         """
         frame = to_frame(message, self._view.codec, text=text_event.get())
-        done = self._view.loop.create_future()
+        if self._view.is_current:
+            return Result(self._send(frame))
+        sent: Result[None] = start(self._view, self._send, frame, on_error=self._failed)
+        return sent
+
+    def _send(self, frame: Frame) -> "asyncio.Future[None]":
+        done: asyncio.Future[None] = self._view.loop.create_future()
         self.transport.write(frame, done)
-        await done
+        return done
 
     def publish(
         self,
@@ -210,17 +173,18 @@ class Connection:
             on_commit=on_commit,
         )
 
-    async def apublish(
+    @markcoroutinefunction
+    def apublish(
         self,
         message: Any,
         group: str | None = None,
         *,
         exclude: Exclude = (),
         to_self: bool = False,
-    ) -> None:
+    ) -> Result[None]:
         """:meth:`publish`, and wait until the layer has taken it; PublishError if it fails."""
         self._check_may_publish()
-        await self._view.asubmit(
+        return self._view.asubmit(
             message,
             self.home if group is None else group,
             sender=self.id,
@@ -228,25 +192,36 @@ class Connection:
         )
 
     def _check_may_publish(self) -> None:
-        if not self._may_publish:
+        if not self.may_publish:
             raise Close(FORBIDDEN, "this token may not publish")
 
     def _excluded(self, exclude: Exclude, to_self: bool) -> list[str]:
         ids = excluded_ids(exclude) if exclude else []
         return ids if to_self else [self.id, *ids]
 
-    async def join(self, group: str) -> bool:
+    @markcoroutinefunction
+    def join(self, group: str) -> Result[bool]:
         """
         Join ``group``: what is published to it from now on reaches this connection.
 
         False if the layer did not answer within ``LAYER_TIMEOUT``: the connection then
         joins as soon as the layer answers, and the consumer chain gets a ``gap`` event.
         Raises :exc:`~filtered_websocket.Close` (4403) if the route or its token does not
-        allow it, and for names that begin with ``token:``.
+        allow it, and for names that begin with ``token:``. If nobody awaits a refusal by
+        an async ``may_join``, the connection is closed with it.
         """
-        return await self._view.join(self, check_group(group))
+        joined: Result[bool] = start(
+            self._view,
+            self._view.join,
+            self,
+            check_group(group),
+            on_error=self._failed,
+            value=False,
+        )
+        return joined
 
-    async def use_token(self, key: str | None = None) -> Any:
+    @markcoroutinefunction
+    def use_token(self, key: str | None = None) -> Result[Any]:
         """
         Join the broadcast group of the token ``key`` and leave that of a token used
         before. Returns the token, which has ``label``, ``group_name`` and ``can_publish``.
@@ -255,11 +230,31 @@ class Connection:
         such token, or it is not valid. When the token is revoked or expires, the
         connection is closed.
         """
-        return await self._view.use_token(self, key)
+        used: Result[Any] = start(self._view, self._use_token, key, on_error=self._failed)
+        return used
 
-    async def leave(self, group: str) -> None:
+    def _use_token(self, key: str | None) -> "asyncio.Task[Any]":
+        return self.start_task(self._view.use_token(self, key), "fws-use-token")
+
+    @markcoroutinefunction
+    def leave(self, group: str) -> Result[None]:
         """Leave ``group`` at once; no error if it is not a member."""
-        self._view.leave(self, group)
+        left: Result[None] = start(self._view, self._view.leave, self, group, on_error=self._failed)
+        return left
+
+    def start_task(self, steps: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
+        """A task that is cancelled when the connection ends. Private to this package."""
+        task = self._view.loop.create_task(steps, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def _failed(self, error: BaseException) -> None:
+        """A call has failed later, and nobody awaits it. From any thread."""
+        if isinstance(error, Close):
+            self.close(error.code, error.reason)
+        else:
+            self._view.pipeline.failed(error, f"connection {self.id}", "a call that is not awaited")
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """

@@ -13,6 +13,7 @@ async def run_disconnect_chains(
 ) -> None:
     """Run every chain, also after one that raised; ``failed`` is called with each error."""
     await connection.transport.stopped()
+    await _cancel_tasks(connection)
     for chain in chains:
         try:
             await chain.pipe(connection)
@@ -20,6 +21,15 @@ async def run_disconnect_chains(
             pass
         except Exception as error:
             failed(error, f"connection {connection.id}")
+    await _cancel_tasks(connection)
+
+
+async def _cancel_tasks(connection: Connection) -> None:
+    tasks = tuple(connection.tasks)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 async def wait_until_done(task: "asyncio.Future[None]", timeout: float) -> bool:

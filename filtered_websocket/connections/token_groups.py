@@ -1,5 +1,6 @@
 """Broadcast groups of tokens: a connection that sends a key joins the group of its token."""
 
+import asyncio
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ..auth.authenticators import identity_of, use_key
@@ -41,7 +42,7 @@ class TokenView(Protocol):
 
     @property
     def grants(self) -> Grants: ...
-    async def enter(self, connection: Connection, group: str) -> bool: ...
+    def enter(self, connection: Connection, group: str) -> Any: ...
     def leave(self, connection: Connection, group: str) -> None: ...
 
 
@@ -75,5 +76,7 @@ async def use_token(view: TokenView, connection: Connection, key: str | None) ->
     if group is not None and group != connection.home and not stays:
         view.leave(connection, group)
     if token.can_subscribe:
-        await view.enter(connection, token.group_name)
+        joined = view.enter(connection, token.group_name)
+        if isinstance(joined, asyncio.Future):
+            await joined
     return token

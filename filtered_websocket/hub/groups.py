@@ -4,19 +4,28 @@ The groups of this process's connections, for each pipeline.
 Joining and leaving take effect here at once; the channel layer's subscriptions follow.
 """
 
+import asyncio
+import inspect
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from collections.abc import Sequence as Items
 from typing import Protocol
 
+from ..close_codes import FORBIDDEN
 from ..connections.connection import Connection
+from ..exceptions import Close
 from ..layer.envelope import Batch, Item, Sequence, group_key
 from ..layer.link import Link
+from ..pipelines.pipeline import Pipeline
 from .events import Events
+
+NOT_ALLOWED = "may not join this group"
 
 
 class View(Protocol):
     """The part of a hub's view that its groups use."""
+
+    pipeline: Pipeline
 
     def deliver(self, group: str, items: Items[Item]) -> None: ...
 
@@ -69,7 +78,42 @@ class Groups:
         group = self._by_name.get(name)
         return {} if group is None else group.members.get(view, {})
 
-    async def join(self, connection: Connection, view: View, name: str) -> bool:
+    def enter(self, connection: Connection, view: View, name: str) -> "bool | asyncio.Future[bool]":
+        """
+        :meth:`join` if its token and the route's ``may_join`` allow it, else Close (4403).
+
+        An async ``may_join`` decides in a task; :meth:`leave` takes such a join back.
+        """
+        if not connection.may_subscribe:
+            raise Close(FORBIDDEN, "this token may not subscribe")
+        may_join = view.pipeline.may_join
+        allowed = may_join is None or may_join(connection, name)
+        if inspect.isawaitable(allowed):
+            join = object()
+            connection.asked.setdefault(name, set()).add(join)
+            steps = self._enter_if(allowed, connection, view, name, join)
+            return connection.start_task(steps, "fws-may-join")
+        if not allowed:
+            raise Close(FORBIDDEN, NOT_ALLOWED)
+        return self.join(connection, view, name)
+
+    async def _enter_if(
+        self, decision: Awaitable[bool], connection: Connection, view: View, name: str, join: object
+    ) -> bool:
+        try:
+            allowed = await decision
+        finally:
+            asked = connection.asked.get(name, set())
+            is_wanted = join in asked
+            asked.discard(join)
+            if not asked:
+                connection.asked.pop(name, None)
+        if not allowed:
+            raise Close(FORBIDDEN, NOT_ALLOWED)
+        joined = is_wanted and self.join(connection, view, name)
+        return await joined if isinstance(joined, asyncio.Future) else joined
+
+    def join(self, connection: Connection, view: View, name: str) -> "bool | asyncio.Future[bool]":
         """
         Make ``connection`` a member, unless it has ended.
 
@@ -77,7 +121,7 @@ class Groups:
         connection is a member all the same, and gets messages once the layer has.
         """
         link = self._hub.link
-        if connection.id not in self._hub.connections:
+        if connection.last_groups is not None or connection.id not in self._hub.connections:
             return False
         group = self._by_name.get(name)
         if group is None:
@@ -86,10 +130,13 @@ class Groups:
             link.want(group.key)
         group.members.setdefault(view, {})[connection.id] = connection
         connection.joined.add(name)
-        return link.is_joined(group.key) or await link.wait_joined(group.key)
+        if link.is_joined(group.key):
+            return True
+        return connection.start_task(link.wait_joined(group.key), "fws-join")
 
     def leave(self, connection: Connection, view: View, name: str) -> None:
         """Remove the member at once; after the last one the layer is unsubscribed later."""
+        connection.asked.pop(name, None)
         group = self._by_name.get(name)
         if group is None or name not in connection.joined:
             return

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ..chains.unawaited import log_unawaited
 from ..chains.watchdog import Watchdog
 from ..connections.connection import Connection
 from ..exceptions import PublishError
@@ -60,7 +61,7 @@ class Hub:
             self.tasks,
             lambda batch: self.link.send(batch),
             lambda deadline: self.link.wait_available(deadline),
-            self._publish_failed,
+            self.publish_failed,
         )
         self.events = Events(self)
         #: What each connection's access depends on.
@@ -75,7 +76,8 @@ class Hub:
         #: Whether a control event could not be sent.
         self._control_failed = False
         self._watchdog = Watchdog(loop, self.counts)
-        self._thread = threading.get_ident()
+        #: The thread of the loop.
+        self.thread = threading.get_ident()
         self._link: Link | None = None
         self._running = False
         self._ending = False
@@ -116,6 +118,7 @@ class Hub:
         announce(self)
         link.start()
         self._watchdog.start()
+        log_unawaited()
         self.limits.begin()
         if not self._held:
             # The program that holds the hub handles signals itself.
@@ -217,7 +220,7 @@ class Hub:
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Call ``function(*args)`` on the hub's loop: now if it runs there. From any thread."""
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self.thread:
             function(*args)
         else:
             self.loop.call_soon_threadsafe(function, *args)
@@ -277,7 +280,7 @@ class Hub:
         else:
             self.groups.joined_late(key)
 
-    def _publish_failed(self, group: str, items: list[Item], error: PublishError) -> None:
+    def publish_failed(self, group: str, items: list[Item], error: PublishError) -> None:
         self.events.publish_failed(items, error)
         if group == CONTROL:
             # Not a filter's message. When the layer is back, every process re-checks.

@@ -1,10 +1,10 @@
 """One pipeline's part of a hub: the object that group and consumer filters get."""
 
 import asyncio
-import inspect
 import queue
+import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -14,8 +14,10 @@ from ..close_codes import FORBIDDEN
 from ..codecs.frames import Frame, text_event, unpack
 from ..conf import conf
 from ..connections.connection import Connection, Exclude, excluded_ids
+from ..connections.result import Result, start
 from ..connections.token_groups import TOKEN_PREFIX, use_token
-from ..exceptions import Close, Drop
+from ..connections.users import Users
+from ..exceptions import Close, Drop, PublishError
 from ..layer.envelope import EXCLUDE, Item, check_group
 from ..layer.publish_queue import PublishQueue, new_item
 from ..layer.serial_queue import SerialQueue
@@ -38,30 +40,10 @@ class Host(Protocol):
     grants: Grants
     groups: Groups
 
+    thread: int
+
+    def publish_failed(self, group: str, items: list[Item], error: PublishError) -> None: ...
     def call(self, function: Callable[..., object], *args: Any) -> None: ...
-
-
-class Users(Mapping[str, Connection]):
-    """id -> connection, read-only. Iterating copies the keys first: safe from any thread."""
-
-    def __init__(self, connections: dict[str, Connection]) -> None:
-        self._connections = connections
-
-    def __getitem__(self, key: str) -> Connection:
-        return self._connections[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(tuple(self._connections))
-
-    def __len__(self) -> int:
-        return len(self._connections)
-
-    # The inherited views look up every key again, which may have been removed meanwhile.
-    def items(self) -> Any:
-        return tuple(self._connections.items())
-
-    def values(self) -> Any:
-        return tuple(self._connections.values())
 
 
 class EventQueue:
@@ -102,6 +84,11 @@ class HubView:
         return self._hub.loop
 
     @property
+    def is_current(self) -> bool:
+        """Whether this thread is that of the hub's loop."""
+        return threading.get_ident() == self._hub.thread
+
+    @property
     def codec(self) -> Codec | None:
         return self.pipeline.codec
 
@@ -124,24 +111,15 @@ class HubView:
 
     # Groups
 
-    async def join(self, connection: Connection, group: str) -> bool:
-        """See :meth:`Connection.join`."""
+    def join(self, connection: Connection, group: str) -> "bool | asyncio.Future[bool]":
+        """See :meth:`Connection.join`; the result, or a future of it."""
         if group.startswith(TOKEN_PREFIX):
             raise Close(FORBIDDEN, "a token's group is joined with use_token()")
-        return await self.enter(connection, group)
+        return self.enter(connection, group)
 
-    async def enter(self, connection: Connection, group: str) -> bool:
+    def enter(self, connection: Connection, group: str) -> "bool | asyncio.Future[bool]":
         """Join a group, also a token's, if ``may_join`` of the route allows it."""
-        if not connection.may_subscribe:
-            raise Close(FORBIDDEN, "this token may not subscribe")
-        may_join = self.pipeline.may_join
-        if may_join is not None:
-            allowed = may_join(connection, group)
-            if inspect.isawaitable(allowed):
-                allowed = await allowed
-            if not allowed:
-                raise Close(FORBIDDEN, "may not join this group")
-        return await self._hub.groups.join(connection, self, group)
+        return self._hub.groups.enter(connection, self, group)
 
     async def use_token(self, connection: Connection, key: str | None) -> Any:
         """See :meth:`Connection.use_token`."""
@@ -190,16 +168,24 @@ class HubView:
             self._hub.call(batches.put_admitted, group, item)
         return batches.crowded
 
-    async def asubmit(
+    def asubmit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
-    ) -> None:
-        """:meth:`submit`, and wait until the layer has taken it. On the hub's loop."""
+    ) -> Result[None]:
+        """:meth:`submit`; awaiting the result waits until the layer has taken the message."""
         item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
         check_group(group)
         self._hub.publish_queue.admit()
-        done = self.loop.create_future()
+
+        def not_awaited(error: Any) -> None:
+            self.call(self._hub.publish_failed, group, [item], error)
+
+        result: Result[None] = start(self, self._put, group, item, on_error=not_awaited)
+        return result
+
+    def _put(self, group: str, item: Item) -> "asyncio.Future[None]":
+        done: asyncio.Future[None] = self.loop.create_future()
         self._hub.publish_queue.put_admitted(group, item, done)
-        await done
+        return done
 
     def fan_out(self, group: str, message: Any, *, exclude: Exclude = ()) -> None:
         """Push ``message`` to the members of ``group`` in this process and pipeline."""

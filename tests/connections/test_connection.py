@@ -60,7 +60,7 @@ async def test_a_connection_knows_who_it_is(django_user_model):
         assert one.token is None and not one.closing
         assert one.groups == {one.home}
         assert repr(one) == f"<Connection {one.id} '/a/'>"
-    assert one.users == {} and one.groups == frozenset()
+    assert one.users == {} and one.groups == {one.home}
 
 
 async def test_bytes_take_the_kind_of_the_event():

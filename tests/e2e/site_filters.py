@@ -22,6 +22,10 @@ class Misbehave(WebSocketMessageFilter):
             raise StopConsumer
         if data == b"close":
             raise Close(4321, "on demand")
+        if data == b"forget":
+            asyncio.sleep(0)
+            web_socket_instance.join("forgotten")
+            web_socket_instance.send(f"in {sorted(web_socket_instance.groups)}")
         if data == b"release":
             released.set()
 

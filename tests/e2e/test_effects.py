@@ -42,6 +42,14 @@ async def test_a_raising_filter_is_logged_once_and_everybody_lives(site):
     assert site.output.count("Traceback") == 1
 
 
+async def test_a_forgotten_await_is_a_line_in_the_log(site):
+    async with connect(site.ws()) as ann:
+        await ann.send("forget")
+        assert "'forgotten'" in (await hears(ann, 1))[0]
+    line = await asyncio.to_thread(site.said, "was never awaited")
+    assert "site_filters.py" in line.string and "coroutine 'sleep'" in line.string
+
+
 async def test_a_closing_filter_closes_its_connection_only(site):
     async with connect(site.ws()) as ann, connect(site.ws()) as bob, connect(site.ws()) as cy:
         await ann.send("close")

@@ -565,7 +565,7 @@ async def test_what_could_not_be_said_is_made_up_for_when_the_layer_is_back(app,
         hub.send_control = told.append
         hub._layer_back(1.0)
         assert told == []
-        hub._publish_failed(CONTROL, control_batch(changed("user", 1)).items, PublishError("away"))
+        hub.publish_failed(CONTROL, control_batch(changed("user", 1)).items, PublishError("away"))
         hub._layer_back(1.0)
         assert told == [{"is": "sweep"}]
         hub._layer_back(1.0)
@@ -593,7 +593,7 @@ async def test_lost_control_events_do_not_reach_filters(caplog):
     async with connect([]):
         hub = get_hub()
         error = PublishError("the layer is away")
-        hub._publish_failed(CONTROL, control_batch(changed("user", 1)).items, error)
+        hub.publish_failed(CONTROL, control_batch(changed("user", 1)).items, error)
         assert "the layer is away" in caplog.text
 
 

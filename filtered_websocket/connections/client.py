@@ -1,0 +1,66 @@
+"""Who is at the other end of a connection: identity, user, session, address."""
+
+from functools import cached_property
+from typing import Any
+
+from ..auth.addresses import address_of
+from ..types import Identity, Scope
+
+
+class Client:
+    """The half of a connection that says who connects."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        #: The token it connected with, or used since.
+        self.token: Any = None
+        #: When its access expires, by the loop's clock. Private to this package.
+        self.deadline: float | None = None
+        #: Whether it may publish: not with a token that may only subscribe.
+        self.may_publish = True
+        #: Whether it may join groups: not with a token that may only publish.
+        self.may_subscribe = True
+        self._identity: Identity | None = None
+
+    @property
+    def identity(self) -> Identity | None:
+        """What an authenticator found; None if no credential was offered."""
+        return self._identity
+
+    def identify(self, identity: Identity) -> None:
+        """Set user and token from what authentication found. Private to this package."""
+        self._identity = identity
+        self.scope["user"] = identity.user
+        self.token = identity.token
+        # A token of a site's own authenticator may lack these attributes.
+        self.may_publish = getattr(identity.token, "can_publish", True)
+        self.may_subscribe = getattr(identity.token, "can_subscribe", True)
+
+    def is_expired(self, now: float) -> bool:
+        """Whether its access has expired by the loop's clock."""
+        return self.deadline is not None and now >= self.deadline
+
+    @property
+    def user(self) -> Any:
+        """Django's user, of the session or the token; None where no authentication ran."""
+        return self.scope.get("user")
+
+    @property
+    def user_id(self) -> str | None:
+        """The primary key of a user who is logged in, as text; None of anybody else."""
+        key = getattr(self.user, "pk", None)
+        # A custom model may have keys of anonymous users too.
+        return None if key is None or not self.user.is_authenticated else str(key)
+
+    @cached_property
+    def address(self) -> str:
+        """
+        The client's IP address: the peer's, or with ``TRUSTED_PROXIES`` the one that the
+        outermost proxy saw; of IPv6 the /64 network. Empty on a Unix socket.
+        """
+        return address_of(self.scope)
+
+    @property
+    def session(self) -> Any:
+        """Django's session, to read; it is not saved over a WebSocket."""
+        return self.scope.get("session")
