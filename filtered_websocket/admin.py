@@ -5,6 +5,7 @@ A key is shown once, in the response to the POST that made it: never in the sess
 message or the history. A digest is never shown.
 """
 
+import datetime
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,11 @@ from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, get_script_prefix, path, reverse
+from django.utils.formats import date_format
+from django.utils.html import format_html
+from django.utils.timesince import timesince, timeuntil
+from django.utils.timezone import localtime, now
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 from django.views.decorators.debug import sensitive_variables
@@ -49,7 +54,7 @@ class StateFilter(admin.SimpleListFilter):
 
 @admin.register(Token)
 class TokenAdmin(_TokenAdmin):
-    list_display = ("name", "prefix", "user", "state", "connections", "expires_at", "last_used")
+    list_display = ("name", "prefix", "user", "state", "connections", "expires", "used")
     list_filter = (StateFilter,)
     list_select_related = ("user",)
     # A list of all users to choose from could be very long.
@@ -60,6 +65,7 @@ class TokenAdmin(_TokenAdmin):
     _shown = ("prefix", "state", "connections", "created", "last_used", "revoked_at")
 
     class Media:
+        css = {"all": ("filtered_websocket/admin.css",)}
         js = ("filtered_websocket/admin.js",)
 
     # Fields
@@ -75,9 +81,19 @@ class TokenAdmin(_TokenAdmin):
 
     @admin.display(description=_("state"))
     def state(self, token: Token) -> Any:
+        kind, label = token.state.value, token.state.label
         if token.state is State.ACTIVE and token.flaw:
-            return _("active, but its user is deactivated")
-        return token.state.label
+            kind, label = "flawed", _("user deactivated")
+        return format_html('<span class="fws-state fws-{}">{}</span>', kind, label)
+
+    # Short, so that all columns fit beside the filter; the whole date is in the tooltip.
+    @admin.display(description=_("expires"), ordering="expires_at")
+    def expires(self, token: Token) -> Any:
+        return _moment(token.expires_at)
+
+    @admin.display(description=_("last used"), ordering="last_used")
+    def used(self, token: Token) -> Any:
+        return _moment(token.last_used)
 
     @admin.display(description=_("connections"))
     def connections(self, token: Token) -> Any:
@@ -201,7 +217,11 @@ class TokenAdmin(_TokenAdmin):
     @sensitive_variables()
     def _show_key(self, request: HttpRequest, token: Token, key: Key) -> HttpResponse:
         """The page with the key. An error while rendering it undoes the transaction."""
-        return self._page(request, token, "key.html", step="key", title=_("Key"), key=key)
+        scheme = "wss" if request.is_secure() else "ws"
+        url = f"{scheme}://{request.get_host()}{get_script_prefix()}"
+        return self._page(
+            request, token, "key.html", step="key", title=_("Key"), key=key, websocket_url=url
+        )
 
     def _page(
         self, request: HttpRequest, token: Token, template: str, **context: Any
@@ -225,6 +245,18 @@ class TokenAdmin(_TokenAdmin):
     def _url(self, token: Token) -> str:
         name = f"admin:{self.opts.app_label}_{self.opts.model_name}_change"
         return reverse(name, args=(quote(token.pk),), current_app=self.admin_site.name)
+
+
+def _moment(value: datetime.datetime | None) -> Any:
+    """How far away it is, in one unit; None is a dash, as in any column of the admin."""
+    if value is None:
+        return None
+    if value > now():
+        words = _("in %s") % timeuntil(value, depth=1)
+    else:
+        words = _("%s ago") % timesince(value, depth=1)
+    whole = date_format(localtime(value), "DATETIME_FORMAT")
+    return format_html('<time datetime="{}" title="{}">{}</time>', value.isoformat(), whole, words)
 
 
 def _count(tokens: Iterable[Token]) -> None:

@@ -200,7 +200,7 @@ def test_a_rotation_whose_page_fails_is_undone(admin, token, monkeypatch):
 
 
 def test_revoking_asks_first(admin, token):
-    assert "for good" in text_of(admin.get(page(token, "revoke")))
+    assert "for ever" in text_of(admin.get(page(token, "revoke")))
     assert Token.objects.get().state == "active"
     response = admin.post(page(token, "revoke"))
     assert response["Location"] == page(token)
@@ -301,7 +301,29 @@ def test_the_list_says_what_a_user_who_is_deactivated_means(admin, some_tokens):
     User.objects.update(is_active=False, is_superuser=True)
     User.objects.filter(username="boss").update(is_active=True)
     shown = text_of(admin.get(LIST))
-    assert shown.count("active, but its user is deactivated") == 1
+    assert shown.count("user deactivated") == 1
+
+
+def test_the_list_says_how_far_away_a_moment_is(admin, some_tokens):
+    later = timezone.now() + datetime.timedelta(days=30)
+    Token.objects.filter(name="hers").update(expires_at=later)
+    times = re.findall(
+        r'field-expires[^>]*>(?:<time[^>]*title="([^"]+)">)?([^<]+)<', text_of(admin.get(LIST))
+    )
+    assert [words.replace("\xa0", " ") for _, words in times] == [
+        "in 4 weeks",
+        "1 day ago",
+        "1 day ago",
+        "-",
+    ]
+    assert str(later.year) in times[0][0]
+
+
+@pytest.mark.parametrize(("secure", "scheme"), [(True, "wss"), (False, "ws")])
+def test_the_page_with_a_key_has_it_once_and_the_address_of_this_site(admin, secure, scheme):
+    response = admin.post(ADD, form(), secure=secure)
+    shown_key(response)
+    assert f'new WebSocket("{scheme}://localhost/"' in text_of(response)
 
 
 @pytest.mark.parametrize("lookup", ["digest", "digest__startswith", "digest__gt"])

@@ -85,6 +85,55 @@ async def test_a_key_is_shown_once_copied_and_never_again(page, server):
     assert key not in server.output
 
 
+LINES = {
+    "fws-js": 'new WebSocket("{url}", ["fws", "fws.token.{key}"])',
+    "fws-header": "Authorization: Token {key}",
+    "fws-subprotocol": "Sec-WebSocket-Protocol: fws, fws.token.{key}",
+}
+
+
+async def test_the_page_with_a_key_says_how_to_connect_with_it(page, server):
+    key = await create(page, "how")
+    for name, line in LINES.items():
+        await page.evaluate("navigator.clipboard.writeText('')")
+        await page.click(f"[data-copies={name}]")
+        await expect(page.locator("#fws-copied")).to_have_text("Copied")
+        got = await page.evaluate("navigator.clipboard.readText()")
+        assert got == line.format(key=key, url=server.ws())
+    user = await page.context.new_page()
+    await user.goto("/")
+    # What is copied is a line that works.
+    code = LINES["fws-js"].format(key=key, url=server.ws())
+    opened = f"new Promise(tell => {{ const s = {code}; s.onopen = () => tell(s.protocol); }})"
+    assert await user.evaluate(opened) == "fws"
+
+
+async def test_the_list_fits_on_a_small_screen_and_states_differ_by_more_than_words(page):
+    await page.set_viewport_size({"width": 1280, "height": 800})
+    for name in ("a long name of a lamp", "closed"):
+        await page.goto(f"{LIST}add/")
+        await page.fill("#id_name", name)
+        await page.fill("#id_expires_at_0", "2100-01-02")
+        await page.fill("#id_expires_at_1", "03:04")
+        await page.click("[name=_save]")
+    await page.click("text=Done")
+    await page.click("text=Revoke")
+    await page.click("#content [type=submit]")
+    await page.goto(LIST)
+    cut = "e => e.scrollWidth > e.clientWidth"
+    assert not await page.locator("#changelist .results").evaluate(cut)
+    for column in ("Expires", "Last used"):
+        await expect(page.get_by_role("columnheader", name=column)).to_be_in_viewport(ratio=1)
+    expires = page.locator(".field-expires time").first
+    await expect(expires).to_have_text(re.compile(r"^in \d+\syears$"))
+    assert "2100" in await expires.get_attribute("title")
+    colours = {
+        await page.locator(state).first.evaluate("e => getComputedStyle(e).backgroundColor")
+        for state in (".fws-active", ".fws-revoked")
+    }
+    assert len(colours) == 2
+
+
 async def test_loading_the_page_with_a_key_again_shows_another(page):
     key = await create(page, "twice")
     async with page.expect_navigation():

@@ -14,16 +14,20 @@
   }
 
   addEventListener("DOMContentLoaded", () => {
-    const button = document.getElementById("fws-copy");
-    if (button) {
+    const byId = (id) => document.getElementById(id);
+    // The page has the key once; these lines get it here.
+    for (const line of document.querySelectorAll(".fws-line")) {
+      line.textContent = line.textContent.replace("KEY", byId("fws-key").textContent);
+    }
+    for (const button of document.querySelectorAll(".fws-copy")) {
       button.hidden = false;
       button.addEventListener("click", async () => {
-        const copied = await copy(document.getElementById("fws-key"));
-        const { done, failed } = button.dataset;
-        document.getElementById("fws-copied").textContent = copied ? done : failed;
+        const copied = await copy(byId(button.dataset.copies));
+        const { done, failed } = byId("fws-copy").dataset;
+        byId("fws-copied").textContent = copied ? done : failed;
       });
     }
-    // What is searched for stands in the address, which servers log: no whole key may.
+    // Servers log addresses, and an address has what is searched for: no whole key may be in it.
     const search = document.getElementById("changelist-search");
     search?.addEventListener("submit", () => {
       const bar = search.elements.q;
