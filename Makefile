@@ -5,6 +5,8 @@ VENV ?= .venv
 PORT ?= 9000
 BENCH ?= .venv-bench
 FUZZ_SECONDS ?= 600
+# Tests side by side: most of them wait for a server more than they compute.
+WORKERS ?= 4
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -17,7 +19,7 @@ run: $(VENV)/run.stamp
 	@exec $(BIN)/daphne --port $(PORT) fws_project.asgi:application
 
 test: check
-	$(BIN)/python -m pytest --cov
+	$(BIN)/python -m pytest --cov --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # What needs no server: style, types, settings, migrations.
 check: $(VENV)/test.stamp

@@ -44,6 +44,18 @@ def no_publisher_is_left_behind():
     publish._close()
 
 
+#: Folders whose files take longest: with several workers they begin first.
+LONGEST = ("tests/e2e/faults", "tests/stress", "tests/e2e")
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        path = item.path.as_posix()
+        return next((n for n, folder in enumerate(LONGEST) if f"/{folder}/" in path), len(LONGEST))
+
+    items.sort(key=place)
+
+
 def pytest_runtest_makereport(item, call):
     """Where CI is set nothing may be skipped: a skip is a failure that says so."""
     if os.environ.get("CI") and call.excinfo and call.excinfo.errisinstance(pytest.skip.Exception):

@@ -28,7 +28,7 @@ def _heed_ctrl_c():
 class Process:
     """A child whose output is read all the time and can be waited on."""
 
-    def __init__(self, command, *, env=None, cwd=ROOT):
+    def __init__(self, command, *, env=None, cwd=ROOT, **account):
         self.lines = deque(maxlen=5000)
         self.lines_so_far = 0
         self._said = threading.Condition()
@@ -43,6 +43,7 @@ class Process:
             errors="backslashreplace",
             # A shell's background jobs ignore SIGINT, and so would their children.
             preexec_fn=_heed_ctrl_c,
+            **account,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -185,6 +186,24 @@ class Daphne(Process):
 
     def http(self, path="/"):
         return f"http://127.0.0.1:{self.port}{path}"
+
+
+class Uvicorn(Process):
+    """``uvicorn APPLICATION`` with the options that serve most sockets, on a free port."""
+
+    def __init__(self, application="fws_project.asgi:application", *, env=None, options=()):
+        self.port = free_port()
+        super().__init__(
+            [
+                *(sys.executable, "-m", "uvicorn", application, "--port", str(self.port)),
+                *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false", *options),
+            ],
+            env=env,
+        )
+        self.listens_on(self.port)
+
+    def ws(self, path="/"):
+        return f"ws://127.0.0.1:{self.port}{path}"
 
 
 #: Ports that no connection takes for its own end meanwhile: those are from 32768 on.

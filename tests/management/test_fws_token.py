@@ -2,10 +2,12 @@
 
 import datetime
 from io import StringIO
+from unittest import mock
 
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
+from django.db import connections
 from django.utils import timezone
 
 from filtered_websocket import models as our_models
@@ -43,7 +45,9 @@ def typed(capsys, *arguments):
     """The same as from a shell: exit status, standard output, standard error."""
     status = 0
     try:
-        Command().run_from_argv(["manage.py", "fws_token", *arguments])
+        # A command ends with its process; the test goes on with its connection.
+        with mock.patch.object(connections, "close_all"):
+            Command().run_from_argv(["manage.py", "fws_token", *arguments])
     except SystemExit as ended:
         status = ended.code
     return status, *capsys.readouterr()
