@@ -1,9 +1,14 @@
 """
 Publish from anywhere in Django: a view, a task, a signal, a shell.
 
-In a process that serves WebSockets the message goes through its hub. Elsewhere it
-goes through one daemon thread with one event loop, made at the first publish (again
-after a fork) and flushed when the process ends: never a loop per call.
+::
+
+    the process serves WebSockets   -> its hub's queue, which sends
+    this thread runs an event loop  -> the queue of a thread's hub, which sends
+    else                            -> Redis, before publish returns (layer.direct)
+                                       or, on layers that take an event loop, that thread
+
+The thread is made at its first publish, again after a fork; flushed when the process ends.
 """
 
 import asyncio
@@ -11,6 +16,8 @@ import atexit
 import os
 import socket
 import threading
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -24,29 +31,52 @@ from .conf import conf
 from .connections.connection import Exclude, excluded_ids
 from .exceptions import PublishError
 from .hub.hub import Hub, get_hub
-from .hub.registry import active_hub
-from .layer.envelope import Item, check_group
+from .hub.registry import active_hub, may_serve, runs_a_loop
+from .layer.direct import close_senders, sender_for
+from .layer.envelope import CONTROL, Item, Stamper, check_group, group_key
+from .layer.health import LOST
 from .layer.publish_queue import captures, new_item
-from .logs import get_logger
+from .logs import LogThrottle, get_logger
+from .threads.tasks import pause
 
 logger = get_logger(__name__)
+
+#: What nobody was told by an exception.
+counts: Counter[str] = Counter()
+_throttle = LogThrottle()
 
 
 def publish(message: Any, group: str, *, exclude: Exclude = (), on_commit: bool = False) -> None:
     """
-    Send ``message`` (str, bytes, dict or list) to every member of ``group``.
+    Send ``message`` (str, bytes, dict or list) to every member of ``group``. At most once,
+    in order per process and group.
 
-    Returns when it is queued. At most once, in order per process and group. Raises
-    :exc:`~filtered_websocket.PublishError` for what is wrong with the call; what fails
-    later is logged, counted, and reaches the consumer chain as ``publish_failed``.
-    ``on_commit`` publishes when the transaction commits, and not at all if it does not.
+    In a process that serves WebSockets, or on a thread that runs an event loop, it returns
+    when the message is queued: what fails later is logged, counted, and reaches the
+    consumer chain as ``publish_failed``. Elsewhere it returns when Redis has the message.
+
+    Raises :exc:`~filtered_websocket.PublishError` for what is wrong with the call, and
+    where it waits for Redis, when that has not answered within ``LAYER_TIMEOUT``: the
+    message may have arrived. ``on_commit`` publishes when the transaction commits, and not
+    at all if it does not; what fails then is logged and counted.
     """
     item = new_item(message, exclude=excluded_ids(exclude), text=text_event.get())
     send = partial(_hand_over, check_group(group), item)
     if on_commit:
-        transaction.on_commit(send)
+        transaction.on_commit(partial(_send_committed, send))
     else:
         send()
+
+
+def _send_committed(send: Callable[[], object]) -> None:
+    """The transaction is committed whatever happens here, and other hooks wait to be run."""
+    try:
+        send()
+    except Exception as error:
+        counts["publish_failed"] += 1
+        if _throttle.note("publish_failed"):
+            total = counts["publish_failed"]
+            logger.error("not published after a commit: %r (%d messages so far)", error, total)
 
 
 async def apublish(
@@ -69,15 +99,15 @@ async def apublish(
 
 
 def _hand_over(group: str, item: Item, wait: bool = False) -> "Future[None] | None":
-    """Give ``item`` to this process's hub; with ``wait``, how to know it has left."""
-    hub = active_hub()
+    """Send ``item``, or queue it; with ``wait``, how to know that a queued one has left."""
+    if captures and active_hub() is None:
+        for capture in captures:
+            capture(group, item)
+        return None
+    hub = queueing_hub()
     if hub is None:
-        if captures:
-            for capture in captures:
-                capture(group, item)
-            return None
-        hub = _thread_hub()
-        _warn_if_unheard(hub)
+        send_now(group, item)
+        return None
     hub.publish_queue.admit()
     if not wait:
         hub.call(hub.publish_queue.put_admitted, group, item)
@@ -85,6 +115,31 @@ def _hand_over(group: str, item: Item, wait: bool = False) -> "Future[None] | No
     told: Future[None] = Future()
     hub.call(_put_and_tell, hub, group, item, told)
     return told
+
+
+def queueing_hub() -> Hub | None:
+    """
+    The hub that queues what this thread publishes: one that serves, or the publisher
+    thread's where this thread runs an event loop, which must not wait. None: :func:`send_now`.
+    """
+    hub = active_hub()
+    if hub is not None and not (_publisher is not None and hub is _publisher.hub):
+        return hub
+    return _the_publisher().hub if runs_a_loop() and is_shared() else None
+
+
+def send_now(group: str, item: Item) -> None:
+    """Return when the channel layer has ``item``; PublishError after ``LAYER_TIMEOUT``."""
+    layer = get_channel_layer(conf.CHANNEL_LAYER)
+    if layer is None or isinstance(layer, InMemoryChannelLayer):
+        if group != CONTROL:
+            _warn_unheard()
+        return
+    sender = sender_for(layer)
+    if sender is not None:
+        sender.send(group, item)
+    else:
+        _the_publisher().send(group, item)
 
 
 def is_heard() -> bool:
@@ -102,16 +157,11 @@ def is_shared() -> bool:
     return layer is not None and not isinstance(layer, InMemoryChannelLayer)
 
 
-def own_hub() -> Hub:
-    """This process's hub, made where there is none."""
-    return active_hub() or _thread_hub()
-
-
 def any_hub() -> Hub:
     """A hub of this process that hears the layer, made to where none does yet."""
     hub = active_hub()
     if hub is None:
-        hub = _thread_hub()
+        hub = _the_publisher().hub
         hub.call(partial(hub.hold, quiet=True))
     return hub
 
@@ -120,25 +170,27 @@ def _put_and_tell(hub: Hub, group: str, item: Item, told: "Future[None]") -> Non
     done: asyncio.Future[None] = hub.loop.create_future()
 
     def tell(done: "asyncio.Future[None]") -> None:
-        if told.set_running_or_notify_cancel():
-            error = done.exception()
-            if error is None:
-                told.set_result(None)
-            else:
-                told.set_exception(error)
+        error = done.exception()
+        if not told.set_running_or_notify_cancel():
+            return
+        if error is None:
+            told.set_result(None)
+        else:
+            told.set_exception(error)
 
     done.add_done_callback(tell)
     hub.publish_queue.put_admitted(group, item, done)
 
 
-def _warn_if_unheard(hub: Hub) -> None:
-    # Not hub.link: that is for the hub's own thread to make.
-    if get_channel_layer(conf.CHANNEL_LAYER) is None and not hub.counts["unheard"]:
-        logger.warning(
-            "published in a process without WebSockets and without CHANNEL_LAYERS:"
-            " nobody can hear it; configure a Redis channel layer"
-        )
-        hub.counts["unheard"] += 1
+def _warn_unheard() -> None:
+    # A process that serves has nobody to tell before the first connection: no mistake.
+    if may_serve() or counts["unheard"]:
+        return
+    counts["unheard"] += 1
+    logger.warning(
+        "published in a process without WebSockets and without a channel layer that leaves"
+        " it: nobody can hear it; configure a Redis channel layer (CHANNEL_LAYERS)"
+    )
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -157,11 +209,38 @@ class _Publisher:
         self._thread = threading.Thread(target=self._run, name="fws-publish", daemon=True)
         self._thread.start()
         self.hub = self._ready.result()
+        # Of what is waited for, and never queued.
+        self._stamper = Stamper()
+        self._turn = asyncio.Lock()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.call_soon(lambda: self._ready.set_result(get_hub()))
         self._loop.run_forever()
+
+    def send(self, group: str, item: Item) -> None:
+        """As :meth:`DirectSender.send <filtered_websocket.layer.direct.DirectSender.send>`."""
+        sending = asyncio.run_coroutine_threadsafe(self._send(group, item), self._loop)
+        try:
+            sending.result()
+        except (*LOST, TypeError, ValueError) as error:
+            raise PublishError(
+                f"the channel layer did not confirm the message: {type(error).__name__}: {error}"
+            ) from error
+        except BaseException:
+            sending.cancel()
+            raise
+
+    async def _send(self, group: str, item: Item) -> None:
+        failures = 0
+        async with asyncio.timeout(conf.LAYER_TIMEOUT), self._turn:
+            batch = self._stamper.stamp(group_key(group), [item])
+            while True:
+                try:
+                    return await self.hub.link.send(batch)
+                except LOST:
+                    failures += 1
+                    await asyncio.sleep(pause(failures))
 
     def close(self) -> None:
         """Send what is queued, ``LAYER_TIMEOUT`` at most, and end the thread."""
@@ -188,16 +267,17 @@ _lock = threading.Lock()
 _orphans: list[_Publisher | None] = []
 
 
-def _thread_hub() -> Hub:
+def _the_publisher() -> _Publisher:
     global _publisher
     with _lock:
         if _publisher is None:
             _publisher = _Publisher()
-        return _publisher.hub
+        return _publisher
 
 
 def _close() -> None:
     global _publisher
+    close_senders()
     with _lock:
         publisher, _publisher = _publisher, None
     if publisher is not None:
@@ -207,12 +287,14 @@ def _close() -> None:
 def _forget() -> None:
     """After a fork the thread is the parent's; its loop must not be touched."""
     global _publisher, _lock
+    counts.clear()
     _orphans.append(_publisher)
     _publisher = None
     _lock = threading.Lock()
 
 
 atexit.register(_close)
-os.register_at_fork(after_in_child=_forget)
+# Not on Windows, where nothing forks.
+getattr(os, "register_at_fork", lambda **hooks: None)(after_in_child=_forget)
 
 __all__ = ["PublishError", "apublish", "publish"]

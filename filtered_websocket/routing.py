@@ -35,6 +35,7 @@ from .connections.handshake import (
 from .connections.refusals import refuse
 from .consumers import FilteredWebSocketConsumer
 from .hub.drain import DRAINING, ending
+from .hub.registry import note_serving
 from .logs import LogThrottle, get_logger
 from .pipelines.route import Route
 from .threads.database import time_limit
@@ -202,6 +203,7 @@ def standalone_application(
 
 def _by_protocol(http: ASGIApplication, websocket: ASGIApplication) -> ASGIApplication:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        note_serving()
         if scope["type"] == "websocket":
             await websocket(scope, receive, send)
         elif scope["type"] == "lifespan":

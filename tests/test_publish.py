@@ -6,7 +6,10 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
+from concurrent.futures import Future
 
+import msgpack
 import pytest
 from asgiref.sync import sync_to_async
 from channels.layers import InMemoryChannelLayer, channel_layers
@@ -14,10 +17,18 @@ from django.db import transaction
 
 from filtered_websocket import PublishError
 from filtered_websocket import publish as publish_module
+from filtered_websocket.checks.settings import IN_MEMORY, PUBSUB
 from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.disconnect import disconnect_user
+from filtered_websocket.hub import registry
 from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.hub.registry import active_hub
+from filtered_websocket.logs import LogThrottle
 from filtered_websocket.publish import apublish, publish
+from filtered_websocket.routing import with_websockets
 from filtered_websocket.testing import connect, published
+
+from .layer.fake_redis import FakeRedis
 
 app = FilteredWebSocketConsumer.as_asgi(filters=[], groups=["news"])
 
@@ -115,25 +126,268 @@ async def test_a_connection_publishes_on_commit():
         assert [await bob.receive(), await bob.receive()] == ["sooner", "later"]
 
 
-def test_a_process_without_websockets_warns_once_that_nobody_can_hear(
-    settings, no_publisher, caplog
+# A process that serves nobody
+
+
+class Foreign:
+    """A layer that leaves the process, as far as anybody can see, and takes an event loop."""
+
+    def __init__(self, group_send=None):
+        self._inner = InMemoryChannelLayer()
+        self.sent = []
+        if group_send is not None:
+            self.group_send = group_send
+
+    async def group_send(self, group, message):
+        self.sent.append(message)
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+
+def use(layer):
+    channel_layers.set("default", layer)
+    return layer
+
+
+@pytest.fixture
+def foreign():
+    yield use(Foreign())
+    # While the layer is there, the thread's hub needs it.
+    publish_module._close()
+    channel_layers.backends.clear()
+
+
+@pytest.fixture
+def redis_server(settings):
+    server = FakeRedis()
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": PUBSUB, "CONFIG": {"hosts": [{"address": server.url}]}}
+    }
+    yield server
+    publish_module._close()
+    server.close()
+
+
+@pytest.fixture
+def counts(monkeypatch):
+    """Nothing was counted, or logged, before."""
+    monkeypatch.setattr(publish_module, "counts", Counter())
+    monkeypatch.setattr(publish_module, "_throttle", LogThrottle())
+    return publish_module.counts
+
+
+def texts(server):
+    batches = [msgpack.unpackb(data) for _, _, data in server.published]
+    return [item[3].decode() for batch in batches for item in batch.get("m", ())]
+
+
+def test_redis_has_the_message_when_publish_returns_and_no_thread_was_made(redis_server):
+    before = threading.active_count()
+    for n in range(3):
+        publish(str(n), "news", exclude="me")
+        assert texts(redis_server)[-1] == str(n)
+    assert publish_module._publisher is None
+    assert threading.active_count() - before <= 2  # the server's, one for our connection
+    assert msgpack.unpackb(redis_server.published[0][2])["m"][0][4] == {"x": ["me"]}
+
+
+def test_so_it_has_control_events(redis_server):
+    disconnect_user(7)
+    assert len(redis_server.published) == 1 and publish_module._publisher is None
+
+
+async def test_on_an_event_loop_it_is_queued_as_one_must_not_wait(redis_server):
+    publish("x", "news")
+    await apublish("y", "news")
+    assert texts(redis_server) == ["x", "y"]
+    assert publish_module._publisher is not None
+
+
+async def test_a_thread_of_a_process_whose_loop_publishes_too_waits_all_the_same(redis_server):
+    await apublish("x", "news")
+    await asyncio.to_thread(publish, "y", "news")
+    assert texts(redis_server) == ["x", "y"]
+
+
+def test_the_thread_that_asked_for_counts_queues_nothing_of_others(foreign):
+    """It listens to the layer like a hub with connections; publish waits all the same."""
+    hub = publish_module.any_hub()
+    asyncio.run_coroutine_threadsafe(hub.receive_control(), hub.loop).result()
+    assert active_hub() is hub and publish_module.queueing_hub() is None
+
+
+def test_a_redis_that_does_not_answer_is_an_error_of_the_call(redis_server, settings):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.1}
+    redis_server.answer = lambda command: None
+    with pytest.raises(PublishError, match="may have arrived"):
+        publish("x", "news")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_on_commit_it_is_logged_and_counted_and_later_hooks_run(
+    redis_server, settings, caplog, counts
 ):
-    settings.CHANNEL_LAYERS = {}
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.1}
+    redis_server.answer = lambda command: None
+    ran = []
+    with transaction.atomic():
+        publish("x", "news", on_commit=True)
+        publish("y", "news", on_commit=True)
+        transaction.on_commit(lambda: ran.append("later"))
+    assert ran == ["later"]
+    [record] = caplog.records
+    assert record.levelname == "ERROR" and "not published after a commit" in caplog.text
+    assert counts["publish_failed"] == 2
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_on_commit_a_full_queue_is_no_error_of_the_transaction_either(monkeypatch, counts):
+
+    def full():
+        raise PublishError("the publish queue is full")
+
+    def save():
+        with transaction.atomic():
+            publish("one more", "news", on_commit=True)
+
+    async with connect(app):
+        monkeypatch.setattr(get_hub().publish_queue, "admit", full)
+        await sync_to_async(save)()
+        assert counts["publish_failed"] == 1
+
+
+@pytest.mark.parametrize("layers", [{}, {"default": {"BACKEND": IN_MEMORY}}])
+def test_where_nobody_can_hear_it_says_so_once_and_makes_no_thread(
+    settings, layers, caplog, counts, monkeypatch
+):
+    monkeypatch.setattr(registry, "_serves", False)
+    settings.CHANNEL_LAYERS = layers
     with caplog.at_level(logging.WARNING):
         publish("1", "news")
         publish("2", "news")
-        asyncio.run(apublish("3", "news"))
+        disconnect_user(7)
     assert len(caplog.records) == 1 and "nobody can hear it" in caplog.text
+    assert publish_module._publisher is None
 
 
-def test_a_process_without_websockets_has_one_thread_for_all_publishes(no_publisher):
+async def test_on_a_loop_where_nobody_can_hear_it_makes_no_thread_either(settings):
+    settings.CHANNEL_LAYERS = {}
+    publish("1", "news")
+    await apublish("2", "news")
+    assert publish_module._publisher is None
+
+
+def test_a_process_that_serves_and_has_nobody_yet_is_not_warned(
+    settings, caplog, counts, monkeypatch
+):
+    """Under a lone runserver a view publishes before the first page has connected."""
+    monkeypatch.setattr(registry, "_serves", False)
+    settings.CHANNEL_LAYERS = {}
+
+    async def view(scope, receive, send):
+        await sync_to_async(publish)("from a view", "news")
+
+    asyncio.run(with_websockets(view)({"type": "http"}, None, None))
+    publish("from a thread of that process", "news")
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(("routes", "warned"), [([], True), ([object()], False)])
+def test_behind_a_router_of_the_sites_own_a_view_of_a_process_with_routes_is_not_warned(
+    settings, caplog, counts, monkeypatch, routes, warned
+):
+    monkeypatch.setattr(registry, "_serves", False)
+    monkeypatch.setattr(registry, "known_routes", lambda: routes)
+    settings.CHANNEL_LAYERS = {}
+
+    async def site():
+        await sync_to_async(publish)("from a sync view", "news")
+        publish("from an async view", "news")
+
+    asyncio.run(site())
+    assert ("nobody can hear it" in caplog.text) is warned
+
+
+# On another layer
+
+
+def test_on_another_layer_one_thread_sends_and_is_waited_for(foreign):
     before = threading.active_count()
     for n in range(10):
         publish(str(n), "news")
+        assert len(foreign.sent) == n + 1
+    assert [message["s"] for message in foreign.sent] == list(range(10))
     asyncio.run(apublish("last", "news"))
     assert threading.active_count() == before + 1
     publish_module._close()
     assert threading.active_count() == before
+
+
+def test_another_layer_that_fails_is_tried_again_with_the_same_number(foreign):
+    failures = [ConnectionError("cut"), ConnectionError("cut")]
+
+    async def group_send(group, message):
+        if "s" not in message:
+            return  # a probe, which looks for the end of the outage
+        foreign.sent.append(message)
+        if failures:
+            raise failures.pop()
+
+    foreign.group_send = group_send
+    publish("x", "news")
+    assert [message["s"] for message in foreign.sent] == [0] * 3
+
+
+@pytest.mark.parametrize("wrong", [ConnectionError("away"), TypeError("cannot serialize")])
+def test_another_layer_that_does_not_take_it_is_an_error_of_the_call(foreign, settings, wrong):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.1}
+
+    async def group_send(group, message):
+        raise wrong
+
+    foreign.group_send = group_send
+    with pytest.raises(PublishError, match="did not confirm the message"):
+        publish("x", "news")
+
+
+def test_who_is_interrupted_while_the_thread_sends_leaves_the_turn_to_the_next(
+    foreign, monkeypatch
+):
+    started, ended = threading.Event(), []
+
+    async def group_send(group, message):
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ended.append(message)
+            raise
+
+    foreign.group_send = group_send
+
+    class Interrupted(Future):
+        def result(self, timeout=None):
+            started.wait()
+            raise KeyboardInterrupt
+
+    real = asyncio.run_coroutine_threadsafe
+
+    def interrupted(coroutine, loop):
+        monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", real)
+        sending = real(coroutine, loop)
+        sending.__class__ = Interrupted
+        return sending
+
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish("x", "news")
+    del foreign.group_send
+    publish("y", "news")
+    assert len(ended) == 1 and len(foreign.sent) == 1
+
+
+# On an event loop of a process that serves nobody
 
 
 def test_a_layer_that_fails_is_told_by_apublish_and_logged_for_publish(
@@ -141,22 +395,25 @@ def test_a_layer_that_fails_is_told_by_apublish_and_logged_for_publish(
 ):
     settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.1, "PUBLISH_MAX_AGE": 0.2}
     settings.CHANNEL_LAYERS = {
-        "default": {
-            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-            "CONFIG": {"hosts": [("localhost", 1)]},
-        }
+        "default": {"BACKEND": PUBSUB, "CONFIG": {"hosts": [("localhost", 1)]}}
     }
     with pytest.raises(PublishError, match="the channel layer did not confirm 1 messages"):
         asyncio.run(apublish("x", "news"))
-    publish("x", "news")
+    asyncio.run(queue("x"))
     publish_module._close()
     assert "1 messages to 'news' were not sent" in caplog.text
     assert caplog.text.count("lost the channel layer") == 1
 
 
-def test_what_cannot_be_sent_at_exit_is_said(settings, no_publisher, monkeypatch, caplog):
+async def queue(*messages):
+    """Publish on a loop, which does not wait."""
+    for message in messages:
+        publish(message, "news")
+
+
+def test_what_cannot_be_sent_at_exit_is_said(settings, foreign, monkeypatch, caplog):
     settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.01}
-    publish("x", "news")
+    asyncio.run(queue("x"))
     publisher = publish_module._publisher
 
     async def never():
@@ -167,8 +424,8 @@ def test_what_cannot_be_sent_at_exit_is_said(settings, no_publisher, monkeypatch
     assert "published messages were not sent at exit" in caplog.text
 
 
-def test_an_apublish_that_was_cancelled_does_no_harm(no_publisher, monkeypatch, caplog):
-    publish("w", "news")
+def test_an_apublish_that_was_cancelled_does_no_harm(foreign, monkeypatch, caplog):
+    asyncio.run(queue("w"))
     batches = publish_module._publisher.hub.publish_queue
     real, cancelled = batches._send, threading.Event()
 
@@ -187,12 +444,12 @@ def test_an_apublish_that_was_cancelled_does_no_harm(no_publisher, monkeypatch, 
         cancelled.set()
 
     asyncio.run(main())
-    publish("y", "news")
+    asyncio.run(queue("y"))
     publish_module._close()
     assert caplog.text == ""
 
 
-def test_after_a_fork_the_parents_thread_is_left_alone(no_publisher):
+def test_after_a_fork_the_parents_thread_is_left_alone(foreign):
     publish("parent", "news")
     parent = publish_module._publisher
     publish_module._forget()
@@ -200,7 +457,7 @@ def test_after_a_fork_the_parents_thread_is_left_alone(no_publisher):
     parent.close()
 
 
-def test_a_forked_child_makes_a_thread_of_its_own(no_publisher):
+def test_a_forked_child_makes_a_thread_of_its_own(foreign):
     publish("parent", "news")
     parent = publish_module._publisher
     pid = os.fork()
@@ -215,24 +472,18 @@ def test_a_forked_child_makes_a_thread_of_its_own(no_publisher):
     assert publish_module._publisher is parent
 
 
-def test_publishing_does_not_wait_for_a_layer_that_hangs(settings, no_publisher, caplog):
+def test_on_a_loop_publishing_does_not_wait_for_a_layer_that_hangs(settings, foreign, caplog):
     settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.2}
+    calls = []
 
-    class Hanging(InMemoryChannelLayer):
-        calls = 0
+    async def group_send(group, message):
+        calls.append(message)
+        await asyncio.Event().wait()
 
-        async def group_send(self, group, message):
-            Hanging.calls += 1
-            await asyncio.Event().wait()
-
-    channel_layers.set("default", Hanging())
-    try:
-        for n in range(3):
-            publish(str(n), "news")
-        assert Hanging.calls <= 1  # the first is still hanging: publish returned all the same
-        publish_module._close()
-    finally:
-        channel_layers.backends.clear()
+    foreign.group_send = group_send
+    asyncio.run(queue("1", "2", "3"))
+    assert len(calls) <= 1  # the first is still hanging: publish returned all the same
+    publish_module._close()
     assert "3 published messages were not sent at exit" in caplog.text
 
 
@@ -242,7 +493,7 @@ async def test_sync_code_called_from_a_view_may_publish():
         assert await ann.receive() == "from a sync view"
 
 
-def test_a_script_that_publishes_and_ends_has_published(tmp_path):
+def test_a_script_that_publishes_and_ends_says_where_nobody_can_hear_it():
     script = (
         "import django; django.setup()\n"
         "from filtered_websocket.publish import publish\n"
@@ -256,4 +507,5 @@ def test_a_script_that_publishes_and_ends_has_published(tmp_path):
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    [line] = done.stderr.splitlines()
+    assert done.returncode == 0 and "nobody can hear it" in line

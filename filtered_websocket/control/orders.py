@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from ..layer.envelope import CONTROL
 from ..layer.publish_queue import new_item
 from ..logs import get_logger
-from ..publish import is_heard, own_hub
+from ..publish import queueing_hub, send_now
 
 logger = get_logger(__name__)
 
@@ -15,12 +16,19 @@ def recheck(kind: str, pk: Any) -> None:
 
 
 def send(event: dict[str, Any]) -> None:
-    """Send ``event`` to the hubs of all processes. Errors are logged, never raised."""
+    """
+    Send ``event`` to the hubs of all processes. Errors are logged, never raised.
+
+    In a process that serves no WebSockets it returns when Redis has it, as ``publish`` does.
+    """
     try:
-        if is_heard():
-            hub = own_hub()
-            # Encoded here, where an error is caught. The queue's bound is for messages only.
-            hub.call(hub.send_control, event, new_item(event))
+        hub = queueing_hub()
+        # Encoded here, where an error is caught. The queue's bound is for messages only.
+        item = new_item(event)
+        if hub is not None:
+            hub.call(hub.send_control, event, item)
+        else:
+            send_now(CONTROL, item)
     except Exception as error:
         # An error of the layer must not break the save or the logout that caused this.
         logger.error(

@@ -6,6 +6,10 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from asgiref.sync import SyncToAsync
+
+from ..pipelines.route import known_routes
+
 if TYPE_CHECKING:
     from .hub import Hub
 
@@ -14,6 +18,8 @@ hubs: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub]" = weakref.Weak
 #: Hubs with connections, for publishers on other threads; replaced, never changed.
 _active: "tuple[Hub, ...]" = ()
 _lock = threading.Lock()
+#: Whether a server has called this package's application in this process.
+_serves = False
 
 
 def announce(hub: "Hub") -> None:
@@ -44,10 +50,39 @@ def active_hub() -> "Hub | None":
     return active[-1] if active else None
 
 
+def note_serving() -> None:
+    """A server calls this package's application: nobody may be connected yet."""
+    global _serves
+    _serves = True
+
+
+def may_serve() -> bool:
+    """
+    Whether this process is likely to answer WebSockets, though nobody is connected now.
+
+    Behind a router of the site's own, HTTP does not come through this package: a process
+    with WebSocket routes that publishes under an event loop is taken for one that serves.
+    """
+    # asgiref's note, in a thread, of the loop that waits for it.
+    notes = getattr(SyncToAsync, "threadlocal", None)
+    is_under_a_loop = runs_a_loop() or getattr(notes, "main_event_loop", None) is not None
+    return _serves or (is_under_a_loop and bool(known_routes()))
+
+
+def runs_a_loop() -> bool:
+    """Whether this thread runs an event loop now, and so must not wait."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 def _forget() -> None:
     """After a fork: the hubs and their event loops belong to the parent process."""
-    global _active
+    global _active, _serves
     _active = ()
+    _serves = False
     hubs.clear()
 
 

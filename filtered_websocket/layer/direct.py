@@ -1,0 +1,213 @@
+"""
+Sends to Redis on the caller's own thread, with redis-py's plain client: for processes that
+serve no WebSockets.
+
+::
+
+    send -> number -> PUBLISH -> Redis has answered -> return
+
+No event loop, no thread, nothing to flush: whatever ends the process afterwards, Redis has
+the message; and under gevent a greenlet stays a greenlet.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import redis
+import redis.sentinel
+from channels_redis.pubsub import RedisPubSubChannelLayer, RedisPubSubLoopLayer
+from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
+from redis.retry import Retry
+
+from ..conf import conf
+from ..exceptions import PublishError
+from ..threads.tasks import pause
+from .envelope import CONTROL, Item, Stamper, group_key, seal
+
+#: What may be over in a moment. Wrong passwords and missing rights are not.
+PASSING = (OSError, redis.ConnectionError, redis.TimeoutError)
+LASTING = (redis.AuthenticationError, redis.exceptions.AuthorizationError)
+#: Options that say how, not where: the plain client has its own.
+OWN = ("retry", "connection_class", "parser_class", "encoder_class", "redis_connect_func")
+
+
+#: (process, layer) -> what sends for it there, or None. No lock: one could be held at a fork.
+_senders: "dict[tuple[int, Any], DirectSender | None]" = {}
+
+
+def sender_for(layer: Any) -> "DirectSender | None":
+    """What sends for ``layer`` in this process; None where that takes an event loop."""
+    key = os.getpid(), layer
+    if key not in _senders:
+        # Where two threads come first, one sender is dropped before it has connected.
+        _senders.setdefault(key, _open_sender(layer))
+    return _senders[key]
+
+
+def close_senders() -> None:
+    """Close the connections; after a fork those of the parent stay open there."""
+    _senders.clear()
+
+
+# Not on Windows, where nothing forks.
+getattr(os, "register_at_fork", lambda **hooks: None)(after_in_child=close_senders)
+
+
+def _open_sender(layer: Any) -> "DirectSender | None":
+    # No subclass: nobody knows what it does to a message.
+    if type(layer) is not RedisPubSubChannelLayer:
+        return None
+    try:
+        return DirectSender(layer)
+    except (AttributeError, RuntimeError, TypeError, ValueError, redis.RedisError):
+        # Another shape than that of channels_redis 4, or options that only redis.asyncio takes.
+        return None
+
+
+def foreign_options(host: Mapping[str, Any]) -> list[str]:
+    """Of one entry of a layer's hosts, the options that only redis.asyncio is sure to take."""
+    return [name for name, value in host.items() if name in OWN or not _is_plain(value)]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether ``value`` means the same to both clients of redis-py."""
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values())) and not set(OWN) & set(value)
+    if isinstance(value, list | tuple | set):
+        return all(map(_is_plain, value))
+    if isinstance(value, type):
+        return issubclass(value, Exception)  # retry_on_error
+    return value is None or isinstance(value, str | bytes | int | float | CredentialProvider)
+
+
+def _pool(host: Mapping[str, Any]) -> Any:
+    """As ``channels_redis.utils.create_pool``, of the plain client. Connects to nothing."""
+    if foreign := foreign_options(host):
+        raise ValueError(f"only redis.asyncio takes {', '.join(foreign)}")
+    # What is sent again must be the same batch: the retry is ours.
+    options: dict[str, Any] = {**host, "retry": Retry(NoBackoff(), 0)}
+    if "address" in options:
+        return redis.ConnectionPool.from_url(options.pop("address"), **options)
+    if options.get("master_name") is None:
+        options.pop("master_name", None)
+        return redis.ConnectionPool(**options)
+    sentinel: Any = redis.sentinel  # which has no annotations
+    limit = conf.LAYER_TIMEOUT
+    asking = {"socket_timeout": limit, "socket_connect_timeout": limit, "retry": options["retry"]}
+    asking |= options.pop("sentinel_kwargs", None) or {}
+    asked = sentinel.Sentinel(options.pop("sentinels"), sentinel_kwargs=asking)
+    return sentinel.SentinelConnectionPool(options.pop("master_name"), asked, **options)
+
+
+class DirectSender:
+    """
+    Sends to the Redis hosts of one pubsub layer. Any thread; for one process, not for what
+    is forked from it. In order per thread, and per group and process.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+        # Never used on an event loop: for the names and the host that the layer would choose.
+        self._shape = RedisPubSubLoopLayer(*layer._args, **layer._kwargs, channel_layer=layer)
+        self._hosts = {shard: _Host(shard.host) for shard in self._shape._shards}
+
+    def send(self, group: str, item: Item) -> None:
+        """
+        Return when Redis has ``item``. :exc:`PublishError` after ``LAYER_TIMEOUT``; it says
+        whether the message may have arrived all the same.
+        """
+        key = group_key(group)
+        channel = self._shape._get_group_channel_name(key)
+        host = self._hosts[self._shape._get_shard(channel)]
+        if group == CONTROL and host.is_away:
+            # Each user saved by a long script would wait for it. RECHECK finds it.
+            raise PublishError("not sent: Redis did not answer a moment ago")
+        host.send(channel, key, item, self.layer.serialize)
+
+
+class _Host:
+    """One Redis: one connection, one lock, one origin."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        # A connection of Sentinel's refers to its pool weakly.
+        self._pool = _pool(options)
+        self._connection = self._pool.make_connection()
+        self._lock = threading.Lock()
+        self._stamper = Stamper()
+        self._failed_at = float("-inf")
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the last send failed, less than ``LAYER_TIMEOUT`` ago."""
+        is_away: bool = time.monotonic() - self._failed_at < conf.LAYER_TIMEOUT
+        return is_away
+
+    def send(self, channel: str, key: str, item: Item, serialize: Any) -> None:
+        deadline = time.monotonic() + conf.LAYER_TIMEOUT
+        if not self._lock.acquire(timeout=conf.LAYER_TIMEOUT):
+            raise PublishError(
+                "not sent: what other threads of this process publish waits for Redis"
+            )
+        # Number and send are one step, or receivers would see another order, and holes.
+        try:
+            envelope = seal(self._stamper.stamp(key, [item]))
+            self._send(channel, serialize(envelope), deadline)
+        except (TypeError, ValueError) as error:
+            raise PublishError(f"the channel layer cannot serialize this: {error}") from error
+        finally:
+            self._lock.release()
+
+    def _send(self, channel: str, data: bytes, deadline: float) -> None:
+        """Again and again, until ``deadline``; receivers drop what comes twice."""
+        # Who has waited for an outage already, does not wait for it at every message.
+        tries_again = not self.is_away
+        failures, may_have_arrived = 0, False
+        while True:
+            try:
+                self._connect(deadline)
+                may_have_arrived = True
+                self._connection.send_command("PUBLISH", channel, data)
+                self._connection.read_response()
+            except BaseException as error:
+                # Half a command, or an answer that nobody has read, must not be the next one's.
+                self._connection.disconnect()
+                if not isinstance(error, (*PASSING, redis.RedisError)):
+                    raise
+                failures += 1
+                left = deadline - time.monotonic()
+                if not tries_again or left <= 0 or not _may_pass(error):
+                    self._failed_at = time.monotonic()
+                    raise _publish_error(error, may_have_arrived) from error
+                time.sleep(min(pause(failures), left))
+            else:
+                self._failed_at = float("-inf")
+                return
+
+    def _connect(self, deadline: float) -> None:
+        """Connected, with what is left of the time as the socket's timeout."""
+        left = max(deadline - time.monotonic(), 0.01)
+        connection = self._connection
+        connection.socket_timeout = connection.socket_connect_timeout = left
+        connection.connect()
+        # Of one that was connected before, where redis-py has the shape we know.
+        sock = getattr(connection, "_sock", None)
+        if sock is not None:
+            sock.settimeout(left)
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, PASSING) and not isinstance(error, LASTING)
+
+
+def _publish_error(cause: BaseException, may_have_arrived: bool) -> PublishError:
+    if isinstance(cause, redis.ResponseError):
+        return PublishError(f"Redis refused the message: {cause}")
+    ending = "it may have arrived all the same" if may_have_arrived else "it was not sent"
+    # redis-py 8 leaves the words out of an error's repr().
+    return PublishError(
+        f"Redis did not take the message: {type(cause).__name__}: {cause}; {ending}"
+    )
