@@ -295,7 +295,7 @@ async def test_an_error_of_get_groups_as_a_generator_is_the_sites(error, caplog)
 @pytest.mark.parametrize("names", ["room", None, 3])
 async def test_get_groups_that_gives_no_list_is_the_sites_error(names, caplog):
     class Odd(FilteredWebSocketConsumer):
-        # A pipeline of its own: errors are logged seldom per pipeline.
+        # A pipeline of its own, because errors are logged once in a while per pipeline.
         filters = (message_filter(lambda web_socket_instance, data: None),)
 
         def get_groups(self):
@@ -692,10 +692,10 @@ async def test_only_websockets_are_served():
 
 
 async def test_what_a_disconnect_filter_publishes_last_still_leaves():
-    def farewell(web_socket_instance):
+    def goodbye(web_socket_instance):
         web_socket_instance.publish("bye")
 
-    filters = [message_filter(farewell, WebSocketDisconnectFilter)]
+    filters = [message_filter(goodbye, WebSocketDisconnectFilter)]
     async with connect(filters) as ann:
         bob = await connect(filters)
         await bob.close()

@@ -13,9 +13,9 @@ SEEDS = sorted((Path(__file__).parent / "fuzz" / "corpus").iterdir())
 
 
 @pytest.fixture(autouse=True, scope="module")
-def house():
+def bench():
     yield
-    targets.house.close()
+    targets.bench.close()
     left = [getattr(signal.getsignal(number), "__func__", None) for number in SIGNALS]
     assert Drain._on_signal not in left
 

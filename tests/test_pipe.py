@@ -87,12 +87,12 @@ def test_connect_data_and_disconnect_chains_run_too():
     def shorten(web_socket_instance, data):
         data.pop()
 
-    def farewell(web_socket_instance):
+    def goodbye(web_socket_instance):
         web_socket_instance.push(f"bye {web_socket_instance.close_code}")
 
     status, out, err = piped(
         "ab\n",
-        message_filter(farewell, WebSocketDisconnectFilter),
+        message_filter(goodbye, WebSocketDisconnectFilter),
         message_filter(shorten, WebSocketDataFilter),
         message_filter(greet, WebSocketConnectFilter),
     )

@@ -3,7 +3,7 @@ A WebSocket server from one command line, with no Django project::
 
     python -m filtered_websocket.server -f my.filters
 
-The arguments are those of the 2014 package, and a few more. Start-up lines go to
+The arguments are those of version 0.4, and a few more. Start-up lines go to
 stderr once the port is open; stdout is for what filters print.
 """
 
@@ -147,7 +147,7 @@ def build_server(
     A server for ``options`` (of :func:`parse`); ImproperlyConfigured for a mistake.
 
     ``subscriber`` has ``listener(web_socket_instance)``, which runs in a thread and
-    puts events in ``web_socket_instance.queue``, and ``kill()``, as in 2014.
+    puts events in ``web_socket_instance.queue``, and ``kill()``, as in 0.4.
     """
     is_site = set_up()
     storage = getattr(options, "storage", None) or storage_path()
@@ -187,7 +187,7 @@ def build_reactor(
     subscriber: Any = None,
     pubsub_listener: Any = None,
 ) -> Server:
-    """:func:`build_server` by its name of 2014; start it by ``run()``, not by a reactor."""
+    """:func:`build_server` by its name in 0.4; start it by ``run()``, not by a reactor."""
     return build_server(
         options, storage_object=storage_object, subscriber=subscriber or pubsub_listener
     )

@@ -137,7 +137,7 @@ def _flags(path: str, value: Any, parser: argparse.ArgumentParser) -> list[str]:
         raise ValueError(f"config file {path!r}: 'flags' must be a list")
     flags = []
     for flag in value:
-        # An example of the 2014 manual: the flag chose the storage object.
+        # An example of the manual of 0.4: the flag chose the storage object.
         if flag == "redis":
             continue
         action = parser._option_string_actions.get(f"--{flag}")

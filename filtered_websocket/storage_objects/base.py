@@ -94,7 +94,7 @@ class BaseStorageObject:
 
 class BasePubSubStorageObject(BaseStorageObject):
     """
-    A storage object whose events come from a subscriber's thread, as in 2014: the
+    A storage object whose events come from a subscriber's thread, as in 0.4: the
     stand-alone server runs ``get_subscriber()(client=get_client(), options=options)``.
     """
 

@@ -76,7 +76,7 @@ class StorageObject(BaseStorageObject):
         return parser
 
     def get_client(self) -> redis.Redis:
-        """The synchronous client, as in 2014."""
+        """The synchronous client, as in 0.4."""
         return self._client
 
     def _key(self, key: Any) -> str:

@@ -1,4 +1,4 @@
-"""Bad credentials, counted by address: guesses."""
+"""Bad credentials are counted by address, and delayed."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Whether identities still hold: judging."""
+"""Whether identities are still valid."""
 
 import datetime
 from dataclasses import replace
@@ -114,7 +114,7 @@ def test_more_than_500_take_a_query_for_each_500(ann, django_assert_num_queries)
     assert verdicts == expected
 
 
-def test_each_is_judged_by_its_own(ann, token):
+def test_each_identity_depends_on_its_own_user_and_token(ann, token):
     bob = User.objects.create_user("bob")
     identities = [identity_of(ann), identity_of(bob), identity_of(ann, token=token)]
     User.objects.filter(pk=bob.pk).update(is_active=False)

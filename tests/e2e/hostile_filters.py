@@ -1,14 +1,14 @@
-"""Tells who is left, and lets wait who asks for it."""
+"""One filter answers how many users are connected, another delays a handshake on request."""
 
 import asyncio
 
 from filtered_websocket import Drop, WebSocketConnectFilter, WebSocketMessageFilter
 
 
-class Census(WebSocketMessageFilter):
+class CountUsers(WebSocketMessageFilter):
     @classmethod
     def filter(cls, web_socket_instance, data):
-        if data == b"census":
+        if data == b"count":
             web_socket_instance.push(str(len(web_socket_instance.users)))
             raise Drop
 

@@ -174,7 +174,7 @@ async def talk(server):
 
 async def users(server):
     async with connect(f"ws://127.0.0.1:{server.port}/") as client:
-        await client.send("census")
+        await client.send("count")
         async with asyncio.timeout(BOUND):
             return int(await client.recv())
 

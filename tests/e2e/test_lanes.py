@@ -271,7 +271,7 @@ async def test_pings_of_the_server_stand_between_frames(database, start, options
         while not any(opcode == 9 for opcode, _ in tuple(heard)):
             await ann.send(f"{sent:08}".ljust(20_000, "x"))
             sent += 1
-            # Its buffer is small: the server's own is seldom empty.
+            # Its buffer is small, so that of the server is rarely empty.
             await until(partial(is_near, heard, sent))
         await ann.send("end")
         await reading

@@ -104,7 +104,7 @@ async def broadcast(server):
         heard = [await bob.recv(), await cy.recv()]
         await bob.send("grün")
         heard += [await ann.recv(), await cy.recv()]
-        await ann.send(b"binary")  # text in 2014, which knew nothing else
+        await ann.send(b"binary")  # text in 0.4, which knew nothing else
         last = await bob.recv()
         heard.append(last if isinstance(last, str) else last.decode())
     return heard

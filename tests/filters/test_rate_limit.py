@@ -160,7 +160,7 @@ async def test_per_user_and_per_address_count_connections_together(clock, django
         ("address", {"user": ann, "client": near}, {"user": ann, "client": far}),
     ):
         app = FilteredWebSocketConsumer.as_asgi(filters=limited(rate="1/s", per=per))
-        # Nobody in particular, with no address: counted by itself.
+        # Anonymous and without an address: counted by itself.
         bare = {"user": None, "client": None}
         clients = [await shake_hands(app, **who) for who in (same, same, other, bare, bare)]
         for client in clients:

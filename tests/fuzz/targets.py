@@ -33,7 +33,7 @@ from filtered_websocket.layer.envelope import (
 from filtered_websocket.publish import apublish
 from filtered_websocket.testing import Client
 
-PATIENCE = 10
+TIME_LIMIT = 10
 #: Deeper than this, whose stack is short decides.
 DEEP = 100
 
@@ -67,8 +67,8 @@ class Once(WebSocketMessageFilter):
         raise Drop
 
 
-class House:
-    """A loop, two connections on it, and a way to ask whether they still live."""
+class Bench:
+    """A loop, two connections on it, and a way to ask whether they are still open."""
 
     def __init__(self):
         self.runner = asyncio.Runner()
@@ -76,7 +76,7 @@ class House:
         self.count = 0
 
     def run(self, coroutine):
-        return self.runner.run(asyncio.wait_for(coroutine, PATIENCE))
+        return self.runner.run(asyncio.wait_for(coroutine, TIME_LIMIT))
 
     async def client(self, codec):
         client = self.clients.get(codec)
@@ -105,7 +105,7 @@ class House:
         self.runner.close()
 
 
-house = House()
+bench = Bench()
 
 
 def scope(path, query=b"", subprotocols=(), headers=()):
@@ -131,8 +131,8 @@ async def _heard(client, marker):
 
 async def _echo(message, codec):
     """What came back of one frame."""
-    client = await house.client(codec)
-    marker = house.marker()
+    client = await bench.client(codec)
+    marker = bench.marker()
     await client.send(message)
     await client.send(marker)
     return await _heard(client, marker)
@@ -149,7 +149,7 @@ def _message(data):
 def frames(data):
     """A frame through data and message chain comes back as it was."""
     message = _message(data)
-    heard = house.run(_echo(message, codec=False))
+    heard = bench.run(_echo(message, codec=False))
     assert heard == [message], heard
 
 
@@ -160,7 +160,7 @@ def documents(data):
         expected = [json.dumps(json.loads(data))]
     except (ValueError, RecursionError):
         expected = []
-    heard = house.run(_echo(message, codec=True))
+    heard = bench.run(_echo(message, codec=True))
     if data.count(b"[") + data.count(b"{") < DEEP:
         assert heard == expected, (heard, expected)
 
@@ -182,17 +182,17 @@ def envelopes(data):
         return
 
     async def forge():
-        client = await house.client(codec=False)
+        client = await bench.client(codec=False)
         layer = get_channel_layer()
         for key in (group_key("g"), group_key("")):
             # A publisher that is new every time: nothing is a repetition.
             known = {"type": "x", "g": key, "o": new_origin()}
             await layer.group_send(group_key("g"), {**envelope, **known})
-        marker = house.marker()
+        marker = bench.marker()
         await apublish(marker, "g")
         await _heard(client, marker)
 
-    house.run(forge())
+    bench.run(forge())
 
 
 def handshakes(data):

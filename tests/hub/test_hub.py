@@ -36,7 +36,7 @@ def layer(settings):
 
 
 def noted():
-    """A consumer filter that keeps the events of the house, and the events."""
+    """A consumer filter that collects the events of the package, and the events."""
     events = []
 
     def note(hub, event):
@@ -438,7 +438,7 @@ async def test_a_plain_message_filter_without_publish_costs_no_layer_call(layer)
         assert len(layer.calls) == before
 
 
-async def test_who_comes_while_a_hub_ends_is_neither_deaf_nor_forgotten(monkeypatch):
+async def test_a_connection_that_begins_while_a_hub_ends_gets_its_messages(monkeypatch):
     """The last connection leaves, and what its hub still has to do takes a while."""
     filters = ["filtered_websocket.filters.broadcast_messages"]
     app = FilteredWebSocketConsumer.as_asgi(filters=filters)

@@ -180,7 +180,7 @@ class Sharded(Layer):
     def __init__(self):
         super().__init__()
         self._shards = [Shard(), Shard(), object()]
-        self.deaf = set()
+        self.silent = set()
 
     def _get_group_channel_name(self, group):
         return f"asgi__group__{group}"
@@ -190,7 +190,7 @@ class Sharded(Layer):
         return self._shards[hash(name) % 3]
 
     async def group_send(self, group, message):
-        if self._get_shard(self._get_group_channel_name(group)) not in self.deaf:
+        if self._get_shard(self._get_group_channel_name(group)) not in self.silent:
             await super().group_send(group, message)
 
 
@@ -200,7 +200,7 @@ async def test_each_host_of_a_layer_is_probed():
         assert await is_listening(hub)
         assert await hub.link.round_trip()
         for shard in layer._shards:
-            layer.deaf = {shard}
+            layer.silent = {shard}
             assert not await hub.link.round_trip()
     assert layer.groups == {}
 
@@ -220,17 +220,17 @@ async def test_subscriber_connections_that_receive_nothing_are_closed():
     async with FakeHub(layer) as hub:
         assert await is_listening(hub)
         connections = [shard._pubsub.connection for shard in layer._shards[:2]]
-        layer.deaf = set(layer._shards)
+        layer.silent = set(layer._shards)
         assert not await hub.link.round_trip()
         # A message of anybody shows that they live.
-        layer.deaf = set()
+        layer.silent = set()
         assert await hub.link.round_trip()
-        layer.deaf = set(layer._shards)
+        layer.silent = set(layer._shards)
         assert not await hub.link.round_trip()
         assert not any(connection.cut for connection in connections)
         assert not await hub.link.round_trip()
         assert all(connection.cut for connection in connections)
-        layer.deaf = set()
+        layer.silent = set()
         await hub.until(lambda: hub.back)
 
 

@@ -34,7 +34,7 @@ SERVERS = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many clients of each kind, and whether latencies are judged."""
+    """How many clients of each kind, and whether latencies have bounds."""
 
     idle: int
     non_readers: int

@@ -27,7 +27,7 @@ def test_clients_that_never_read_are_closed_and_no_other_is_hurt(serve, kind, co
         crowd.talk(sender, readers, 5, SIZE)
         alone = crowd.talk(sender, readers, count, SIZE, interval=interval)
         empty, open_files = site.memory, descriptors(site)
-        deaf = crowd.join("room", sizes.non_readers, buffer=TINY, reads=False)
+        silent = crowd.join("room", sizes.non_readers, buffer=TINY, reads=False)
         joined = site.memory
         site.forget_peak()
         beside, messages, began = [], 0, time.monotonic()
@@ -39,7 +39,7 @@ def test_clients_that_never_read_are_closed_and_no_other_is_hurt(serve, kind, co
         took = time.monotonic() - began
         # And those that did not take their close frame are dropped.
         gone = site.settles(lambda: descriptors(site) <= open_files)
-        fates = crowd.fates(deaf)
+        fates = crowd.fates(silent)
         peak, left = site.peak, site.memory
         after = crowd.talk(sender, readers, count, SIZE, interval=interval)
         show(

@@ -1,4 +1,4 @@
-"""Filters as they were written in 2014, for either server."""
+"""Filters as they were written for 0.4, for either server."""
 
 from filtered_websocket.filters.base import (
     WebSocketConsumerFilter,
