@@ -24,6 +24,7 @@ from ..exceptions import PublishError
 from ..layer.envelope import CONTROL, Batch, Item, group_key
 from ..layer.link import Link, open_link
 from ..layer.publish_queue import PublishQueue, new_item
+from ..layer.tasks import end_tasks
 from ..pipelines.pipeline import Pipeline
 from ..storage_objects import get_storage_object
 from ..threads.tasks import Tasks
@@ -72,7 +73,7 @@ class Hub:
         #: Counts connections against MAX_CONNECTIONS and the like.
         self.limits = Limits()
         self._control_key = group_key(CONTROL)
-        self._control_joined: asyncio.Future[bool] | None = None
+        self._control_joined: asyncio.Task[bool] | None = None
         #: Whether a control event could not be sent.
         self._control_failed = False
         self._watchdog = Watchdog(loop, self.counts)
@@ -145,6 +146,10 @@ class Hub:
         return not self.connections and (self._held or has_ended)
 
     async def _end(self) -> None:
+        """Continues when the caller is cancelled: a server may cancel the last connection."""
+        await asyncio.shield(self.loop.create_task(self._end_when_idle(), name="fws-end"))
+
+    async def _end_when_idle(self) -> None:
         """
         Waits first, while the hub still serves new connections. Then removes itself from
         the registry without awaiting, and ends its tasks.
@@ -173,14 +178,10 @@ class Hub:
         link, self._link = self.link, None
         self.groups.clear()
         self.views.clear()
-        waiting = [task for task in (self._listening, self._control_joined) if task is not None]
+        tasks = self._listening, self._control_joined
         self._listening = self._control_joined = None
-        for task in waiting:
-            task.cancel()
-        if waiting:
-            await asyncio.wait(waiting)
-        if active_hub() is None:
-            # Not if another hub has begun meanwhile: it uses the storage object.
+        await end_tasks(filter(None, tasks))
+        if active_hub() is None:  # else another hub has begun, and uses the storage object
             await storage.aclose()
         await link.stop()
         self._ending = False
@@ -234,7 +235,7 @@ class Hub:
         """
         if self._control_joined is None:
             self.link.want(self._control_key)
-            self._control_joined = asyncio.ensure_future(self.link.wait_joined(self._control_key))
+            self._control_joined = self.loop.create_task(self.link.wait_joined(self._control_key))
         if not self._control_joined.done():
             await asyncio.wait([self._control_joined])
 

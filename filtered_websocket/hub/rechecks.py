@@ -14,6 +14,7 @@ from ..auth.validity import find_invalid, token_model
 from ..close_codes import FILTER_ERROR, UNAUTHORIZED
 from ..conf import conf
 from ..connections.connection import Connection
+from ..layer.tasks import end_tasks
 from ..logs import get_logger
 from ..threads.database import run_query
 from ..threads.tasks import Tasks
@@ -84,10 +85,7 @@ class Rechecks:
         self._wake.set()
         pending = {task, *self._writing}
         _, pending = await asyncio.wait(pending, timeout=STOP_TIMEOUT)
-        for each in pending:
-            each.cancel()
-        if pending:
-            await asyncio.wait(pending)
+        await end_tasks(pending)
 
     async def _run(self, stopping: asyncio.Event) -> None:
         due = time.monotonic() + conf.RECHECK

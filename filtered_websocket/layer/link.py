@@ -17,11 +17,10 @@ from .envelope import VERSION, Batch, seal, unseal
 from .health import LOST, LayerHealth
 from .probes import PROBE, Probes
 from .subscriptions import Subscriptions
+from .tasks import end_tasks
 
 logger = get_logger(__name__)
 
-#: Pause before a task that ignored its cancellation is cancelled again, seconds.
-CANCEL_AGAIN = 0.5
 #: After this many probes in a row without an answer, subscriber connections are closed.
 MAX_UNANSWERED = 2
 
@@ -171,11 +170,8 @@ class LayerLink:
                 async with asyncio.timeout(conf.LAYER_TIMEOUT):
                     await self._subscriptions.up_to_date.wait()
         while pending := set(self._tasks):
-            # More than once: before Python 3.12 asyncio.wait_for, which redis-py uses, may
-            # lose a cancellation.
-            for task in pending:
-                task.cancel()
-            await asyncio.wait(pending, timeout=CANCEL_AGAIN)
+            # A task may have started another one.
+            await end_tasks(pending)
         self._subscriptions.close(is_clean)
 
     # Receiving and probing

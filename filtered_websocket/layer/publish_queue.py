@@ -27,6 +27,7 @@ from ..exceptions import PublishError
 from ..threads.tasks import Tasks
 from .envelope import CONTROL, EXCLUDE, Batch, Item, Stamper, group_key
 from .health import LOST
+from .tasks import end_tasks
 
 #: Most messages, and about the most bytes, of one batch.
 MAX_BATCH = 256
@@ -276,10 +277,7 @@ class PublishQueue:
     async def give_up(self) -> None:
         """Fail what is queued, because the process or hub ends."""
         flushing, groups = tuple(self._flushing), tuple(self._waiting)
-        for task in flushing:
-            task.cancel()
-        if flushing:
-            await asyncio.wait(flushing)
+        await end_tasks(flushing)
         for group in groups:
             # Empty if a cancellation was lost, and the flush finished.
             left = list(self._waiting.pop(group, ()))

@@ -1,6 +1,7 @@
 """One contract, every storage object; and how one is chosen."""
 
 import asyncio
+import contextlib
 import re
 import sys
 import threading
@@ -10,14 +11,15 @@ import uuid
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from filtered_websocket import storage_objects
+from filtered_websocket import Drop, WebSocketConnectFilter, storage_objects
 from filtered_websocket.conf import describe
 from filtered_websocket.hub import events
 from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.layer import tasks
 from filtered_websocket.storage_objects import default_options, get_storage_object, storage_class
 from filtered_websocket.storage_objects import redis as redis_module
 from filtered_websocket.storage_objects.base import BaseStorageObject
-from filtered_websocket.testing import connect
+from filtered_websocket.testing import Refused, connect
 
 from ..connections.test_connection import message_filter
 from ..e2e.processes import Valkey
@@ -278,6 +280,94 @@ async def test_redis_pubsub_enters_the_consumer_chain_while_the_hub_lives(valkey
         client = valkey.client()
         await until(lambda: client.publish("global", "hello from the server!"))
         assert await ann.receive() == "hello from the server!"
+
+
+class LosesOne(Derived):
+    """Listens, and loses a cancellation, as redis-py can before Python 3.12."""
+
+    listens = True
+
+    async def listen(self):
+        self.listening = asyncio.Event()
+        for event in (asyncio.Event(), asyncio.Event()):
+            with contextlib.suppress(asyncio.CancelledError):
+                self.listening.set()
+                await event.wait()
+                yield {}
+            self.lost = True
+        self.ended = True
+        raise asyncio.CancelledError
+
+
+async def test_a_listener_that_lost_a_cancellation_ends_with_the_hub(monkeypatch):
+    monkeypatch.setattr(tasks, "CANCEL_AGAIN", 0)
+    storage = LosesOne(None)
+    storage_objects.use_storage_object(storage)
+    try:
+        async with limited(), connect([]):
+            await storage.listening.wait()
+    finally:
+        storage_objects.use_storage_object(None)
+    assert storage.ended and get_hub().over
+
+
+async def test_a_hub_ends_although_the_last_connection_is_cancelled_meanwhile():
+    """As daphne cancels an application that takes too long to end."""
+    storage = Derived(None)
+    closing, may_close, closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def aclose():
+        closing.set()
+        await may_close.wait()
+        closed.set()
+
+    storage.aclose = aclose
+    storage_objects.use_storage_object(storage)
+    try:
+        hub = get_hub()
+        hub.hold()
+        releasing = asyncio.ensure_future(hub.release())
+        async with limited():
+            await closing.wait()
+        releasing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await releasing
+        assert not hub.over
+        may_close.set()
+        async with limited():
+            await closed.wait()
+        await until(lambda: hub.over)
+    finally:
+        storage_objects.use_storage_object(None)
+
+
+async def test_a_handshake_refused_while_redis_is_subscribed_leaves_no_connection(
+    valkey, settings, caplog, monkeypatch
+):
+    monkeypatch.setattr(tasks, "CANCEL_AGAIN", 0.05)
+    settings.FILTERED_WEBSOCKET = {
+        "STORAGE": {
+            "BACKEND": "filtered_websocket.storage_objects.redis",
+            "OPTIONS": {"redis_url": valkey.url},
+        }
+    }
+    client = valkey.client()
+    before = len(client.client_list())
+
+    # The listener is cancelled at another step of its subscription each time.
+    for steps in range(40):
+
+        async def refuse(connection, handshake, steps=steps):
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            raise Drop
+
+        with pytest.raises(Refused):
+            async with limited(), connect([message_filter(refuse, WebSocketConnectFilter)]):
+                pass
+        assert not [task for task in asyncio.all_tasks() if task.get_name() == "fws-pubsub"]
+    await until(lambda: len(client.client_list()) <= before)
+    assert "Redis pub/sub" not in caplog.text
 
 
 # How one is chosen
