@@ -2,7 +2,7 @@
 ``python -m benchmarks``: run everything, or some of it.
 
 A whole run writes its figures to ``results/``, the plots beside them, and the tables of
-``docs/performance.md``. A part of it prints, and keeps what it saw in ``partial.json``.
+``docs/performance.md``. A part of it prints, and saves its figures in ``partial.json``.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def plan(options: argparse.Namespace, results: Results) -> list[tuple[Scenario, int, Contender]]:
-    """Every measurement, rounds interleaved; who cannot take part is noted with a reason."""
+    """Every measurement, rounds interleaved; notes why a contender cannot take part."""
     steps = []
     for scenario in SCENARIOS:
         if options.scenario and scenario.name not in options.scenario:

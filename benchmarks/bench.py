@@ -16,7 +16,7 @@ from .load import Load
 from .processes import ROOT, Process, Valkey, free_port
 from .stats import percentile
 
-#: Whatever site the caller works on.
+#: Not the settings of the caller's own site.
 SITE = {"DJANGO_SETTINGS_MODULE": "benchmarks.servers.site_settings"}
 
 #: Metric -> figure.
@@ -24,7 +24,7 @@ Figures = dict[str, float]
 
 #: Between messages at a low rate, seconds: 20 a second.
 INTERVAL = 0.05
-#: What a server may still do after the last delivery has arrived, seconds.
+#: Time for a server to finish its work after the last delivery, seconds.
 SETTLE = 0.02
 
 
@@ -86,7 +86,7 @@ class Session:
         return self.contender.wire.target(kind, "" if kind.startswith("echo") else group)
 
     def group(self, kind: str, name: str, members: int) -> list[Place]:
-        """Where the members of a group connect, each to the next server; the first sends."""
+        """Where the members of a group connect, to one server after the other; the first sends."""
         stream = Stream()
         target = self.target(kind, name)
         return [
@@ -104,7 +104,7 @@ class Session:
         return min(wanted, self.contender.in_flight or wanted)
 
     def warm_up(self, streams: list[Stream], in_flight: int = 8) -> None:
-        """A few messages one by one, then some together: nothing of it counts."""
+        """A few messages one by one, then some together; they are not counted."""
         self.load.paced(streams[0], 3, 0.0, 5.0)
         seconds = self.bench.seconds / 4
         self.load.throughput(streams, seconds, self.in_flight(in_flight))

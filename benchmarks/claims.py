@@ -1,4 +1,4 @@
-"""What this package promises of its speed, each with the bound that decides it."""
+"""What this package promises about its speed, each with its bound."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ class Claim:
     """
     A figure of one contender: as it is, ``over`` that of another, or ``less`` it.
 
-    Compared round by round: what disturbed the machine in a round disturbed both.
+    Compared in each round, so that what disturbs the machine disturbs both.
     """
 
     words: str
@@ -24,7 +24,7 @@ class Claim:
     at_least: bool = False
 
     def measure(self, results: Results) -> Spread | None:
-        """None where too little was measured."""
+        """None if too little was measured."""
         values = results.rounds(self.scenario, self.of, self.metric)
         if self.over is not None:
             others = results.rounds(self.scenario, self.over, self.metric)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .wire import MASK, Wire, build_frame, take_frames
 
-#: A server that sends nothing for so long has lost what is missing, seconds.
+#: If a server sends nothing for so long, the missing messages are lost, seconds.
 STALL = 15.0
 
 #: Asks the kernel when it received what is read; Python has no name for it.
@@ -14,7 +14,7 @@ SO_TIMESTAMPNS = 35
 
 
 class LoadError(Exception):
-    """A contender lost, doubled or refused something."""
+    """A contender lost, doubled or refused a message or a connection."""
 
 
 class Stream:
@@ -33,7 +33,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a client connects, and what it is in its group."""
+    """Where a client connects, and its part in its group."""
 
     port: int
     target: str
@@ -60,7 +60,7 @@ class Client:
         self.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self.recv_into = self.socket.recv_into
         self.stream = place.stream
-        #: Those of its stream; a client that receives nothing has none to count down.
+        #: The messages of its stream; none for a client that receives nothing.
         self.left = place.stream.left if place.receives else []
         self.got = 0
         self.tail = bytearray()
@@ -71,7 +71,7 @@ class Client:
         place.stream.receivers += place.receives
 
     def greet(self, data: bytes) -> bool:
-        """Take a part of the handshake; whether it is over."""
+        """Read a part of the handshake. Returns whether it is complete."""
         self.tail += data
         if not self.upgraded:
             head, end, rest = bytes(self.tail).partition(b"\r\n\r\n")

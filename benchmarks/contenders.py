@@ -1,4 +1,4 @@
-"""Who is measured: how each is started, what it can do, and why it may be missing."""
+"""The contenders: how each is started, what it can do, and why it may be missing."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from .wire import SocketIOWire, Wire
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 NODE_MODULES = HERE / "node_modules"
-#: The environment of the package of 2014, which has our name.
+#: The environment of version 0.4.1, which has the same name as this package.
 LEGACY = ROOT / ".venv-bench-2014" / "bin"
 
 #: Bytes of every message.
@@ -31,7 +31,7 @@ Need = Callable[[], str | None]
 @dataclass(frozen=True)
 class Contender:
     name: str
-    #: As it is called in tables.
+    #: Its name in tables.
     title: str
     #: Its command line, for a port; PORT is in its environment too.
     command: Command
@@ -41,14 +41,14 @@ class Contender:
     kinds: frozenset[str] = GROUPS
     #: Why it cannot run here, or None.
     missing: Need = lambda: None
-    #: Messages at the same time; None is what the scenario wants.
+    #: Messages that are on their way at once; None: as many as the scenario says.
     in_flight: int | None = None
-    #: The only group it knows, where it has no names for them.
+    #: The only group it has, if it has no named groups.
     one_group: bool = False
 
     @property
     def yardstick(self) -> bool:
-        """No product: it shows what there is to gain."""
+        """Not a product, but a limit: shows how much could be gained."""
         return self.name == "limit" or self.name.startswith("bare-")
 
     @property
@@ -62,7 +62,7 @@ class Contender:
 
 def daphne(application: str) -> Command:
     def command(port: int) -> list[str]:
-        # The same listen queue as the others: Twisted's own of 50 is a default, not a design.
+        # The same listen queue as the others; 50 is only Twisted's default.
         endpoint = f"tcp:port={port}:interface=127.0.0.1:backlog=1024"
         module = f"benchmarks.servers.{application}:application"
         return [sys.executable, "-m", "daphne", "-v", "0", "-e", endpoint, module]
@@ -175,7 +175,7 @@ BY_NAME = {contender.name: contender for contender in CONTENDERS}
 
 
 def peer_versions() -> dict[str, str]:
-    """What runs outside of this Python's environment."""
+    """Versions of what runs outside of this Python environment."""
     found = {}
     if shutil.which("node") is not None:
         node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""What follows from the figures: what costs what, who is faster, whether it can be trusted."""
+"""Conclusions from the figures: what costs how much, who is faster, whether the load kept up."""
 
 from statistics import median
 
@@ -6,7 +6,7 @@ from .contenders import BY_NAME
 from .results import Results
 from .tables import MISSING, Column, markdown, number, table
 
-#: A server whose core is idle for less than this is what a run waits for, percent.
+#: If a server's core is idle for less than this, the server is the bottleneck, percent.
 IDLE = 5
 LOAD = (
     Column("deliveries / s", "fanout-200", "rate", less_is_better=False),
@@ -15,7 +15,7 @@ LOAD = (
     Column("load's core: the load, %", "fanout-200", "load_busy"),
     Column("us of Valkey / delivery", "fanout-200", "valkey_us"),
 )
-#: What decides who is fastest, in words.
+#: What is compared to say who is faster.
 CONTESTS = (
     ("CPU per message, 1 client to itself", Column("us", "self-1", "cpu_us")),
     ("CPU per delivery, 200 clients", Column("us", "fanout-200", "cpu_us")),
@@ -32,7 +32,7 @@ CONTESTS = (
 
 
 def costs(results: Results) -> str:
-    """What is added by what: differences of medians."""
+    """How much each part adds: differences of medians."""
 
     def figure(scenario: str, name: str, metric: str) -> float | None:
         spread = results.spread(scenario, name, metric)
@@ -98,7 +98,7 @@ def costs(results: Results) -> str:
 
 
 def faster(results: Results) -> str:
-    """Every contest that a peer wins, and by how much."""
+    """Every figure in which a peer is better, and by how much."""
     lines = []
     for words, column in CONTESTS:
         spreads = dict(results.measured(column.scenario, column.metric))
@@ -124,26 +124,26 @@ def faster(results: Results) -> str:
                 f"- {words}: {listed}; ours at best {number(spreads[best].median)}{unit}"
                 f" ({BY_NAME[best].title.removeprefix('ours, ')})"
             )
-    return "\n".join(lines) if lines else "Nowhere in this run."
+    return "\n".join(lines) if lines else "None in this run."
 
 
 def proof(results: Results) -> str:
-    """Whether the load could have held a server back."""
+    """Whether the load could have slowed a server down."""
     rates = {name: s.median for name, s in results.measured("fanout-200", "rate")}
     if "limit" not in rates:
-        return "The limit was not measured in this run: nothing is proved."
+        return "The limit was not measured in this run, so the load may have been too slow."
     waited = {}
     for name in rates:
         own = results.rounds("fanout-200", name, "server_busy")
         others = results.rounds("fanout-200", name, "others_busy")
         waited[name] = max(0.0, 100 - median(own[n] + others[n] for n in own))
     most = max(waited, key=lambda name: waited[name])
-    judgement = (
-        "the load held nobody back"
+    verdict = (
+        "the load slowed no server down"
         if waited[most] <= IDLE
-        else f"the load may have held back whose core was idle for more than {IDLE} %"
+        else f"the load may have slowed down those whose core was idle for more than {IDLE} %"
     )
-    words = f"The load drew {number(rates['limit'])} deliveries per second out of the limit"
+    words = f"The load received {number(rates['limit'])} deliveries per second from the limit"
     products = [name for name in rates if not BY_NAME[name].yardstick]
     if products:
         best = max(products, key=lambda name: rates[name])
@@ -151,13 +151,13 @@ def proof(results: Results) -> str:
     return (
         f"{words}.\n"
         f"While 200 clients were served, the servers' core was idle for at most"
-        f" {waited[most]:.1f} % of the time ({BY_NAME[most].title}): {judgement}.\n\n"
+        f" {waited[most]:.1f} % of the time ({BY_NAME[most].title}): {verdict}.\n\n"
         + table(results, LOAD)
     )
 
 
 def absences(results: Results) -> str:
-    """Who has no figures, where, and why."""
+    """Which contenders have no figures, in which scenario, and why."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for scenario, contenders in results.absent.items():
         for name, reason in contenders.items():
@@ -166,4 +166,4 @@ def absences(results: Results) -> str:
         f"- {BY_NAME[name].title}: {reason} ({', '.join(scenarios)})"
         for (name, reason), scenarios in reasons.items()
     ]
-    return "\n".join(listed) if listed else "Nobody was left out."
+    return "\n".join(listed) if listed else "No contender was left out."

@@ -25,7 +25,7 @@ EVENTS = 4096
 
 
 def received_at(ancillary: Iterable[tuple[int, int, bytes]]) -> int:
-    """The kernel's time of a receipt, in ns since the epoch; now, where it told none."""
+    """When the kernel received a message, in ns since the epoch; now, if it does not say."""
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
             seconds, nanoseconds = struct.unpack("=qq", data[:16])
@@ -123,7 +123,7 @@ class Load:
                 select.select([], [stream.sender.socket], [], STALL)
 
     def pump(self, timeout: float) -> list[Stream]:
-        """Receive what has come; the stream of every message that has reached all."""
+        """Receive what has arrived. Returns the stream of each message that all have received."""
         finished: list[Stream] = []
         clients, buffer, size, first = self.clients, self._buffer, self._size, self._first
         clock = time.perf_counter
@@ -159,7 +159,7 @@ class Load:
         return finished
 
     def _read(self, client: Client) -> None:
-        """What comes to a client while others still connect: nothing that counts."""
+        """What arrives while other clients still connect; it is not counted."""
         if self._count(client, client.socket.recv(BUFFER)):
             raise LoadError("a message arrived that nobody sent")
 

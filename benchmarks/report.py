@@ -34,7 +34,7 @@ SIZES = (
 
 
 def verdict(claim: Claim, results: Results) -> tuple[str, str, str]:
-    """Bound, figure and judgement, as text."""
+    """Bound, figure, and whether it was met, as text."""
     bound = f"{'>=' if claim.at_least else '<='} {claim.bound:g}"
     spread = claim.measure(results)
     if spread is None:
@@ -51,7 +51,7 @@ def verdicts(results: Results) -> str:
 
 
 def machine(results: Results) -> str:
-    """What it was measured on, when, and with which versions."""
+    """The machine, the date and the versions."""
     about = results.about
     if not about:
         return "Nothing has been measured yet."
@@ -65,7 +65,7 @@ def machine(results: Results) -> str:
     )
 
 
-#: Every figure that is promised a plot, the most telling first.
+#: Every figure that has a plot, the most important first.
 PLOTS = (
     ("A message to 200 clients: CPU per delivery", "us of the server", COLUMNS[0]),
     ("A message to 200 clients: deliveries per second", "one core", COLUMNS[1]),
@@ -112,7 +112,7 @@ BLOCKS = {
 
 
 def fill(page: str, results: Results) -> str:
-    """A page with its generated blocks written anew; KeyError for a block nobody writes."""
+    """A page with its generated blocks written anew; KeyError for an unknown block."""
 
     def block(match: re.Match[str]) -> str:
         begin, name, end = match.groups()

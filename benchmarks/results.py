@@ -1,4 +1,4 @@
-"""Figures of all rounds: kept, saved, and asked for."""
+"""The figures of all rounds: stored, saved and looked up."""
 
 import json
 from collections.abc import Iterator

@@ -11,7 +11,7 @@ from .bench import INTERVAL, Bench, Figures
 from .contenders import BY_NAME, CONTENDERS, Contender
 
 MESSAGES_IN_FLIGHT = 32
-#: Connected before memory is first read, so that what is loaded late is not counted.
+#: Clients that connect before memory is first read, so that code loaded late is not counted.
 BEFOREHAND = 200
 ECHO_PATHS = ("echo", "echo-def", "echo-async")
 
@@ -32,7 +32,7 @@ class Scenario:
     title: str
     measure: Measure
     rounds: int
-    #: Whom it says something about.
+    #: The contenders it applies to.
     names: tuple[str, ...] = SENDS_TO_GROUPS
     excuse: Excuse = lambda contender: None
 
@@ -132,7 +132,7 @@ def connect(bench: Bench, contender: Contender) -> Figures:
     """Handshakes of logged-in users, from the first SYN to the last 101."""
     with bench.loaded(contender) as session:
         kind = "fan" if "fan" in contender.kinds else "echo"
-        # The first ones import and open what all need.
+        # The first ones import and open what all others use.
         session.load.connect(session.group(kind, "g", 50))
         pid = session.server.pid
         cpu = machine.cpu_seconds(pid)
