@@ -60,7 +60,12 @@ def test_create_prints_the_key_alone():
     out, err = run("create", "--name", "lamp")
     assert out.endswith("\n") and is_key(out[:-1])
     token = Token.objects.find(out[:-1])
-    assert err == f"created token {token.pk}, lamp ({token.prefix}…): its key is not shown again\n"
+    created, use = err.splitlines()
+    assert created == (
+        f"created token {token.pk}, lamp ({token.prefix}…): its key is not shown again"
+    )
+    assert "Authorization: Token KEY" in use
+    assert '["fws", "fws.token.KEY"]' in use
 
 
 def test_a_token_is_what_its_options_say():
@@ -306,7 +311,7 @@ def test_from_a_shell_a_mistake_is_one_line_and_a_status(capsys):
 def test_from_a_shell_standard_output_has_the_key_alone(capsys):
     status, out, err = typed(capsys, "create", "--name", "lamp")
     assert (status, Token.objects.find(out.strip())) == (0, Token.objects.get())
-    assert err.startswith("created token ") and err.count("\n") == 1
+    assert err.startswith("created token ") and err.count("\n") == 2
 
 
 @pytest.fixture

@@ -23,6 +23,11 @@ from ...models import Token
 from ...publish import is_shared
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+#: The two ways that clients can send a key.
+USE = (
+    "clients send it as a header, 'Authorization: Token KEY', or in JavaScript:"
+    ' new WebSocket(url, ["fws", "fws.token.KEY"])'
+)
 HEADINGS = ("ID", "KEY", "NAME", "USER", "GROUP", "STATE", "EXPIRES", "LAST USED")
 
 
@@ -92,6 +97,7 @@ class Command(BaseCommand):
                 raise CommandError(_as_text(error)) from None
             self._print_key(key)
         self._tell(f"created token {token.pk}, {token}: its key is not shown again")
+        self._tell(USE)
 
     def _list(self, **options: Any) -> None:
         rows = [HEADINGS, *map(_row, Token.objects.select_related("user"))]
