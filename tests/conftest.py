@@ -1,4 +1,4 @@
-"""What every test may use."""
+"""Fixtures for all tests."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ async def no_task_is_left_behind():
 
 @pytest.fixture(autouse=True)
 def no_signal_handler_is_left_behind():
-    """A hub of the main thread stands before the handlers, and steps aside at its end."""
+    """A hub of the main thread installs signal handlers, and removes them at its end."""
     yield
     left = [getattr(signal.getsignal(number), "__func__", None) for number in SIGNALS]
     assert Drain._on_signal not in left

@@ -1,4 +1,4 @@
-"""A module that ends whoever imports it."""
+"""A module that calls sys.exit() when it is imported."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A handshake with anything in it, for tests of who may connect."""
+"""A handshake with any content, for tests of who may connect."""
 
 from filtered_websocket.testing import Client
 

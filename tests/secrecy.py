@@ -1,4 +1,4 @@
-"""Where a secret might be found again: databases, log lines, exception reports."""
+"""Where a secret might appear: databases, log lines, exception reports."""
 
 import logging
 from contextlib import contextmanager

@@ -37,7 +37,7 @@ def form(name="lamp", **fields):
 
 
 def staff(*permissions):
-    """A browser of one who works here and has these permissions."""
+    """A browser of a staff user with these permissions."""
     user = User.objects.create(username="-".join(permissions) or "nobody", is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
     return browser_of(user)

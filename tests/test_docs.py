@@ -1,4 +1,4 @@
-"""What the documentation says holds."""
+"""What the documentation says is true."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What the fuzzer starts from, and what it has found, without the fuzzer."""
+"""The fuzzer's seeds and its findings, without the fuzzer."""
 
 import signal
 from pathlib import Path
@@ -22,7 +22,7 @@ def bench():
 
 @pytest.fixture(autouse=True)
 def no_signal_handler_is_left_behind():
-    """Between two seeds the hub of this module stands before the handlers; not after it."""
+    """The hub of this module installs signal handlers; after the module there are none."""
 
 
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: seed.name)

@@ -1,4 +1,4 @@
-"""256 KiB of what nobody sends by accident, through everything that reads a client's words."""
+"""256 KiB of hostile input, through everything that reads what a client sends."""
 
 import contextlib
 import importlib

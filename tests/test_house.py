@@ -1,7 +1,7 @@
 """
 The layout of the package: a hall of what users import, and wings below it.
 
-Which wing may import which is held by import-linter (``pyproject.toml``, ``make check``).
+Which wing may import which is checked by import-linter (``pyproject.toml``, ``make check``).
 """
 
 import ast

@@ -311,7 +311,7 @@ def test_no_key_is_in_the_database_or_in_a_log_line_after_a_tokens_life(caplog):
 
 
 def test_an_exception_report_shows_what_is_not_sensitive():
-    """Or the tests below would prove nothing."""
+    """Otherwise the tests below would prove nothing."""
 
     def careless(key):
         raise RuntimeError("no")

@@ -1,4 +1,4 @@
-"""What holds for anything that comes: chains, group keys, batches, frames, sequences."""
+"""What is true for any input: chains, group keys, batches, frames, sequences."""
 
 import asyncio
 import os

@@ -171,7 +171,7 @@ def redis_server(settings):
 
 @pytest.fixture
 def counts(monkeypatch):
-    """Nothing was counted, or logged, before."""
+    """Forgets what other tests counted and logged."""
     monkeypatch.setattr(publish_module, "counts", Counter())
     monkeypatch.setattr(publish_module, "_throttle", LogThrottle())
     return publish_module.counts

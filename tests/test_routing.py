@@ -1,4 +1,4 @@
-"""From asgi.py to consumers: routing."""
+"""WebSocket routes of a site."""
 
 import asyncio
 import logging

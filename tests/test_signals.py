@@ -1,4 +1,4 @@
-"""What a site does to tokens, users and sessions, told to every process: signals."""
+"""Signals on tokens, users and sessions become control events."""
 
 import pytest
 from asgiref.sync import sync_to_async

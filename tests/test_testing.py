@@ -1,4 +1,4 @@
-"""What users test their filters with: testing."""
+"""The helpers for users' tests."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Who connects: auth."""
+"""Authenticators, and the delays of bad credentials."""
 
 import asyncio
 import logging
@@ -34,7 +34,7 @@ QUERY = "filtered_websocket.auth.QueryAuthenticator"
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch, settings):
-    """Nobody has guessed yet."""
+    """Forgets the bad credentials of other tests."""
     monkeypatch.setattr(authenticators, "_throttle", authenticators.Throttle())
     monkeypatch.setattr(authenticators, "_lookups", authenticators.KeyLookups())
     settings.FILTERED_WEBSOCKET = {}
@@ -621,7 +621,7 @@ def test_what_is_no_authenticator_is_told(settings, path, words):
 
 
 class Clock:
-    """Who waits for how long, without waiting."""
+    """Records how long each caller would sleep, and does not sleep."""
 
     def __init__(self, monkeypatch):
         self.waited = []
@@ -748,7 +748,7 @@ async def test_another_address_is_not_concerned(app, monkeypatch):
 
 
 async def test_no_key_is_in_the_report_of_an_exception(token, settings, monkeypatch, caplog):
-    """What Django mails to ADMINS, and shows, of an exception on the way of a key."""
+    """What Django mails to ADMINS, and shows, of an exception while a key is handled."""
     record, key = token
     settings.DEBUG = False
 

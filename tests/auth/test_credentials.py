@@ -1,4 +1,4 @@
-"""What a handshake offers, and the handshake without it: credentials."""
+"""The credentials of a handshake, and the handshake without them."""
 
 import pytest
 

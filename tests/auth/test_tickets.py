@@ -1,4 +1,4 @@
-"""Tickets, and the view that issues them: tickets, views."""
+"""Tickets, and the view that issues them."""
 
 import datetime
 import threading
@@ -32,7 +32,7 @@ def ann():
 
 @pytest.fixture
 def browser(ann):
-    """A browser that ann has logged in with."""
+    """A browser in which ann has logged in."""
     client = Client()
     client.force_login(ann)
     return client
@@ -177,7 +177,7 @@ def test_a_user_without_a_session_gets_a_ticket_that_depends_on_the_user_alone(a
 
 
 class Replicated:
-    """Reads go to a database that there is not."""
+    """Reads go to a database that does not exist."""
 
     def db_for_read(self, model, **hints):
         return "replica"

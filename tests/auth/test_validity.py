@@ -287,7 +287,7 @@ def test_a_cache_that_does_not_answer_ends_no_session(ann, settings, monkeypatch
 
 
 class Replicated:
-    """Reads go to a database that there is not."""
+    """Reads go to a database that does not exist."""
 
     def db_for_read(self, model, **hints):
         return "replica"

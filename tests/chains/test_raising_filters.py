@@ -1,4 +1,4 @@
-"""A filter that raises, in each chain, under each policy: what it costs, and whom."""
+"""A filter that raises, in each chain, with each setting: what is lost, and by whom."""
 
 import asyncio
 import logging

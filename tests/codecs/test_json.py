@@ -30,7 +30,7 @@ DOCUMENTS = st.recursive(
 
 
 def refusal(document, text=True):
-    """Why a frame closes its connection."""
+    """The reason with which a frame closes its connection."""
     with pytest.raises(Close) as caught:
         codec.decode(bytearray(document.encode("utf-8", "surrogatepass")), text)
     assert caught.value.code == 4400

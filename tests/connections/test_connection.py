@@ -1,4 +1,4 @@
-"""What a filter holds: connection, and the hub as its pipeline sees it."""
+"""The objects that a filter gets: the connection, and its pipeline's view of the hub."""
 
 import asyncio
 import contextvars
@@ -34,7 +34,7 @@ def message_filter(function, base=WebSocketMessageFilter, **namespace):
 
 
 def held(function, base=WebSocketMessageFilter):
-    """A filter that keeps what it holds in a list."""
+    """A filter that keeps its instances in a list."""
     seen = []
 
     def hold(web_socket_instance, data):

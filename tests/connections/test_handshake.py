@@ -1,4 +1,4 @@
-"""Origin, host and path of a handshake: handshakes."""
+"""Origin, host and path of a handshake."""
 
 from urllib.parse import unquote
 

@@ -1,4 +1,4 @@
-"""The broadcast groups of tokens, and what a token allows: token_groups."""
+"""The broadcast groups of tokens, and what a token allows."""
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -41,7 +41,7 @@ def header(key):
 
 
 class Echo(WebSocketMessageFilter):
-    """What filters behind it see."""
+    """What later filters see."""
 
     seen = []
 

@@ -53,7 +53,7 @@ def test_without_connections_and_without_a_layer_nothing_is_known(settings):
 
 
 def test_a_process_without_connections_asks_the_layer(monkeypatch):
-    """Here the in-memory layer, on which nobody answers but itself."""
+    """With the in-memory layer, on which only this process answers."""
     monkeypatch.setattr(counts, "WAIT", 0.05)
     try:
         assert counts.count_connections([1]) == {1: 0}

@@ -1,4 +1,4 @@
-"""Tells a client who it is taken for."""
+"""Sends a client the user that it is connected as."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The example with every authenticator, and a page that ends what connections rest on."""
+"""The example with every authenticator, and a page that ends the access of connections."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The example's pages, and one that changes what connections rest on."""
+"""The example's pages, and one that ends the access of connections."""
 
 import json
 
@@ -69,7 +69,7 @@ def kick_token(token):
 
 
 def update_token(token):
-    """What sends no signal."""
+    """Changes rows without a signal."""
     Token.objects.filter(pk=token).update(revoked_at=timezone.now())
 
 

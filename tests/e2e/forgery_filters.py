@@ -1,4 +1,4 @@
-"""Tells what a hub has counted."""
+"""Sends the counts of the hub."""
 
 import json
 

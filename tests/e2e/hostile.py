@@ -1,4 +1,4 @@
-"""Handshakes and frames that no decent client sends: name -> (what must come of it, bytes)."""
+"""Handshakes and frames that no correct client sends: name -> (expected result, bytes)."""
 
 import struct
 from itertools import product
@@ -48,7 +48,7 @@ def frame(payload=b"", opcode=1, fin=True, rsv=0, mask=MASK, size=None, width=No
 
 
 def fragments(*parts, opcode=1):
-    """One message in so many frames."""
+    """One message in this many frames."""
     last = len(parts) - 1
     return b"".join(
         frame(part, opcode if n == 0 else 0, fin=n == last) for n, part in enumerate(parts)

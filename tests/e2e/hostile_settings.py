@@ -1,4 +1,4 @@
-"""The example, and a filter that tells who is left."""
+"""The example, and a filter that counts the connected users."""
 
 from fws_project.settings import *  # noqa: F403
 from fws_project.settings import INSTALLED_FILTERS as EXAMPLE

@@ -101,14 +101,14 @@ class Process:
         self._process.send_signal(number)
 
     def wait(self, timeout=LIMIT):
-        """Its exit status."""
+        """Wait for its end; returns the exit status."""
         status = self._process.wait(timeout)
         self._reader.join(timeout)
         self._process.stdout.close()
         return status
 
     def stop(self):
-        """End it, gently and then not."""
+        """End it: terminate, then kill."""
         with suppress(ProcessLookupError):
             self.signal(signal.SIGCONT)
             self.signal(signal.SIGTERM)
@@ -150,7 +150,7 @@ class Valkey(Process):
         return status
 
     def kill(self):
-        """It has ended, without a chance to say goodbye."""
+        """Kill it, and wait until it has ended."""
         self.signal(signal.SIGKILL)
         self.wait()
         self._folder.cleanup()

@@ -1,4 +1,4 @@
-"""Filters that do on demand what a test wants to see the effect of."""
+"""Filters that misbehave on demand."""
 
 import asyncio
 import threading

@@ -146,7 +146,7 @@ async def test_a_filter_that_blocks_the_loop_is_named(site):
 
 
 async def test_a_filter_that_stops_the_consumer_stops_nothing(site):
-    """Channels' own word for "this consumer is done", which leaves a socket open with nobody."""
+    """Channels' own exception to end a consumer, which leaves the socket open."""
     async with connect(site.ws()) as ann, connect(site.ws()) as bob:
         await ann.send("stop")
         await ann.send("next")

@@ -1,4 +1,4 @@
-"""A process that runs out of files, and one whose output nobody reads, serve on."""
+"""A process without free file descriptors, and one whose output nobody reads, go on serving."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ def cramped():
 
 
 def cpu(server):
-    """Seconds that a process has worked."""
+    """CPU seconds of a process."""
     fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

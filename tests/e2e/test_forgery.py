@@ -1,4 +1,4 @@
-"""What strangers who reach the Redis can do, and what they can read there: little."""
+"""What somebody with access to the Redis can do and read there: little."""
 
 import asyncio
 import json

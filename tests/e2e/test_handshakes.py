@@ -26,7 +26,7 @@ def ours():
 
 
 def answer(server, target, *lines, **headers):
-    """All that the server says to one request, until it has said a head or hung up."""
+    """The server's answer to one request, up to the end of its head or of the connection."""
     head = [f"GET {target} HTTP/1.1"]
     head += [f"{name}: {value}" for name, value in {**GOOD, **headers}.items() if value is not None]
     with socket.create_connection(("127.0.0.1", server.port), LIMIT) as connection:

@@ -1,4 +1,4 @@
-"""What one client, or too many, can do to real servers: little."""
+"""One client, or too many, cannot exhaust real servers."""
 
 import asyncio
 import contextlib

@@ -98,7 +98,7 @@ async def clients(count, server, ssl=None):
 
 
 async def broadcast(server):
-    """Who hears what; one message at a time, as the old server loses the others."""
+    """Who receives what; one message at a time, as the old server loses the others."""
     async with clients(3, server) as (ann, bob, cy):
         await ann.send("hello")
         heard = [await bob.recv(), await cy.recv()]

@@ -1,4 +1,4 @@
-"""What the issue of serving promises, with real processes, sockets and a real Redis."""
+"""What serving promises, with real processes, sockets and a real Redis."""
 
 import asyncio
 import base64

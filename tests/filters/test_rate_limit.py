@@ -1,4 +1,4 @@
-"""Who sends too much: filters.rate_limit."""
+"""The filter that limits how fast a client may send."""
 
 import gc
 

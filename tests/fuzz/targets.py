@@ -130,7 +130,7 @@ async def _heard(client, marker):
 
 
 async def _echo(message, codec):
-    """What came back of one frame."""
+    """The answer to one frame."""
     client = await bench.client(codec)
     marker = bench.marker()
     await client.send(message)
@@ -139,7 +139,7 @@ async def _echo(message, codec):
 
 
 def _message(data):
-    """Text where it can be."""
+    """As text if it is UTF-8."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -224,6 +224,6 @@ TARGETS = (frames, documents, envelopes, handshakes, keys)
 
 
 def one_input(data):
-    """What a fuzzer calls."""
+    """The function that a fuzzer calls."""
     if data:
         TARGETS[data[0] % len(TARGETS)](data[1:])

@@ -25,7 +25,7 @@ def the_process_goes_on():
 
 @pytest.fixture
 def heard():
-    """What reaches the handler that a server has set."""
+    """The signals that reach the server's own handler."""
     calls = []
 
     def handler(number, frame):

@@ -35,7 +35,7 @@ def user():
 
 
 def make_token(**fields):
-    """A token whose making has been told to everybody there is."""
+    """A token; the control event of its creation has been handled."""
     made = Token.objects.create_key(**fields)
     publish._close()
     return made

@@ -1,4 +1,4 @@
-"""Fan out: hub_view."""
+"""Fan out to the members of a pipeline."""
 
 from channels.layers import get_channel_layer
 

@@ -118,7 +118,7 @@ def closed(code, reason):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The monotonic clock, to set."""
+    """The monotonic clock, which a test sets."""
     now = SimpleNamespace(value=1000.0)
     monkeypatch.setattr(module.time, "monotonic", lambda: now.value)
     return now

@@ -1,4 +1,4 @@
-"""What a program prints, and nobody waits for: output."""
+"""Output that is written by a thread."""
 
 import contextlib
 import io

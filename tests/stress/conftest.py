@@ -75,7 +75,7 @@ class Site(Process):
         return int(lines[-1].split()[-1]) if lines else 0
 
     def settles(self, condition, timeout=LIMIT):
-        """Wait for what nobody tells; whether it came."""
+        """Poll until it is true. Returns whether it is."""
         return wait_until(condition, timeout)
 
 

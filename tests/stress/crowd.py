@@ -50,7 +50,7 @@ class Member:
         self.closed = None
 
     def shake_hands(self):
-        """Take what came of the answer; whether it is whole."""
+        """Read a part of the answer. Returns whether it is complete."""
         self.tail += self.socket.recv(BUFFER)
         head, end, rest = bytes(self.tail).partition(b"\r\n\r\n")
         assert head, "closed in its handshake"

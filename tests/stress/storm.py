@@ -26,7 +26,7 @@ ABNORMAL = 1006
 
 
 class Client:
-    """One that comes back."""
+    """One client that reconnects."""
 
     __slots__ = ("asked_at", "attempt", "heard", "socket", "state", "tail")
 
@@ -81,7 +81,7 @@ class Storm:
             self.step(0.1)
 
     def step(self, timeout):
-        """Let happen what is due, and what comes within ``timeout`` seconds."""
+        """Handle what is due, and what arrives within ``timeout`` seconds."""
         now = time.monotonic()
         while self._due and self._due[0][0] <= now:
             self._connect(heapq.heappop(self._due)[-1])
@@ -180,6 +180,6 @@ class Storm:
     # Messages
 
     def say(self, payload):
-        """The first says it; returns when all others have heard it."""
+        """The first client sends; returns when all others have received it."""
         self.clients[0].socket.send(build_frame(payload, mask=MASK))
         self.step_until(lambda: all(client.heard for client in self.clients[1:]), 60)

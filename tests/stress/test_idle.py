@@ -1,4 +1,4 @@
-"""Thousands that say nothing and one that never stops: nobody else is hurt."""
+"""Thousands of idle clients and one that floods: the others are not slowed down."""
 
 import pytest
 

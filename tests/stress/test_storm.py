@@ -1,4 +1,4 @@
-"""All clients are dropped at once, and come back."""
+"""All clients are dropped at once, and reconnect."""
 
 import signal
 import time

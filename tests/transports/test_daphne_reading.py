@@ -95,7 +95,7 @@ async def reading():
 
 @pytest.fixture
 def left(monkeypatch):
-    """What reaches autobahn."""
+    """The bytes that autobahn gets."""
     found = []
     received = WebSocketAdapterProtocol.dataReceived
 

@@ -1,4 +1,4 @@
-"""Who missed, repeated or reordered what, and who was told of it."""
+"""Which messages were missed, repeated or reordered, and whether that was reported."""
 
 import json
 from collections import Counter
@@ -40,7 +40,7 @@ class Account:
         self.echo = max((max(client.echoes) for client in alive if client.echoes), default=0.0)
 
     def _compare(self, talker, heard, whole):
-        """What one process should have had from ``talker`` and had not: (server, time)."""
+        """What one process should have received from ``talker`` and did not: (server, time)."""
         self.received += sum(map(len, heard))
         self.repeated += sum(len(one) - len(set(one)) for one in heard)
         self.reordered += sum(one != sorted(one) for one in heard)
@@ -52,7 +52,7 @@ class Account:
         return [(talker.server, talker.sent[number]) for number in missing]
 
     def _look_for_words(self, server, lost):
-        """Of losses that this process, or the publishing one, told nobody about."""
+        """The losses that neither this process nor the publishing one reported."""
         self.lost += len(lost)
         gaps = [(when, data["missed"]) for when, kind, data in self.events[server] if kind == "gap"]
         # One of an unknown number counts for what was sent before it.
@@ -65,7 +65,7 @@ class Account:
         self.overtold += max(0, counted - len(lost))
 
     def failed(self, server):
-        """How many messages of a process failed, and it was told so."""
+        """How many messages of a process failed and were reported."""
         return sum(
             data["messages"] for _, kind, data in self.events[server] if kind == "publish_failed"
         )
@@ -78,7 +78,7 @@ class Account:
         return [len(self.times(kind, server)) for server in self.events]
 
     def flaws(self):
-        """What no fault may do to anybody."""
+        """What no fault may cause."""
         names = "repeated", "reordered", "uneven", "untold", "overtold", "closed"
         return {name: getattr(self, name) for name in names if getattr(self, name)}
 

@@ -1,4 +1,4 @@
-"""A Valkey that may be hurt, and two processes that serve on it."""
+"""A Valkey that tests may break, and two processes that use it."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ class Site:
         self.valkey.kill()
 
     def revive(self):
-        """A new Valkey in the old one's place, which knows nothing."""
+        """An empty Valkey in the place of the old one."""
         self.valkey = Valkey(self.valkey.port, *DEBUG)
 
     def do(self, *command):

@@ -1,4 +1,4 @@
-"""Filters that let a test see what happens inside; times are of one clock for all processes."""
+"""Filters that report what happens in a process; all processes use the same clock."""
 
 import json
 import time
@@ -12,7 +12,7 @@ from filtered_websocket import (
 
 
 class AnswerQuestions(WebSocketMessageFilter):
-    """What begins with ``?`` goes back to its sender, and to nobody else."""
+    """A message that begins with ``?`` is sent back to its sender only."""
 
     @classmethod
     def filter(cls, web_socket_instance, data):

@@ -1,4 +1,4 @@
-"""Clients that talk all the time, and what they hear."""
+"""Clients that send all the time, and what they receive."""
 
 import asyncio
 import json
@@ -70,7 +70,7 @@ class Client:
         await self._socket.send(f"end {self.number}")
 
     async def answered(self):
-        """Whether a question is answered: nobody hangs."""
+        """Whether its server answers a question."""
         before = len(self.echoes)
         await self.ask()
         await self._until(lambda: len(self.echoes) > before)
@@ -134,13 +134,13 @@ class Load:
             client.sent.pop()
 
     async def hush(self):
-        """Nobody talks."""
+        """No client sends."""
         for talk in self._talks:
             talk.cancel()
         await asyncio.gather(*self._talks, return_exceptions=True)
 
     async def talk(self, seconds=0.5):
-        """Let them talk, and see that they do."""
+        """Let them send, and wait until they do."""
         before = [len(one.sent) for one in self.talkers]
         await asyncio.sleep(max(seconds, 2 / RATE))
         for talker, sent in zip(self.talkers, before, strict=True):
@@ -176,7 +176,7 @@ class Load:
     # The end
 
     async def finish(self, gone=()):
-        """Say the last words, wait until everybody alive heard them, and settle the account."""
+        """Send a last message, wait until every open client has it, and compare all messages."""
         await self.hush()
         alive = [client for client in self.clients if client.server not in gone]
         last = [client for client in self.talkers if client in alive]
@@ -188,7 +188,7 @@ class Load:
         return Account(self.name, self.clients, self.talkers, said, gone)
 
     async def leave(self, gone=()):
-        """Everybody leaves; by how many bytes each process has grown, and what it still holds."""
+        """Close all. Returns by how many bytes each process has grown, and what it still holds."""
         await asyncio.gather(*(client.close() for client in self.clients))
         alive = [server for server in self.servers if server not in gone]
         grown, left = [], []

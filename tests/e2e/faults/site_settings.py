@@ -1,4 +1,4 @@
-"""The example with filters that tell, on the hosts a test asks for."""
+"""The example with filters that report, on the Redis hosts that a test gives."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Clients vanish without a word, or answer nothing."""
+"""Clients vanish without a close, or do not answer."""
 
 import asyncio
 import sys

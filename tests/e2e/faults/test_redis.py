@@ -98,7 +98,7 @@ async def test_a_redis_that_is_busy_and_emptied_loses_nothing(site):
 
 @contextlib.asynccontextmanager
 async def proxied(start, **options):
-    """A site whose way to Redis can be hurt, and the proxy that does it."""
+    """A site with a proxy before Redis, and the proxy."""
     valkey = await asyncio.to_thread(Valkey)
     async with Proxy(valkey.port) as proxy:
         hosts = [f"redis://127.0.0.1:{proxy.port}/0"]
@@ -149,7 +149,7 @@ def start(database, show):
 
 
 async def death(start):
-    """Who only listens finds out, and what is published then is kept."""
+    """A process that only listens notices it, and keeps what it publishes then."""
     site = await asyncio.to_thread(start, processes=2)
 
     async def kill(load):
@@ -166,7 +166,7 @@ async def death(start):
 
 
 async def silence(start):
-    """Connections to Redis end without a word."""
+    """Connections to Redis end without a reset."""
     async with proxied(start) as (site, proxy):
 
         async def cut(load):
@@ -193,7 +193,7 @@ async def impatience(start):
 
 
 async def crowd(start):
-    """Who publishes more than may be kept has to wait."""
+    """A client that publishes more than may be kept has to wait."""
     site = await asyncio.to_thread(start, PUBLISH_QUEUE=20)
 
     async def stop(load):

@@ -1,4 +1,4 @@
-"""Servers are killed, and told to end, under a running load."""
+"""Servers are killed or terminated under load."""
 
 import asyncio
 import signal
@@ -10,7 +10,7 @@ from ..processes import Daphne, Valkey
 
 
 async def test_servers_that_are_killed_or_end_take_nobody_with_them(site):
-    """Of the messages that they took, what has left is an unbroken beginning."""
+    """Of the messages that they accepted, the first ones were sent, without a gap."""
     starts = [asyncio.to_thread(site.start_server) for _ in range(2)]
     killed, ended = await asyncio.gather(*starts)
     servers, site.servers = site.servers, [*site.servers, killed, ended]

@@ -1,4 +1,4 @@
-"""Filters that do not want to end."""
+"""Filters that do not end."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A storage object that is none: it has arguments, and nothing else."""
+"""Not a storage object: it has arguments, and nothing else."""
 
 
 class StorageObject:
