@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+from redis.connection import parse_url
 
 
 class SettingError(ImproperlyConfigured):
@@ -126,6 +127,7 @@ NAME = Rule(
     ),
     "1 to 32 of the letters A-Z a-z 0-9 - _",
 )
+OPTIONAL_NAME = Rule(lambda value: value is None or NAME.allows(value), f"None or {NAME.words}")
 ALIAS = Rule(lambda value: isinstance(value, str), "a key of CHANNEL_LAYERS")
 PATH = Rule(lambda value: value is None or isinstance(value, str), "None or a dotted path")
 STORAGE = Rule(
@@ -162,6 +164,10 @@ def one_of(*choices: str) -> Rule:
     return Rule(lambda value: value in choices, " or ".join(map(repr, choices)))
 
 
+#: The namespace for database 0 of Redis.
+DATABASE_0 = "fws"
+CORE = "channels_redis.core.RedisChannelLayer"
+
 #: Key -> (default, accepted values). Units and explanations are in docs/settings.md.
 SETTINGS: dict[str, tuple[Any, Rule]] = {
     "ALLOWED_ORIGINS": (None, ORIGINS),
@@ -190,7 +196,7 @@ SETTINGS: dict[str, tuple[Any, Rule]] = {
     "MAX_INBOX": (64, COUNT),
     "MAX_MESSAGE_SIZE": (262_144, COUNT),
     "MAX_OUTBOX": (1_048_576, COUNT),
-    "NAMESPACE": ("fws", NAME),
+    "NAMESPACE": (None, OPTIONAL_NAME),
     "ON_ERROR": ("drop", one_of("drop", "close")),
     "PUBLISH_MAX_AGE": (30.0, SECONDS),
     "PUBLISH_QUEUE": (10_000, COUNT),
@@ -218,10 +224,13 @@ class Conf:
         try:
             chosen = getattr(settings, "FILTERED_WEBSOCKET", {})
         except ImproperlyConfigured:
-            return value  # settings are not configured yet
+            # Settings are not configured yet.
+            return DATABASE_0 if name == "NAMESPACE" else value
         # If it is not a dict, manage.py check reports it (E002).
         if isinstance(chosen, dict):
             value = chosen.get(name, value)
+        if name == "NAMESPACE" and value is None:
+            value = default_namespace()
         # As an instance attribute, so that the next access does not call __getattr__.
         vars(self)[name] = value
         return value
@@ -234,8 +243,42 @@ class Conf:
 conf = Conf()
 
 
+def default_namespace() -> str:
+    """
+    ``fws``, or ``fws-<n>`` for database n of Redis: pub/sub has no databases, and sites that
+    keep apart by them would receive each other's messages.
+    """
+    number = next(iter(database_numbers()), 0)
+    return f"{DATABASE_0}-{number}" if number else DATABASE_0
+
+
+def database_numbers() -> list[int]:
+    """
+    The Redis database of each host of the channel layer. Empty for ``channels_redis.core``,
+    whose messages are keys of their database.
+    """
+    layer = getattr(settings, "CHANNEL_LAYERS", {}).get(conf.CHANNEL_LAYER, {})
+    hosts = layer.get("CONFIG", {}).get("hosts")
+    if layer.get("BACKEND") == CORE or not isinstance(hosts, list | tuple):
+        return []
+    return list(map(_database_number, hosts))
+
+
+def _database_number(host: Any) -> int:
+    """As redis-py reads one entry of ``hosts``: the URL's number comes before ``db``."""
+    options = host if isinstance(host, dict) else {"address": host}
+    try:
+        number = options.get("db")
+        if isinstance(options.get("address"), str):
+            url: dict[str, Any] = parse_url(options["address"])  # type: ignore[no-untyped-call]
+            number = url.get("db", number)
+        return int(number or 0)
+    except (TypeError, ValueError):
+        return 0  # redis-py reports it when it connects
+
+
 def _forget(setting: str, **kwargs: Any) -> None:
-    if setting == "FILTERED_WEBSOCKET":
+    if setting in ("FILTERED_WEBSOCKET", "CHANNEL_LAYERS"):
         conf.forget()
 
 

@@ -16,7 +16,7 @@ from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
 from ..auth.authenticators import load_authenticators
-from ..conf import SETTINGS, SettingError, conf
+from ..conf import CORE, SETTINGS, SettingError, conf
 from ..connections.handshake import one_of_origins
 from ..pipelines.entries import PipelineError
 from ..pipelines.pipeline import Pipeline
@@ -24,7 +24,6 @@ from ..pipelines.route import installed_filters, known_routes
 from ..storage_objects import chosen
 from .application import load_application
 
-CORE = "channels_redis.core.RedisChannelLayer"
 PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
 IN_MEMORY = "channels.layers.InMemoryChannelLayer"
 COOKIE_SESSIONS = "django.contrib.sessions.backends.signed_cookies"

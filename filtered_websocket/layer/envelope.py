@@ -88,8 +88,13 @@ def group_key(group: str) -> str:
     channels does not show the names.
     """
     if group == CONTROL:
-        return f"{conf.NAMESPACE}.house"
+        return control_key(conf.NAMESPACE)
     return f"{conf.NAMESPACE}.g.{_digest(check_group(group))}"
+
+
+def control_key(namespace: str) -> str:
+    """The name on the layer of the control group of ``namespace``."""
+    return f"{namespace}.house"
 
 
 @lru_cache(1024)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeAlias
 
 from channels import DEFAULT_CHANNEL_LAYER
@@ -15,6 +16,7 @@ from ..threads.tasks import Tasks, pause
 from ..types import ChannelLayer
 from .envelope import VERSION, Batch, seal, unseal
 from .health import LOST, LayerHealth
+from .old_name import asks_for_old_name, warn_of_old_name
 from .probes import PROBE, Probes
 from .subscriptions import Subscriptions
 from .tasks import end_tasks
@@ -109,6 +111,8 @@ class LayerLink:
         self._start(self._listen, "fws-listen")
         self._start(self._subscriptions.run, "fws-subscribe")
         self._start(self._health.watch, "fws-heartbeat")
+        if asks_for_old_name(self._layer):
+            self._start(partial(warn_of_old_name, self._layer), "fws-old-name")
 
     async def wait_joined(self, key: str) -> bool:
         """

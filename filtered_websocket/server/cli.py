@@ -163,6 +163,7 @@ def build_server(
                 "CONFIG": {"hosts": [{"address": redis, "socket_timeout": 2}]},
             }
         }
+        conf.forget()  # NAMESPACE depends on it
     if storage_object is None:
         storage_object = cls(options)
         if subscriber is None and isinstance(storage_object, BasePubSubStorageObject):

@@ -57,3 +57,30 @@ def test_w012_is_not_raised_without_a_layer_nor_for_what_channels_redis_refuses(
     assert found() == []
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": PUBSUB, "CONFIG": {"hosts": "redis://a"}}}
     assert found() == []
+
+
+def test_e021_hosts_with_different_databases(settings):
+    use(settings, PUBSUB, {"address": "redis://a/0"}, {"address": "redis://b/1"})
+    [(number, message)] = found()
+    assert number == "E021" and "(0, 1)" in message
+
+
+def test_e021_the_core_layer_may_use_different_databases(settings):
+    use(settings, CORE, "redis://a/0", "redis://b/1")
+    assert [number for number, _ in found()] == ["W012"]
+
+
+@pytest.mark.parametrize(("name", "database", "warned"), [("site", 1, True), ("site", 0, False)])
+def test_w013_a_name_by_hand_does_not_have_the_number_of_the_database(
+    settings, name, database, warned
+):
+    use(settings, PUBSUB, f"redis://a/{database}")
+    settings.FILTERED_WEBSOCKET = {"NAMESPACE": name}
+    assert [number for number, _ in found()] == ["W013"] * warned
+
+
+@pytest.mark.parametrize("written", [{}, {"NAMESPACE": None}, "no dict"])
+def test_w013_is_not_raised_where_the_name_has_it(settings, written):
+    use(settings, PUBSUB, "redis://a/1")
+    settings.FILTERED_WEBSOCKET = written
+    assert found() == []

@@ -14,6 +14,9 @@ class FakeRedis:
         self.published = []
         self.connections = 0
         self.answer = lambda command: b":1\r\n"
+        #: How many listen to any channel, or the error that is told instead.
+        self.listeners = 0
+        self.asked = []
         self._open = []
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
@@ -42,7 +45,9 @@ class FakeRedis:
                     length = int(lines.readline()[1:])
                     command.append(lines.read(length + 2)[:-2])
                 answer = b"+OK\r\n"
-                if command[0] == b"PUBLISH":
+                if command[0] == b"PUBSUB":
+                    answer = self.numsub(command)
+                elif command[0] == b"PUBLISH":
                     self.published.append(command)
                     try:
                         answer = self.answer(command)
@@ -52,7 +57,16 @@ class FakeRedis:
                 if answer is not None:
                     client.sendall(answer)
 
+    def numsub(self, command):
+        self.asked.append(command[2])
+        if isinstance(self.listeners, bytes):
+            return self.listeners
+        channel = command[2]
+        return b"*2\r\n$%d\r\n%s\r\n:%d\r\n" % (len(channel), channel, self.listeners)
+
     def close(self):
+        if self._server.fileno() == -1:
+            return  # by the test
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
         self._thread.join()

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filtered_websocket.layer.envelope import (
+    CONTROL,
     WINDOW,
     BadEnvelope,
     Batch,
@@ -78,6 +79,16 @@ def test_two_names_have_two_keys(one, other):
 def test_a_key_begins_with_the_namespace(settings):
     settings.FILTERED_WEBSOCKET = {"NAMESPACE": "site-a"}
     assert group_key("\ud800").startswith("site-a.g.")
+
+
+def test_sites_on_two_databases_of_one_redis_have_different_keys(settings):
+    keys = set()
+    for number in (0, 1):
+        settings.CHANNEL_LAYERS = {
+            "default": {"BACKEND": "x.Layer", "CONFIG": {"hosts": [f"redis://localhost/{number}"]}}
+        }
+        keys |= {group_key("news"), group_key(CONTROL)}
+    assert {key.partition(".")[0] for key in keys} == {"fws", "fws-1"} and len(keys) == 4
 
 
 @pytest.mark.parametrize(
