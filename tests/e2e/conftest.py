@@ -6,9 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from playwright.async_api import async_playwright
+from playwright.async_api import async_playwright, expect
 
 from .processes import ROOT, Daphne, Valkey
+
+#: Milliseconds: a page on a busy machine may take long, and a wait ends when it is true.
+expect.set_options(timeout=60_000)
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",

@@ -129,7 +129,9 @@
     clearTimeout(retry);
     clearInterval(countdown);
     if (byId("refused").hidden) show("connecting", "connecting");
-    socket = new WebSocket(url);
+    // One attempt at a time: "online" may come while another one is on its way.
+    socket?.close();
+    const mine = socket = new WebSocket(url);
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
       failures = 0;
@@ -145,10 +147,13 @@
       showMessage(author, text, own);
     };
     socket.onclose = async ({ code, reason }) => {
+      if (mine !== socket) return;
       failures += 1;
       const delay = reconnect.closed(code);
       if (delay !== null) {
-        byId("refused").hidden = !(await isRefused());
+        const refused = await isRefused();
+        if (mine !== socket) return;
+        byId("refused").hidden = !refused;
         return wait(delay);
       }
       const why = reason || REASONS[code] || "refused";
