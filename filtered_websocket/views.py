@@ -14,6 +14,7 @@ from django.views.decorators.http import require_POST, require_safe
 from .auth.tickets import LIFETIME, issue
 from .hub.drain import ending
 from .hub.registry import active_hub
+from .layer.reachability import is_reachable
 from .routing import websocket_urlpatterns
 
 #: No inline script or style, and nothing from other origins.
@@ -69,20 +70,20 @@ def live(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 @cache_control(no_store=True)
-def ready(request: HttpRequest) -> HttpResponse:
+async def ready(request: HttpRequest) -> HttpResponse:
     """
     Readiness: 200, or 503 while the process drains (``draining``) or cannot reach its
     channel layer (``layer_lost``).
 
-    Sends no query to the layer: while nobody is connected to this process (``idle``), its
-    state is not known.
+    While nobody is connected to this process (``idle``), the layer is asked, at most once a
+    second and for at most ``LAYER_TIMEOUT``.
     """
     hub = active_hub()
     word = "ready"
     if ending.is_set():
         word = "draining"
     elif hub is None:
-        word = "idle"
+        word = "idle" if await is_reachable() else "layer_lost"
     elif hub.layer_is_lost:
         word = "layer_lost"
     elif hub.tasks.failing:

@@ -3,11 +3,13 @@
 import asyncio
 
 import pytest
-from django.test import Client
+from django.test import AsyncClient, Client
 from django.urls import reverse
 
+from filtered_websocket import views
 from filtered_websocket.hub import drain
 from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.hub.registry import active_hub
 from filtered_websocket.testing import connect
 
 pytestmark = pytest.mark.urls("filtered_websocket.urls")
@@ -15,8 +17,8 @@ pytestmark = pytest.mark.urls("filtered_websocket.urls")
 
 @pytest.fixture
 def ask():
-    def get(what):
-        answer = Client().get(f"/health/{what}")
+    async def get(what):
+        answer = await AsyncClient().get(f"/health/{what}")
         assert answer["Cache-Control"] == "no-store"
         assert list(answer.json()) == ["status"]
         return answer.status_code, answer.json()["status"]
@@ -25,26 +27,41 @@ def ask():
 
 
 async def test_a_process_is_live_whatever_it_is_doing(ask):
-    assert ask("live") == (200, "live")
+    assert await ask("live") == (200, "live")
     drain.ending.set()
     try:
-        assert ask("live") == (200, "live")
+        assert await ask("live") == (200, "live")
     finally:
         drain.ending.clear()
 
 
-async def test_where_nobody_is_connected_nothing_is_asked(ask):
-    assert ask("ready") == (200, "idle")
+async def test_where_nobody_is_connected_the_layer_is_asked(ask, monkeypatch):
+    assert await ask("ready") == (200, "idle")
+    asked = []
+
+    async def is_reachable():
+        asked.append(active_hub())
+        return False
+
+    monkeypatch.setattr(views, "is_reachable", is_reachable)
+    assert await ask("ready") == (503, "layer_lost")
+    async with connect([]):
+        assert await ask("ready") == (200, "ready")
+    assert asked == [None]
+
+
+def test_a_wsgi_server_may_ask_too():
+    assert Client().get("/health/ready").json() == {"status": "idle"}
 
 
 async def test_a_process_is_not_ready_while_its_layer_is_away(ask):
     async with connect([]):
-        assert ask("ready") == (200, "ready")
+        assert await ask("ready") == (200, "ready")
         hub = get_hub()
         hub._layer_lost(OSError("gone"))
-        assert ask("ready") == (503, "layer_lost")
+        assert await ask("ready") == (503, "layer_lost")
         hub._layer_back(1.0)
-        assert ask("ready") == (200, "ready")
+        assert await ask("ready") == (200, "ready")
 
 
 async def test_a_process_is_not_ready_while_a_task_of_it_fails(ask):
@@ -57,17 +74,17 @@ async def test_a_process_is_not_ready_while_a_task_of_it_fails(ask):
         async with asyncio.timeout(10):
             while not hub.counts["task_failed"]:  # noqa: ASYNC110
                 await asyncio.sleep(0)
-        assert ask("ready") == (503, "task_failed")
+        assert await ask("ready") == (503, "task_failed")
         task.cancel()
         await asyncio.wait([task])
-        assert ask("ready") == (200, "ready")
+        assert await ask("ready") == (200, "ready")
 
 
 async def test_a_process_is_not_ready_while_it_ends(ask):
     async with connect([]):
         drain.ending.set()
         try:
-            assert ask("ready") == (503, "draining")
+            assert await ask("ready") == (503, "draining")
         finally:
             drain.ending.clear()
 

@@ -24,10 +24,9 @@ from ..exceptions import PublishError
 from ..layer.envelope import CONTROL, Batch, Item, group_key
 from ..layer.link import Link, open_link
 from ..layer.publish_queue import PublishQueue, new_item
-from ..layer.tasks import end_tasks
 from ..pipelines.pipeline import Pipeline
 from ..storage_objects import get_storage_object
-from ..threads.tasks import Tasks
+from ..threads.tasks import Tasks, end_tasks
 from .drain import Drain
 from .events import Events
 from .grants import Grants

@@ -14,10 +14,9 @@ from ..auth.validity import find_invalid, token_model
 from ..close_codes import FILTER_ERROR, UNAUTHORIZED
 from ..conf import conf
 from ..connections.connection import Connection
-from ..layer.tasks import end_tasks
 from ..logs import get_logger
 from ..threads.database import run_query
-from ..threads.tasks import Tasks
+from ..threads.tasks import Tasks, end_tasks
 from ..types import Identity
 
 logger = get_logger(__name__)

@@ -12,14 +12,13 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import conf
 from ..logs import LogThrottle, get_logger
-from ..threads.tasks import Tasks, pause
+from ..threads.tasks import Tasks, end_tasks, pause
 from ..types import ChannelLayer
 from .envelope import VERSION, Batch, seal, unseal
 from .health import LOST, LayerHealth
 from .old_name import asks_for_old_name, warn_of_old_name
 from .probes import PROBE, Probes
 from .subscriptions import Subscriptions
-from .tasks import end_tasks
 
 logger = get_logger(__name__)
 

@@ -24,10 +24,9 @@ from typing import Any
 from ..codecs.frames import pack
 from ..conf import conf
 from ..exceptions import PublishError
-from ..threads.tasks import Tasks
+from ..threads.tasks import Tasks, end_tasks
 from .envelope import CONTROL, EXCLUDE, Batch, Item, Stamper, group_key
 from .health import LOST
-from .tasks import end_tasks
 
 #: Most messages, and about the most bytes, of one batch.
 MAX_BATCH = 256

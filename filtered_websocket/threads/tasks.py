@@ -9,7 +9,7 @@ import contextvars
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeAlias
 
 from ..logs import LogThrottle, get_logger
@@ -19,6 +19,8 @@ logger = get_logger(__name__)
 #: Called to start a task: what it runs, and its name.
 Start: TypeAlias = Callable[[Callable[[], Coroutine[Any, Any, None]], str], object]
 
+#: Pause before a task that did not end is cancelled again, seconds.
+CANCEL_AGAIN = 0.5
 #: Longest pause before another attempt, seconds.
 MAX_PAUSE = 1.0
 #: A task that was started again counts as failing until it has run for this long, seconds.
@@ -28,6 +30,21 @@ STABLE_AFTER = 5.0
 def pause(failures: int) -> float:
     """Exponential back-off with full jitter, seconds."""
     return random.uniform(0.02, min(MAX_PAUSE, 0.05 * 2.0 ** min(failures, 10)))
+
+
+async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """
+    Cancel ``tasks`` and return when all have ended.
+
+    A task is cancelled more than once if need be: before Python 3.12, ``asyncio.wait_for``,
+    which redis-py uses, ignores a cancellation that arrives just when it is done. The task
+    would then go on for ever.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
 
 
 class Tasks:

@@ -15,11 +15,11 @@ from filtered_websocket import Drop, WebSocketConnectFilter, storage_objects
 from filtered_websocket.conf import describe
 from filtered_websocket.hub import events
 from filtered_websocket.hub.hub import get_hub
-from filtered_websocket.layer import tasks
 from filtered_websocket.storage_objects import default_options, get_storage_object, storage_class
 from filtered_websocket.storage_objects import redis as redis_module
 from filtered_websocket.storage_objects.base import BaseStorageObject
 from filtered_websocket.testing import Refused, connect
+from filtered_websocket.threads import tasks
 
 from ..connections.test_connection import message_filter
 from ..e2e.processes import Valkey
