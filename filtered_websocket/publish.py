@@ -41,7 +41,7 @@ from .threads.tasks import pause
 
 logger = get_logger(__name__)
 
-#: What nobody was told by an exception.
+#: Counts of failures that raised no exception.
 counts: Counter[str] = Counter()
 _throttle = LogThrottle()
 
@@ -69,7 +69,7 @@ def publish(message: Any, group: str, *, exclude: Exclude = (), on_commit: bool 
 
 
 def _send_committed(send: Callable[[], object]) -> None:
-    """The transaction is committed whatever happens here, and other hooks wait to be run."""
+    """An error must not prevent other hooks: the transaction is committed already."""
     try:
         send()
     except Exception as error:
@@ -99,7 +99,7 @@ async def apublish(
 
 
 def _hand_over(group: str, item: Item, wait: bool = False) -> "Future[None] | None":
-    """Send ``item``, or queue it; with ``wait``, how to know that a queued one has left."""
+    """Send ``item``, or queue it; with ``wait``, returns a future of a queued one."""
     if captures and active_hub() is None:
         for capture in captures:
             capture(group, item)
@@ -152,13 +152,13 @@ def is_shared() -> bool:
     try:
         layer = get_channel_layer(conf.CHANNEL_LAYER)
     except Exception:
-        # One that cannot be made, which manage.py check says.
+        # The layer cannot be made; manage.py check reports that.
         return False
     return layer is not None and not isinstance(layer, InMemoryChannelLayer)
 
 
 def any_hub() -> Hub:
-    """A hub of this process that hears the layer, made to where none does yet."""
+    """A hub of this process that receives from the layer; it is made to, if none does yet."""
     hub = active_hub()
     if hub is None:
         hub = _the_publisher().hub
@@ -183,7 +183,7 @@ def _put_and_tell(hub: Hub, group: str, item: Item, told: "Future[None]") -> Non
 
 
 def _warn_unheard() -> None:
-    # A process that serves has nobody to tell before the first connection: no mistake.
+    # Not a mistake: a serving process has no receiver before its first connection.
     if may_serve() or counts["unheard"]:
         return
     counts["unheard"] += 1
@@ -209,7 +209,7 @@ class _Publisher:
         self._thread = threading.Thread(target=self._run, name="fws-publish", daemon=True)
         self._thread.start()
         self.hub = self._ready.result()
-        # Of what is waited for, and never queued.
+        # Numbers messages that are sent at once, without the queue.
         self._stamper = Stamper()
         self._turn = asyncio.Lock()
 
@@ -257,13 +257,13 @@ class _Publisher:
         except TimeoutError:
             logger.error("%d published messages were not sent at exit", self.hub.publish_queue.size)
             await self.hub.publish_queue.give_up()
-        # Which takes its time from the layer's, too.
+        # Its time is limited by ``LAYER_TIMEOUT``, too.
         await self.hub.release()
 
 
 _publisher: _Publisher | None = None
 _lock = threading.Lock()
-#: Kept after a fork, so that nothing closes what the parent uses.
+#: Publishers of the parent, kept after a fork: their end would close its connections.
 _orphans: list[_Publisher | None] = []
 
 
@@ -294,7 +294,7 @@ def _forget() -> None:
 
 
 atexit.register(_close)
-# Not on Windows, where nothing forks.
+# Windows has no fork.
 getattr(os, "register_at_fork", lambda **hooks: None)(after_in_child=_forget)
 
 __all__ = ["PublishError", "apublish", "publish"]

@@ -28,22 +28,22 @@ from ..exceptions import PublishError
 from ..threads.tasks import pause
 from .envelope import CONTROL, Item, Stamper, group_key, seal
 
-#: What may be over in a moment. Wrong passwords and missing rights are not.
+#: Errors after which another attempt may succeed; those of ``LASTING`` are excepted.
 PASSING = (OSError, redis.ConnectionError, redis.TimeoutError)
 LASTING = (redis.AuthenticationError, redis.exceptions.AuthorizationError)
-#: Options that say how, not where: the plain client has its own.
+#: Options of redis.asyncio for which the plain client has its own classes.
 OWN = ("retry", "connection_class", "parser_class", "encoder_class", "redis_connect_func")
 
 
-#: (process, layer) -> what sends for it there, or None. No lock: one could be held at a fork.
+#: (process, layer) -> its sender, or None. No lock: one could be held at a fork.
 _senders: "dict[tuple[int, Any], DirectSender | None]" = {}
 
 
 def sender_for(layer: Any) -> "DirectSender | None":
-    """What sends for ``layer`` in this process; None where that takes an event loop."""
+    """The sender for ``layer`` in this process; None if the layer needs an event loop."""
     key = os.getpid(), layer
     if key not in _senders:
-        # Where two threads come first, one sender is dropped before it has connected.
+        # If two threads come at once, one sender is dropped before it has connected.
         _senders.setdefault(key, _open_sender(layer))
     return _senders[key]
 
@@ -53,12 +53,12 @@ def close_senders() -> None:
     _senders.clear()
 
 
-# Not on Windows, where nothing forks.
+# Windows has no fork.
 getattr(os, "register_at_fork", lambda **hooks: None)(after_in_child=close_senders)
 
 
 def _open_sender(layer: Any) -> "DirectSender | None":
-    # No subclass: nobody knows what it does to a message.
+    # Not a subclass, which may change messages.
     if type(layer) is not RedisPubSubChannelLayer:
         return None
     try:
@@ -88,7 +88,7 @@ def _pool(host: Mapping[str, Any]) -> Any:
     """As ``channels_redis.utils.create_pool``, of the plain client. Connects to nothing."""
     if foreign := foreign_options(host):
         raise ValueError(f"only redis.asyncio takes {', '.join(foreign)}")
-    # What is sent again must be the same batch: the retry is ours.
+    # Retries happen in ``_send``, which repeats the same batch.
     options: dict[str, Any] = {**host, "retry": Retry(NoBackoff(), 0)}
     if "address" in options:
         return redis.ConnectionPool.from_url(options.pop("address"), **options)
@@ -124,7 +124,7 @@ class DirectSender:
         channel = self._shape._get_group_channel_name(key)
         host = self._hosts[self._shape._get_shard(channel)]
         if group == CONTROL and host.is_away:
-            # Each user saved by a long script would wait for it. RECHECK finds it.
+            # A script that saves many users would wait each time. RECHECK finds the change.
             raise PublishError("not sent: Redis did not answer a moment ago")
         host.send(channel, key, item, self.layer.serialize)
 
@@ -152,7 +152,7 @@ class _Host:
             raise PublishError(
                 "not sent: what other threads of this process publish waits for Redis"
             )
-        # Number and send are one step, or receivers would see another order, and holes.
+        # Number and send under one lock: receivers must see the numbers in order.
         try:
             envelope = seal(self._stamper.stamp(key, [item]))
             self._send(channel, serialize(envelope), deadline)
@@ -162,8 +162,8 @@ class _Host:
             self._lock.release()
 
     def _send(self, channel: str, data: bytes, deadline: float) -> None:
-        """Again and again, until ``deadline``; receivers drop what comes twice."""
-        # Who has waited for an outage already, does not wait for it at every message.
+        """Try until ``deadline``; receivers drop repetitions."""
+        # During an outage there is one attempt only, so that not every message waits.
         tries_again = not self.is_away
         failures, may_have_arrived = 0, False
         while True:
@@ -173,7 +173,7 @@ class _Host:
                 self._connection.send_command("PUBLISH", channel, data)
                 self._connection.read_response()
             except BaseException as error:
-                # Half a command, or an answer that nobody has read, must not be the next one's.
+                # The next command must not get an unread answer, or follow half a command.
                 self._connection.disconnect()
                 if not isinstance(error, (*PASSING, redis.RedisError)):
                     raise
@@ -188,7 +188,7 @@ class _Host:
                 return
 
     def _connect(self, deadline: float) -> None:
-        """Connected, with what is left of the time as the socket's timeout."""
+        """Connect if necessary; the time that is left becomes the socket's timeout."""
         left = max(deadline - time.monotonic(), 0.01)
         connection = self._connection
         connection.socket_timeout = connection.socket_connect_timeout = left

@@ -23,7 +23,7 @@ def unwrap(send: Any) -> Any:
 
 
 def describe(send: Any) -> str:
-    """What ``send`` is, for the log: where its function is defined."""
+    """Where the function of ``send`` is defined, for the log."""
     while isinstance(send, functools.partial):
         send = send.func
     function = send if hasattr(send, "__qualname__") else type(send)
