@@ -186,6 +186,7 @@ SETTINGS: dict[str, tuple[Any, Rule]] = {
     "CODEC": (None, PATH),
     "DRAIN_DEADLINE": (8.0, SECONDS),
     "DRAIN_WINDOW": (2.0, PAUSE),
+    "FILTER_GRACE": (10.0, SECONDS),
     "FILTER_TIMEOUT": (None, TIMEOUT),
     "GUESS_LIMIT": (10, LIMIT),
     "LAYER_SETTLE": (1.5, PAUSE),

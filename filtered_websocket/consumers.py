@@ -27,7 +27,7 @@ from .close_codes import FILTER_ERROR, FORBIDDEN, TOO_LARGE, UNAUTHORIZED
 from .codecs.frames import text_event
 from .conf import conf
 from .connections.connection import Connection
-from .connections.ending import run_disconnect_chains, wait_until_done
+from .connections.ending import DISCONNECT_TIMEOUT, run_disconnect_chains, wait_until_done
 from .connections.handshake import CHECKED, Handshake, refusal_reason, site_rule
 from .connections.reading import Reader
 from .connections.refusals import refuse
@@ -42,9 +42,6 @@ from .transports import open_transport
 from .types import ASGIApplication, Codec, Event, Receive, Scope, Send
 
 logger = get_logger(__name__)
-
-#: How long a disconnect chain may run after its connection's task was cancelled, seconds.
-DISCONNECT_TIMEOUT = 8.0
 
 
 class FilteredWebSocketConsumer(AsyncConsumer):
@@ -121,16 +118,20 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         self.pipeline: Pipeline = self.route.pipeline
         self.hub: Hub = get_hub()
         self._view = self.hub.view(self.pipeline)
-        transport = open_transport(send, conf.MAX_OUTBOX, self._is_over)
+        transport = open_transport(send, conf.MAX_OUTBOX, lambda *end: self._reader.end(*end))
         transport.on_drop = self.hub.events.message_dropped
         self.connection = Connection(scope, self._view, transport, self.pipeline.home)
-        self._reader = Reader(self.connection, self._receive, self.hub.publish_queue.room)
+        awaits = self.pipeline.data.awaits or self.pipeline.message.awaits
+        room = self.hub.publish_queue.room
+        self._reader = Reader(
+            self.connection, receive, self._receive, room, self._view.stalls, awaits
+        )
         self._max_size: int = conf.MAX_MESSAGE_SIZE
         try:
             self.hub.attach(self.connection)
             await self._open()
             if self._accepted:
-                await self._reader.run(receive)
+                await self._reader.run()
         finally:
             transport.stop()
             self._leave()
@@ -148,7 +149,9 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         if refusal is None:
             refusal = await self._authenticate() or limits.identified(self.connection)
         handshake = Handshake(self.scope)
-        refusal = refusal or await self._refusal(handshake)
+        refusal = refusal or await self._reader.guard(self._refusal(handshake))
+        if self._reader.lost:
+            return
         if refusal is not None:
             send_close = self.connection.transport.send_close
             await refuse(self.scope, self.send, send_close, *refusal)
@@ -235,9 +238,6 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             await joined
 
     # Receive
-
-    def _is_over(self, code: int, reason: str) -> None:
-        self._reader.end(code, reason)
 
     async def _receive(self, event: Event) -> None:
         """One frame through the data chain, the codec and the message chain."""

@@ -112,8 +112,9 @@ class Client:
             await self._app(self._scope, self._receive, self._output.put)
 
     async def _receive(self) -> Event:
-        # The application asks for the next message: it has handled those before.
-        if self._input.empty():
+        # The application asks for the next message: it has handled those before, unless
+        # another task looks for a disconnect meanwhile.
+        if self._input.empty() and asyncio.current_task() is self._task:
             self._read.set()
         event = await self._input.get()
         return event

@@ -1,6 +1,7 @@
 """One filter of a chain: how it is called, decided once, when the pipeline is built."""
 
 import asyncio
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -47,6 +48,7 @@ def make_stage(cls: "type[FilterClass]", timeout: float | None) -> Stage:
                 " (web_socket_instance, data) or (web_socket_instance)"
             ) from None
 
+        @functools.wraps(function)
         def call(web_socket_instance: Any, data: Any) -> Any:
             return function(web_socket_instance)
 

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import Counter
 from types import FrameType
+from typing import Any
 
 from ..logs import LogThrottle, get_logger
 from .chain import Chain
@@ -94,3 +95,13 @@ def find_blocker(frame: FrameType | None) -> str:
             return f"{below.f_locals['path']} ({where})"
         below = below.f_back
     return where
+
+
+def filter_of_task(task: "asyncio.Task[Any]") -> str:
+    """The filter that ``task`` awaits, if it awaits one."""
+    step: Any = task.get_coro()
+    while step is not None:
+        if getattr(step, "cr_code", None) in _CHAIN_RUNS:
+            return str(step.cr_frame.f_locals["path"])
+        step = getattr(step, "cr_await", None)
+    return "what the application awaits"

@@ -2,25 +2,37 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from ..chains.chain import Chain
 from ..exceptions import Close, Drop
 from .connection import Connection
+from .stalls import Grace
+
+#: How long the disconnect chains may run after their connection was cancelled, seconds.
+DISCONNECT_TIMEOUT = 8.0
 
 
 async def run_disconnect_chains(
     connection: Connection, chains: Iterable[Chain], failed: Callable[[Exception, str], None]
 ) -> None:
-    """Run every chain, also after one that raised; ``failed`` is called with each error."""
+    """
+    Run every chain, also after one that raised; ``failed`` is called with each error. A
+    filter that has not returned within ``FILTER_GRACE`` is cancelled.
+    """
     await connection.transport.stopped()
     await _cancel_tasks(connection)
+    task: Any = asyncio.current_task()
     for chain in chains:
+        grace = Grace(task, connection.id) if chain.awaits else None
         try:
             await chain.pipe(connection)
         except (Drop, Close, asyncio.CancelledError):
             pass
         except Exception as error:
             failed(error, f"connection {connection.id}")
+        if grace is not None:
+            grace.stop()
     await _cancel_tasks(connection)
 
 

@@ -2,17 +2,27 @@
 Reads what one client sends, until either side closes.
 
 A client that sends without a pause does not delay the others: after ``TURN`` seconds of
-work for one connection, the other connections of the process are served.
+work for one connection, the other connections of the process are served. A client that
+leaves while a filter runs is noticed, see ``stalls``.
 """
 
 import asyncio
+import contextvars
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ..conf import conf
+from ..logs import get_logger
+from ..transports.asgi import ABNORMAL
+from ..transports.inbox import MAX_BYTES
 from ..transports.scheduling import YIELD_ITERATIONS
 from ..types import Event, Receive
 from .connection import Connection
+from .stalls import Grace, Stalls, check_interval
+
+logger = get_logger(__name__)
 
 #: RFC 6455 section 7.1.5: the code of a close frame that had none.
 NO_STATUS = 1005
@@ -23,23 +33,36 @@ TURN = 0.0003
 class Reader:
     """
     ``handle`` is awaited for every message event and must not raise. ``room`` returns when
-    the publish queue is at most half full.
+    the publish queue is at most half full. ``awaits`` is False if ``handle`` never waits.
     """
 
     def __init__(
         self,
         connection: Connection,
+        receive: Receive,
         handle: Callable[[Event], Awaitable[None]],
         room: Callable[[], Awaitable[None]],
+        stalls: Stalls,
+        awaits: bool,
     ) -> None:
         self._connection = connection
+        self._receive = receive
         self._handle = handle
         self._room = room
+        self._stalls = stalls
+        self._awaits = awaits
+        #: Whether the client has left.
+        self.lost = False
         self._over = asyncio.Event()
         self._task: asyncio.Task[Any] | None = None
         self._reading = False
         self._woken = False
-        self._ahead: Event | None = None
+        #: What was received while a handler ran.
+        self._ahead: deque[Event] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._handling = False
+        #: Will cancel the handler that runs now.
+        self._grace: Grace | None = None
 
     def end(self, code: int, reason: str) -> None:
         """The transport has ended: note code and reason, and stop reading."""
@@ -49,10 +72,19 @@ class Reader:
         if self._reading and self._task is not None:
             self._woken = True
             self._task.cancel()
+        elif self._handling and self._task is not None:
+            self._grace = Grace(self._task, self._connection.id)
 
-    async def run(self, receive: Receive) -> None:
+    async def run(self) -> None:
         """Read until either side closes."""
+        try:
+            await self._run()
+        finally:
+            await self._stop_looking()
+
+    async def _run(self) -> None:
         connection, transport = self._connection, self._connection.transport
+        receive, awaits = self._receive, self._awaits
         task: Any = asyncio.current_task()
         self._task = task
         worked = ended = 0.0
@@ -60,7 +92,7 @@ class Reader:
             # In one function: another coroutine per message would cost too much.
             self._reading = True
             try:
-                event, self._ahead = self._ahead or await receive(), None
+                event = self._ahead.popleft() if self._ahead else await receive()
             except asyncio.CancelledError:
                 if self._woken and task.uncancel() == 0:
                     break  # by ``end``: the close frame has been sent
@@ -68,12 +100,24 @@ class Reader:
             finally:
                 self._reading = False
             if event["type"] == "websocket.disconnect":
-                transport.lost(event.get("code") or NO_STATUS, event.get("reason") or "")
+                self._lose(event)
                 break
             began = time.perf_counter()
             # While this connection waited, others were served.
             worked = max(0.0, worked - (began - ended))
-            await self._handle(event)
+            if not awaits:
+                await self._handle(event)
+            else:
+                self._begin()
+                try:
+                    await self._handle(event)
+                except asyncio.CancelledError:
+                    if not self._end():
+                        raise
+                else:
+                    self._end()
+                if self._looking is not None:
+                    await self._stop_looking()
             ended = time.perf_counter()
             worked += ended - began
             if connection.crowding:
@@ -85,6 +129,76 @@ class Reader:
                 for _ in range(YIELD_ITERATIONS):
                     await asyncio.sleep(0)
         await self._over.wait()
+
+    async def guard(self, steps: Awaitable[Any]) -> Any:
+        """
+        Await ``steps``, which are part of the handshake, and cancel them ``FILTER_GRACE``
+        after the client has left. Returns their result, or None if they were cancelled.
+        """
+        self._task = asyncio.current_task()
+        self._begin()
+        try:
+            return await steps
+        except asyncio.CancelledError:
+            if self._end():
+                return None
+            raise
+        finally:
+            if self._handling:
+                self._end()
+            await self._stop_looking()
+
+    def _begin(self) -> None:
+        self._handling = True
+        self._stalls.begin(self)
+
+    def _end(self) -> bool:
+        """A handler has ended; whether it was cancelled because the socket is gone."""
+        self._handling = False
+        self._stalls.end(self)
+        grace, self._grace = self._grace, None
+        return grace is not None and grace.stop()
+
+    # While a handler runs
+
+    def look_ahead(self) -> None:
+        """A handler takes long: receive, to notice that the client leaves."""
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(
+                self._look(), name="fws-look-ahead", context=contextvars.Context()
+            )
+
+    async def _look(self) -> None:
+        transport = self._connection.transport
+        if self._ahead is None:
+            self._ahead = deque()
+        size = 0
+        try:
+            while len(self._ahead) < conf.MAX_INBOX and size < MAX_BYTES:
+                event = await self._receive()
+                if event["type"] == "websocket.disconnect":
+                    self._lose(event)
+                    return
+                self._ahead.append(event)
+                size += len(event.get("text") or event.get("bytes") or b"")
+            while not transport.disconnected:  # noqa: ASYNC110 - no server tells
+                await asyncio.sleep(check_interval())
+            self._lose({"code": ABNORMAL})
+        except Exception as error:
+            logger.info("connection %s: receive() failed: %r", self._connection.id, error)
+            self._lose({"code": ABNORMAL})
+
+    async def _stop_looking(self) -> None:
+        looking, self._looking = self._looking, None
+        if looking is not None:
+            looking.cancel()
+            await asyncio.wait({looking})
+
+    def _lose(self, event: Event) -> None:
+        self.lost = True
+        self._connection.transport.lost(event.get("code") or NO_STATUS, event.get("reason") or "")
+
+    # While the publish queue is crowded
 
     async def _wait_for_room(self, receive: Receive) -> None:
         """Pause while the publish queue is more than half full, but notice a disconnect."""
@@ -98,8 +212,10 @@ class Reader:
                 ahead.cancel()
                 await asyncio.wait({ahead})
             if not ahead.cancelled():
-                self._ahead = ahead.result()
-                if self._ahead["type"] != "websocket.disconnect":
+                event = ahead.result()
+                self._ahead = self._ahead or deque()
+                self._ahead.append(event)
+                if event["type"] != "websocket.disconnect":
                     await asyncio.wait(enough, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for waiting in (room, over, ahead):

@@ -15,6 +15,7 @@ from ..codecs.frames import Frame, text_event, unpack
 from ..conf import conf
 from ..connections.connection import Connection, Exclude, excluded_ids
 from ..connections.result import Result, start
+from ..connections.stalls import Stalls
 from ..connections.token_groups import TOKEN_PREFIX, use_token
 from ..connections.users import Users
 from ..exceptions import Close, Drop, PublishError
@@ -77,6 +78,8 @@ class HubView:
             hub.tasks, self._handle_event, conf.PUBLISH_QUEUE, "fws-events"
         )
         self._hub = hub
+        #: The filters that run for its connections now.
+        self.stalls = Stalls(hub.loop)
         self._backlogs: dict[str, SerialQueue[tuple[str, Item]]] = {}
 
     @property

@@ -11,7 +11,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,12 @@ from asgiref.sync import sync_to_async
 from django.db import close_old_connections
 
 from ..conf import conf
+from ..logs import get_logger
 
+logger = get_logger(__name__)
+
+#: Threads that still run although nobody waits for them -> the function that they run.
+abandoned: "dict[Future[Any], str]" = {}
 _pools: dict[str, ThreadPoolExecutor] = {}
 
 
@@ -91,10 +96,43 @@ async def run_blocking(call: Callable[..., Any], *args: Any) -> Any:
     Await ``call(*args)`` in a thread for filters, with this task's context.
 
     Database connections that are too old are closed before and after it. Cancelling the
-    caller does not stop the thread.
+    caller does not stop the thread: it is logged, and counted in ``abandoned``.
     """
     if _thread_sensitive:
         return await run_in_the_thread_sensitive_thread(call, *args)
     pool = thread_pool("fws-blocking", conf.BLOCKING_THREADS)
     run = functools.partial(contextvars.copy_context().run, _with_fresh_connections, call, *args)
-    return await asyncio.get_running_loop().run_in_executor(pool, run)
+    names: list[str] = []
+    running = pool.submit(_named, names, run)
+    try:
+        return await asyncio.wrap_future(running)
+    except asyncio.CancelledError:
+        if names and not running.done():
+            _abandon(call, names[0], running)
+        raise
+
+
+def _named(names: list[str], run: Callable[[], Any]) -> Any:
+    """Call ``run``, and note which thread does."""
+    names.append(threading.current_thread().name)
+    return run()
+
+
+def _abandon(call: Callable[..., Any], name: str, running: "Future[Any]") -> None:
+    """Nobody waits for a thread any more, which goes on."""
+    path = f"{call.__module__}.{call.__qualname__}"
+    abandoned[running] = path
+    logger.warning(
+        "thread %s still runs %s, for a connection that has ended (%d of BLOCKING_THREADS = %d"
+        " are taken so)",
+        name,
+        path,
+        len(abandoned),
+        conf.BLOCKING_THREADS,
+    )
+
+    def returned(done: "Future[Any]") -> None:
+        abandoned.pop(done, None)
+        logger.info("thread %s has returned from %s", name, path)
+
+    running.add_done_callback(returned)

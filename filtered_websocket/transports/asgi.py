@@ -95,6 +95,11 @@ class AsgiTransport:
         return self._queued + self._buffered()
 
     @property
+    def disconnected(self) -> bool:
+        """Whether the server has lost the socket, as far as it can be asked."""
+        return False
+
+    @property
     def leaving(self) -> bool:
         """Whether the server has something left to send, as far as can be known."""
         return self._buffered() > 0

@@ -89,6 +89,10 @@ class DaphneTransport(AsgiTransport):
         super().open()
 
     @property
+    def disconnected(self) -> bool:
+        return not self._socket.connected
+
+    @property
     def leaving(self) -> bool:
         # Until the client answers the close frame, or autobahn's timeout for that.
         return bool(self._socket.connected)

@@ -75,6 +75,11 @@ class UvicornLane(AsgiTransport):
             self._fail(error)
             asyncio.get_running_loop().call_soon(self._report_end)
 
+    @property
+    def disconnected(self) -> bool:
+        closing: bool = self._transport.is_closing()
+        return closing
+
     def _buffered(self) -> int:
         size: int = self._transport.get_write_buffer_size()
         return size

@@ -63,6 +63,7 @@ WRONG = {
     "CODEC": [3, []],
     "DRAIN_DEADLINE": [0, None, "8"],
     "DRAIN_WINDOW": [-1, None, "2", True],
+    "FILTER_GRACE": [0, -1, None, "10", True],
     "FILTER_TIMEOUT": [0, -1, "5", True, float("nan")],
     "GUESS_LIMIT": [0, -1, 2.5, "10", False],
     "LAYER_SETTLE": [-1, "1", True],

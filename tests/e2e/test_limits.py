@@ -11,6 +11,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from ..transports.test_inbox import frame
+from ..waiting import until
 from .test_lanes import SERVERS, daphne, flood, raw, running
 from .test_serving import hears
 
@@ -127,3 +128,32 @@ async def test_that_a_flood_has_ended_is_noticed_behind_what_is_unread(database,
         # daphne ends what goes on too long after its client has gone; the filter goes with it.
         await asyncio.to_thread(server.said, "LET GO")
         await asyncio.to_thread(server.said, "GOODBYE")
+
+
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+@pytest.mark.parametrize(
+    ("word", "begun", "told"),
+    [
+        ("hang", "HANGING", "LET GO"),
+        ("block", "BLOCKING in", "still runs tests.e2e.site_filters.Block.filter"),
+    ],
+)
+async def test_a_filter_that_never_returns_keeps_no_connection_once_its_client_has_left(
+    database, kind, word, begun, told
+):
+    start, options = SERVERS[kind]
+    limits = {"MAX_CONNECTIONS_PER_ADDRESS": 2, "FILTER_GRACE": 1, "DRAIN_DEADLINE": 0.1}
+    async with running(start, with_settings(database, **limits), *options) as server:
+        async with connect(server.ws()) as ann, connect(server.ws()) as bob:
+            await ann.send(word)
+            await ann.send("behind it")
+            await bob.send(word)
+            await until(lambda: server.output.count(begun) == 2)
+            ann.transport.abort()
+        await until(lambda: server.output.count(told) == server.output.count("GOODBYE") == 2)
+        async with connect(server.ws()) as cy, connect(server.ws()) as dan:
+            await cy.send("release")
+            assert await hears(dan, 1) == ["release"]
+            if word == "block":
+                await until(lambda: server.output.count("has returned from") == 2)
+        assert "took too long to shut down" not in server.output

@@ -294,9 +294,9 @@ async def test_a_close_frame_is_leaving_until_the_socket_is_gone(serving):
     one.transport.close(4200, "")
     await one.transport.stopped()
     one.reactor.turn()
-    assert one.got() and one.transport.leaving
+    assert one.got() and one.transport.leaving and not one.transport.disconnected
     one.end()
-    assert not one.transport.leaving
+    assert not one.transport.leaving and one.transport.disconnected
 
 
 async def test_a_bundle_over_the_bound_is_no_reason_to_close(serving):

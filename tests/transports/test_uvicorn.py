@@ -227,6 +227,14 @@ async def test_a_bundle_over_the_bound_is_no_reason_to_close(serving):
     assert not one.transport.closing
 
 
+async def test_a_lane_knows_that_its_socket_is_gone(serving):
+    one = await serving()
+    assert not one.transport.disconnected
+    one.peer.transport.abort()
+    await one.lost.wait()
+    assert one.transport.disconnected
+
+
 async def test_while_the_server_closes_nothing_is_written(serving):
     one = await serving()
     done = asyncio.get_running_loop().create_future()
