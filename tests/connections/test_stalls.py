@@ -279,6 +279,7 @@ def test_only_what_runs_for_long_is_looked_at():
         def call_later(self, seconds, function):
             assert seconds == 0.002
             self.timers, self.function = self.timers + 1, function
+            return self.timers
 
     class Reader:
         looked = 0
