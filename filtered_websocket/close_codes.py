@@ -11,7 +11,7 @@ OVER_CAPACITY = 4100
 SLOW_READER = 4101
 #: A rate limit, or the limit of connections per user or address.
 TOO_MANY = 4102
-#: The server shuts down; another process accepts connections.
+#: The server shuts down or limits the age of connections: connect again, now.
 RESTART = 4200
 #: The client stopped answering pings.
 NO_PONG = 4201

@@ -7,12 +7,14 @@ sends in the next iteration of the reactor; a direct write takes 2.
 """
 
 import asyncio
+import random
 import sys
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
 from typing import Any, ClassVar
 
+from ..close_codes import RESTART
 from ..codecs.frames import Bundle, Frame
 from ..conf import conf
 from ..logs import get_logger
@@ -23,6 +25,11 @@ from .daphne_reading import read_short_frames
 from .inbox import SocketReader, limit_queue
 
 logger = get_logger(__name__)
+
+#: daphne ends every connection after ``--websocket_timeout`` (one day), without a code that
+#: says to come back. Here it is closed this much earlier, seconds: at random, so that
+#: connections that were opened together do not return together.
+CLOSE_EARLIER = (10.0, 60.0)
 
 TWISTED = ("twisted.internet.tcp", "twisted.internet.unix", "twisted.protocols.tls")
 #: Methods of the protocol that send bytes. A subclass must not override them.
@@ -66,7 +73,7 @@ class DaphneTransport(AsgiTransport):
     ``MAX_OUTBOX``, frames that were not received yet by ``MAX_INBOX``.
     """
 
-    __slots__ = ("_open_state", "_protocol", "_reader", "_socket")
+    __slots__ = ("_lifetime", "_open_state", "_protocol", "_reader", "_socket")
 
     def __init__(
         self,
@@ -81,11 +88,17 @@ class DaphneTransport(AsgiTransport):
         self._socket = socket
         self._open_state = protocol.STATE_OPEN
         self._reader = SocketReader(protocol, socket)
+        self._lifetime: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
         limit_queue(self._protocol.application_queue, self._reader, conf.MAX_INBOX)
         read_short_frames(self._protocol)
         spread_checks(self._protocol.server)
+        left = _lifetime(self._protocol)
+        if left is not None:
+            loop = asyncio.get_running_loop()
+            reason = "open for as long as this server allows: connect again"
+            self._lifetime = loop.call_later(left, self.close, RESTART, reason)
         super().open()
 
     @property
@@ -100,6 +113,8 @@ class DaphneTransport(AsgiTransport):
     def _set_closed(self, code: int, reason: str) -> None:
         # The client's answer to the close frame comes after what is unread.
         self._reader.finish()
+        if self._lifetime is not None:
+            self._lifetime.cancel()
         super()._set_closed(code, reason)
 
     def _buffered(self) -> int:
@@ -190,6 +205,18 @@ class DaphneLane(DaphneTransport):
             self._overflow()
         else:
             self._protocol.sendData(wire)
+
+
+def _lifetime(protocol: Any) -> float | None:
+    """Seconds until ``protocol`` is to be closed; None where daphne does not close it."""
+    allowed = getattr(protocol.server, "websocket_timeout", None)
+    duration = getattr(protocol, "duration", None)
+    if not isinstance(allowed, int | float) or allowed < 0 or not callable(duration):
+        return None
+    # A tenth of a short time.
+    earlier = min(random.uniform(*CLOSE_EARLIER), allowed / 10)
+    left: float = allowed - earlier - duration()
+    return max(0.0, left)
 
 
 def find_daphne(

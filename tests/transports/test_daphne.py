@@ -299,6 +299,62 @@ async def test_a_close_frame_is_leaving_until_the_socket_is_gone(serving):
     assert not one.transport.leaving and one.transport.disconnected
 
 
+class Timers:
+    """The event loop's timers, as long as a test holds its clock."""
+
+    def __init__(self, monkeypatch):
+        self.made = []
+        self._loop = asyncio.get_running_loop()
+        self._call_later = self._loop.call_later
+        monkeypatch.setattr(self._loop, "call_later", self.call_later)
+
+    def call_later(self, seconds, function, *args, **kwargs):
+        timer = self._call_later(3600, function, *args, **kwargs)
+        self.made.append((seconds, timer))
+        return timer
+
+
+@pytest.mark.parametrize(
+    ("allowed", "earlier"), [(86_400, (10, 60)), (100, (10, 10)), (20, (2, 2)), (0, (0, 0))]
+)
+async def test_a_client_is_told_to_come_back_before_daphne_ends_its_connection(
+    monkeypatch, allowed, earlier
+):
+    monkeypatch.setattr(WebSocketProtocol, "duration", lambda self: 0.25)
+    one = Serving()
+    one.server.websocket_timeout = allowed
+    timers = Timers(monkeypatch)
+    await one.accept()
+    [(seconds, timer)] = timers.made
+    assert max(0, allowed - earlier[1] - 0.25) <= seconds <= max(0, allowed - earlier[0] - 0.25)
+    timer._run()
+    await one.transport.stopped()
+    assert one.ended == [(4200, "open for as long as this server allows: connect again")]
+    assert timer.cancelled()
+    one.reactor.turn()
+    assert one.got().startswith(b"\x88")
+    one.end()
+
+
+@pytest.mark.parametrize("allowed", [-1, None])
+async def test_a_connection_without_an_end_gets_no_timer(monkeypatch, allowed):
+    one = Serving()
+    one.server.websocket_timeout = allowed
+    timers = Timers(monkeypatch)
+    await one.accept()
+    assert timers.made == []
+    one.end()
+
+
+async def test_a_protocol_without_a_duration_gets_no_timer(monkeypatch):
+    monkeypatch.setattr(WebSocketProtocol, "duration", None)
+    one = Serving()
+    timers = Timers(monkeypatch)
+    await one.accept()
+    assert timers.made == []
+    one.end()
+
+
 async def test_a_bundle_over_the_bound_is_no_reason_to_close(serving):
     one = await serving(max_unsent=10)
     one.transport.write(Bundle([(b"12345", True), (b"67890", True)]))
