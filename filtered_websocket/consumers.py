@@ -28,7 +28,7 @@ from .codecs.frames import text_event
 from .conf import conf
 from .connections.connection import Connection
 from .connections.ending import DISCONNECT_TIMEOUT, run_disconnect_chains, wait_until_done
-from .connections.handshake import CHECKED, Handshake, refusal_reason, site_rule
+from .connections.handshake import CHECKED, Handshake, event_before, refusal_reason, site_rule
 from .connections.reading import Reader
 from .connections.refusals import refuse
 from .exceptions import Close, Drop
@@ -186,7 +186,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             # Outside of the time limit below: it has a limit of its own.
             await grants.receiving()
             async with time_limit(AUTH_TIMEOUT):
-                since = grants.events_seen
+                since = event_before(self.scope, grants.events_seen)
                 identity = await authenticate(self.scope)
             if credentials(self.scope):
                 self.scope = self.connection.scope = without_credentials(self.scope)

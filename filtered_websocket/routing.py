@@ -25,6 +25,7 @@ from .close_codes import FILTER_ERROR
 from .conf import conf
 from .connections.handshake import (
     CHECKED,
+    LATEST_EVENT,
     OriginRule,
     headers,
     is_same_origin,
@@ -35,6 +36,7 @@ from .connections.handshake import (
 from .connections.refusals import refuse
 from .consumers import FilteredWebSocketConsumer
 from .hub.drain import DRAINING, ending
+from .hub.grants import latest_event
 from .hub.registry import note_serving
 from .logs import LogThrottle, get_logger
 from .pipelines.route import Route
@@ -75,6 +77,7 @@ class HandshakeCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         inside = _hide_query(scope)
         inside[CHECKED] = True
+        inside[LATEST_EVENT] = latest_event()
         problem = refusal_reason(inside, self.rule, any_host=self.any_host)
         if ending.is_set() and not problem:
             await _refuse_with(inside, receive, send, *DRAINING)

@@ -7,6 +7,7 @@ from typing import Any
 from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_out
+from django.contrib.sessions.backends.base import SessionBase
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 
@@ -67,6 +68,11 @@ def _user_deleted(instance: Any, using: str, **kwargs: Any) -> None:
 
 
 def _logged_out(request: Any, **kwargs: Any) -> None:
-    key = getattr(getattr(request, "session", None), "session_key", None)
+    session = getattr(request, "session", None)
+    key = getattr(session, "session_key", None)
     if key:
+        if isinstance(session, SessionBase):
+            # Django deletes it after this signal. A process that has read the session
+            # meanwhile, and was not connected to the layer yet, would never hear of it.
+            type(session)(key).delete(key)
         _on_commit(None, disconnect_session, key)

@@ -11,6 +11,7 @@ Test your own filters without a server, Redis or threads.
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.test.utils import override_settings
 
 from .codecs.frames import unpack
+from .connections.handshake import LATEST_EVENT
 from .consumers import FilteredWebSocketConsumer
 from .hub.registry import active_hub
 from .layer.envelope import EXCLUDE, Item
@@ -228,6 +230,8 @@ class connect:
             ],
             "subprotocols": list(subprotocols),
             "user": AnonymousUser() if user is None else user,
+            # A test may make a user up: do not look for it in the database.
+            LATEST_EVENT: math.inf,
         }
         self._client = Client(app, scope)
 

@@ -1,10 +1,12 @@
 """Signals on tokens, users and sessions become control events."""
 
+from types import SimpleNamespace
+
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model, login, logout
 from django.contrib.auth.signals import user_logged_out
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 from django.test import Client, RequestFactory
 from django.test.utils import isolate_apps
@@ -222,11 +224,33 @@ def test_logging_out_of_a_session_that_was_never_saved_tells_nothing(ann, told):
     assert told == []
 
 
-def test_logging_out_asks_no_database(ann, told, django_assert_num_queries):
+@pytest.mark.parametrize("engine", ["db", "cached_db", "cache", "file", "signed_cookies"])
+def test_when_a_logout_is_told_its_session_is_gone(ann, told, settings, monkeypatch, engine):
+    """Who reads the session before it is gone connects before the event arrives, too."""
+    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
     request = request_of(ann)
-    connection.close()
-    with django_assert_num_queries(0):
-        user_logged_out.send(User, request=request, user=ann)
+    key, store = request.session.session_key, type(request.session)
+    exists = []
+    monkeypatch.setattr(
+        signals, "disconnect_session", lambda key: exists.append(store().exists(key))
+    )
+    logout(request)
+    # A cookie exists where the browser has it.
+    assert exists == [False]
+    assert request.session.session_key in (None, "") and not store().exists(key)
+
+
+def test_a_logout_costs_one_query_more_than_without_us(ann, told, django_assert_num_queries):
+    request = request_of(ann)
+    with django_assert_num_queries(3):
+        logout(request)
+    assert len(told) == 1
+
+
+def test_a_session_that_is_none_of_djangos_is_told_of_as_well(ann, told):
+    request = RequestFactory().get("/")
+    request.session = SimpleNamespace(session_key="their own")
+    user_logged_out.send(User, request=request, user=ann)
     assert len(told) == 1
 
 

@@ -24,6 +24,9 @@ DEBUG_HOSTS = [".localhost", "127.0.0.1", "[::1]"]
 
 #: The key of the scope that says that its handshake was already checked.
 CHECKED = "filtered_websocket.checked"
+#: The key of the scope that says which control event was the latest before anything was
+#: read for its handshake (see ``hub.grants``); infinity where nothing has to be re-checked.
+LATEST_EVENT = "filtered_websocket.latest_event"
 
 #: Whether a page of this origin may connect.
 OriginRule: TypeAlias = Callable[[Scope, SplitResult], bool]
@@ -213,3 +216,15 @@ def refusal_reason(scope: Scope, rule: OriginRule, *, any_host: bool) -> str:
         return "" if rule(scope, origin) else "the origin is not allowed"
     except ValueError:
         return "the Origin header is malformed"
+
+
+def event_before(scope: Scope, now: int) -> float:
+    """
+    Number of the latest control event before anything was read for this handshake; ``now``
+    is that of this moment, before authentication.
+    """
+    user = scope.get("user")
+    # What a middleware of the site's own has read, it may have read at any time.
+    is_unknown = user is not None and user.is_authenticated
+    since: float = scope.get(LATEST_EVENT, -1 if is_unknown else now)
+    return since

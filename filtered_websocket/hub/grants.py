@@ -13,13 +13,16 @@ lost delays the end of a connection until the next RECHECK, and no longer.
 """
 
 import asyncio
+import itertools
 import json
+import math
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from ..auth.keys import digest_of
+from ..auth.dependencies import Dependency, dependencies, expiries
 from ..auth.validity import is_read_from_a_replica, is_token, is_user, password_hash
 from ..close_codes import UNAUTHORIZED
 from ..connections.connection import Connection
@@ -34,6 +37,23 @@ from .rechecks import Rechecks, Slot
 MAX_ENDED = 1024
 #: The longest timer, seconds; a later expiry is looked at again then.
 MAX_TIMER = 86_400.0
+#: Pause before another attempt to find out whether control events arrive, seconds.
+CONFIRM_AGAIN = 1.0
+#: Control events about counts: they change nobody's access.
+COUNTS = ("ask", "count")
+
+#: Numbers for the control events that this process receives, in all its hubs.
+_numbers = itertools.count(1)
+_latest = 0
+
+
+def latest_event() -> int:
+    """
+    The number of the latest control event of this process.
+
+    Take it before the database is asked who connects, and give it to :meth:`Grants.add`.
+    """
+    return _latest
 
 
 class Host(Protocol):
@@ -42,6 +62,7 @@ class Host(Protocol):
     loop: asyncio.AbstractEventLoop
     tasks: Tasks
     events: Events
+    layer_is_lost: bool
 
     async def receive_control(self) -> None: ...
     def send_control(self, event: dict[str, Any]) -> None: ...
@@ -59,13 +80,18 @@ class Grants:
         #: By slot: what the handshake showed, and the token that was used since.
         self._held: dict[Connection, dict[Slot, Identity]] = {}
         #: ("token" | "user" | "session", id) -> the connections that depend on it.
-        self._dependent: dict[tuple[str, str], set[Connection]] = {}
+        self._dependent: dict[Dependency, set[Connection]] = {}
         self._timers: dict[Connection, asyncio.TimerHandle] = {}
         self._rechecks = Rechecks(hub.tasks, hub.loop, self._held, self._replace)
-        self._ended: dict[tuple[str, str], str] = {}
+        self._ended: dict[Dependency, str] = {}
         self._sequence = Sequence()
-        #: How many control events came; who was authenticated meanwhile is re-checked.
+        #: Number of the latest control event; who was authenticated before it is re-checked.
         self.events_seen = 0
+        self._number_event()
+        #: Connections added before control events were known to arrive; None from then on.
+        self._unconfirmed: set[Connection] | None = set()
+        self._confirmation = secrets.token_hex(8)
+        self._confirm_timer: asyncio.TimerHandle | None = None
         #: Requests for counts: nonce -> the answers so far.
         self.counts_asked: dict[str, list[dict[str, int]]] = {}
 
@@ -76,12 +102,13 @@ class Grants:
         await self._hub.receive_control()
 
     def add(
-        self, connection: Connection, identity: Identity, since: int, slot: Slot = "handshake"
+        self, connection: Connection, identity: Identity, since: float, slot: Slot = "handshake"
     ) -> None:
         """
         The access of ``connection`` depends on ``identity`` from now on, instead of what it
-        had in that slot; ``since`` is what :attr:`events_seen` was before the database was
-        asked.
+        had in that slot; ``since`` is what :func:`latest_event` was before the database was
+        asked: whoever may have missed an event since then is re-checked. Infinity for what
+        was not read from the database.
 
         TypeError for an ``expires_at`` that is not a datetime.
         """
@@ -92,12 +119,16 @@ class Grants:
         self._set(connection, self._held.get(connection, {}) | {slot: identity})
         if is_token(identity.token):
             self._rechecks.note_used(identity.token.pk)
-        for key in _keys(identity):
+        for key in dependencies(identity):
             if key in self._ended:
                 connection.close(UNAUTHORIZED, self._ended[key])
         is_stale = is_user(identity.user) and is_read_from_a_replica(identity.user)
-        if self.events_seen != since or is_stale:
+        if self.events_seen > since or is_stale:
             self._rechecks.add([connection])
+        if self._unconfirmed is not None and since != math.inf:
+            self._unconfirmed.add(connection)
+            if self._confirm_timer is None:
+                self._send_confirmation()
         self._rechecks.start()
 
     def remove(self, connection: Connection, slot: Slot) -> None:
@@ -108,10 +139,12 @@ class Grants:
     def remove_all(self, connection: Connection) -> None:
         """``connection`` has ended."""
         self._set(connection, {})
+        if self._unconfirmed is not None:
+            self._unconfirmed.discard(connection)
 
     def _set(self, connection: Connection, held: dict[Slot, Identity]) -> None:
-        before = {key for one in self._held.pop(connection, {}).values() for key in _keys(one)}
-        after = {key for one in held.values() for key in _keys(one)}
+        before = _all_dependencies(self._held.pop(connection, {}))
+        after = _all_dependencies(held)
         for key in before - after:
             dependent = self._dependent[key]
             dependent.discard(connection)
@@ -130,6 +163,7 @@ class Grants:
 
     def recheck_all(self) -> None:
         """Re-check every connection: control events may have been missed."""
+        self._number_event()
         self._rechecks.add(self._held)
 
     def count(self) -> dict[str, int]:
@@ -138,9 +172,38 @@ class Grants:
 
     async def stop(self) -> None:
         """Do the re-checks that wait, write when tokens were used, and end the task."""
+        self._stop_confirming()
         await self._rechecks.stop()
 
+    # Whether control events arrive
+
+    def _send_confirmation(self) -> None:
+        """
+        Send an event to this hub itself until it arrives: a layer may accept a subscription
+        before it takes effect, and what was sent until then is missed.
+        """
+        if not self._hub.layer_is_lost:
+            self._hub.send_control({"is": "count", "nonce": self._confirmation, "tokens": {}})
+        self._confirm_timer = self._hub.loop.call_later(CONFIRM_AGAIN, self._send_confirmation)
+
+    def _confirm(self) -> None:
+        """It arrived: re-check whoever was authenticated before, once."""
+        self._stop_confirming()
+        if self._unconfirmed is not None:
+            first, self._unconfirmed = self._unconfirmed, None
+            self._number_event()
+            self._rechecks.add(first)
+
+    def _stop_confirming(self) -> None:
+        if self._confirm_timer is not None:
+            self._confirm_timer.cancel()
+            self._confirm_timer = None
+
     # Control events
+
+    def _number_event(self) -> None:
+        global _latest
+        _latest = self.events_seen = next(_numbers)
 
     def receive(self, batch: Batch) -> None:
         """Handle control events of any process. What is none is counted as a bad envelope."""
@@ -150,7 +213,6 @@ class Grants:
         if missed:
             self.recheck_all()
         for item in batch.items:
-            self.events_seen += 1
             try:
                 self._handle(json.loads(item.payload))
             except Exception as error:
@@ -159,12 +221,14 @@ class Grants:
 
     def handle(self, event: dict[str, Any]) -> None:
         """Handle an event of this process at once, even while the layer is lost."""
-        self.events_seen += 1
-        if event["is"] not in ("ask", "count"):
+        if event["is"] not in COUNTS:
             self._handle(event)
 
     def _handle(self, event: dict[str, Any]) -> None:
-        self._handlers[event["is"]](self, event)
+        handler = self._handlers[event["is"]]
+        if event["is"] not in COUNTS:
+            self._number_event()
+        handler(self, event)
 
     def _changed(self, event: dict[str, Any]) -> None:
         key = str(event["kind"]), str(event["id"])
@@ -187,6 +251,8 @@ class Grants:
         self._hub.send_control({"is": "count", "nonce": event["nonce"], "tokens": self.count()})
 
     def _note_count(self, event: dict[str, Any]) -> None:
+        if event["nonce"] == self._confirmation:
+            self._confirm()
         answers = self.counts_asked.get(event["nonce"])
         if answers is not None:
             answers.append({str(name): int(number) for name, number in event["tokens"].items()})
@@ -207,7 +273,7 @@ class Grants:
         if timer is not None:
             timer.cancel()
         held = self._held.get(connection, {}).values()
-        ends = [end for one in held for end in _expiries(one)]
+        ends = [end for one in held for end in expiries(one)]
         connection.deadline = None
         if ends:
             loop = self._hub.loop
@@ -224,21 +290,5 @@ class Grants:
             self._set_timer(connection)
 
 
-def _keys(identity: Identity) -> list[tuple[str, str]]:
-    keys = []
-    if is_user(identity.user):
-        keys.append(("user", str(identity.user.pk)))
-    if is_token(identity.token):
-        keys.append(("token", str(identity.token.pk)))
-    if identity.session_key:
-        # A digest, as in the events that cross the layer: a session's key is a secret.
-        keys.append(("session", digest_of(identity.session_key)))
-    return keys
-
-
-def _expiries(identity: Identity) -> list[float]:
-    """Seconds since the epoch."""
-    ends = [identity.expires_at]
-    if is_token(identity.token):
-        ends.append(identity.token.expires_at)
-    return [end.timestamp() for end in ends if end is not None]
+def _all_dependencies(held: dict[Slot, Identity]) -> set[Dependency]:
+    return {one for identity in held.values() for one in dependencies(identity)}

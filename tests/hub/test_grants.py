@@ -284,6 +284,50 @@ async def test_who_was_authenticated_while_an_event_came_is_asked_about_again(ap
         assert connection.transport.closed == (4401, "token revoked")
 
 
+async def test_while_the_layer_is_lost_no_confirmation_is_sent(app, token, monkeypatch):
+    """Each would wait in the queue until the layer is back."""
+    monkeypatch.setattr(module, "CONFIRM_AGAIN", 0.001)
+    async with connect([]):
+        hub, sent = get_hub(), []
+        monkeypatch.setattr(hub, "send_control", sent.append)
+        hub.layer_is_lost = True
+        client = await by_token(app, token[1])
+        timer = hub.grants._confirm_timer
+        async with asyncio.timeout(5):
+            while hub.grants._confirm_timer is timer:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert sent == [] and hub.grants._unconfirmed
+        hub.layer_is_lost = False
+        async with asyncio.timeout(5):
+            while not sent:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        confirmation = sent[0]
+        assert confirmation["is"] == "count" and confirmation["tokens"] == {}
+        hub.grants.receive(control_batch(confirmation))
+        assert hub.grants._unconfirmed is None and hub.grants._confirm_timer is None
+        before = hub.grants.events_seen
+        # It was sent more than once.
+        hub.grants.receive(control_batch(confirmation, first=1))
+        assert hub.grants.events_seen == before
+        await client.close()
+
+
+async def test_a_user_that_a_test_made_up_is_not_rechecked():
+    async with connect([], user=User(pk=77, username="nobody")) as client:
+        get_hub().grants._confirm()
+        assert await client.received_nothing() and client.close_code is None
+
+
+async def test_a_user_of_a_middleware_of_the_site_is_rechecked(app, user):
+    """It may have been read before this process received control events."""
+    await User.objects.filter(pk=user.pk).aupdate(is_active=False)
+    async with connect([]):
+        get_hub().grants._confirm()
+        client = await shake_hands(app, user=user)
+        assert not client.accepted or await client.closed() == 4401
+        await client.close()
+
+
 async def test_a_duplicate_event_is_heard_once(app):
     async with connect([]):
         grants = get_hub().grants
