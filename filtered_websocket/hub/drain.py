@@ -24,6 +24,7 @@ from ..close_codes import RESTART
 from ..conf import conf
 from ..connections.connection import Connection
 from ..logs import get_logger
+from ..threads.loop_signals import LoopHandler, loop_handler
 
 logger = get_logger(__name__)
 
@@ -65,13 +66,15 @@ class Drain:
             return
         self._watching = True
         for number in SIGNALS:
-            before = signal.getsignal(number)
+            before = loop_handler(self._host.loop, number) or signal.getsignal(number)
             if self._before.get(number, before) != before:
                 continue  # installed after our handler, and calls it
             # An ignored signal stays ignored; a handler that is not Python's (None) could
             # not be called afterwards.
             if before not in (signal.SIG_IGN, None):
                 self._before[number] = before
+                if isinstance(before, LoopHandler):
+                    self._host.loop.remove_signal_handler(number)
                 signal.signal(number, self._on_signal)
 
     def unwatch(self) -> None:
@@ -80,7 +83,11 @@ class Drain:
             return
         self._watching = False
         for number, before in self._before.items():
-            if signal.getsignal(number) == self._on_signal:
+            if signal.getsignal(number) != self._on_signal:
+                continue
+            if isinstance(before, LoopHandler):
+                self._host.loop.add_signal_handler(number, before.callback, *before.args)
+            else:
                 signal.signal(number, before)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

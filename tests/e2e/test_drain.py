@@ -10,7 +10,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from .test_lanes import SERVERS, daphne, raw, running
+from .test_lanes import APPLICATION, SERVERS, Site, daphne, raw, running
 from .test_limits import frame, with_settings
 from .test_serving import hears
 
@@ -47,6 +47,25 @@ async def test_every_client_is_told_over_the_window_and_every_chain_runs(databas
     by_signal = {signal.SIGTERM: -signal.SIGTERM, signal.SIGINT: 0}[number]
     assert status == (0 if kind == "daphne" else by_signal)
     assert "Traceback" not in server.output
+
+
+def granian(env):
+    options = ("--interface", "asgi", "--loop", "asyncio", "--host", "127.0.0.1")
+    return Site(env, "granian", *options, "--port", "{port}", APPLICATION)
+
+
+async def test_granian_hears_of_the_end_when_every_client_has_been_told(database):
+    pytest.importorskip("granian")
+    async with (
+        running(granian, with_settings(database, DRAIN_WINDOW=0)) as server,
+        connect(server.ws()) as ann,
+        connect(server.ws()) as bob,
+    ):
+        server.signal(signal.SIGTERM)
+        for socket in (ann, bob):
+            assert (await end_of(socket, 0))[:2] == (4200, "the server ends")
+        assert await asyncio.to_thread(server.wait) == 0
+        assert server.output.count("GOODBYE 4200") == 2
 
 
 async def test_a_socket_that_is_young_is_told_too(database):

@@ -1,6 +1,7 @@
 """The end of a process that serves: drain."""
 
 import asyncio
+import os
 import signal
 import threading
 from types import SimpleNamespace
@@ -178,6 +179,40 @@ def test_where_the_loop_was_closed_a_signal_passes(heard):
     signal.raise_signal(signal.SIGTERM)
     assert heard.calls == [signal.SIGTERM]
     one.unwatch()
+
+
+async def test_a_handler_of_the_event_loop_gets_the_signal_after_the_drain(heard, settings):
+    """As granian and hypercorn add it."""
+    settings.FILTERED_WEBSOCKET = {"DRAIN_WINDOW": 0}
+    loop, got = asyncio.get_running_loop(), []
+    passed = asyncio.Event()
+
+    def handler(*args):
+        got.append(args)
+        passed.set()
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, handler, number, None)
+    try:
+        async with connect([]) as ann:
+            assert signal.getsignal(signal.SIGTERM) == get_hub().drain._on_signal
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert await ann.closed() == 4200
+            assert got == []
+        await get_hub_task()
+        async with asyncio.timeout(60):
+            await passed.wait()
+        assert got == [(signal.SIGTERM, None)]
+        # The hub has ended: the loop's handlers are back.
+        passed.clear()
+        os.kill(os.getpid(), signal.SIGINT)
+        async with asyncio.timeout(60):
+            await passed.wait()
+        assert got[1:] == [(signal.SIGINT, None)]
+    finally:
+        for number in SIGNALS:
+            assert loop.remove_signal_handler(number)
+            signal.signal(number, heard.handler)
 
 
 def test_clients_are_closed_one_after_the_other():
