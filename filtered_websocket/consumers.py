@@ -28,9 +28,9 @@ from .codecs.frames import text_event
 from .conf import conf
 from .connections.connection import Connection
 from .connections.ending import DISCONNECT_TIMEOUT, run_disconnect_chains, wait_until_done
-from .connections.handshake import CHECKED, Handshake, event_before, refusal_reason, site_rule
+from .connections.handshake import CHECKED, Handshake, event_before, refusal_reason, refuse
+from .connections.origins import site_rule
 from .connections.reading import Reader
-from .connections.refusals import refuse
 from .exceptions import Close, Drop
 from .hub.hub import Hub, get_hub
 from .logs import get_logger
@@ -169,9 +169,8 @@ class FilteredWebSocketConsumer(AsyncConsumer):
 
     def _check_handshake(self) -> tuple[int, str] | None:
         """Check the handshake, if a site uses this consumer without ``routing``'s check."""
-        problem = (
-            "" if CHECKED in self.scope else refusal_reason(self.scope, site_rule, any_host=False)
-        )
+        checked = CHECKED in self.scope
+        problem = "" if checked else refusal_reason(self.scope, site_rule, any_host=False)
         if problem:
             logger.info("refused connection %s: %s", self.connection.id, problem)
             return FORBIDDEN, "refused"

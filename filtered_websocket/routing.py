@@ -23,17 +23,8 @@ from .auth.authenticators import AUTH_TIMEOUT, load_authenticators, session_user
 from .auth.credentials import clean_query
 from .close_codes import FILTER_ERROR
 from .conf import conf
-from .connections.handshake import (
-    CHECKED,
-    LATEST_EVENT,
-    OriginRule,
-    headers,
-    is_same_origin,
-    one_of_origins,
-    refusal_reason,
-    site_rule,
-)
-from .connections.refusals import refuse
+from .connections.handshake import CHECKED, LATEST_EVENT, refusal_reason, refuse
+from .connections.origins import OriginRule, headers, is_same_origin, one_of_origins, site_rule
 from .consumers import FilteredWebSocketConsumer
 from .hub.drain import DRAINING, ending
 from .hub.grants import latest_event

@@ -17,7 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..auth.authenticators import load_authenticators
 from ..conf import CORE, SETTINGS, SettingError, conf
-from ..connections.handshake import one_of_origins
+from ..connections.origins import one_of_origins
 from ..pipelines.entries import PipelineError
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.route import installed_filters, known_routes
@@ -127,14 +127,17 @@ def _check_origins(origins: Sequence[str]) -> Iterable[CheckMessage]:
     except ValueError as error:
         yield Error(
             f"FILTERED_WEBSOCKET['ALLOWED_ORIGINS']: {error}.",
-            hint="An origin has a scheme and a host, and a port if it is not the usual one.",
+            hint="An origin has a scheme and a host, and a port if it is not the usual one;"
+            " or it is 'null', 'file://' or '*'.",
             id="filtered_websocket.E019",
         )
-    if "*" in origins:
+    everybody = [origin for origin in ("*", "null") if origin in origins]
+    if everybody:
         yield Warning(
-            "FILTERED_WEBSOCKET['ALLOWED_ORIGINS'] allows every page on the web to connect"
-            " with the cookies of this site's users.",
-            hint="List the origins of your pages.",
+            f"FILTERED_WEBSOCKET['ALLOWED_ORIGINS'] has {everybody[0]!r}: it allows every page"
+            " on the web to connect with the cookies of this site's users.",
+            hint="List the origins of your pages and apps. Any page can open a frame whose"
+            " origin is 'null': where an app needs it, take tokens instead of sessions.",
             id="filtered_websocket.W005",
         )
 

@@ -1,35 +1,28 @@
 """
-Checks of a handshake that come before authentication: its origin, its host, its path.
+Checks of a handshake that come before authentication (its origin, its host, its path), and
+its refusal: HTTP 403, or accept and a close frame.
 
-Browsers let any page open a WebSocket to any server, with the cookies of that server; only
-the Origin header tells which page it was (RFC 6455 section 10.2).
+The origin and the host are those that ``origins`` allows.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import cached_property
-from typing import TypeAlias
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote
 
 from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
 from ..auth.credentials import SUBPROTOCOL
 from ..conf import conf
-from ..types import Scope
-
-DEFAULT_PORTS = {"http": 80, "https": 443}
-#: The hosts that Django allows with ``DEBUG`` on and ``ALLOWED_HOSTS`` empty.
-DEBUG_HOSTS = [".localhost", "127.0.0.1", "[::1]"]
+from ..types import Scope, Send
+from .origins import OriginRule, allowed_hosts, headers, parse_origin
 
 #: The key of the scope that says that its handshake was already checked.
 CHECKED = "filtered_websocket.checked"
 #: The key of the scope that says which control event was the latest before anything was
 #: read for its handshake (see ``hub.grants``); infinity where nothing has to be re-checked.
 LATEST_EVENT = "filtered_websocket.latest_event"
-
-#: Whether a page of this origin may connect.
-OriginRule: TypeAlias = Callable[[Scope, SplitResult], bool]
 
 #: Encoded characters that need no encoding (RFC 3986 section 2.3), an encoded slash, two
 #: slashes (Channels' routers skip the second), and dot segments: with any of these, the
@@ -64,110 +57,6 @@ class Handshake:
             known = headers.get(name)
             headers[name] = value if known is None else f"{known}, {value}"
         return headers
-
-
-def headers(scope: Scope, name: bytes) -> list[bytes]:
-    """The values of every header with this (lower-case) name."""
-    return [value for header, value in scope["headers"] if header == name]
-
-
-def parse_origin(scope: Scope) -> SplitResult | None:
-    """
-    The Origin header of a handshake (RFC 6455 section 4.1); ValueError if it is malformed.
-
-    None without such a header: then no browser sent it, and no page can abuse the cookies
-    of a user.
-    """
-    origins = headers(scope, b"origin")
-    if not origins:
-        return None
-    if len(origins) > 1:
-        raise ValueError("more than one Origin header")
-    origin = _split_origin(origins[0].decode("ascii"))
-    if origin.path:
-        raise ValueError("not the origin of a page")
-    return origin
-
-
-def _split_origin(text: str) -> SplitResult:
-    """Scheme, host and port; ValueError for anything else."""
-    origin: SplitResult = urlsplit(text)
-    if (
-        origin.scheme not in DEFAULT_PORTS
-        or not origin.hostname
-        or origin.username is not None
-        or not text.isprintable()  # urlsplit ignores tabs and line breaks
-        or any(one in text for one in " ?#")
-    ):
-        raise ValueError("not the origin of a page")
-    _ = origin.port  # raises ValueError if it is not a port number
-    return origin
-
-
-def allowed_hosts() -> list[str]:
-    """``ALLOWED_HOSTS`` as Django applies it to HTTP requests."""
-    hosts: list[str] = settings.ALLOWED_HOSTS
-    return DEBUG_HOSTS if settings.DEBUG and not hosts else hosts
-
-
-def is_allowed_host(scope: Scope, origin: SplitResult) -> bool:
-    """Whether a page's host is one of ALLOWED_HOSTS."""
-    host = str(origin.hostname)
-    return validate_host(f"[{host}]" if ":" in host else host, allowed_hosts())
-
-
-def is_same_origin(scope: Scope, origin: SplitResult) -> bool:
-    """Whether the page's host and port are those of the Host header."""
-    host = urlsplit("//" + dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
-    default = DEFAULT_PORTS[origin.scheme]
-    return (origin.hostname, origin.port or default) == (host.hostname, host.port or default)
-
-
-def normal_origin(text: str) -> tuple[str, str, int]:
-    """Scheme, host and port of an origin (RFC 6454 section 4); ValueError if it is not one."""
-    try:
-        origin = _split_origin(text)
-        host = str(origin.hostname)
-        rest = host.removeprefix("*.")
-        if origin.path.strip("/") or "*" in rest or not rest:
-            raise ValueError("it has a path, or a '*' that is not the first label of the host")
-    except ValueError as error:
-        raise ValueError(f"{text!r:.80} is no origin: write it as https://example.com") from error
-    return origin.scheme, host, origin.port or DEFAULT_PORTS[origin.scheme]
-
-
-def one_of_origins(origins: Iterable[str]) -> OriginRule:
-    """
-    A rule that allows only these origins: ``https://example.com:8443``,
-    ``https://*.example.com`` (its subdomains, not itself), or ``*`` (any origin).
-
-    ValueError for an entry that is not an origin.
-    """
-    listed = list(origins)
-    wanted = {normal_origin(origin) for origin in listed if origin != "*"}
-    wild = [
-        (scheme, host.removeprefix("*"), port)
-        for scheme, host, port in wanted
-        if host.startswith("*.")
-    ]
-
-    def is_listed(scope: Scope, origin: SplitResult) -> bool:
-        default = DEFAULT_PORTS[origin.scheme]
-        scheme, host, port = origin.scheme, str(origin.hostname), origin.port or default
-        return (
-            "*" in listed
-            or (scheme, host, port) in wanted
-            or any((scheme, port) == (s, p) and host.endswith(end) for s, end, p in wild)
-        )
-
-    return is_listed
-
-
-def site_rule(scope: Scope, origin: SplitResult) -> bool:
-    """The rule of a Django site: ``ALLOWED_ORIGINS`` if it is set, else ``ALLOWED_HOSTS``."""
-    origins = conf.ALLOWED_ORIGINS
-    rule = is_allowed_host if origins is None else one_of_origins(origins)
-    return rule(scope, origin)
 
 
 def is_host_allowed(scope: Scope) -> bool:
@@ -228,3 +117,23 @@ def event_before(scope: Scope, now: int) -> float:
     is_unknown = user is not None and user.is_authenticated
     since: float = scope.get(LATEST_EVENT, -1 if is_unknown else now)
     return since
+
+
+async def refuse(
+    scope: Scope,
+    send: Send,
+    send_close: Callable[[int, str], Awaitable[None]],
+    code: int,
+    reason: str,
+) -> None:
+    """
+    Refuse a handshake as ``REFUSE_WITH`` says. Servers answer HTTP 403 to a close before
+    accept; ``send_close`` sends a close frame after it.
+    """
+    if conf.REFUSE_WITH == "close":
+        # A browser that offered subprotocols fails the handshake if none is answered.
+        chosen = SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
+        await send({"type": "websocket.accept", "subprotocol": chosen})
+        await send_close(code, reason)
+    else:
+        await send({"type": "websocket.close", "code": code, "reason": reason})

@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from .. import __version__
 from ..conf import conf
-from ..connections.handshake import normal_origin
+from ..connections.origins import normal_origin
 from ..storage_objects import storage_class, storage_path
 from .standalone import Parser, error_line, set_up
 

@@ -291,14 +291,29 @@ def test_e018_an_authenticator_that_cannot_be_made(settings, path, words):
 
 @pytest.mark.parametrize(
     "origin",
-    ["example.com", "https://example.com/chat", "https://example.com:99999", "https://*", "null"],
+    [
+        "example.com",
+        "https://example.com/chat",
+        "https://example.com:99999",
+        "https://*",
+        "app://*",
+    ],
 )
 def test_e019_an_origin_that_is_none(settings, origin):
     settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": ["https://example.com", origin]}
     assert f"{origin!r} is no origin: write it as" in found()["filtered_websocket.E019"]
 
 
-@pytest.mark.parametrize("origins", [None, [], ["https://example.com:8443", "http://*.a.example"]])
+@pytest.mark.parametrize(
+    "origins",
+    [
+        None,
+        [],
+        ["https://example.com:8443", "http://*.a.example"],
+        ["capacitor://localhost", "ionic://localhost", "tauri://localhost", "file://"],
+        ["chrome-extension://abcdefghijklmnopabcdefghijklmnop"],
+    ],
+)
 def test_origins_that_are_well_written_are_no_error(settings, origins):
     settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": origins}
     assert found() == {}
@@ -338,8 +353,10 @@ def test_w004_open_tokens_with_debug_off(settings):
     assert found() == {}
 
 
-def test_w005_every_origin(settings):
-    settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": ("https://example.com", "*")}
+@pytest.mark.parametrize("origin", ["*", "null"])
+def test_w005_every_origin(settings, origin):
+    settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": ("https://example.com", origin)}
+    assert repr(origin) in found()["filtered_websocket.W005"]
     assert list(found()) == ["filtered_websocket.W005"]
     settings.DEBUG = True
     assert list(found()) == ["filtered_websocket.W005"]

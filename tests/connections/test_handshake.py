@@ -7,11 +7,14 @@ import pytest
 from filtered_websocket.connections.handshake import (
     is_host_allowed,
     is_plain_path,
+    refusal_reason,
+)
+from filtered_websocket.connections.origins import (
+    Origin,
     is_same_origin,
     normal_origin,
     one_of_origins,
     parse_origin,
-    refusal_reason,
     site_rule,
 )
 
@@ -62,10 +65,24 @@ def refused_for(*origins, rule=site_rule, **more):
         ("http://:80", NONE),
         ("//testserver", NONE),
         ("testserver", NONE),
-        ("ftp://testserver", NONE),
-        ("file://", NONE),
-        ("chrome-extension://testserver", NONE),
-        ("null", NONE),
+        # Apps have to be listed, whatever their host is called.
+        ("ftp://testserver", NOT_ALLOWED),
+        ("file://", NOT_ALLOWED),
+        ("capacitor://testserver", NOT_ALLOWED),
+        ("chrome-extension://testserver", NOT_ALLOWED),
+        ("null", NOT_ALLOWED),
+        ("Null", NONE),
+        ("file://x/", NONE),
+        ("file:///etc/passwd", NONE),
+        ("ws://testserver", NONE),
+        ("://testserver", NONE),
+        ("1x://testserver", NONE),
+        ("app://", NONE),
+        ("app://testserver/", NONE),
+        ("app://me@testserver", NONE),
+        ("app://*", NONE),
+        ("app://test server", NONE),
+        ("app://testserver:x", NONE),
         ("", NONE),
         ("http://exämple.com", NONE),
     ],
@@ -125,7 +142,8 @@ LISTED = [
         ("http://a.wild.example", NOT_ALLOWED),
         ("https://a.wild.example:8080", NOT_ALLOWED),
         ("https://example.com@evil.example", NONE),
-        ("null", NONE),
+        ("null", NOT_ALLOWED),
+        ("app://example.com", NOT_ALLOWED),
     ],
 )
 def test_a_listed_origin_is_compared_with_scheme_and_port(settings, origin, answer):
@@ -134,10 +152,36 @@ def test_a_listed_origin_is_compared_with_scheme_and_port(settings, origin, answ
     assert refused_for(origin, rule=one_of_origins(LISTED)) == answer
 
 
+OF_APPS = [
+    "capacitor://localhost",
+    "ionic://localhost",
+    "tauri://localhost",
+    "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+    "app://site.example:8080",
+    "null",
+    "file://",
+]
+
+
+@pytest.mark.parametrize("origin", OF_APPS)
+def test_the_origin_of_an_app_can_be_listed_and_is_that_app_alone(settings, origin):
+    settings.ALLOWED_HOSTS = ["*"]
+    for listed, answer in (
+        (None, NOT_ALLOWED),
+        ([origin], ""),
+        ([origin.upper() if "://" in origin else origin], ""),
+        (["https://localhost", *(other for other in OF_APPS if other != origin)], NOT_ALLOWED),
+        (["app://site.example", "capacitor://localhost:1", "tauri://*.x"], None),
+    ):
+        settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": listed}
+        assert refused_for(origin) == (NONE if answer is None else answer)
+
+
 def test_a_star_allows_every_origin_but_not_what_is_none(settings):
     settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": ["*"]}
-    assert refused_for("https://evil.example") == ""
-    assert refused_for("null") == NONE
+    for origin in ("https://evil.example", *OF_APPS):
+        assert refused_for(origin) == ""
+    assert refused_for("nothing") == NONE
 
 
 def test_an_empty_list_allows_no_page(settings):
@@ -184,6 +228,8 @@ def test_what_is_written_as_no_origin_is_named_with_the_cure(text):
 def test_an_origin_is_normal_with_its_port():
     assert normal_origin("HTTPS://Example.COM/") == ("https", "example.com", 443)
     assert normal_origin("http://[::1]") == ("http", "::1", 80)
+    assert normal_origin("capacitor://localhost/") == Origin("capacitor", "localhost")
+    assert normal_origin("file:///") == normal_origin("file://") == Origin("file")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 """Handshakes as no client library would write them, raw over TCP."""
 
+import asyncio
 import socket
 
 import pytest
 
+from ..connections.test_handshake import OF_APPS
 from ..waiting import LIMIT
 from .processes import Daphne
+from .test_lanes import SERVERS, running
+from .test_limits import with_settings
 from .test_server import OURS, Fws
 
 GOOD = {
@@ -125,3 +129,15 @@ def test_unknown_paths_are_no_errors(server):
     for _ in range(100):
         assert status(answer(server, "/nosuch/")) == 403
     assert server.output.count("Traceback") == before
+
+
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+@pytest.mark.parametrize("listed", [OF_APPS, ["*"]])
+async def test_apps_connect_where_their_origin_is_listed(database, kind, listed):
+    start, options = SERVERS[kind]
+    env = with_settings(database, ALLOWED_ORIGINS=listed)
+    async with running(start, env, *options) as server:
+        for origin in (*OF_APPS, "ionic://elsewhere"):
+            said = await asyncio.to_thread(answer, server, "/", Origin=origin)
+            expected = 101 if origin in listed or listed == ["*"] else 403
+            assert (origin, status(said)) == (origin, expected)

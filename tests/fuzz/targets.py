@@ -12,13 +12,8 @@ from channels.layers import get_channel_layer
 
 from filtered_websocket import Drop, WebSocketDataFilter, WebSocketMessageFilter
 from filtered_websocket.auth.credentials import credentials, without_credentials
-from filtered_websocket.connections.handshake import (
-    Handshake,
-    is_same_origin,
-    one_of_origins,
-    refusal_reason,
-    site_rule,
-)
+from filtered_websocket.connections.handshake import Handshake, refusal_reason
+from filtered_websocket.connections.origins import is_same_origin, one_of_origins, site_rule
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.filters.base import printable
 from filtered_websocket.filters.broadcast_messages_by_token import TokenMessageFilter

@@ -353,7 +353,10 @@ async def test_a_2014_subscriber_runs_in_a_thread_and_puts_events_in_the_queue(c
         (["https://a.example"], "http://a.example", False),
         (["https://a.example:8443"], "https://a.example", False),
         (["https://a.example:443"], "https://a.example", True),
-        (["*"], "null", False),
+        (["*"], "null", True),
+        (["*"], "nothing", False),
+        (["capacitor://localhost"], "capacitor://localhost", True),
+        (None, "capacitor://localhost:9000", False),
     ],
 )
 async def test_origins(origins, origin, welcome):
