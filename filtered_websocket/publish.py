@@ -133,7 +133,7 @@ def send_now(group: str, item: Item) -> None:
     layer = get_channel_layer(conf.CHANNEL_LAYER)
     if layer is None or isinstance(layer, InMemoryChannelLayer):
         if group != CONTROL:
-            _warn_unheard()
+            _warn_not_received()
         return
     sender = sender_for(layer)
     if sender is not None:
@@ -142,7 +142,7 @@ def send_now(group: str, item: Item) -> None:
         _the_publisher().send(group, item)
 
 
-def is_heard() -> bool:
+def reaches_connections() -> bool:
     """Whether what this process publishes can reach a connection."""
     return active_hub() is not None or get_channel_layer(conf.CHANNEL_LAYER) is not None
 
@@ -182,14 +182,14 @@ def _put_and_tell(hub: Hub, group: str, item: Item, told: "Future[None]") -> Non
     hub.publish_queue.put_admitted(group, item, done)
 
 
-def _warn_unheard() -> None:
+def _warn_not_received() -> None:
     # Not a mistake: a serving process has no receiver before its first connection.
-    if may_serve() or counts["unheard"]:
+    if may_serve() or counts["not_received"]:
         return
-    counts["unheard"] += 1
+    counts["not_received"] += 1
     logger.warning(
-        "published in a process without WebSockets and without a channel layer that leaves"
-        " it: nobody can hear it; configure a Redis channel layer (CHANNEL_LAYERS)"
+        "published in a process that has no WebSocket connections and no channel layer to other"
+        " processes: nobody receives it; configure a Redis channel layer (CHANNEL_LAYERS)"
     )
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from ..hub.hub import Hub
-from ..publish import any_hub, is_heard
+from ..publish import any_hub, reaches_connections
 
 #: How long the caller waits for the processes' answers, seconds.
 WAIT = 0.25
@@ -25,7 +25,7 @@ def count_connections(token_ids: Iterable[int]) -> Mapping[int, int] | None:
         pass
     else:
         return None
-    if not is_heard():
+    if not reaches_connections():
         return None
     hub = any_hub()
     answers = asyncio.run_coroutine_threadsafe(_ask(hub), hub.loop).result()
