@@ -19,9 +19,9 @@ def disconnect_user(
     """
     Close every connection of ``user`` (or of the user with that primary key).
 
-    Returns when the command is queued. A process that the layer does not reach is not told,
-    and clients may connect again if they are still allowed to. ``code`` and
-    ``reason`` as in :exc:`~filtered_websocket.Close`.
+    Returns when the command is queued, or where no WebSockets are served, when Redis has it.
+    A process that the layer does not reach is not told, and clients may connect again if they
+    are still allowed to. ``code`` and ``reason`` as in :exc:`~filtered_websocket.Close`.
     """
     _close("user", user, code, reason)
 

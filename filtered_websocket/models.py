@@ -174,9 +174,9 @@ class Token(models.Model):
     @sensitive_variables("key")
     def rotate(self) -> Key:
         """
-        A new key in the place of the old one; who connected with that is closed.
+        Replace the key, and return the new one. Connections made with the old one are closed.
 
-        ValueError where the token is revoked, which is for good.
+        ValueError if the token is revoked, which cannot be undone.
         """
         if self.revoked_at is not None:
             raise ValueError(f"{self} is revoked: create another token")
@@ -185,7 +185,7 @@ class Token(models.Model):
         return key
 
     def revoke(self) -> None:
-        """End it for good and close its connections. Revoking it again is no error."""
+        """Make it invalid for ever, and close its connections. Revoking it again is no error."""
         if self.revoked_at is None:
             self.revoked_at = timezone.now()
             self.save(update_fields=["revoked_at"])

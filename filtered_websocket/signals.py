@@ -73,6 +73,6 @@ def _logged_out(request: Any, **kwargs: Any) -> None:
     if key:
         if isinstance(session, SessionBase):
             # Django deletes it after this signal. A process that has read the session
-            # meanwhile, and was not connected to the layer yet, would never hear of it.
+            # meanwhile, and had not subscribed to the layer yet, would miss the event.
             type(session)(key).delete(key)
         _on_commit(None, disconnect_session, key)

@@ -210,7 +210,7 @@ async def find_token(key: str, address: str) -> Any:
     """
     The token of ``key``: one indexed query.
 
-    Raises :exc:`Close` with 4401 if it is not valid: without a query for what has not the
+    Raises :exc:`Close` with 4401 if it is not valid: without a query if it does not have the
     form of a key; once ``address`` has sent too many bad keys, one query a second serves
     all such addresses. :exc:`AuthFault` where the database does not answer.
     """

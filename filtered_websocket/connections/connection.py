@@ -21,7 +21,7 @@ Exclude = Iterable["Connection | str"]
 
 
 class View(Protocol):
-    """The part of a hub's view (:class:`~filtered_websocket.hub.hub.HubView`) a connection uses."""
+    """The part of :class:`~filtered_websocket.hub.view.HubView` that a connection uses."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...

@@ -119,7 +119,7 @@ class WebSocketConnectFilter(FilterBase, metaclass=FilterMeta):
     """
     Runs once per connection, before it is accepted.
 
-    ``data`` is the :class:`~filtered_websocket.connections.connection.Handshake`. ``Drop``,
+    ``data`` is the :class:`~filtered_websocket.connections.handshake.Handshake`. ``Drop``,
     ``Close`` and any error refuse the connection.
     """
 

@@ -58,7 +58,7 @@ class Events:
     def layer_lost(self, error: BaseException, post: bool) -> None:
         """Redis cannot be reached; ``post`` is False for a hub without connections."""
         logger.warning(
-            "lost the channel layer (Redis): %r; messages are queued for up to %d s",
+            "lost the channel layer (Redis): %r; messages are queued for up to %g s",
             error,
             conf.PUBLISH_MAX_AGE,
         )

@@ -13,7 +13,7 @@ One transport per connection. On daphne short frames are parsed here, not by aut
 A lane is used only where the server's objects have exactly the attributes that this
 package uses, and where ``send`` is the server's own, apart from wrappers that are known
 never to look at a WebSocket event (``wrappers``): any other middleware sees every event.
-Private attributes of daphne, Twisted and uvicorn are used in this package and nowhere
+Private attributes of daphne, Twisted and uvicorn are used in this folder and nowhere
 else; tests pin them against the installed versions.
 """
 
