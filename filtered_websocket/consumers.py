@@ -23,25 +23,22 @@ from django.apps import apps
 
 from .auth.authenticators import AUTH_TIMEOUT, authenticate
 from .auth.credentials import credentials, without_credentials
+from .chains.watchdog import filter_of_error
 from .close_codes import FILTER_ERROR, FORBIDDEN, TOO_LARGE, UNAUTHORIZED
 from .codecs.frames import text_event
 from .conf import conf
 from .connections.connection import Connection
 from .connections.ending import DISCONNECT_TIMEOUT, run_disconnect_chains, wait_until_done
-from .connections.handshake import CHECKED, Handshake, event_before, refusal_reason, refuse
-from .connections.origins import site_rule
+from .connections.handshake import Handshake, check_once, event_before, log_refused, refuse
 from .connections.reading import Reader
 from .exceptions import Close, Drop
 from .hub.hub import Hub, get_hub
-from .logs import get_logger
 from .pipelines.entries import Entry
 from .pipelines.pipeline import MayJoin, Pipeline
 from .pipelines.route import Route, check_route_group
 from .threads.database import time_limit
 from .transports import open_transport
 from .types import ASGIApplication, Codec, Event, Receive, Scope, Send
-
-logger = get_logger(__name__)
 
 
 class FilteredWebSocketConsumer(AsyncConsumer):
@@ -153,6 +150,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         if self._reader.lost:
             return
         if refusal is not None:
+            log_refused(self.connection, refusal[0], self._reason or refusal[1])
             send_close = self.connection.transport.send_close
             await refuse(self.scope, self.send, send_close, *refusal)
             return
@@ -169,12 +167,8 @@ class FilteredWebSocketConsumer(AsyncConsumer):
 
     def _check_handshake(self) -> tuple[int, str] | None:
         """Check the handshake, if a site uses this consumer without ``routing``'s check."""
-        checked = CHECKED in self.scope
-        problem = "" if checked else refusal_reason(self.scope, site_rule, any_host=False)
-        if problem:
-            logger.info("refused connection %s: %s", self.connection.id, problem)
-            return FORBIDDEN, "refused"
-        return None
+        self._reason = check_once(self.scope)
+        return (FORBIDDEN, "refused") if self._reason else None
 
     async def _authenticate(self) -> tuple[int, str] | None:
         """Authenticate. Returns the code and reason of a refusal, else None."""
@@ -193,7 +187,6 @@ class FilteredWebSocketConsumer(AsyncConsumer):
                 grants.add(self.connection, identity, since)
                 self.connection.identify(identity)
         except Close as close:
-            logger.info("refused connection %s: %s", self.connection.id, close.reason)
             return close.code, close.reason
         except Exception as error:
             # An error of the server, not a wrong credential.
@@ -207,9 +200,12 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             if self.pipeline.connect:
                 await self.pipeline.connect.arun(self.connection, handshake)
             await self._join_groups()
-        except Drop:
+        except Drop as drop:
+            self._reason = f"{filter_of_error(drop)} raised Drop"
             return FORBIDDEN, "refused"
         except Close as close:
+            if path := filter_of_error(close):
+                self._reason = f"{path} raised Close({close.code}, {close.reason!r})"
             return close.code, close.reason
         except Exception as error:
             self.pipeline.failed(error, f"connection {self.connection.id}", "joining its groups")
@@ -226,7 +222,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             groups = [check_route_group(name) for name in names]
         except (TypeError, ValueError) as error:
             # Such a name comes from the URL: a mistake of the client, not of the site.
-            logger.info("refused connection %s: %s", self.connection.id, error)
+            self._reason = str(error)
             raise Close(FORBIDDEN, "no such group") from None
         if groups:
             self.connection.home = groups[0]

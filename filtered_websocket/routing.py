@@ -23,8 +23,15 @@ from .auth.authenticators import AUTH_TIMEOUT, load_authenticators, session_user
 from .auth.credentials import clean_query
 from .close_codes import FILTER_ERROR
 from .conf import conf
-from .connections.handshake import CHECKED, LATEST_EVENT, refusal_reason, refuse
-from .connections.origins import OriginRule, headers, is_same_origin, one_of_origins, site_rule
+from .connections.handshake import (
+    CHECKED,
+    LATEST_EVENT,
+    cure_of,
+    log_refusal,
+    refusal_reason,
+    refuse,
+)
+from .connections.origins import OriginRule, is_same_origin, one_of_origins, site_rule
 from .consumers import FilteredWebSocketConsumer
 from .hub.drain import DRAINING, ending
 from .hub.grants import latest_event
@@ -70,18 +77,16 @@ class HandshakeCheck:
         inside[CHECKED] = True
         inside[LATEST_EVENT] = latest_event()
         problem = refusal_reason(inside, self.rule, any_host=self.any_host)
-        if ending.is_set() and not problem:
+        if problem:
+            await receive()
+            cure = cure_of(inside, problem)
+            log_refusal(inside, problem, cure, self._throttle)
+            await send({"type": "websocket.close"})
+        elif ending.is_set():
+            log_refusal(inside, DRAINING[1], "Connect again.", self._throttle)
             await _refuse_with(inside, receive, send, *DRAINING)
-            return
-        if not problem:
+        else:
             await self.inner(inside, receive, send)
-            return
-        await receive()
-        if self._throttle.note(problem):
-            origin = (headers(scope, b"origin") or [b""])[0].decode("latin-1")
-            count = self._throttle.counts[problem]
-            logger.info("refused a handshake: %s (origin %s; %d so far)", problem, origin, count)
-        await send({"type": "websocket.close"})
 
 
 def _hide_query(scope: Scope) -> Scope:
@@ -124,7 +129,7 @@ class Router:
     """Routes by Django paths; a handshake for a path without a route gets HTTP 403."""
 
     def __init__(self, routes: Sequence[Any]) -> None:
-        _note_paths(routes, "/")
+        self._paths = _note_paths(routes, "/")
         self._router = URLRouter([*routes, re_path(r"", self._refuse)])  # type: ignore[arg-type]
         self._throttle = LogThrottle()
 
@@ -136,23 +141,30 @@ class Router:
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         """HTTP 403, and a throttled line in the log: scanners try many paths."""
         await receive()
-        if self._throttle.note("path"):
-            count = self._throttle.counts["path"]
-            logger.info("no WebSocket route for %s (%d so far)", scope["path"], count)
+        reason = f"no WebSocket route for {scope['path']}"
+        cure = f"Routes: {', '.join(self._paths) or 'none'}."
+        log_refusal(scope, reason, cure, self._throttle, "path")
         await send({"type": "websocket.close"})
 
 
-def _note_paths(routes: Sequence[Any], prefix: str) -> None:
-    """Note each route's paths; raises ImproperlyConfigured for a pipeline that cannot be built."""
+def _note_paths(routes: Sequence[Any], prefix: str) -> list[str]:
+    """
+    Note each route's paths, and return all; raises ImproperlyConfigured for a pipeline that
+    cannot be built.
+    """
+    paths = []
     for entry in routes:
         where = prefix + str(entry.pattern)
         if isinstance(entry.callback, URLRouter):
-            _note_paths(entry.callback.routes, where)
+            paths += _note_paths(entry.callback.routes, where)
+        else:
+            paths.append(where)
         route = getattr(entry.callback, "route", None)
         if isinstance(route, Route):
             route.paths = [*dict.fromkeys([*route.paths, where])]
             if apps.ready:
                 route.pipeline  # noqa: B018 - built, or raises
+    return paths
 
 
 def websocket_application(routes: Sequence[Any] | None = None) -> ASGIApplication:

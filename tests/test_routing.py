@@ -10,11 +10,20 @@ from channels.routing import URLRouter
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import path
 
-from filtered_websocket import WebSocketMessageFilter, routing
+from filtered_websocket import (
+    Close,
+    Drop,
+    WebSocketConnectFilter,
+    WebSocketMessageFilter,
+    routing,
+)
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
+from filtered_websocket.hub.drain import ending
 from filtered_websocket.routing import websocket_application, with_websockets
 from filtered_websocket.testing import connect
+
+from .connections.test_connection import message_filter
 
 # Sessions and users are looked up.
 pytestmark = pytest.mark.django_db
@@ -77,7 +86,8 @@ async def test_unknown_paths_are_refused_with_one_line(caplog):
             assert not client.accepted
             await client.close()
     assert [record.getMessage() for record in caplog.records] == [
-        "no WebSocket route for /nosuch/\\nforged0 (1 so far)"
+        "refused a handshake: no WebSocket route for /nosuch/\\nforged0"
+        " (address unknown, origin none; 1 so far)"
     ]
 
 
@@ -92,7 +102,8 @@ async def test_handshakes_of_other_pages_are_refused_with_one_line(caplog, setti
             await client.close()
     [line] = [record.getMessage() for record in caplog.records]
     assert line.startswith(
-        "refused a handshake: the Origin header is malformed (origin http://e\\x1b[31mvil"
+        "refused a handshake: the Origin header is malformed"
+        " (address unknown, origin http://e\\x1b[31mvil"
     )
     assert len(line) < 350
 
@@ -249,3 +260,101 @@ def test_loops_are_not_kept_alive_by_hubs():
     for _ in range(5):
         asyncio.run(once())
     assert len(registry.hubs) <= before
+
+
+# What the log says of a refusal
+
+
+class Refusing(FilteredWebSocketConsumer):
+    """Refuses in a way that the path of the room names."""
+
+    groups = ("home",)
+
+    async def get_groups(self):
+        return [self.scope["url_route"]["kwargs"]["room"]]
+
+    @staticmethod
+    def may_join(connection, group):
+        return group == "open"
+
+
+def drop(web_socket_instance, handshake):
+    if handshake.path == "/rooms/drop/":
+        raise Drop
+    if handshake.path == "/rooms/close/":
+        raise Close(4321, "on demand")
+    if handshake.path == "/rooms/fail/":
+        raise KeyError("on demand")
+
+
+REFUSALS = [
+    ("/nosuch/", {}, "no WebSocket route for /nosuch/", "Routes: /, /rooms/<room>/."),
+    (
+        "/",
+        {"headers": {"origin": "http://evil.example"}},
+        "the origin is not allowed",
+        "To allow 'http://evil.example', add its host to ALLOWED_HOSTS",
+    ),
+    ("/rooms/drop/", {}, "tests.connections.test_connection.drop raised Drop", ""),
+    ("/rooms/close/", {}, "test_connection.drop raised Close(4321, 'on demand')", ""),
+    ("/rooms/fail/", {}, "a filter failed", "The error before this line is the cause."),
+    ("/rooms/staff/", {}, "may not join this group", ""),
+    ("/rooms/token:x/", {}, "names that begin with 'token:'", ""),
+    (
+        "/rooms/open/",
+        {"headers": {"authorization": "Token nobody's"}},
+        "unauthorized",
+        "is unknown, expired or revoked",
+    ),
+]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("debug", [True, False])
+@pytest.mark.parametrize(("where", "options", "reason", "cure"), REFUSALS)
+async def test_a_refusal_is_one_line_with_its_reason_and_with_debug_its_cure(
+    settings, caplog, debug, where, options, reason, cure
+):
+    settings.DEBUG = debug
+    refusing = Refusing.as_asgi(filters=[message_filter(drop, WebSocketConnectFilter)])
+    routes = [
+        path("", FilteredWebSocketConsumer.as_asgi(filters=[])),
+        path("rooms/<room>/", refusing),
+    ]
+    with caplog.at_level(logging.INFO, "filtered_websocket"):
+        client = await connect(websocket_application(routes), where, **options)
+        assert not client.accepted
+        await client.close()
+    lines = [record for record in caplog.records if record.getMessage().startswith("refused")]
+    [line] = lines
+    words = line.getMessage()
+    assert reason in words and line.levelname == ("WARNING" if debug else "INFO")
+    assert (cure in words) if debug else ("(address unknown, " in words)
+
+
+@pytest.mark.parametrize("debug", [True, False])
+async def test_a_consumer_without_our_routing_says_it_too(settings, caplog, debug):
+    settings.DEBUG = debug
+    settings.FILTERED_WEBSOCKET = {"MAX_CONNECTIONS": 1}
+    application = FilteredWebSocketConsumer.as_asgi(filters=[])
+    with caplog.at_level(logging.INFO, "filtered_websocket"):
+        async with connect(application):
+            for headers in ({"origin": "http://evil.example"}, {}):
+                client = await connect(application, headers=headers)
+                await client.close()
+    first, second = [
+        record.getMessage() for record in caplog.records if "refused" in record.getMessage()
+    ]
+    assert "the origin is not allowed" in first and "this server is full" in second
+    assert ("ALLOWED_HOSTS" in first) is ("['MAX_CONNECTIONS'] limits" in second) is debug
+
+
+async def test_a_handshake_while_the_process_ends_is_a_line_too(settings, caplog):
+    settings.DEBUG = True
+    ending.set()
+    try:
+        client = await connect(websocket_application())
+        await client.close()
+    finally:
+        ending.clear()
+    assert "refused the WebSocket /: the server ends. Connect again." in caplog.text

@@ -97,6 +97,16 @@ def find_blocker(frame: FrameType | None) -> str:
     return where
 
 
+def filter_of_error(error: BaseException) -> str:
+    """The filter that raised ``error``, empty if none did."""
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code in _CHAIN_RUNS:
+            return str(step.tb_frame.f_locals["path"])
+        step = step.tb_next
+    return ""
+
+
 def filter_of_task(task: "asyncio.Task[Any]") -> str:
     """The filter that ``task`` awaits, if it awaits one."""
     step: Any = task.get_coro()

@@ -1,5 +1,6 @@
 """Who is at the other end of a connection: identity, user, session, address."""
 
+import uuid
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,8 @@ class Client:
     """The half of a connection that says who connects."""
 
     def __init__(self, scope: Scope) -> None:
+        #: Unique among all processes.
+        self.id: str = str(uuid.uuid4())
         self.scope = scope
         #: The token it connected with, or used since.
         self.token: Any = None

@@ -1,7 +1,6 @@
 """The connection that filters get: one socket, its user, its groups, and how to send."""
 
 import asyncio
-import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -59,8 +58,6 @@ class Connection(Client):
     """
 
     def __init__(self, scope: Scope, view: View, transport: AsgiTransport, home: str) -> None:
-        #: Unique among all processes.
-        self.id: str = str(uuid.uuid4())
         super().__init__(scope)
         self.state: dict[str, Any] = {}
         #: How the connection ended, in the disconnect chain; RFC 6455 section 7.4.

@@ -5,6 +5,7 @@ from urllib.parse import unquote
 import pytest
 
 from filtered_websocket.connections.handshake import (
+    cure_of,
     is_host_allowed,
     is_plain_path,
     refusal_reason,
@@ -174,7 +175,9 @@ def test_the_origin_of_an_app_can_be_listed_and_is_that_app_alone(settings, orig
         (["app://site.example", "capacitor://localhost:1", "tauri://*.x"], None),
     ):
         settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": listed}
-        assert refused_for(origin) == (NONE if answer is None else answer)
+        assert refused_for(origin) == (
+            "the origin cannot be compared" if answer is None else answer
+        )
 
 
 def test_a_star_allows_every_origin_but_not_what_is_none(settings):
@@ -192,7 +195,7 @@ def test_an_empty_list_allows_no_page(settings):
 
 def test_a_list_with_a_mistake_allows_no_page(settings):
     settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": ["https://testserver", "testserver"]}
-    assert refused_for("https://testserver") == NONE
+    assert refused_for("https://testserver") == "the origin cannot be compared"
 
 
 @pytest.mark.parametrize(
@@ -257,7 +260,7 @@ def test_the_same_origin_is_the_host_that_is_connected_to_with_its_port(origin, 
 @pytest.mark.parametrize("host", ["[::1", "here.example:evil", "here.example:99999"])
 def test_a_host_that_is_none_is_the_same_as_no_origin(host):
     scope = handshake("http://here.example", host=host)
-    assert refusal_reason(scope, is_same_origin, any_host=True) == NONE
+    assert refusal_reason(scope, is_same_origin, any_host=True) == "the origin cannot be compared"
 
 
 @pytest.mark.parametrize(
@@ -391,3 +394,27 @@ def test_a_long_path_costs_no_more_than_its_length(letters):
     assert is_linear(check, lambda size: (letters * size)[:size], 65_536)
     with ends():
         check(letters * 524_288)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "asked", "cure"),
+    [
+        ({}, {"path": "/%61"}, "without encoded letters"),
+        ({}, {"host": "evil.example"}, "add the host of 'evil.example' to ALLOWED_HOSTS"),
+        ({}, {"origin": "nothing"}, "like https://example.com, or none"),
+        ({}, {"origin": "http://evil.example"}, "add its host to ALLOWED_HOSTS, or list"),
+        (
+            {"ALLOWED_ORIGINS": ["https://example.com"]},
+            {"origin": "app://x"},
+            "add 'app://x' to FILTERED_WEBSOCKET['ALLOWED_ORIGINS']",
+        ),
+        ({"ALLOWED_ORIGINS": ["x"]}, {"origin": "app://x"}, "run manage.py check"),
+        ({"ALLOW_NO_ORIGIN": False}, {}, "remove FILTERED_WEBSOCKET['ALLOW_NO_ORIGIN']"),
+    ],
+)
+def test_every_reason_has_a_cure(settings, chosen, asked, cure):
+    settings.FILTERED_WEBSOCKET = chosen
+    origin = [asked.pop("origin")] if "origin" in asked else []
+    scope = handshake(*origin, **asked)
+    reason = refusal_reason(scope, site_rule, any_host=False)
+    assert reason and cure in cure_of(scope, reason)
