@@ -14,8 +14,9 @@ import pytest
 from filtered_websocket.control import orders
 from filtered_websocket.disconnect import disconnect_session, disconnect_token, disconnect_user
 from filtered_websocket.hub.hub import get_hub
-from filtered_websocket.layer.envelope import CONTROL, Batch, Item, group_key, seal
+from filtered_websocket.layer.envelope import CONTROL, Batch, Item, group_key, seal, unseal
 from filtered_websocket.layer.probes import Probes
+from filtered_websocket.layer.publish_queue import new_item
 from filtered_websocket.testing import connect
 
 BATCH = Batch(
@@ -42,12 +43,36 @@ def test_a_group_has_the_name_that_it_always_had(group, key):
     assert group_key(group) == key
 
 
+#: ``BATCH``, as msgpack writes its envelope.
+BYTES = (
+    "85a17601a16fb030313233343536373839616263646566a167d9266677732e672e3337613865656331636531"
+    "393638376431333266653239303531646361363239a17307a16d939501a174a26331c402c3a9809502a162"
+    "a0c401ff81a17892a161a1629503a16aa26332c4077b2261223a317d80"
+)
+
+
 def test_an_envelope_has_the_bytes_that_it_always_had():
-    assert msgpack.packb(seal(BATCH)).hex() == (
-        "85a17601a16fb030313233343536373839616263646566a167d9266677732e672e3337613865656331636531"
-        "393638376431333266653239303531646361363239a17307a16d939501a174a26331c402c3a9809502a162"
-        "a0c401ff81a17892a161a1629503a16aa26332c4077b2261223a317d80"
-    )
+    assert msgpack.packb(seal(BATCH)).hex() == BYTES
+
+
+def test_what_an_old_process_sent_is_read():
+    assert unseal(msgpack.unpackb(bytes.fromhex(BYTES))) == BATCH
+
+
+@pytest.mark.parametrize(
+    ("message", "options", "item"),
+    [
+        ("é", {"sender": "c1", "exclude": ["c1", "c2"]}, ("t", "c1", "é".encode())),
+        (b"a", {"text": True}, ("t", "", b"a")),
+        (b"\xff", {"text": True}, ("b", "", b"\xff")),
+        ({"a": 1}, {}, ("j", "", b'{"a":1}')),
+    ],
+)
+def test_a_message_has_the_kind_and_the_key_of_the_excluded_that_it_always_had(
+    message, options, item
+):
+    meta = {"x": options["exclude"]} if "exclude" in options else {}
+    assert new_item(message, **options)[1:] == (*item, meta)
 
 
 class Layer:
