@@ -1,4 +1,4 @@
-"""How frames are sent: transports."""
+"""The transport for plain ASGI, and which transport a connection gets."""
 
 import asyncio
 
@@ -226,5 +226,5 @@ async def test_a_send_of_no_server_known_here_is_plain_asgi(caplog, monkeypatch)
     assert [record.getMessage() for record in caplog.records] == [
         f"WebSocket frames leave by plain ASGI: send is {name}, which is neither daphne's nor"
         " uvicorn's (websockets-sansio) in a form that this package supports"
-        for name in ("tests.transports.test_transports.Peer.send", "builtins.print")
+        for name in ("tests.transports.test_asgi.Peer.send", "builtins.print")
     ]
