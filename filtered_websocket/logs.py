@@ -47,7 +47,15 @@ class OneLine:
         return printable(str(self.value)[:MAX_LENGTH])[:MAX_LENGTH]
 
     def __repr__(self) -> str:
-        return printable(repr(self.value)[:MAX_LENGTH])[:MAX_LENGTH]
+        return printable(_repr(self.value)[:MAX_LENGTH])[:MAX_LENGTH]
+
+
+def _repr(value: Any) -> str:
+    text = repr(value)
+    if isinstance(value, BaseException) and "(" not in text:
+        # redis-py 8 leaves the message out: "network:ConnectionError".
+        return f"{type(value).__name__}({str(value)!r})"
+    return text
 
 
 def _one_line(value: Any) -> Any:

@@ -41,6 +41,19 @@ def test_client_input_adds_no_log_lines(logged):
     ]
 
 
+def test_an_exception_whose_repr_leaves_the_message_out_keeps_it(logged):
+    class Short(Exception):
+        """As those of redis-py 8."""
+
+        def __repr__(self):
+            return "network:Short"
+
+    logger, lines = logged
+    logger.error("lost: %r", Short(EVIL))
+    logger.error("lost: %r", Short())
+    assert lines == [f"lost: Short('{ESCAPED}')", "lost: Short('')"]
+
+
 def test_long_client_input_is_cut(logged):
     logger, lines = logged
     logger.error("%s%r", "x" * 100_000, ["\x1b" * 100_000])
@@ -81,7 +94,11 @@ def test_every_logger_of_the_package_escapes_what_it_logs():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and node.attr == "getLogger":
                 found.setdefault(path.name, []).append(ast.unparse(node))
-    assert found == {"logs.py": ["logging.getLogger"], "cli.py": ["logging.getLogger"] * 2}
+    assert found == {
+        "logs.py": ["logging.getLogger"],
+        "cli.py": ["logging.getLogger"] * 2,
+        "names.py": ["logging.getLogger"],
+    }
 
 
 def test_a_subject_is_logged_once_per_interval_and_counted_every_time(monkeypatch):

@@ -27,10 +27,11 @@ from ..conf import conf
 from ..exceptions import PublishError
 from ..threads.tasks import pause
 from .envelope import CONTROL, Item, Stamper, group_key, seal
+from .names import explain
 
 #: Errors after which another attempt may succeed; those of ``LASTING`` are excepted.
 PASSING = (OSError, redis.ConnectionError, redis.TimeoutError)
-LASTING = (redis.AuthenticationError, redis.exceptions.AuthorizationError)
+LASTING = (redis.AuthenticationError, redis.exceptions.AuthorizationError, PermissionError)
 #: Options of redis.asyncio for which the plain client has its own classes.
 OWN = ("retry", "connection_class", "parser_class", "encoder_class", "redis_connect_func")
 
@@ -113,7 +114,7 @@ class DirectSender:
         self.layer = layer
         # Never used on an event loop: for the names and the host that the layer would choose.
         self._shape = RedisPubSubLoopLayer(*layer._args, **layer._kwargs, channel_layer=layer)
-        self._hosts = {shard: _Host(shard.host) for shard in self._shape._shards}
+        self._hosts = {shard: _Host(shard.host, self._shape) for shard in self._shape._shards}
 
     def send(self, group: str, item: Item) -> None:
         """
@@ -132,7 +133,8 @@ class DirectSender:
 class _Host:
     """One Redis: one connection, one lock, one origin."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], layer: Any) -> None:
+        self._layer = layer
         # A connection of Sentinel's refers to its pool weakly.
         self._pool = _pool(options)
         self._connection = self._pool.make_connection()
@@ -177,6 +179,7 @@ class _Host:
                 self._connection.disconnect()
                 if not isinstance(error, (*PASSING, redis.RedisError)):
                     raise
+                error = explain(error, self._layer)
                 failures += 1
                 left = deadline - time.monotonic()
                 if not tries_again or left <= 0 or not _may_pass(error):
@@ -203,8 +206,8 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, PASSING) and not isinstance(error, LASTING)
 
 
-def _publish_error(cause: BaseException, may_have_arrived: bool) -> PublishError:
-    if isinstance(cause, redis.ResponseError):
+def _publish_error(cause: Exception, may_have_arrived: bool) -> PublishError:
+    if isinstance(cause, redis.ResponseError | PermissionError):
         return PublishError(f"Redis refused the message: {cause}")
     ending = "it may have arrived all the same" if may_have_arrived else "it was not sent"
     # redis-py 8 leaves the words out of an error's repr().

@@ -16,7 +16,7 @@ from ..threads.tasks import Tasks, end_tasks, pause
 from ..types import ChannelLayer
 from .envelope import VERSION, Batch, seal, unseal
 from .health import LOST, LayerHealth
-from .old_name import asks_for_old_name, warn_of_old_name
+from .names import asks_for_old_name, explain, stop_watching, warn_of_old_name, watch
 from .probes import PROBE, Probes
 from .subscriptions import Subscriptions
 
@@ -89,7 +89,10 @@ class LayerLink:
         self._throttle = LogThrottle()
         self._listens = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._health = LayerHealth(self._probe, self._rejoin_groups, on_lost, on_back, self._start)
+        self._on_lost = on_lost
+        self._health = LayerHealth(
+            self._probe, self._rejoin_groups, self._report_lost, on_back, self._start
+        )
         self._probes = Probes(layer, self._health.note_lost)
         self._subscriptions = Subscriptions(
             layer, on_joined_late, self._health.note_lost, self._probes.watch_connections
@@ -105,6 +108,7 @@ class LayerLink:
     def start(self) -> None:
         """Receive until :meth:`stop`."""
         self._listens = True
+        watch(self._health)
         for key in self._probes.keys:
             self.want(key)
         self._start(self._listen, "fws-listen")
@@ -135,7 +139,7 @@ class LayerLink:
                 await self._layer.group_send(batch.key, seal(batch))
         except LOST as error:
             self._health.note_lost(error)
-            raise
+            raise explain(error, self._layer) from error.__cause__
 
     async def wait_available(self, deadline: float) -> bool:
         """
@@ -164,6 +168,8 @@ class LayerLink:
     async def _stop(self) -> None:
         # The layer would keep our group memberships: the subscribing task removes them,
         # for at most the time of one call.
+        if self._listens:
+            stop_watching(self._health)
         self._listens = False
         self._subscriptions.unsubscribe_all()
         is_clean = not self._health.is_lost
@@ -178,6 +184,9 @@ class LayerLink:
         self._subscriptions.close(is_clean)
 
     # Receiving and probing
+
+    def _report_lost(self, error: Exception) -> None:
+        self._on_lost(explain(error, self._layer))
 
     def _start(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         task = self._supervisor.start(run, name)

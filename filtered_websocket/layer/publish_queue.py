@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from ..codecs.frames import pack
-from ..conf import conf
+from ..conf import conf, describe
 from ..exceptions import PublishError
 from ..threads.tasks import Tasks, end_tasks
 from .envelope import CONTROL, EXCLUDE, Batch, Item, Stamper, group_key
@@ -216,7 +216,7 @@ class PublishQueue:
         except BaseException as cause:
             error = PublishError(
                 f"the channel layer did not confirm {len(entries)} messages to"
-                f" {_name(group)}: {cause!r}"
+                f" {_name(group)}: {describe(cause)}"
             )
             error.__cause__ = cause
             self._fail(group, entries, error)

@@ -14,6 +14,7 @@ from channels.layers import get_channel_layer
 from ..conf import conf
 from ..logs import LogThrottle, get_logger
 from ..types import ChannelLayer
+from .names import explain
 from .probes import Probes
 
 logger = get_logger(__name__)
@@ -59,6 +60,6 @@ async def _ask(layer: ChannelLayer) -> bool:
     except Exception as error:
         answer = False
         if _throttle.note("lost"):
-            logger.warning("cannot reach the channel layer (Redis): %r", error)
+            logger.warning("cannot reach the channel layer (Redis): %r", explain(error, layer))
     _last = layer, time.monotonic(), answer
     return answer

@@ -156,12 +156,25 @@ class StorageObject(BaseStorageObject):
                         yield event
             except LOST as error:
                 if not failures:
-                    logger.warning("Redis pub/sub: lost the connection (%r); trying again", error)
+                    reason = self._explain(error)
+                    logger.warning("Redis pub/sub: lost the connection (%r); trying again", reason)
                 failures += 1
                 longest = min(MAX_PAUSE, 0.05 * 2.0 ** min(failures, 10))
                 await asyncio.sleep(random.uniform(0.02, longest))
             finally:
                 await pubsub.aclose()  # type: ignore[no-untyped-call]
+
+    def _explain(self, error: Exception) -> Exception:
+        """``error``; for a right that the user of Redis lacks, one that names what is needed."""
+        if not isinstance(error, redis.exceptions.NoPermissionError):
+            return error
+        channels, patterns = self._names()
+        needed = [f"&{name}" for name in (*channels, *patterns)]
+        needed += ["+subscribe", "+unsubscribe"] if channels else []
+        needed += ["+psubscribe", "+punsubscribe"] if patterns else []
+        return PermissionError(
+            f"Redis refuses it ({error}): its user needs {' '.join([*needed, '+ping'])}"
+        )
 
     def _names(self) -> tuple[list[str], list[str]]:
         """Channels and patterns: none for an empty list, the default for None."""

@@ -160,13 +160,23 @@ def test_a_control_event_does_not_wait_for_a_redis_that_is_known_to_be_away(fake
     assert len(fake.published) == 2
 
 
-@pytest.mark.parametrize("answer", [b"-NOPERM no\r\n", b"-OOM no memory\r\n"])
+@pytest.mark.parametrize("answer", [b"-NOPERM no\r\n", b"-ERR no\r\n"])
 def test_what_redis_refuses_is_told_at_once(fake, answer):
     sender = DirectSender(layer_of(fake))
     fake.answer = lambda command: answer
-    with pytest.raises(PublishError, match=r"Redis refused the message: .*no"):
+    with pytest.raises(PublishError, match=r"Redis refused the message: .*\bno\b"):
         sender.send("news", ITEM)
     assert len(fake.published) == 1
+
+
+def test_a_missing_right_is_named(fake, settings):
+    settings.FILTERED_WEBSOCKET = {"NAMESPACE": "site"}
+    sender = DirectSender(layer_of(fake, prefix="live"))
+    fake.answer = lambda command: b"-NOPERM No permissions to access a channel\r\n"
+    with pytest.raises(PublishError) as told:
+        sender.send("news", ITEM)
+    rights = "&live__group__site.* &livespecific.* +subscribe +unsubscribe +publish"
+    assert f"(No permissions to access a channel): its user needs {rights}" in str(told.value)
 
 
 def test_a_wrong_password_is_told_at_once(fake, monkeypatch):

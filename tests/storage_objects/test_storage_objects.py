@@ -248,6 +248,35 @@ async def test_redis_pubsub_comes_back_by_itself_and_says_so_once(how, monkeypat
     assert sum("Redis pub/sub: connected again" in line for line in words) == 1
 
 
+@pytest.mark.parametrize(
+    ("channels", "needed"),
+    [
+        (None, "&global +subscribe +unsubscribe +ping"),
+        (["a", "b.*"], "&a &b.* +subscribe +unsubscribe +psubscribe +punsubscribe +ping"),
+        (["b.*"], "&b.* +psubscribe +punsubscribe +ping"),
+    ],
+)
+async def test_a_missing_right_is_named_and_used_once_it_is_granted(
+    valkey, caplog, channels, needed
+):
+    user = uuid.uuid4().hex
+    client = valkey.client()
+    client.execute_command("ACL", "SETUSER", user, "on", "nopass", "resetchannels", "-@all")
+    url = f"redis://{user}:any@127.0.0.1:{valkey.port}/0"
+    storage = make("redis", valkey, redis_url=url, redis_channels=channels)
+    events = storage.listen()
+    waiting = asyncio.ensure_future(anext(events))
+    await until(lambda: "lost the connection" in caplog.text)
+    [record] = caplog.records
+    assert re.search(f"its user needs {re.escape(needed)}['\"]", record.getMessage())
+    client.execute_command("ACL", "SETUSER", user, *needed.split())
+    channel = (channels or ["global"])[0].replace("*", "x")
+    await until(lambda: client.publish(channel, "granted") and waiting.done())
+    assert (await waiting)["data"] == "granted"
+    await events.aclose()
+    await storage.aclose()
+
+
 async def test_an_idle_subscription_stays(valkey, monkeypatch, caplog):
     looks, note = [], redis_module._Watch.note
 
