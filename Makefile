@@ -29,6 +29,7 @@ check: $(VENV)/test.stamp
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -W error manage.py check --fail-level WARNING
 	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python -m pytest -q tests/test_clocks.py tests/test_house.py
 
 # Every Python of this machine with every Django it can install.
 test-matrix:
@@ -51,9 +52,12 @@ fuzz: $(VENV)/test.stamp
 	$(PIP) "atheris>=3"
 	$(BIN)/python -m tests.fuzz.run $(FUZZ_SECONDS)
 
-# What "make test" does with few clients and short stops, at full size: a quarter of an hour.
+# What "make test" does with few clients and short stops, at full size, and each promised
+# number of seconds, of which "make test" waits for five times as many: twenty minutes, on a
+# machine without other work.
 stress: $(VENV)/test.stamp
 	FWS_STRESS=full $(BIN)/python -m pytest -s tests/stress
+	FWS_STRESS=full $(BIN)/python -m pytest -s -m promise tests/e2e
 	FWS_FAULT_CLIENTS=500 FWS_FAULT_STOP=20 $(BIN)/python -m pytest -s -o timeout=900 tests/e2e/faults
 
 $(VENV)/python.stamp:

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from .fws import OURS, Fws
 from .processes import ROOT, Daphne
-from .test_server import OURS, Fws
 
 CASES = 247
 

@@ -4,10 +4,10 @@ import re
 
 import pytest
 from playwright.async_api import expect
-from websockets.asyncio.client import connect
 
 from ..waiting import limited
 from .processes import Daphne
+from .sockets import connect
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -33,7 +33,7 @@ class Window:
         return self
 
     async def is_connected(self):
-        await expect(self.page.locator('body[data-state="open"]')).to_have_count(1, timeout=30_000)
+        await expect(self.page.locator('body[data-state="open"]')).to_have_count(1, timeout=60_000)
 
     async def say(self, text):
         await self.page.fill("#text", text)
@@ -192,7 +192,7 @@ async def test_the_page_comes_back_by_itself(windows, database):
         window = await windows[0].open(first.http(), "ann")
     finally:
         first.stop()
-    await expect(window.page.locator('body[data-state="waiting"]')).to_have_count(1, timeout=20_000)
+    await expect(window.page.locator('body[data-state="waiting"]')).to_have_count(1, timeout=60_000)
     again = Daphne(env=database, port=first.port)
     try:
         await window.is_connected()

@@ -2,16 +2,15 @@
 
 import asyncio
 import contextlib
-import time
 import uuid
 from urllib.parse import quote
 
 import pytest
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from ..waiting import limited, until
+from ..waiting import MEASURED, Watch, limited, measure, until
 from .processes import Daphne
+from .sockets import connect
 from .test_serving import hears
 
 SITE = {"DJANGO_SETTINGS_MODULE": "tests.e2e.site_settings"}
@@ -105,16 +104,19 @@ async def test_the_disconnect_chain_runs_when_the_client_vanishes(site):
     assert site.output.count("GOODBYE") == 1
 
 
+@pytest.mark.promise
 async def test_100_clients_whose_messages_raise_do_not_disturb_a_good_one(site):
     async with contextlib.AsyncExitStack() as stack:
         # They keep what they are sent and do not read.
         openings = [connect(site.ws(), max_queue=None) for _ in range(102)]
         ann, bob, *bad = [await stack.enter_async_context(opening) for opening in openings]
-        ended = asyncio.Event()
+        ended, errors = asyncio.Event(), 0
 
         async def misbehave(socket):
+            nonlocal errors
             while not ended.is_set():
                 await socket.send("raise")
+                errors += 1
                 # Its turn is over when the pong is back.
                 await (await socket.ping())
 
@@ -122,18 +124,17 @@ async def test_100_clients_whose_messages_raise_do_not_disturb_a_good_one(site):
             for socket in bad:
                 group.create_task(misbehave(socket))
             waits = []
-            for n in range(200):
-                begin = time.monotonic()
+            for n in range(200 if MEASURED else 40):
+                watch = Watch()
                 await ann.send(str(n))
                 assert await hears(bob, 1) == [str(n)]
-                waits.append(time.monotonic() - begin)
+                waits.append(watch.seconds)
             ended.set()
-        # p99, on a machine with other work.
-        assert sorted(waits)[-2] < 1.0
+        measure("a message beside 100 clients whose messages raise, p99", sorted(waits)[-2], 0.2)
         assert all(socket.close_code is None for socket in bad)
     raised = site.output.count("Misbehave raised KeyError on connection")
     # A line in ten seconds, with how many there were.
-    assert 1 <= raised <= 3
+    assert 1 <= raised <= errors / 50
 
 
 async def test_a_filter_that_blocks_the_loop_is_named(site):

@@ -7,13 +7,13 @@ import re
 import msgpack
 import pytest
 from channels_redis.serializers import MsgPackSerializer
-from websockets.asyncio.client import connect
 
 from filtered_websocket.layer.envelope import CONTROL, Batch, group_key, new_origin, seal
 from filtered_websocket.layer.publish_queue import new_item
 
 from ..waiting import until
 from .processes import Daphne
+from .sockets import connect
 from .test_serving import hears, hears_nothing_before
 
 SITE = {"DJANGO_SETTINGS_MODULE": "tests.e2e.forgery_settings"}

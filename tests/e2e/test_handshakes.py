@@ -7,10 +7,10 @@ import pytest
 
 from ..connections.test_handshake import OF_APPS
 from ..waiting import LIMIT
+from .fws import OURS, Fws
 from .processes import Daphne
 from .test_lanes import SERVERS, running
 from .test_limits import with_settings
-from .test_server import OURS, Fws
 
 GOOD = {
     "Host": "localhost",

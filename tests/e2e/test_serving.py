@@ -8,10 +8,10 @@ import struct
 import uuid
 
 import pytest
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ..waiting import limited
+from .sockets import connect
 
 CLIENTS = 500
 
@@ -20,8 +20,8 @@ def room():
     return f"/rooms/{uuid.uuid4().hex}/"
 
 
-async def hears(socket, count, timeout=30):
-    async with asyncio.timeout(timeout):
+async def hears(socket, count):
+    async with limited():
         return [await socket.recv() for _ in range(count)]
 
 
@@ -81,10 +81,7 @@ async def test_all_members_of_both_processes_see_one_order(two_servers):
 async def test_500_clients_that_join_at_the_same_moment_hear_each_message_once(two_servers):
     path = room()
     sockets = await asyncio.gather(
-        *(
-            connect(two_servers[n % 2].ws(path), open_timeout=60).__aenter__()
-            for n in range(CLIENTS)
-        )
+        *(connect(two_servers[n % 2].ws(path)).__aenter__() for n in range(CLIENTS))
     )
     try:
         await sockets[0].send("ONE")

@@ -9,11 +9,11 @@ import sys
 import urllib.request
 
 import pytest
-from websockets.asyncio.client import connect
 
 from ..snippets import ROOT, named
 from ..waiting import LIMIT, limited
 from .processes import Daphne, Process, free_port
+from .sockets import connect
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import urllib.parse
 import urllib.request
 import uuid
 
-from websockets.asyncio.client import connect
+from ..waiting import LIMIT
+from .sockets import connect
 
 
 class Visitor:
@@ -21,7 +22,7 @@ class Visitor:
     def _open(self, path, data=None):
         headers = {"Referer": self.server.http("/")}
         with self._opener.open(
-            urllib.request.Request(self.server.http(path), data, headers), timeout=20
+            urllib.request.Request(self.server.http(path), data, headers), timeout=LIMIT
         ) as answer:
             return answer.read().decode()
 

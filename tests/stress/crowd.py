@@ -15,6 +15,8 @@ from benchmarks.clients import SO_TIMESTAMPNS
 from benchmarks.load import received_at
 from benchmarks.wire import CLOSE, MASK, PING, PONG, TEXT, Wire, WireError, build_frame, take_frames
 
+from ..waiting import Watch
+
 BUFFER = 1 << 18
 SPACE = socket.CMSG_SPACE(16)
 DIGITS = 8
@@ -175,7 +177,7 @@ class Crowd:
 
     def _fate(self, member):
         member.socket.setblocking(True)
-        member.socket.settimeout(1.0)
+        member.socket.settimeout(STALL)
         while member.closed is None:
             try:
                 member.read()
@@ -208,15 +210,16 @@ class Crowd:
             sent = time.time_ns()
             sender.send(numbered(number, size))
             missing = len(hearers)
-            last = time.monotonic()
+            watch = Watch(STALL)
             while missing:
                 receipts = self.listen(1.0)
                 for heard, at in receipts:
                     assert heard == number, f"heard {heard}, not {number}"
                     latencies.append((at - sent) / 1e9)
                 missing -= len(receipts)
-                last = time.monotonic() if receipts else last
-                assert time.monotonic() - last < STALL, f"{missing} did not hear {number}"
+                if receipts:
+                    watch.restart()
+                assert not watch.is_over, f"{missing} did not hear {number}"
         assert all(member.heard == first + count for member in hearers)
         return latencies
 

@@ -21,6 +21,7 @@ from contextlib import suppress
 from benchmarks.wire import CLOSE, MASK, PING, PONG, TEXT, build_frame, take_frames
 
 from ..reconnect import delay_after
+from ..waiting import Watch
 
 ABNORMAL = 1006
 
@@ -75,9 +76,9 @@ class Storm:
         self.step_until(lambda: self.open == len(self.clients), 300)
 
     def step_until(self, condition, limit):
-        deadline = time.monotonic() + limit
+        watch = Watch(limit)
         while not condition():
-            assert time.monotonic() < deadline, f"{self.open} are open; {dict(self.ends)}"
+            assert not watch.is_over, f"{self.open} are open; {dict(self.ends)}"
             self.step(0.1)
 
     def step(self, timeout):

