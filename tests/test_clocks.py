@@ -23,6 +23,7 @@ CLOCKS |= {"p99", "percentile"}
 #: Calls that give up after so many seconds: the place of the seconds among the arguments.
 WAITS = {
     "get": None,
+    "get_message": None,
     "join": 0,
     "result": 0,
     "run": None,
@@ -139,7 +140,12 @@ def comparisons(tree):
 
 
 def short_waits(tree):
-    """Each wait that gives up sooner than ``LEAST`` seconds, by a number that is written there."""
+    """Each wait that gives up sooner than ``LEAST`` seconds, by a number or its name."""
+    numbers = {
+        name_of(node.targets[0]): node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    }
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or name_of(node.func) not in WAITS:
             continue
@@ -148,7 +154,7 @@ def short_waits(tree):
         if place is not None:
             given += node.args[place : place + 1]
         for value in given:
-            seconds = getattr(value, "value", None)
+            seconds = getattr(numbers.get(name_of(value), value), "value", None)
             if isinstance(seconds, int | float) and 0 < seconds < LEAST:
                 yield node
 
@@ -182,6 +188,7 @@ def test_no_test_fails_because_a_machine_is_busy(path):
         "watch = Watch()\nassert watch.seconds < 3",
         "async def test():\n async with asyncio.timeout(5):\n  pass",
         "process.wait(10)",
+        "BOUND = 2\nprocess.wait(BOUND)",
         "asyncio.wait([task], timeout=0.1)",
     ],
 )

@@ -12,6 +12,8 @@ from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.hub.registry import active_hub
 from filtered_websocket.testing import connect
 
+from .waiting import until
+
 pytestmark = pytest.mark.urls("filtered_websocket.urls")
 
 
@@ -71,9 +73,7 @@ async def test_a_process_is_not_ready_while_a_task_of_it_fails(ask):
     async with connect([]):
         hub = get_hub()
         task = hub.tasks.start(fail, "fws-test")
-        async with asyncio.timeout(10):
-            while not hub.counts["task_failed"]:  # noqa: ASYNC110
-                await asyncio.sleep(0)
+        await until(lambda: hub.counts["task_failed"], 0)
         assert await ask("ready") == (503, "task_failed")
         task.cancel()
         await asyncio.wait([task])

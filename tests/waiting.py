@@ -62,6 +62,14 @@ def wait_until(condition, limit=LIMIT):
     return condition()
 
 
+@contextlib.contextmanager
+def not_before(seconds):
+    """``with``: what must take so many seconds at least, as no machine is too fast for that."""
+    watch = Watch()
+    yield
+    assert watch.seconds >= seconds, f"after {watch.seconds:.2f} s, which is before {seconds} s"
+
+
 @contextlib.asynccontextmanager
 async def within(promise, *, least=0.0):
     """
@@ -70,13 +78,10 @@ async def within(promise, *, least=0.0):
     The test that uses it has the mark ``promise``, by which ``make stress`` finds it.
     """
     watch = Watch()
-    async with asyncio.timeout(max(PROMISE_FACTOR * promise, LEAST)):
-        yield
-    seconds = watch.seconds
-    assert seconds >= least, f"after {seconds:.2f} s, which is before {least} s"
-    if MEASURED:
-        print(f"\n  promised within {promise:g} s: {seconds:.2f} s", end=" ")
-        assert seconds < promise, f"after {seconds:.2f} s, promised within {promise} s"
+    with not_before(least):
+        async with asyncio.timeout(max(PROMISE_FACTOR * promise, LEAST)):
+            yield
+    measure("promised", watch.seconds, promise)
 
 
 def measure(what, seconds, promise):

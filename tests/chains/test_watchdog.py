@@ -164,7 +164,7 @@ async def test_a_watchdog_goes_on_when_it_cannot_read_the_stack(told, monkeypatc
     monkeypatch.setattr(watchdog, "find_blocker", fail)
 
     def block(web_socket_instance, data):
-        assert told.came.wait(10)
+        assert told.came.wait(LIMIT)
         told.came.clear()
 
     async with connect([message_filter(block)]) as ann:

@@ -9,16 +9,15 @@ import os
 import random
 
 import pytest
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from ..waiting import LEAST, limited
 from .processes import Daphne
+from .sockets import connect
 from .test_auth import SITE, who
 from .visitors import Case
 
 TIMES = 400 if os.environ.get("FWS_STRESS") == "full" else 3
-#: The end is promised within 2 seconds; RECHECK is an hour.
-LIMIT = 10
 #: How much earlier or later than the handshake it ends, seconds at most.
 SPREAD = 0.03
 
@@ -85,7 +84,8 @@ async def is_open_afterwards(opening, ending, case):
     try:
         if (await who(socket))[0] == "AnonymousUser":
             return False
-        async with asyncio.timeout(LIMIT):
+        # The end is promised within 2 seconds; RECHECK is an hour.
+        async with limited(LEAST):
             await socket.recv()
     except ConnectionClosed:
         return False

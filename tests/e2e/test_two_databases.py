@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from websockets.asyncio.client import connect
 
 from .processes import Daphne
+from .sockets import connect
 from .test_serving import hears
 
 

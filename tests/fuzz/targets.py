@@ -28,7 +28,8 @@ from filtered_websocket.layer.envelope import (
 from filtered_websocket.publish import apublish
 from filtered_websocket.testing import Client
 
-TIME_LIMIT = 10
+from ..waiting import LIMIT
+
 #: Deeper than this, whose stack is short decides.
 DEEP = 100
 
@@ -71,7 +72,7 @@ class Bench:
         self.count = 0
 
     def run(self, coroutine):
-        return self.runner.run(asyncio.wait_for(coroutine, TIME_LIMIT))
+        return self.runner.run(asyncio.wait_for(coroutine, LIMIT))
 
     async def client(self, codec):
         client = self.clients.get(codec)

@@ -24,7 +24,7 @@ from filtered_websocket.testing import connect
 from filtered_websocket.types import Identity
 
 from ..handshaking import shake_hands
-from ..waiting import until
+from ..waiting import limited, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -293,14 +293,12 @@ async def test_while_the_layer_is_lost_no_confirmation_is_sent(app, token, monke
         hub.layer_is_lost = True
         client = await by_token(app, token[1])
         timer = hub.grants._confirm_timer
-        async with asyncio.timeout(5):
+        async with limited():
             while hub.grants._confirm_timer is timer:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         assert sent == [] and hub.grants._unconfirmed
         hub.layer_is_lost = False
-        async with asyncio.timeout(5):
-            while not sent:  # noqa: ASYNC110
-                await asyncio.sleep(0)
+        await until(lambda: sent, 0)
         confirmation = sent[0]
         assert confirmation["is"] == "count" and confirmation["tokens"] == {}
         hub.grants.receive(control_batch(confirmation))

@@ -31,6 +31,7 @@ from filtered_websocket.layer.publish_queue import new_item
 from filtered_websocket.models import Ticket, Token
 
 from ..handshaking import shake_hands
+from ..waiting import limited
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ours")]
 User = get_user_model()
@@ -94,7 +95,7 @@ def get_layer():
 
 async def no_recheck_runs():
     """Wait for re-checks in progress: they must not find what happens later."""
-    async with asyncio.timeout(5):
+    async with limited():
         while running or get_hub().grants._rechecks._pending:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
@@ -265,7 +266,7 @@ async def test_a_later_connection_of_a_process_ends_with_its_access(app, reach, 
     _, key = await sync_to_async(Token.objects.create_key)(name="other")
     other = await shake_hands(app, headers=[("authorization", f"Token {key}".encode())])
     hub = get_hub()
-    async with asyncio.timeout(5):
+    async with limited():
         while hub.grants._unconfirmed is not None:  # noqa: ASYNC110
             await asyncio.sleep(0)
     ended = [

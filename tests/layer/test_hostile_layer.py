@@ -1,6 +1,5 @@
 """Whatever a stranger publishes on the layer: the next good message and control event arrive."""
 
-import asyncio
 import json
 
 import msgpack
@@ -16,6 +15,7 @@ from filtered_websocket.layer.publish_queue import new_item
 from filtered_websocket.publish import apublish
 from filtered_websocket.testing import connect
 
+from ..waiting import until
 from .test_link import Layer
 
 scalars = (
@@ -95,9 +95,7 @@ async def a_control_event_arrives(hub, layer):
     answers.clear()
     event = json.dumps({"is": "count", "nonce": "asked", "tokens": {"1": 1}})
     await layer.group_send(group_key(CONTROL), control_envelope(event))
-    async with asyncio.timeout(10):
-        while not answers:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+    await until(lambda: answers, 0)
     assert answers == [{"1": 1}]
 
 

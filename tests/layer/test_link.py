@@ -406,7 +406,7 @@ async def test_a_task_of_a_link_that_fails_is_started_again(monkeypatch, caplog)
             setattr(owner, name, fail)
 
         async def failed(count):
-            async with asyncio.timeout(10):
+            async with limited():
                 while len(names) < count:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
 
@@ -436,7 +436,7 @@ async def test_an_outage_ends_although_its_callback_raises():
     hub.link._health._on_back = lambda seconds: 1 / 0
     hub.link._health.note_lost(OSError())
     assert await hub.link.wait_available(time.monotonic() + 10)
-    async with asyncio.timeout(10):
+    async with limited():
         while hub.link._tasks:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     assert hub.counts["task_failed"] == 1

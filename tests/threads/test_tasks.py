@@ -10,6 +10,8 @@ import pytest
 from filtered_websocket.threads import tasks as module
 from filtered_websocket.threads.tasks import Tasks, end_tasks, pause
 
+from ..waiting import limited
+
 
 @pytest.fixture
 def tasks(monkeypatch):
@@ -42,7 +44,7 @@ async def test_a_task_that_fails_is_started_again_counted_and_logged_once(tasks,
     errors = [ValueError("one"), SystemExit(3), asyncio.CancelledError(), ValueError("four")]
     run, runs = failing(*errors)
     task = tasks.start(run, "fws-test")
-    async with asyncio.timeout(10):
+    async with limited():
         await runs.wait()
     assert tasks._counts["task_failed"] == 4 and tasks.failing
     [record] = caplog.records
@@ -56,7 +58,7 @@ async def test_a_task_that_has_run_for_long_is_failing_no_more(tasks, monkeypatc
     monkeypatch.setattr(module, "STABLE_AFTER", 0.0)
     run, runs = failing(ValueError(), ValueError())
     task = tasks.start(run, "fws-test")
-    async with asyncio.timeout(10):
+    async with limited():
         await runs.wait()
         while tasks.failing:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
@@ -132,6 +134,6 @@ async def test_a_task_that_lost_a_cancellation_is_cancelled_again(monkeypatch):
 
     task = asyncio.ensure_future(loses_two())
     await asyncio.sleep(0)
-    async with asyncio.timeout(60):
+    async with limited():
         await end_tasks([task])
     assert task.cancelled() and lost == 2
