@@ -15,10 +15,10 @@ from urllib.parse import urlencode
 
 import django.contrib.admin
 import pytest
-from websockets.asyncio.client import connect
 
 from ..snippets import PAGES, named
 from .processes import ROOT, Daphne, Process, free_port
+from .sockets import connect
 from .test_serving import hears
 
 PASSWORD = "a password for tests"

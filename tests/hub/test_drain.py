@@ -15,7 +15,7 @@ from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.testing import Refused, connect
 
 from ..connections.test_connection import message_filter
-from ..waiting import run_in_fake_time
+from ..waiting import limited, run_in_fake_time
 
 
 @pytest.fixture(autouse=True)
@@ -200,13 +200,13 @@ async def test_a_handler_of_the_event_loop_gets_the_signal_after_the_drain(heard
             assert await ann.closed() == 4200
             assert got == []
         await get_hub_task()
-        async with asyncio.timeout(60):
+        async with limited():
             await passed.wait()
         assert got == [(signal.SIGTERM, None)]
         # The hub has ended: the loop's handlers are back.
         passed.clear()
         os.kill(os.getpid(), signal.SIGINT)
-        async with asyncio.timeout(60):
+        async with limited():
             await passed.wait()
         assert got[1:] == [(signal.SIGINT, None)]
     finally:
