@@ -29,8 +29,9 @@ from .codecs.frames import text_event
 from .conf import conf
 from .connections.connection import Connection
 from .connections.ending import DISCONNECT_TIMEOUT, run_disconnect_chains, wait_until_done
-from .connections.handshake import Handshake, check_once, event_before, log_refused, refuse
+from .connections.handshake import Handshake, check_once, event_before
 from .connections.reading import Reader
+from .connections.refusals import log_refused, refuse
 from .exceptions import Close, Drop
 from .hub.hub import Hub, get_hub
 from .pipelines.entries import Entry

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from channels.routing import URLRouter
-from channels.sessions import SessionMiddlewareStack
+from channels.sessions import SessionMiddleware
 from django.apps import apps
 from django.urls import path, re_path
 
@@ -23,15 +23,9 @@ from .auth.authenticators import AUTH_TIMEOUT, load_authenticators, session_user
 from .auth.credentials import clean_query
 from .close_codes import FILTER_ERROR
 from .conf import conf
-from .connections.handshake import (
-    CHECKED,
-    LATEST_EVENT,
-    cure_of,
-    log_refusal,
-    refusal_reason,
-    refuse,
-)
+from .connections.handshake import CHECKED, LATEST_EVENT, CookieMiddleware, refusal_reason
 from .connections.origins import OriginRule, is_same_origin, one_of_origins, site_rule
+from .connections.refusals import cure_of, log_refusal, refuse
 from .consumers import FilteredWebSocketConsumer
 from .hub.drain import DRAINING, ending
 from .hub.grants import latest_event
@@ -179,7 +173,7 @@ def websocket_application(routes: Sequence[Any] | None = None) -> ASGIApplicatio
     if apps.is_installed("django.contrib.sessions"):
         if apps.is_installed("django.contrib.auth"):
             application = SessionUserMiddleware(application)
-        application = SessionMiddlewareStack(application)
+        application = CookieMiddleware(SessionMiddleware(application))
     return HandshakeCheck(application)
 
 

@@ -1,7 +1,7 @@
 """The connection that filters get: one socket, its user, its groups, and how to send."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from asgiref.sync import markcoroutinefunction
@@ -261,6 +261,29 @@ class Connection(Client):
         """
         check_close(code, reason)
         self._view.call(self.transport.close, code, reason)
+
+
+class Users(Mapping[str, Connection]):
+    """id -> connection, read-only. Iterating copies the keys first: safe from any thread."""
+
+    def __init__(self, connections: dict[str, Connection]) -> None:
+        self._connections = connections
+
+    def __getitem__(self, key: str) -> Connection:
+        return self._connections[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._connections))
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    # The inherited views look up every key again, which may have been removed meanwhile.
+    def items(self) -> Any:
+        return tuple(self._connections.items())
+
+    def values(self) -> Any:
+        return tuple(self._connections.values())
 
 
 def excluded_ids(exclude: Exclude) -> list[str]:

@@ -1,28 +1,22 @@
 """
-Checks of a handshake that come before authentication (its origin, its host, its path), and
-its refusal: HTTP 403, or accept and a close frame.
-
-The origin and the host are those that ``origins`` allows.
+The request for a connection, which is read as Django reads an HTTP request; and the checks
+of its origin, host and path, which come before authentication.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Iterable
 from functools import cached_property
+from io import BytesIO
 from urllib.parse import unquote
 
 from django.conf import settings
-from django.http.request import split_domain_port, validate_host
+from django.core.exceptions import DisallowedHost
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest
 
-from ..auth.addresses import address_of
 from ..auth.credentials import SUBPROTOCOL
-from ..close_codes import FILTER_ERROR, OVER_CAPACITY, TOO_MANY, UNAUTHORIZED
 from ..conf import conf
-from ..logs import LogThrottle, get_logger
-from ..types import Scope, Send
-from .client import Client
-from .origins import OriginRule, allowed_hosts, headers, parse_origin, site_rule
-
-logger = get_logger(__name__)
+from ..types import ASGIApplication, Receive, Scope, Send
+from .origins import OriginRule, headers, parse_origin, site_rule
 
 #: The key of the scope that says that its handshake was already checked.
 CHECKED = "filtered_websocket.checked"
@@ -37,22 +31,6 @@ BAD_ORIGIN = "the Origin header is malformed"
 NO_ORIGIN = "no Origin header, and ALLOW_NO_ORIGIN is False"
 NOT_ALLOWED = "the origin is not allowed"
 NO_RULE = "the origin cannot be compared"
-CURES = {
-    ODD_PATH: "Connect without encoded letters, '//' and '..' in the path.",
-    BAD_ORIGIN: "Send one, like https://example.com, or none.",
-    NO_ORIGIN: "To let programs connect, remove FILTERED_WEBSOCKET['ALLOW_NO_ORIGIN'].",
-    NO_RULE: "ALLOWED_ORIGINS has a mistake: run manage.py check. Or the Host header has one.",
-}
-#: The same for refusals by a close code.
-CURES_OF_CODES = {
-    OVER_CAPACITY: "FILTERED_WEBSOCKET['MAX_CONNECTIONS'] limits this process.",
-    TOO_MANY: "MAX_CONNECTIONS_PER_ADDRESS and MAX_CONNECTIONS_PER_USER of FILTERED_WEBSOCKET"
-    " limit this.",
-    UNAUTHORIZED: "The key, ticket or session that it sent is unknown, expired or revoked, or its"
-    " user is not active.",
-    FILTER_ERROR: "The error before this line is the cause.",
-}
-
 #: Encoded characters that need no encoding (RFC 3986 section 2.3), an encoded slash, two
 #: slashes (Channels' routers skip the second), and dot segments: with any of these, the
 #: same path can be written in a way that the rules of a proxy in front do not match.
@@ -65,9 +43,9 @@ class Handshake:
     """
     The request for a connection, which filters of the connect chain get.
 
-    ``headers`` has lower-case names and values as sent (Latin-1); values of a repeated
-    header are joined by ``", "`` (RFC 9110 section 5.2). A filter may set ``subprotocol``
-    to one of ``subprotocols``, which is then answered.
+    ``headers``, ``cookies``, ``host`` and ``is_secure`` are read as Django reads those of an
+    HTTP request. A filter may set ``subprotocol`` to one of ``subprotocols``, which is then
+    answered.
     """
 
     def __init__(self, scope: Scope) -> None:
@@ -75,17 +53,69 @@ class Handshake:
         self.query_string: str = scope.get("query_string", b"").decode("latin-1")
         self.subprotocols: tuple[str, ...] = tuple(scope.get("subprotocols", ()))
         self.subprotocol = SUBPROTOCOL if SUBPROTOCOL in self.subprotocols else None
-        self._raw_headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
+        self._scope = scope
+
+    @cached_property
+    def _request(self) -> HttpRequest:
+        # Only on demand: every connection has a handshake, and few filters read headers.
+        return as_http(self._scope)
 
     @cached_property
     def headers(self) -> dict[str, str]:
-        # Only on demand: every connection has a handshake, and few filters read headers.
-        headers: dict[str, str] = {}
-        for raw_name, raw_value in self._raw_headers:
-            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-            known = headers.get(name)
-            headers[name] = value if known is None else f"{known}, {value}"
-        return headers
+        """Lower-case names, and values in Latin-1."""
+        return {name.lower(): value for name, value in self._request.headers.items()}
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """Name -> value."""
+        return self._request.COOKIES
+
+    @property
+    def host(self) -> str:
+        """The host, and the port if it is not the usual one; empty if it is not allowed."""
+        return host_of(self._request)
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether the client uses TLS, as far as ``SECURE_PROXY_SSL_HEADER`` can tell."""
+        return self._request.is_secure()
+
+
+def as_http(scope: Scope) -> HttpRequest:
+    """A handshake as Django sees an HTTP request with the same headers."""
+    kept = ("server", "client")
+    return ASGIRequest(
+        {
+            **{key: scope[key] for key in kept if key in scope},
+            "method": "GET",
+            "path": "/",
+            "scheme": "https" if scope.get("scheme") == "wss" else "http",
+            # A charset in it is about a body, which there is not.
+            "headers": [pair for pair in scope.get("headers", ()) if pair[0] != b"content-type"],
+        },
+        BytesIO(),
+    )
+
+
+def host_of(request: HttpRequest) -> str:
+    """The host of a request, empty if it is not in ``ALLOWED_HOSTS``."""
+    try:
+        return request.get_host()
+    except DisallowedHost:
+        return ""
+
+
+class CookieMiddleware:
+    """
+    Sets ``scope["cookies"]`` to the cookies that Django would read; Channels' own middleware
+    ignores a second Cookie header.
+    """
+
+    def __init__(self, inner: ASGIApplication) -> None:
+        self.inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.inner({**scope, "cookies": as_http(scope).COOKIES}, receive, send)
 
 
 def is_host_allowed(scope: Scope) -> bool:
@@ -94,12 +124,7 @@ def is_host_allowed(scope: Scope) -> bool:
     name that an attacker points to this server (DNS rebinding) would make the browser
     treat the attacker's page and this server as the same origin.
     """
-    hosts = allowed_hosts()
-    return all(
-        bool(domain := split_domain_port(value.decode("latin-1"))[0])
-        and validate_host(domain, hosts)
-        for value in host_headers(scope)
-    )
+    return not host_headers(scope) or bool(host_of(as_http(scope)))
 
 
 def host_headers(scope: Scope) -> list[bytes]:
@@ -147,59 +172,6 @@ def check_once(scope: Scope) -> str:
     return "" if CHECKED in scope else refusal_reason(scope, site_rule, any_host=False)
 
 
-def cure_of(scope: Scope, reason: str) -> str:
-    """What a developer can do about a refusal by :func:`refusal_reason`."""
-    origin = ", ".join(value.decode("latin-1") for value in headers(scope, b"origin"))
-    if reason == NOT_ALLOWED and conf.ALLOWED_ORIGINS is None:
-        return (
-            f"To allow {origin!r:.80}, add its host to ALLOWED_HOSTS, or list the origins that may"
-            " connect in FILTERED_WEBSOCKET['ALLOWED_ORIGINS']."
-        )
-    if reason == NOT_ALLOWED:
-        return f"To allow it, add {origin!r:.80} to FILTERED_WEBSOCKET['ALLOWED_ORIGINS']."
-    if reason == BAD_HOST:
-        hosts = ", ".join(value.decode("latin-1") for value in host_headers(scope))
-        return f"To allow it, add the host of {hosts!r:.80} to ALLOWED_HOSTS."
-    return CURES[reason]
-
-
-def log_refusal(
-    scope: Scope, reason: str, cure: str, throttle: LogThrottle, subject: str = ""
-) -> None:
-    """
-    One line for a handshake that is refused before there is a connection: with DEBUG a
-    warning, with the cure, else at INFO and not for each of the same ``subject``.
-    """
-    if settings.DEBUG:
-        logger.warning("refused the WebSocket %s: %s. %s", scope["path"], reason, cure)
-    elif throttle.note(subject or reason):
-        origin = (headers(scope, b"origin") or [b"none"])[0].decode("latin-1")
-        logger.info(
-            "refused a handshake: %s (address %s, origin %s; %d so far)",
-            reason,
-            address_of(scope) or "unknown",
-            origin,
-            throttle.counts[subject or reason],
-        )
-
-
-def log_refused(connection: Client, code: int, reason: str) -> None:
-    """The same for a connection, which is refused with ``code``; with whose it was."""
-    if settings.DEBUG:
-        is_known = reason in (*CURES, NOT_ALLOWED, BAD_HOST)
-        cure = cure_of(connection.scope, reason) if is_known else CURES_OF_CODES.get(code, "")
-        path = connection.scope["path"]
-        logger.warning("refused the WebSocket %s: %s. %s", path, reason, cure)
-    else:
-        logger.info(
-            "refused connection %s (address %s, user %s): %s",
-            connection.id,
-            connection.address or "unknown",
-            connection.user_id or "none",
-            reason,
-        )
-
-
 def event_before(scope: Scope, now: int) -> float:
     """
     Number of the latest control event before anything was read for this handshake; ``now``
@@ -210,23 +182,3 @@ def event_before(scope: Scope, now: int) -> float:
     is_unknown = user is not None and user.is_authenticated
     since: float = scope.get(LATEST_EVENT, -1 if is_unknown else now)
     return since
-
-
-async def refuse(
-    scope: Scope,
-    send: Send,
-    send_close: Callable[[int, str], Awaitable[None]],
-    code: int,
-    reason: str,
-) -> None:
-    """
-    Refuse a handshake as ``REFUSE_WITH`` says. Servers answer HTTP 403 to a close before
-    accept; ``send_close`` sends a close frame after it.
-    """
-    if conf.REFUSE_WITH == "close":
-        # A browser that offered subprotocols fails the handshake if none is answered.
-        chosen = SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
-        await send({"type": "websocket.accept", "subprotocol": chosen})
-        await send_close(code, reason)
-    else:
-        await send({"type": "websocket.close", "code": code, "reason": reason})

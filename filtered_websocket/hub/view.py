@@ -13,11 +13,10 @@ from django.db import transaction
 from ..close_codes import FORBIDDEN
 from ..codecs.frames import Frame, text_event, unpack
 from ..conf import conf
-from ..connections.connection import Connection, Exclude, excluded_ids
+from ..connections.connection import Connection, Exclude, Users, excluded_ids
 from ..connections.result import Result, start
 from ..connections.stalls import Stalls
 from ..connections.token_groups import TOKEN_PREFIX, use_token
-from ..connections.users import Users
 from ..exceptions import Close, Drop, PublishError
 from ..layer.envelope import EXCLUDE, Item, check_group
 from ..layer.publish_queue import PublishQueue, new_item

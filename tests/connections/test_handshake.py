@@ -5,7 +5,6 @@ from urllib.parse import unquote
 import pytest
 
 from filtered_websocket.connections.handshake import (
-    cure_of,
     is_host_allowed,
     is_plain_path,
     refusal_reason,
@@ -18,6 +17,7 @@ from filtered_websocket.connections.origins import (
     parse_origin,
     site_rule,
 )
+from filtered_websocket.connections.refusals import cure_of
 
 from ..costs import ends, is_linear
 

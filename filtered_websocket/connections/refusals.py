@@ -1,0 +1,115 @@
+"""Refuse a handshake (HTTP 403, or accept and a close frame), and log why."""
+
+from collections.abc import Awaitable, Callable
+
+from django.conf import settings
+
+from ..auth.addresses import address_of
+from ..auth.credentials import SUBPROTOCOL
+from ..close_codes import FILTER_ERROR, OVER_CAPACITY, TOO_MANY, UNAUTHORIZED
+from ..conf import conf
+from ..logs import LogThrottle, get_logger
+from ..types import Scope, Send
+from .client import Client
+from .handshake import (
+    BAD_HOST,
+    BAD_ORIGIN,
+    NO_ORIGIN,
+    NO_RULE,
+    NOT_ALLOWED,
+    ODD_PATH,
+    host_headers,
+)
+from .origins import headers
+
+logger = get_logger(__name__)
+
+#: What a developer can do about a refusal.
+CURES = {
+    ODD_PATH: "Connect without encoded letters, '//' and '..' in the path.",
+    BAD_ORIGIN: "Send one, like https://example.com, or none.",
+    NO_ORIGIN: "To let programs connect, remove FILTERED_WEBSOCKET['ALLOW_NO_ORIGIN'].",
+    NO_RULE: "ALLOWED_ORIGINS has a mistake: run manage.py check. Or the Host header has one.",
+}
+#: The same for refusals by a close code.
+CURES_OF_CODES = {
+    OVER_CAPACITY: "FILTERED_WEBSOCKET['MAX_CONNECTIONS'] limits this process.",
+    TOO_MANY: "MAX_CONNECTIONS_PER_ADDRESS and MAX_CONNECTIONS_PER_USER of FILTERED_WEBSOCKET"
+    " limit this.",
+    UNAUTHORIZED: "The key, ticket or session that it sent is unknown, expired or revoked, or its"
+    " user is not active.",
+    FILTER_ERROR: "The error before this line is the cause.",
+}
+
+
+def cure_of(scope: Scope, reason: str) -> str:
+    """What a developer can do about a refusal by :func:`refusal_reason`."""
+    origin = ", ".join(value.decode("latin-1") for value in headers(scope, b"origin"))
+    if reason == NOT_ALLOWED and conf.ALLOWED_ORIGINS is None:
+        return (
+            f"To allow {origin!r:.80}, add its host to ALLOWED_HOSTS, or list the origins that may"
+            " connect in FILTERED_WEBSOCKET['ALLOWED_ORIGINS']."
+        )
+    if reason == NOT_ALLOWED:
+        return f"To allow it, add {origin!r:.80} to FILTERED_WEBSOCKET['ALLOWED_ORIGINS']."
+    if reason == BAD_HOST:
+        hosts = ", ".join(value.decode("latin-1") for value in host_headers(scope))
+        return f"To allow it, add the host of {hosts!r:.80} to ALLOWED_HOSTS."
+    return CURES[reason]
+
+
+def log_refusal(
+    scope: Scope, reason: str, cure: str, throttle: LogThrottle, subject: str = ""
+) -> None:
+    """
+    One line for a handshake that is refused before there is a connection: with DEBUG a
+    warning, with the cure, else at INFO and not for each of the same ``subject``.
+    """
+    if settings.DEBUG:
+        logger.warning("refused the WebSocket %s: %s. %s", scope["path"], reason, cure)
+    elif throttle.note(subject or reason):
+        origin = (headers(scope, b"origin") or [b"none"])[0].decode("latin-1")
+        logger.info(
+            "refused a handshake: %s (address %s, origin %s; %d so far)",
+            reason,
+            address_of(scope) or "unknown",
+            origin,
+            throttle.counts[subject or reason],
+        )
+
+
+def log_refused(connection: Client, code: int, reason: str) -> None:
+    """The same for a connection, which is refused with ``code``; with whose it was."""
+    if settings.DEBUG:
+        is_known = reason in (*CURES, NOT_ALLOWED, BAD_HOST)
+        cure = cure_of(connection.scope, reason) if is_known else CURES_OF_CODES.get(code, "")
+        path = connection.scope["path"]
+        logger.warning("refused the WebSocket %s: %s. %s", path, reason, cure)
+    else:
+        logger.info(
+            "refused connection %s (address %s, user %s): %s",
+            connection.id,
+            connection.address or "unknown",
+            connection.user_id or "none",
+            reason,
+        )
+
+
+async def refuse(
+    scope: Scope,
+    send: Send,
+    send_close: Callable[[int, str], Awaitable[None]],
+    code: int,
+    reason: str,
+) -> None:
+    """
+    Refuse a handshake as ``REFUSE_WITH`` says. Servers answer HTTP 403 to a close before
+    accept; ``send_close`` sends a close frame after it.
+    """
+    if conf.REFUSE_WITH == "close":
+        # A browser that offered subprotocols fails the handshake if none is answered.
+        chosen = SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
+        await send({"type": "websocket.accept", "subprotocol": chosen})
+        await send_close(code, reason)
+    else:
+        await send({"type": "websocket.close", "code": code, "reason": reason})
