@@ -201,6 +201,7 @@ SETTINGS: dict[str, tuple[Any, Rule]] = {
     "ON_ERROR": ("drop", one_of("drop", "close")),
     "PUBLISH_MAX_AGE": (30.0, SECONDS),
     "PUBLISH_QUEUE": (10_000, COUNT),
+    "PUBLISH_QUEUE_BYTES": (67_108_864, COUNT),
     "RECHECK": (60.0, SECONDS),
     "REFUSE_WITH": ("403", one_of("403", "close")),
     "SLOW_READER": ("close", one_of("close", "drop_newest")),

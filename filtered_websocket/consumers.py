@@ -120,7 +120,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         transport.on_drop = self.hub.events.message_dropped
         self.connection = Connection(scope, self._view, transport, self.pipeline.home)
         awaits = self.pipeline.data.awaits or self.pipeline.message.awaits
-        room = self.hub.publish_queue.room
+        room = self._view.wait_room
         self._reader = Reader(
             self.connection, receive, self._receive, room, self._view.stalls, awaits
         )

@@ -71,6 +71,9 @@ class StandInView:
         self.published = 0
         self.groups: set[str] = set()
 
+    def queue_of(self, connection: Connection) -> Any:
+        return self
+
     @property
     def storage_object(self) -> Any:
         return get_storage_object()

@@ -108,7 +108,7 @@ def _hand_over(group: str, item: Item, wait: bool = False) -> "Future[None] | No
     if hub is None:
         send_now(group, item)
         return None
-    hub.publish_queue.admit()
+    hub.publish_queue.admit(item)
     if not wait:
         hub.call(hub.publish_queue.put_admitted, group, item)
         return None

@@ -34,8 +34,7 @@ class View(Protocol):
     def storage_object(self) -> Any: ...
     @property
     def users(self) -> Mapping[str, "Connection"]: ...
-    @property
-    def queue(self) -> Any: ...
+    def queue_of(self, connection: "Connection") -> Any: ...
     def call(self, function: Callable[..., object], *args: Any) -> None: ...
     def join(self, connection: "Connection", group: str) -> Any: ...
     def leave(self, connection: "Connection", group: str) -> None: ...
@@ -96,7 +95,7 @@ class Connection(Client):
     @property
     def queue(self) -> Any:
         """``queue.put(event)`` hands an event to the pipeline's consumer chain."""
-        return self._view.queue
+        return self._view.queue_of(self)
 
     @property
     def storage_object(self) -> Any:
@@ -162,13 +161,16 @@ class Connection(Client):
         a later failure reaches the consumer chain as ``publish_failed``.
         """
         self._check_may_publish()
-        self.crowding = self._view.submit(
+        # Also while submit() raises because the queue is full.
+        before, self.crowding = self.crowding, True
+        is_crowded = self._view.submit(
             message,
             self.home if group is None else group,
             sender=self.id,
             exclude=self._excluded(exclude, to_self),
             on_commit=on_commit,
         )
+        self.crowding = before or is_crowded
 
     @markcoroutinefunction
     def apublish(

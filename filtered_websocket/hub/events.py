@@ -7,14 +7,17 @@ the storage object (Redis pub/sub).
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..conf import conf
+from ..connections.connection import Connection
 from ..exceptions import PublishError
 from ..layer.envelope import Item
 from ..logs import LogThrottle, get_logger
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.route import known_routes
+from ..threads.serial_queue import SerialQueue
 
 logger = get_logger(__name__)
 
@@ -28,12 +31,49 @@ class View(Protocol):
     def post(self, event: Any) -> None: ...
 
 
+class QueueView(Protocol):
+    """The part of a hub's view that its event queue uses."""
+
+    pipeline: Pipeline
+    events: SerialQueue[Any]
+
+    @property
+    def is_crowded(self) -> bool: ...
+    def call(self, function: Callable[..., object], *args: Any) -> None: ...
+
+
 class Host(Protocol):
     """The part of a hub that is used here."""
 
     counts: Counter[str]
 
     def view(self, pipeline: Pipeline) -> View: ...
+
+
+class EventQueue:
+    """Takes events for the consumer chain, from any thread."""
+
+    def __init__(self, view: QueueView, connection: Connection | None = None) -> None:
+        self._view = view
+        #: The one that is not read while its events wait.
+        self._connection = connection
+
+    def put(self, event: Any, block: bool = True, timeout: float | None = None) -> None:
+        """
+        Hand ``event`` to the consumer chain; :exc:`queue.Full` if too many are waiting.
+
+        Never waits: ``block`` and ``timeout`` are accepted as by :class:`queue.Queue`,
+        which version 0.4 used here, and ignored.
+        """
+        view, connection = self._view, self._connection
+        if not view.pipeline.consumer:
+            return
+        try:
+            size = view.events.admit(event)
+        finally:
+            if connection is not None and view.is_crowded:
+                connection.crowding = True
+        view.call(view.events.put_admitted, event, size)
 
 
 class Events:

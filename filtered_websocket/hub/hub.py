@@ -26,6 +26,7 @@ from ..layer.link import Link, open_link
 from ..layer.publish_queue import PublishQueue, new_item
 from ..pipelines.pipeline import Pipeline
 from ..storage_objects import get_storage_object
+from ..threads.budget import Budget
 from ..threads.tasks import Tasks, end_tasks
 from .drain import Drain
 from .events import Events
@@ -57,6 +58,8 @@ class Hub:
         self.counts: Counter[str] = Counter()
         #: Starts the tasks that have to survive exceptions.
         self.tasks = Tasks(self.counts)
+        #: Counts the bytes of what waits for group and consumer chains.
+        self.backlog = Budget()
         self.publish_queue = PublishQueue(
             self.tasks,
             lambda batch: self.link.send(batch),
@@ -128,7 +131,8 @@ class Hub:
 
     def _listen_to_storage(self) -> None:
         storage = get_storage_object()
-        storage.attach(self._storage_event)
+        # From any thread.
+        storage.attach(partial(self.call, self.events.hand_over))
         if storage.listens:
             self._listening = self.tasks.start(partial(self.events.listen, storage), "fws-pubsub")
 
@@ -252,10 +256,6 @@ class Hub:
             self.groups.deliver(batch)
 
     # Events
-
-    def _storage_event(self, event: Any) -> None:
-        """An event of this process's own storage object, from any thread."""
-        self.call(self.events.hand_over, event)
 
     def _layer_lost(self, error: BaseException) -> None:
         self.layer_is_lost = True

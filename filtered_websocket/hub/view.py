@@ -20,11 +20,13 @@ from ..connections.token_groups import TOKEN_PREFIX, use_token
 from ..exceptions import Close, Drop, PublishError
 from ..layer.envelope import EXCLUDE, Item, check_group
 from ..layer.publish_queue import PublishQueue, new_item
-from ..layer.serial_queue import SerialQueue
 from ..pipelines.pipeline import Pipeline
 from ..storage_objects import get_storage_object
+from ..threads.budget import Budget, size_of_event, wait_room
+from ..threads.serial_queue import SerialQueue
 from ..threads.tasks import Tasks
 from ..types import Codec
+from .events import EventQueue
 from .fan_out import make_frame, write, write_items
 from .grants import Grants
 from .groups import Groups
@@ -35,6 +37,7 @@ class Host(Protocol):
 
     loop: asyncio.AbstractEventLoop
     tasks: Tasks
+    backlog: Budget
     publish_queue: PublishQueue
     counts: Counter[str]
     grants: Grants
@@ -44,24 +47,6 @@ class Host(Protocol):
 
     def publish_failed(self, group: str, items: list[Item], error: PublishError) -> None: ...
     def call(self, function: Callable[..., object], *args: Any) -> None: ...
-
-
-class EventQueue:
-    """Takes events for the consumer chain, from any thread."""
-
-    def __init__(self, view: "HubView") -> None:
-        self._view = view
-
-    def put(self, event: Any, block: bool = True, timeout: float | None = None) -> None:
-        """
-        Hand ``event`` to the consumer chain; :exc:`queue.Full` if too many are waiting.
-
-        Never waits: ``block`` and ``timeout`` are accepted as by :class:`queue.Queue`,
-        which version 0.4 used here, and ignored.
-        """
-        if len(self._view.events) >= conf.PUBLISH_QUEUE:
-            raise queue.Full
-        self._view.call(self._view.post, event)
 
 
 class HubView:
@@ -74,7 +59,12 @@ class HubView:
         self.users = Users(self.connections)
         self.queue = EventQueue(self)
         self.events: SerialQueue[Any] = SerialQueue(
-            hub.tasks, self._handle_event, conf.PUBLISH_QUEUE, "fws-events"
+            hub.tasks,
+            hub.backlog,
+            self._handle_event,
+            size_of_event,
+            bound=conf.PUBLISH_QUEUE,
+            name="fws-events",
         )
         self._hub = hub
         #: The filters that run for its connections now.
@@ -107,6 +97,19 @@ class HubView:
     @property
     def grants(self) -> Grants:
         return self._hub.grants
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether a queue of the hub that clients fill is more than half full."""
+        return self._hub.publish_queue.budget.crowded or self._hub.backlog.crowded
+
+    async def wait_room(self) -> None:
+        """Return when no queue of the hub that clients fill is more than half full."""
+        await wait_room(self._hub.publish_queue.budget, self._hub.backlog)
+
+    def queue_of(self, connection: Connection) -> EventQueue:
+        """See :attr:`Connection.queue`."""
+        return EventQueue(self, connection)
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         self._hub.call(function, *args)
@@ -163,12 +166,12 @@ class HubView:
         item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
         check_group(group)
         if on_commit:
-            batches.check_room()
+            batches.check_room(item)
             transaction.on_commit(partial(self.call, batches.put, group, item))
         else:
-            batches.admit()
+            batches.admit(item)
             self._hub.call(batches.put_admitted, group, item)
-        return batches.crowded
+        return self.is_crowded
 
     def asubmit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
@@ -176,7 +179,7 @@ class HubView:
         """:meth:`submit`; awaiting the result waits until the layer has taken the message."""
         item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
         check_group(group)
-        self._hub.publish_queue.admit()
+        self._hub.publish_queue.admit(item)
 
         def not_awaited(error: Any) -> None:
             self.call(self._hub.publish_failed, group, [item], error)
@@ -207,11 +210,14 @@ class HubView:
             return
         backlog = self._backlogs.get(group)
         if chain.awaits and backlog is None:
-            bound = conf.PUBLISH_QUEUE
-            backlog = SerialQueue(
-                self._hub.tasks, self._handle_item, bound, f"fws-group {group!r:.40}"
+            backlog = self._backlogs[group] = SerialQueue(
+                self._hub.tasks,
+                self._hub.backlog,
+                self._handle_item,
+                lambda pair: pair[1].size,
+                bound=conf.PUBLISH_QUEUE,
+                name=f"fws-group {group!r:.40}",
             )
-            self._backlogs[group] = backlog
         for item in items:
             if backlog is None:
                 self._pass_on(group, item)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, get_args
 
 from ..codecs.frames import Kind, Packed, is_utf8
 from ..conf import conf
+from ..threads.budget import OVERHEAD
 
 VERSION = 1
 #: Longest group name, in characters.
@@ -33,6 +34,9 @@ CONTROL = ""
 MAX_ORIGIN = 64
 #: ``meta`` key: ids of connections that must not get the message.
 EXCLUDE = "x"
+
+#: About the bytes of memory that such an id takes.
+ID_SIZE = 90
 
 _KINDS = frozenset(get_args(Kind))
 
@@ -53,6 +57,12 @@ class Item(NamedTuple):
     @property
     def packed(self) -> Packed:
         return self.kind, self.payload
+
+    @property
+    def size(self) -> int:
+        """About the bytes of memory that it takes in a queue."""
+        size = OVERHEAD + len(self.payload)
+        return size + ID_SIZE * len(self.meta[EXCLUDE]) if EXCLUDE in self.meta else size
 
 
 class Batch(NamedTuple):

@@ -14,7 +14,7 @@ sent again with the same numbers, so that receivers recognise a repetition.
 
 import asyncio
 import itertools
-import threading
+import queue
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -24,6 +24,7 @@ from typing import Any
 from ..codecs.frames import pack
 from ..conf import conf, describe
 from ..exceptions import PublishError
+from ..threads.budget import Budget
 from ..threads.tasks import Tasks, end_tasks
 from .envelope import CONTROL, EXCLUDE, Batch, Item, Stamper, group_key
 from .health import LOST
@@ -103,36 +104,39 @@ class PublishQueue:
         self._waiting_for_layer = 0
         self._settled = asyncio.Event()
         self._settled.set()
-        self._room = asyncio.Event()
-        self._room.set()
-        #: Messages that are queued, or admitted by another thread.
-        self.size = 0
-        self._counting = threading.Lock()
-        #: Whether the queue is more than half full.
-        self.crowded = False
+        self.budget = Budget(limits_count=True)
 
-    def check_room(self) -> None:
-        """Raises :exc:`PublishError` if the queue is full."""
-        if self.size >= conf.PUBLISH_QUEUE:
-            raise PublishError(
-                f"the publish queue is full ({self.size} messages):"
-                " the channel layer is slower than what is published"
-            )
+    @property
+    def size(self) -> int:
+        """Messages that are queued, or admitted by another thread."""
+        return self.budget.count
 
-    def admit(self) -> None:
+    def check_room(self, item: Item) -> None:
+        """Raises :exc:`PublishError` if ``item`` could not be queued now."""
+        try:
+            self.budget.check(item.size)
+        except queue.Full:
+            raise self._full() from None
+
+    def admit(self, item: Item) -> None:
         """
-        Count a message that :meth:`put_admitted` will queue; raises :exc:`PublishError` if
-        the queue is full. From any thread: were messages counted on the loop only, many
-        threads would be admitted to the last place.
+        Count ``item``, which :meth:`put_admitted` will queue; raises :exc:`PublishError` if
+        the queue is full. From any thread.
         """
-        with self._counting:
-            self.check_room()
-            self.size += 1
+        try:
+            self.budget.admit(item.size)
+        except queue.Full:
+            raise self._full() from None
+
+    def _full(self) -> PublishError:
+        return PublishError(
+            f"the publish queue is full ({self.budget.count} messages, {self.budget.bytes} bytes):"
+            " the channel layer is slower than what is published"
+        )
 
     def put(self, group: str, item: Item, done: "asyncio.Future[None] | None" = None) -> None:
         """Queue ``item`` even if the queue is full; on the event loop only."""
-        with self._counting:
-            self.size += 1
+        self.budget.add(item.size)
         self.put_admitted(group, item, done)
 
     def put_admitted(
@@ -141,9 +145,6 @@ class PublishQueue:
         """Queue what :meth:`admit` has counted; on the event loop only."""
         for capture in captures if group != CONTROL else ():
             capture(group, item)
-        if self.size > conf.PUBLISH_QUEUE // 2:
-            self.crowded = True
-            self._room.clear()
         entry = item, time.monotonic(), done
         waiting = self._waiting.get(group)
         if waiting is not None:
@@ -207,7 +208,7 @@ class PublishQueue:
                 f" {conf.PUBLISH_MAX_AGE} s for the channel layer"
             )
             self._fail(group, stale, error)
-            self._release(len(stale))
+            self._release(stale)
 
     async def _send_one(self, group: str, key: str, entries: list[Entry]) -> None:
         batch = self._stamper.stamp(key, [item for item, _, _ in entries])
@@ -227,7 +228,7 @@ class PublishQueue:
                 if done is not None and not done.done():
                     done.set_result(None)
         finally:
-            self._release(len(entries))
+            self._release(entries)
 
     async def _send_until(self, batch: Batch, deadline: float) -> None:
         """Send ``batch``, several times if need be; raises the last attempt's error."""
@@ -248,16 +249,8 @@ class PublishQueue:
         if without_future:
             self._on_failed(group, without_future, error)
 
-    def _release(self, count: int) -> None:
-        with self._counting:
-            self.size -= count
-        if self.crowded and self.size <= conf.PUBLISH_QUEUE // 2:
-            self.crowded = False
-            self._room.set()
-
-    async def room(self) -> None:
-        """Return when the queue is at most half full."""
-        await self._room.wait()
+    def _release(self, entries: Sequence[Entry]) -> None:
+        self.budget.release(sum(item.size for item, _, _ in entries), len(entries))
 
     @property
     def is_settled(self) -> bool:
@@ -286,7 +279,7 @@ class PublishQueue:
                     " this process ended while the channel layer was lost"
                 )
                 self._fail(group, left, error)
-                self._release(len(left))
+                self._release(left)
 
 
 def _deadline(entries: Sequence[Entry]) -> float:

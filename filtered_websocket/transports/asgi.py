@@ -23,6 +23,8 @@ logger = get_logger(__name__)
 ABNORMAL = 1006
 #: An awaited write returns when the server holds at most this many unsent bytes.
 HIGH_WATER = 65_536
+#: Most frames that wait for one connection: each takes memory besides its bytes.
+MAX_FRAMES = 16_384
 #: How often the server's unsent bytes are counted while a write is awaited, seconds.
 POLL_INTERVAL = 0.01
 
@@ -121,7 +123,7 @@ class AsgiTransport:
         for part in frame.parts:
             self._waiting.append((part, done))
             self._queued += len(part)
-        if self.unsent > self._max_unsent:
+        if self.unsent > self._max_unsent or len(self._waiting) > MAX_FRAMES:
             self._overflow(queued=len(frame.parts))
         if self._writer is None:
             self._start_writer()
@@ -199,7 +201,7 @@ class AsgiTransport:
         self._queued -= sum(len(frame) for frame, _ in newest if frame is not None)
         room = self._max_unsent - self.unsent
         for frame, done in reversed(newest):
-            if frame is None or len(frame) > room:
+            if frame is None or len(frame) > room or len(self._waiting) >= MAX_FRAMES:
                 settle(done)
                 self._report_drop()
             else:

@@ -208,7 +208,7 @@ async def test_a_full_publish_queue_is_told_and_a_crowded_one_stops_reading(sett
         await ann.send("x")
         await ann.send("x")
         assert [await bob.receive() for _ in range(8)] == ["0", "1", "2", "3"] * 2
-    assert "the publish queue is full (4 messages)" in caplog.text
+    assert "the publish queue is full (4 messages, " in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -480,6 +480,97 @@ async def test_a_hub_filter_may_publish_and_await():
             await ann.send("x")
             assert await ann.receive() == "x"
     assert {message.group for message in messages} > {"elsewhere"}
+
+
+async def test_a_backlog_of_group_messages_is_bounded_in_bytes_and_stops_reading(settings):
+    settings.FILTERED_WEBSOCKET = {"PUBLISH_QUEUE_BYTES": 10_000}
+    gate, handled = asyncio.Event(), []
+
+    async def slow(hub, data):
+        await gate.wait()
+
+    def say(web_socket_instance, data):
+        handled.append(data)
+        web_socket_instance.publish(data, to_self=True)
+
+    app = FilteredWebSocketConsumer.as_asgi(
+        filters=[message_filter(say), message_filter(slow, WebSocketGroupFilter)], groups=["g"]
+    )
+    async with connect(app) as ann:
+        hub = get_hub()
+        for n in range(9):
+            await ann.send(str(n) * 2000)
+            for _ in range(100):
+                await asyncio.sleep(0)
+        # The first is in the filter; above half of the limit no more is read.
+        assert 2 < len(handled) < 6 and hub.backlog.crowded
+        # What other processes publish is dropped at the limit.
+        for n in range(9):
+            hub.publish_queue.put("g", new_item(str(n) * 2000))
+        while hub.counts["group_dropped"] < 4:  # noqa: ASYNC110 - a few turns of the loop
+            await asyncio.sleep(0)
+        assert hub.backlog.bytes <= 10_000
+        gate.set()
+        while len(handled) < 9:
+            await ann.receive()
+        await ann.settle()
+        assert hub.backlog.bytes == hub.backlog.count == 0
+
+
+async def test_a_connection_whose_publish_found_the_queue_full_is_not_read(settings):
+    settings.FILTERED_WEBSOCKET = {"PUBLISH_QUEUE_BYTES": 2500}
+    gate, handled = asyncio.Event(), []
+
+    def say(web_socket_instance, data):
+        handled.append(data)
+        web_socket_instance.publish(data)
+
+    async with connect([message_filter(say)]) as ann, connect([message_filter(say)]):
+        link = get_hub().link
+        send = link.send
+
+        async def stopped(batch):
+            await gate.wait()
+            await send(batch)
+
+        link.send = stopped
+        get_hub().publish_queue.put("g", new_item("x" * 2000))
+        for n in range(3):
+            await ann.send(str(n) * 2000)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert len(handled) == 1
+        gate.set()
+        while len(handled) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def test_the_event_queue_is_bounded_in_bytes_and_stops_reading(settings):
+    settings.FILTERED_WEBSOCKET = {"PUBLISH_QUEUE_BYTES": 10_000}
+    gate, handled, full = asyncio.Event(), [], []
+
+    def put(web_socket_instance, data):
+        handled.append(data)
+        for _ in range(3):
+            try:
+                web_socket_instance.queue.put({"data": bytes(data)})
+            except queue.Full:
+                full.append(data)
+
+    async def slow(hub, event):
+        await gate.wait()
+
+    filters = [message_filter(put), message_filter(slow, WebSocketConsumerFilter)]
+    async with connect(filters) as ann:
+        await ann.send("x" * 3000)
+        await ann.send("y")
+        for _ in range(100):
+            await asyncio.sleep(0)
+        # Above half of the limit no more is read.
+        assert len(handled) == len(full) == 1
+        gate.set()
+        while len(handled) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 async def test_the_event_queue_is_bounded(settings):

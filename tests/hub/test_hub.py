@@ -504,7 +504,7 @@ async def test_messages_dropped_for_slow_readers_are_counted_and_logged_once(set
 async def test_what_another_thread_publishes_while_a_hub_ends_is_sent(layer):
     async with connect([]):
         hub = get_hub()
-        hub.publish_queue.admit()
+        hub.publish_queue.admit(new_item("x"))
         # It arrives on the loop when the last connection has left.
         hub.loop.call_later(0.05, hub.publish_queue.put_admitted, "g", new_item("x"))
     assert layer.count("send", group_key("g")) == 1

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from filtered_websocket.layer.envelope import (
     CONTROL,
+    ID_SIZE,
     WINDOW,
     BadEnvelope,
     Batch,
@@ -19,6 +20,8 @@ from filtered_websocket.layer.envelope import (
     seal,
     unseal,
 )
+from filtered_websocket.layer.publish_queue import new_item
+from filtered_websocket.threads.budget import OVERHEAD
 
 
 def items(count=1):
@@ -155,3 +158,10 @@ def test_repetitions_are_recognised_within_the_window():
         sequence.record(batch(first))
     assert sequence.record(batch(1)) is None
     assert sequence.record(batch(0)) == 0
+
+
+def test_a_message_takes_memory_for_whom_it_leaves_out_too():
+    assert new_item("x" * 10).size == OVERHEAD + 10
+    assert new_item("x", exclude=["a", "b"]).size == OVERHEAD + 1 + 2 * ID_SIZE
+    # What other processes may send in later versions.
+    assert new_item("x")._replace(meta={"other": 1}).size == OVERHEAD + 1

@@ -249,19 +249,38 @@ async def test_the_queue_is_bounded_and_tells_when_there_is_room(settings):
     layer = Layer()
     layer.gate.clear()
     for _ in range(4):
-        layer.publish_queue.admit()
+        layer.publish_queue.admit(new_item("x"))
         layer.publish_queue.put_admitted("g", new_item("x"))
         await asyncio.sleep(0)  # the first leaves alone
-    assert layer.publish_queue.crowded
+    assert layer.publish_queue.budget.crowded
     with pytest.raises(PublishError, match="the publish queue is full"):
-        layer.publish_queue.check_room()
-    room = asyncio.ensure_future(layer.publish_queue.room())
+        layer.publish_queue.check_room(new_item("x"))
+    room = asyncio.ensure_future(layer.publish_queue.budget.wait_room())
     await asyncio.sleep(0)
     assert not room.done()
     layer.gate.set()
     await room
-    assert not layer.publish_queue.crowded
+    assert not layer.publish_queue.budget.crowded
     await layer.publish_queue.sent()
+
+
+async def test_the_queue_is_bounded_in_bytes(settings):
+    settings.FILTERED_WEBSOCKET = {"PUBLISH_QUEUE_BYTES": 11_000}
+    layer = Layer()
+    layer.gate.clear()
+    for _ in range(4):
+        layer.publish_queue.admit(new_item("x" * 2000))
+        layer.publish_queue.put_admitted("g", new_item("x" * 2000))
+    assert layer.publish_queue.budget.crowded
+    layer.publish_queue.check_room(new_item("x"))
+    with pytest.raises(PublishError, match=r"is full \(4 messages, 9600 bytes\)"):
+        layer.publish_queue.admit(new_item("x" * 2000))
+    # Those of the package itself are always queued.
+    layer.publish_queue.put("g", new_item("x" * 2000))
+    layer.gate.set()
+    await layer.publish_queue.budget.wait_room()
+    await layer.publish_queue.sent()
+    assert layer.publish_queue.budget.bytes == layer.publish_queue.size == 0
 
 
 async def test_many_threads_do_not_find_the_last_place(settings):
@@ -270,7 +289,7 @@ async def test_many_threads_do_not_find_the_last_place(settings):
 
     def publish():
         try:
-            layer.publish_queue.admit()
+            layer.publish_queue.admit(new_item("x"))
         except PublishError as error:
             refused.append(error)
         else:
@@ -291,13 +310,13 @@ async def test_a_bound_that_is_lowered_while_messages_wait_holds_at_once(setting
     layer = Layer()
     layer.gate.clear()
     layer.publish_queue.put("g", new_item("1"))
-    layer.publish_queue.check_room()
+    layer.publish_queue.check_room(new_item("x"))
     settings.FILTERED_WEBSOCKET = {"PUBLISH_QUEUE": 1}
     with pytest.raises(PublishError, match="the publish queue is full"):
-        layer.publish_queue.check_room()
+        layer.publish_queue.check_room(new_item("x"))
     layer.gate.set()
     await layer.publish_queue.sent()
-    layer.publish_queue.check_room()
+    layer.publish_queue.check_room(new_item("x"))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from channels.sessions import InstanceSessionWrapper
 
 from filtered_websocket import transports
 from filtered_websocket.codecs.frames import Bundle, Frame
-from filtered_websocket.transports import AsgiTransport, open_transport, scheduling
+from filtered_websocket.transports import AsgiTransport, asgi, open_transport, scheduling
 
 
 class Peer:
@@ -100,6 +100,23 @@ async def test_a_slow_reader_is_closed_and_its_frames_forgotten():
     await peer.transport.stopped()
     assert peer.events[-1]["code"] == 4101
     assert peer.ended[0][0] == 4101 and peer.transport.unsent == 0
+
+
+async def test_frames_that_wait_are_limited_in_number_too(settings, monkeypatch):
+    """An empty one takes memory as well."""
+    monkeypatch.setattr(asgi, "MAX_FRAMES", 3)
+    peer, dropped = Peer(), []
+    peer.transport.on_drop = lambda: dropped.append(1)
+    peer.transport.write(Bundle([(b"", True)] * 3))
+    assert not peer.transport.closing
+    settings.FILTERED_WEBSOCKET = {"SLOW_READER": "drop_newest"}
+    peer.transport.write(text(""))
+    assert dropped == [1] and not peer.transport.closing
+    settings.FILTERED_WEBSOCKET = {}
+    peer.transport.write(text(""))
+    assert peer.transport.closed[0] == 4101
+    peer.transport.open()
+    await peer.transport.stopped()
 
 
 async def test_of_a_slow_reader_the_newest_is_dropped_where_the_site_says_so(settings):

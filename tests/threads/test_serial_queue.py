@@ -6,8 +6,14 @@ from collections import Counter
 
 import pytest
 
-from filtered_websocket.layer.serial_queue import SerialQueue
+from filtered_websocket.threads.budget import Budget
+from filtered_websocket.threads.serial_queue import SerialQueue
 from filtered_websocket.threads.tasks import Tasks
+
+
+def make_queue(handle, bound, counts=None, budget=None, size_of=lambda item: 1):
+    tasks = Tasks(Counter() if counts is None else counts)
+    return SerialQueue(tasks, budget or Budget(), handle, size_of, bound=bound, name="test")
 
 
 async def test_items_are_handled_one_at_a_time_in_order():
@@ -21,7 +27,7 @@ async def test_items_are_handled_one_at_a_time_in_order():
         seen.append(item)
         running -= 1
 
-    line = SerialQueue(Tasks(Counter()), handle, 10, "test")
+    line = make_queue(handle, 10)
     for item in range(5):
         line.put(item)
     assert line.busy and len(line) == 5
@@ -36,7 +42,7 @@ async def test_a_full_queue_says_so():
     async def handle(item):
         pass
 
-    line = SerialQueue(Tasks(Counter()), handle, 1, "test")
+    line = make_queue(handle, 1)
     line.put(1)
     with pytest.raises(queue.Full):
         line.put(2)
@@ -53,7 +59,7 @@ async def test_an_item_whose_handling_raises_costs_itself_only(error):
             raise error
         seen.append(item)
 
-    line = SerialQueue(Tasks(counts), handle, 10, "test")
+    line = make_queue(handle, 10, counts)
     for item in range(4):
         line.put(item)
     await line.settled()
@@ -70,7 +76,7 @@ async def test_a_cancelled_queue_goes_on_with_the_next_item():
             await asyncio.Event().wait()
         seen.append(item)
 
-    line = SerialQueue(Tasks(Counter()), handle, 10, "test")
+    line = make_queue(handle, 10)
     line.put(1)
     await begun.wait()
     [task] = [task for task in asyncio.all_tasks() if task.get_name() == "test"]
@@ -80,3 +86,30 @@ async def test_a_cancelled_queue_goes_on_with_the_next_item():
     line.put(2)
     await line.settled()
     assert seen == [None, 2]
+
+
+async def test_the_bytes_of_all_queues_count_against_their_budget(settings):
+    settings.FILTERED_WEBSOCKET = {"PUBLISH_QUEUE_BYTES": 100}
+    gate = asyncio.Event()
+
+    async def handle(item):
+        await gate.wait()
+        item.clear()
+        assert budget.bytes
+
+    budget = Budget()
+    one, other = (make_queue(handle, 10, budget=budget, size_of=len) for _ in range(2))
+    one.put([0] * 40)
+    other.put([0] * 60)
+    for line in (one, other):
+        with pytest.raises(queue.Full):
+            line.put([0])
+    gate.set()
+    await one.settled()
+    await other.settled()
+    assert budget.bytes == budget.count == 0
+    # What is larger than the limit is queued alone.
+    one.put([0] * 101)
+    with pytest.raises(queue.Full):
+        other.put([0])
+    await one.settled()

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from ..threads.tasks import Tasks
+from .budget import Budget
+from .tasks import Tasks
 
 T = TypeVar("T")
 
@@ -15,18 +16,29 @@ class SerialQueue(Generic[T]):
     """
     Awaits ``handle(item)`` for each item, in order.
 
+    Holds at most ``bound`` items, and as many bytes as ``budget`` admits, by ``size_of(item)``.
     An item whose ``handle`` raises is lost, the next one is handled after a pause (see
     :class:`~filtered_websocket.threads.tasks.Tasks`). Belongs to one event loop.
     """
 
     def __init__(
-        self, tasks: Tasks, handle: Callable[[T], Awaitable[None]], bound: int, name: str
+        self,
+        tasks: Tasks,
+        budget: Budget,
+        handle: Callable[[T], Awaitable[None]],
+        size_of: Callable[[T], int],
+        *,
+        bound: int,
+        name: str,
     ) -> None:
         self._tasks = tasks
+        self._budget = budget
         self._handle = handle
+        self._size_of = size_of
         self._bound = bound
         self._name = name
-        self._items: deque[T] = deque()
+        #: Each with its size, which may change while it is handled.
+        self._items: deque[tuple[T, int]] = deque()
         self._task: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -38,17 +50,35 @@ class SerialQueue(Generic[T]):
         return self._task is not None
 
     def put(self, item: T) -> None:
-        """Queue ``item``; :exc:`queue.Full` past the bound."""
+        """Queue ``item``; raises :exc:`queue.Full` as :meth:`admit` does."""
+        self.put_admitted(item, self.admit(item))
+
+    def admit(self, item: T) -> int:
+        """
+        Count ``item``, which :meth:`put_admitted` will queue; its size. From any thread.
+
+        Raises :exc:`queue.Full` past the bound or the budget.
+        """
         if len(self._items) >= self._bound:
             raise queue.Full
-        self._items.append(item)
+        size = self._size_of(item)
+        self._budget.admit(size)
+        return size
+
+    def put_admitted(self, item: T, size: int) -> None:
+        """Queue what :meth:`admit` has counted; on the event loop only."""
+        self._items.append((item, size))
         if self._task is None:
             self._task = self._tasks.start(self._run, self._name)
             self._task.add_done_callback(self._ended)
 
     async def _run(self) -> None:
         while self._items:
-            await self._handle(self._items.popleft())
+            item, size = self._items.popleft()
+            try:
+                await self._handle(item)
+            finally:
+                self._budget.release(size)
         # No await since the loop's condition: nothing was queued meanwhile.
         self._task = None
 
