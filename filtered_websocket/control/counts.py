@@ -1,12 +1,21 @@
 """How many connections use each token, in all processes."""
 
 import asyncio
+import contextlib
+import json
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from channels.layers import get_channel_layer
+
+from ..conf import conf
+from ..exceptions import PublishError
 from ..hub.hub import Hub
-from ..publish import any_hub, reaches_connections
+from ..layer.direct import DirectSender, sender_for
+from ..layer.health import LOST
+from ..layer.publish_queue import new_item
+from ..publish import any_hub, queueing_hub, reaches_connections
 
 #: How long the caller waits for the processes' answers, seconds.
 WAIT = 0.25
@@ -27,8 +36,13 @@ def count_connections(token_ids: Iterable[int]) -> Mapping[int, int] | None:
         return None
     if not reaches_connections():
         return None
-    hub = any_hub()
-    answers = asyncio.run_coroutine_threadsafe(_ask(hub), hub.loop).result()
+    sender = sender_for(get_channel_layer(conf.CHANNEL_LAYER)) if queueing_hub() is None else None
+    if sender is not None:
+        # Under gevent an event loop of any thread would break every other query.
+        answers = _ask_directly(sender)
+    else:
+        hub = any_hub()
+        answers = asyncio.run_coroutine_threadsafe(_ask(hub), hub.loop).result()
     if not answers:
         # Not even this process's own answer came back: the layer is lost.
         return None
@@ -47,4 +61,23 @@ async def _ask(hub: Hub) -> list[dict[str, int]]:
         await asyncio.sleep(WAIT)
     finally:
         del grants.counts_asked[nonce]
+    return answers
+
+
+def _ask_directly(sender: DirectSender) -> list[dict[str, int]]:
+    """The answers; one of nothing for this process, where its question came back."""
+    nonce = secrets.token_hex(8)
+    question = {"is": "ask", "nonce": nonce}
+    answers: list[dict[str, int]] = []
+    try:
+        items = sender.ask(new_item(question), WAIT)
+    except (PublishError, *LOST):
+        return answers
+    for item in items:
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            event = json.loads(item.payload)
+            if event == question:
+                answers.append({})
+            elif event["is"] == "count" and event["nonce"] == nonce:
+                answers.append({str(pk): int(count) for pk, count in event["tokens"].items()})
     return answers

@@ -26,7 +26,7 @@ from redis.retry import Retry
 from ..conf import conf
 from ..exceptions import PublishError
 from ..threads.tasks import pause
-from .envelope import CONTROL, Item, Stamper, group_key, seal
+from .envelope import CONTROL, Item, Stamper, group_key, seal, unseal
 from .names import explain
 
 #: Errors after which another attempt may succeed; those of ``LASTING`` are excepted.
@@ -91,13 +91,16 @@ def _pool(host: Mapping[str, Any]) -> Any:
         raise ValueError(f"only redis.asyncio takes {', '.join(foreign)}")
     # Retries happen in ``_send``, which repeats the same batch.
     options: dict[str, Any] = {**host, "retry": Retry(NoBackoff(), 0)}
+    limit = conf.LAYER_TIMEOUT
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        if options.get(name) is None:
+            options[name] = limit
     if "address" in options:
         return redis.ConnectionPool.from_url(options.pop("address"), **options)
     if options.get("master_name") is None:
         options.pop("master_name", None)
         return redis.ConnectionPool(**options)
     sentinel: Any = redis.sentinel  # which has no annotations
-    limit = conf.LAYER_TIMEOUT
     asking = {"socket_timeout": limit, "socket_connect_timeout": limit, "retry": options["retry"]}
     asking |= options.pop("sentinel_kwargs", None) or {}
     asked = sentinel.Sentinel(options.pop("sentinels"), sentinel_kwargs=asking)
@@ -122,12 +125,41 @@ class DirectSender:
         whether the message may have arrived all the same.
         """
         key = group_key(group)
-        channel = self._shape._get_group_channel_name(key)
-        host = self._hosts[self._shape._get_shard(channel)]
+        channel, host = self._find(key)
         if group == CONTROL and host.is_away:
             # A script that saves many users would wait each time. RECHECK finds the change.
             raise PublishError("not sent: Redis did not answer a moment ago")
         host.send(channel, key, item, self.layer.serialize)
+
+    def ask(self, item: Item, seconds: float) -> list[Item]:
+        """
+        Send ``item`` to the control group; what arrives there within ``seconds``, ``item``
+        included. Raises as :meth:`send`, and what redis-py raises.
+        """
+        channel, host = self._find(group_key(CONTROL))
+        items: list[Item] = []
+        client: Any = redis.Redis(connection_pool=host.pool)
+        with client.pubsub() as pubsub:
+            pubsub.subscribe(channel)
+            # That Redis has subscribed: answers could come before.
+            pubsub.get_message(timeout=conf.LAYER_TIMEOUT)
+            self.send(CONTROL, item)
+            end = time.monotonic() + seconds
+            while (left := end - time.monotonic()) > 0:
+                message = pubsub.get_message(timeout=left)
+                if message is not None and message["type"] == "message":
+                    items += self._open(message["data"])
+        return items
+
+    def _find(self, key: str) -> "tuple[str, _Host]":
+        channel = self._shape._get_group_channel_name(key)
+        return channel, self._hosts[self._shape._get_shard(channel)]
+
+    def _open(self, data: Any) -> list[Item]:
+        try:
+            return unseal(self.layer.deserialize(data)).items
+        except Exception:
+            return []  # whatever somebody else publishes there
 
 
 class _Host:
@@ -136,8 +168,8 @@ class _Host:
     def __init__(self, options: Mapping[str, Any], layer: Any) -> None:
         self._layer = layer
         # A connection of Sentinel's refers to its pool weakly.
-        self._pool = _pool(options)
-        self._connection = self._pool.make_connection()
+        self.pool = _pool(options)
+        self._connection = self.pool.make_connection()
         self._lock = threading.Lock()
         self._stamper = Stamper()
         self._failed_at = float("-inf")

@@ -1,17 +1,24 @@
 """How many connections use a token, in all processes."""
 
 import asyncio
+import json
+import threading
 
+import msgpack
 import pytest
 from asgiref.sync import sync_to_async
 
 from filtered_websocket import publish
+from filtered_websocket.checks.settings import PUBSUB
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.control import counts
 from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.layer.envelope import CONTROL, Batch, group_key, seal
+from filtered_websocket.layer.publish_queue import new_item
 from filtered_websocket.models import Token
 
 from ..handshaking import shake_hands
+from ..layer.fake_redis import FakeRedis
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -61,3 +68,57 @@ def test_a_process_without_connections_asks_the_layer(monkeypatch):
     finally:
         # Ends the thread and all that it listens with.
         publish._close()
+
+
+@pytest.fixture
+def redis_server(settings, monkeypatch):
+    monkeypatch.setattr(counts, "WAIT", 0.3)
+    server = FakeRedis()
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": PUBSUB, "CONFIG": {"hosts": [{"address": server.url}]}}
+    }
+    yield server
+    publish._close()
+    server.close()
+
+
+def events(command):
+    """The control events in a PUBLISH."""
+    return [json.loads(item[3]) for item in msgpack.unpackb(command[2])["m"]]
+
+
+def test_a_process_without_connections_asks_redis_without_an_event_loop(redis_server):
+    def answer(command):
+        """As two processes that serve, an older one that asks, and a stranger."""
+        [event] = events(command)
+        for tokens in ({"1": 2, "3": 1}, {"1": 1}):
+            said = {"is": "count", "nonce": event["nonce"], "tokens": tokens}
+            tell(redis_server, command[1], said)
+        tell(redis_server, command[1], {"is": "count", "nonce": "other", "tokens": {"1": 9}})
+        tell(redis_server, command[1], {"is": "sweep"})
+        for strange in (["no event"], {"is": "count", "nonce": event["nonce"], "tokens": None}):
+            tell(redis_server, command[1], strange)
+        redis_server.deliver(redis_server.subscribers[0], command[1], b"no envelope")
+        return b":1\r\n"
+
+    redis_server.answer = answer
+    before = threading.active_count()
+    assert counts.count_connections([1, 2]) == {1: 3, 2: 0}
+    assert publish._publisher is None and threading.active_count() - before <= 2
+
+
+def tell(server, channel, event):
+    batch = Batch("other", group_key(CONTROL), 0, [new_item(event)])
+    server.deliver(server.subscribers[0], channel, msgpack.packb(seal(batch)))
+
+
+def test_where_nobody_serves_all_counts_are_0(redis_server):
+    assert counts.count_connections([1]) == {1: 0}
+
+
+def test_a_redis_that_is_away_is_not_known(redis_server, settings):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.1}
+    redis_server.answer = lambda command: None
+    assert counts.count_connections([1]) is None
+    redis_server.close()
+    assert counts.count_connections([1]) is None

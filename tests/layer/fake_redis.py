@@ -1,7 +1,13 @@
 """A Redis that answers as a test wants it: on a thread, for who speaks to it without a loop."""
 
+import contextlib
 import socket
 import threading
+
+
+def bulk(*parts):
+    """The beginning of an array of RESP, of three elements."""
+    return b"*3\r\n" + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
 
 
 class FakeRedis:
@@ -18,6 +24,7 @@ class FakeRedis:
         self.listeners = 0
         self.asked = []
         self._open = []
+        self.subscribers = []
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -45,10 +52,15 @@ class FakeRedis:
                     length = int(lines.readline()[1:])
                     command.append(lines.read(length + 2)[:-2])
                 answer = b"+OK\r\n"
-                if command[0] == b"PUBSUB":
+                if command[0] == b"SUBSCRIBE":
+                    self.subscribers.append(client)
+                    answer = bulk(b"subscribe", command[1]) + b":1\r\n"
+                elif command[0] == b"PUBSUB":
                     answer = self.numsub(command)
                 elif command[0] == b"PUBLISH":
                     self.published.append(command)
+                    for subscriber in self.subscribers:
+                        self.deliver(subscriber, *command[1:])
                     try:
                         answer = self.answer(command)
                     except ConnectionError:
@@ -56,6 +68,10 @@ class FakeRedis:
                         return
                 if answer is not None:
                     client.sendall(answer)
+
+    def deliver(self, subscriber, channel, data):
+        with contextlib.suppress(OSError):
+            subscriber.sendall(bulk(b"message", channel, data))
 
     def numsub(self, command):
         self.asked.append(command[2])
