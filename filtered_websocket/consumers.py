@@ -28,11 +28,11 @@ from .close_codes import FILTER_ERROR, FORBIDDEN, TOO_LARGE, UNAUTHORIZED
 from .codecs.frames import text_event
 from .conf import conf
 from .connections.connection import Connection
-from .connections.ending import DISCONNECT_TIMEOUT, run_disconnect_chains, wait_until_done
+from .connections.ending import close_cancelled, finish
 from .connections.handshake import Handshake, check_once, event_before
 from .connections.reading import Reader
 from .connections.refusals import log_refused, refuse
-from .exceptions import Close, Drop
+from .exceptions import Close, Drop, ends_the_task
 from .hub.hub import Hub, get_hub
 from .pipelines.entries import Entry
 from .pipelines.pipeline import MayJoin, Pipeline
@@ -130,11 +130,15 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             await self._open()
             if self._accepted:
                 await self._reader.run()
+        except asyncio.CancelledError:
+            await close_cancelled(self.connection, self.send)
+            raise
         finally:
             transport.stop()
             self._leave()
             try:
-                await self._finish()
+                chains = self.pipeline.disconnect if self._accepted else ()
+                await finish(self.connection, chains, self.pipeline.failed)
             finally:
                 await self.hub.detach(self.connection)
 
@@ -189,7 +193,9 @@ class FilteredWebSocketConsumer(AsyncConsumer):
                 self.connection.identify(identity)
         except Close as close:
             return close.code, close.reason
-        except Exception as error:
+        except BaseException as error:
+            if ends_the_task(error):
+                raise
             # An error of the server, not a wrong credential.
             self.pipeline.failed(error, f"connection {self.connection.id}", "authentication")
             return FILTER_ERROR, "cannot find out who connects"
@@ -208,7 +214,9 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             if path := filter_of_error(close):
                 self._reason = f"{path} raised Close({close.code}, {close.reason!r})"
             return close.code, close.reason
-        except Exception as error:
+        except BaseException as error:
+            if ends_the_task(error):
+                raise
             self.pipeline.failed(error, f"connection {self.connection.id}", "joining its groups")
             return FILTER_ERROR, "a filter failed"
         return self.connection.transport.closed
@@ -262,7 +270,9 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             pass
         except Close as close:
             connection.close(close.code, close.reason)
-        except Exception as error:
+        except BaseException as error:
+            if ends_the_task(error):
+                raise
             pipeline.failed(error, f"connection {connection.id}")
             if conf.ON_ERROR == "close":
                 connection.close(FILTER_ERROR, "a filter failed")
@@ -278,19 +288,3 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         self.connection.last_groups = self.connection.groups
         for group in self.connection.last_groups:
             self._view.leave(self.connection, group)
-
-    async def _finish(self) -> None:
-        """
-        Run the disconnect chain once, however the connection ended, if it was accepted.
-
-        In a task of its own, so that cancelling this task does not cancel the chain. If
-        the chain takes longer than ``DISCONNECT_TIMEOUT`` after that, the filter that is
-        running is cancelled, then the next.
-        """
-        connection = self.connection
-        if not (self.pipeline.disconnect or connection.transport.writing or connection.tasks):
-            return
-        chains = self.pipeline.disconnect if self._accepted else ()
-        ending = run_disconnect_chains(connection, chains, self.pipeline.failed)
-        if await wait_until_done(asyncio.ensure_future(ending), DISCONNECT_TIMEOUT):
-            raise asyncio.CancelledError

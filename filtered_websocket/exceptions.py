@@ -12,6 +12,9 @@ Everything this package raises on purpose::
 Mistakes in settings raise :exc:`django.core.exceptions.ImproperlyConfigured`.
 """
 
+import asyncio
+from types import TracebackType
+
 
 class FilteredWebSocketError(Exception):
     """The base of every exception of this package."""
@@ -73,3 +76,40 @@ class PublishError(FilteredWebSocketError):
     A publish that cannot be carried out: too large or not encodable (nothing was
     queued), no room in the queue, or (from ``apublish``) the layer did not take it.
     """
+
+
+def ends_the_task(error: BaseException) -> bool:
+    """
+    Whether an exception that came out of a site's code is not that code's own error, and has
+    to go on: Ctrl-C, a cancellation of this task, or the close of the coroutine that waits.
+
+    Any other, of whatever class, must cost one event only: a SystemExit that leaves a task
+    would end the process.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    if isinstance(error, GeneratorExit):
+        # close() raises it in this frame; one that a filter raised has frames below.
+        return error.__traceback__ is not None and error.__traceback__.tb_next is None
+    return isinstance(error, KeyboardInterrupt)
+
+
+class only_exceptions:
+    """
+    ``with`` some code of a site: an exception that is no :exc:`Exception`, but for those of
+    :func:`ends_the_task`, becomes a RuntimeError. A SystemExit that leaves a task or a
+    callback of an event loop would end the process.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: object, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None and not isinstance(error, Exception) and not ends_the_task(error):
+            raise RuntimeError(f"{self.name} raised {type(error).__name__}: {error}") from error

@@ -13,9 +13,8 @@ from filtered_websocket import (
     WebSocketConnectFilter,
     WebSocketDataFilter,
     WebSocketDisconnectFilter,
-    consumers,
 )
-from filtered_websocket.connections import reading
+from filtered_websocket.connections import ending, reading
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
 from filtered_websocket.hub.hub import get_hub
@@ -448,7 +447,7 @@ async def test_after_a_cancellation_which_goes_on_afterwards():
     server.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await server.task
-    assert ran == [1006] and get_hub().connections == {}
+    assert ran == [4500] and get_hub().connections == {}
 
 
 async def test_after_a_cancellation_while_a_filter_awaits():
@@ -465,7 +464,7 @@ async def test_after_a_cancellation_while_a_filter_awaits():
     server.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await server.task
-    assert ran == [1006]
+    assert ran == [4500]
 
 
 async def test_after_a_refused_send():
@@ -534,7 +533,7 @@ async def test_cancellations_do_not_end_a_disconnect_chain():
 
 
 async def test_a_disconnect_filter_that_never_ends_is_cancelled_and_the_next_one_runs(monkeypatch):
-    monkeypatch.setattr(consumers, "DISCONNECT_TIMEOUT", 0.01)
+    monkeypatch.setattr(ending, "DISCONNECT_TIMEOUT", 0.01)
     started = asyncio.Event()
 
     async def forever(web_socket_instance):
@@ -710,3 +709,52 @@ async def test_blocking_filters_see_the_rows_of_a_test(transactional_db, django_
     async with connect([message_filter(count, blocking=True)]) as ann:
         await ann.send("x")
         assert await ann.receive() == "1"
+
+
+# A task that is cancelled
+
+
+async def test_a_socket_whose_task_is_cancelled_is_closed():
+    ran, filters = disconnects()
+    server = await Server(filters).accepted()
+    server.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await server.task
+    close = {"type": "websocket.close", "code": 4500, "reason": "cancelled"}
+    assert server.sent[1:] == [close] and ran == [4500]
+
+
+async def test_a_socket_that_is_closing_when_its_task_is_cancelled_gets_no_second_close():
+    ran, filters = disconnects()
+
+    def close(web_socket_instance, message):
+        web_socket_instance.close(4321)
+        asyncio.current_task().cancel()
+
+    server = await Server([message_filter(close), *filters]).accepted()
+    server.events.put_nowait({"type": "websocket.receive", "text": "x"})
+    with pytest.raises(asyncio.CancelledError):
+        await server.task
+    assert [event.get("code") for event in server.sent[1:]] in ([4321], [])
+    assert ran == [4321]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_handshake_whose_task_is_cancelled_is_refused(fails):
+    waiting = asyncio.Event()
+
+    async def wait(web_socket_instance, handshake):
+        waiting.set()
+        await asyncio.Event().wait()
+
+    server = Server([message_filter(wait, WebSocketConnectFilter)])
+    server.start()
+    server.events.put_nowait({"type": "websocket.connect"})
+    await waiting.wait()
+    if fails:
+        server.refuse = OSError("the client has left")
+    server.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await server.task
+    close = {"type": "websocket.close", "code": 4500, "reason": "cancelled"}
+    assert server.sent == ([] if fails else [close])

@@ -1,10 +1,9 @@
 """The filters of one server event, in order, and how an event goes through them."""
 
-import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-from ..exceptions import Close, Drop, FilterError
+from ..exceptions import Close, Drop, FilterError, ends_the_task
 from ..threads.blocking import run_blocking
 from .stage import FilterClass, as_bytearray, make_stage
 
@@ -13,9 +12,9 @@ class Chain:
     """
     Filters in order, ready to run.
 
-    An exception of a filter other than ``Drop`` and ``Close`` comes out as
-    :exc:`~filtered_websocket.exceptions.FilterError`, which names the filter. So does an
-    async filter that takes longer than ``timeout`` seconds, where that is given.
+    An exception of a filter, of any class but ``Drop``, ``Close`` and KeyboardInterrupt, comes
+    out as :exc:`~filtered_websocket.exceptions.FilterError`, which names the filter. So does
+    an async filter that takes longer than ``timeout`` seconds.
     """
 
     __slots__ = ("_bytes", "awaits", "filters", "name", "stages")
@@ -55,8 +54,10 @@ class Chain:
                     data = as_bytearray(result) if self._bytes else result
         except (Drop, Close):
             raise
-        except (Exception, asyncio.CancelledError) as error:
-            # run() never awaits, so a CancelledError here was raised by the filter itself.
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            # Of any class: a SystemExit would end the process, not this event.
             raise FilterError(path) from error
         return data
 
@@ -78,8 +79,8 @@ class Chain:
                     data = as_bytearray(result) if self._bytes else result
         except (Drop, Close):
             raise
-        except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+        except BaseException as error:
+            if ends_the_task(error):
                 raise
             raise FilterError(path) from error
         return data
@@ -89,9 +90,3 @@ class Chain:
         if self.awaits:
             return await self.arun(instance, data)
         return self.run(instance, data)
-
-
-def _is_cancelled() -> bool:
-    """Whether this task was cancelled; otherwise a filter awaited something cancelled."""
-    task = asyncio.current_task()
-    return task is None or bool(task.cancelling())

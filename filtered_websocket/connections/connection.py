@@ -10,6 +10,7 @@ from ..close_codes import FORBIDDEN
 from ..codecs.frames import Frame, text_event, to_frame
 from ..exceptions import Close, check_close
 from ..layer.envelope import check_group
+from ..threads.tasks import GuardedTask
 from ..transports import AsgiTransport
 from ..types import Codec, Scope
 from .client import Client
@@ -243,7 +244,7 @@ class Connection(Client):
 
     def start_task(self, steps: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
         """A task that is cancelled when the connection ends. Private to this package."""
-        task = self._view.loop.create_task(steps, name=name)
+        task = GuardedTask(steps, loop=self._view.loop, name=name)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return task

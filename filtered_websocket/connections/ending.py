@@ -1,16 +1,69 @@
-"""Disconnect chains, which run to their end even if the task of their connection is cancelled."""
+"""
+The end of a connection: its disconnect chains run to their end even if its task is cancelled,
+and a socket whose task is cancelled is closed.
+"""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..chains.chain import Chain
+from ..close_codes import FILTER_ERROR
 from ..exceptions import Close, Drop
+from ..logs import get_logger
+from ..threads.tasks import GuardedTask
+from ..types import Send
 from .connection import Connection
 from .stalls import Grace
 
 #: How long the disconnect chains may run after their connection was cancelled, seconds.
 DISCONNECT_TIMEOUT = 8.0
+
+logger = get_logger(__name__)
+
+#: How long the disconnect chains may run after their connection was cancelled, seconds.
+DISCONNECT_TIMEOUT = 8.0
+#: How long a server may take to send the answer to a handshake that was cancelled, seconds.
+ANSWER_TIMEOUT = 1.0
+
+
+async def close_cancelled(connection: Connection, send: Send) -> None:
+    """
+    Close a connection whose task was cancelled, by a filter of its own or by the server.
+
+    Without this a server that does not watch its tasks, as daphne, would keep the socket open
+    with nobody reading it.
+    """
+    transport = connection.transport
+    if transport.closing:
+        return
+    logger.warning(
+        "closed connection %s: its task was cancelled, by a filter or by the server", connection.id
+    )
+    if transport.is_open:
+        transport.close(FILTER_ERROR, "cancelled")
+        # It ends within close_timeout.
+        await transport.stopped()
+        return
+    # The handshake is not answered. The client may have left, whatever a server does then.
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            await send({"type": "websocket.close", "code": FILTER_ERROR, "reason": "cancelled"})
+
+
+async def finish(
+    connection: Connection, chains: Iterable[Chain], failed: Callable[[Exception, str], None]
+) -> None:
+    """
+    Run the disconnect chains. A cancellation of this task does not end them: only if they
+    take longer than ``DISCONNECT_TIMEOUT`` from then on are they cancelled, one by one.
+    """
+    if not (chains or connection.transport.writing or connection.tasks):
+        return
+    task = GuardedTask(run_disconnect_chains(connection, chains, failed), name="fws-disconnect")
+    if await wait_until_done(task, DISCONNECT_TIMEOUT):
+        raise asyncio.CancelledError
 
 
 async def run_disconnect_chains(

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ..close_codes import FORBIDDEN
 from ..connections.connection import Connection
-from ..exceptions import Close
+from ..exceptions import Close, only_exceptions
 from ..layer.envelope import Batch, Item, Sequence, group_key
 from ..layer.link import Link
 from ..pipelines.pipeline import Pipeline
@@ -87,7 +87,8 @@ class Groups:
         if not connection.may_subscribe:
             raise Close(FORBIDDEN, "this token may not subscribe")
         may_join = view.pipeline.may_join
-        allowed = may_join is None or may_join(connection, name)
+        with only_exceptions("may_join"):
+            allowed = may_join is None or may_join(connection, name)
         if inspect.isawaitable(allowed):
             join = object()
             connection.asked.setdefault(name, set()).add(join)
@@ -101,7 +102,8 @@ class Groups:
         self, decision: Awaitable[bool], connection: Connection, view: View, name: str, join: object
     ) -> bool:
         try:
-            allowed = await decision
+            with only_exceptions("may_join"):
+                allowed = await decision
         finally:
             asked = connection.asked.get(name, set())
             is_wanted = join in asked

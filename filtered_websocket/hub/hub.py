@@ -140,7 +140,7 @@ class Hub:
         """A connection has ended and left its groups; with the last one the hub ends."""
         self.connections.pop(connection.id, None)
         if not self.connections and self._running and not self._held:
-            await self._end()
+            await asyncio.shield(asyncio.ensure_future(self._end()))  # whoever is cancelled
 
     @property
     def over(self) -> bool:

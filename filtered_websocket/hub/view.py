@@ -17,7 +17,7 @@ from ..connections.connection import Connection, Exclude, Users, excluded_ids
 from ..connections.result import Result, start
 from ..connections.stalls import Stalls
 from ..connections.token_groups import TOKEN_PREFIX, use_token
-from ..exceptions import Close, Drop, PublishError
+from ..exceptions import Close, Drop, PublishError, ends_the_task
 from ..layer.envelope import EXCLUDE, Item, check_group
 from ..layer.publish_queue import PublishQueue, new_item
 from ..pipelines.pipeline import Pipeline
@@ -237,7 +237,9 @@ class HubView:
             self._finish(group, item, pipeline.group.run(self, message), text)
         except Drop:
             pass
-        except Exception as error:
+        except BaseException as error:
+            if ends_the_task(error):
+                raise
             pipeline.failed(error, f"group {group!r:.80}")
         finally:
             if token is not None:
@@ -252,7 +254,9 @@ class HubView:
             self._finish(group, item, await self.pipeline.group.arun(self, message), text)
         except Drop:
             pass
-        except Exception as error:
+        except BaseException as error:
+            if ends_the_task(error):
+                raise
             self.pipeline.failed(error, f"group {group!r:.80}")
         if not self._hub.groups.members(self, group) and not len(self._backlogs.get(group, ())):
             # The last member left while it was busy: no message will come.

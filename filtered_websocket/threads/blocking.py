@@ -71,11 +71,23 @@ def is_in_a_test() -> bool:
 
 
 def call_safely(call: Callable[..., Any], *args: Any) -> Any:
+    """``call(*args)``; RuntimeError for an exception that no task may get from a thread."""
     try:
         return call(*args)
     except StopIteration as error:
         # asyncio's futures do not accept it: the caller would wait for ever.
         raise RuntimeError(f"StopIteration: {error.value}") from error
+    except Exception:
+        raise
+    except BaseException as error:
+        # Ctrl-C reaches the main thread only. A SystemExit would end the process.
+        if isinstance(error, KeyboardInterrupt) and _is_main_thread():
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _with_fresh_connections(call: Callable[..., Any], *args: Any) -> Any:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeAlias
 
+from ..exceptions import ends_the_task
 from ..logs import LogThrottle, get_logger
 
 logger = get_logger(__name__)
@@ -25,6 +26,19 @@ CANCEL_AGAIN = 0.5
 MAX_PAUSE = 1.0
 #: A task that was started again counts as failing until it has run for this long, seconds.
 STABLE_AFTER = 5.0
+
+
+class GuardedTask(asyncio.Task[Any]):
+    """A task that the code running in it cannot cancel; a site's filter may try to."""
+
+    def cancel(self, msg: Any = None) -> bool:
+        """As of any task; RuntimeError if the task itself calls it."""
+        if asyncio.current_task(self.get_loop()) is self:
+            raise RuntimeError(
+                "this code cancels the task that runs it, which serves others as well:"
+                " raise Drop instead"
+            )
+        return super().cancel(msg)
 
 
 def pause(failures: int) -> float:
@@ -70,9 +84,7 @@ class Tasks:
         """A task that awaits ``run()``; whoever starts it cancels and awaits it."""
         # In an empty context, not in that of the connection whose message started it.
         context = contextvars.Context()
-        return asyncio.get_running_loop().create_task(
-            self._keep_running(run, name), name=name, context=context
-        )
+        return GuardedTask(self._keep_running(run, name), name=name, context=context)
 
     async def _keep_running(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         task = asyncio.current_task()
@@ -83,11 +95,9 @@ class Tasks:
                 try:
                     await run()
                     return
-                except (KeyboardInterrupt, GeneratorExit):
-                    raise
                 except BaseException as error:
                     # A CancelledError of something that run() awaited is a failure, too.
-                    if task is not None and task.cancelling():
+                    if ends_the_task(error) or (task is not None and task.cancelling()):
                         raise
                     if time.monotonic() - started > STABLE_AFTER:
                         failures = 0

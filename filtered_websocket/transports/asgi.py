@@ -87,6 +87,11 @@ class AsgiTransport:
         return self.closed is not None
 
     @property
+    def is_open(self) -> bool:
+        """Whether the handshake was accepted; true also after a close."""
+        return self._is_open
+
+    @property
     def writing(self) -> bool:
         """Whether the writer task runs."""
         return self._writer is not None

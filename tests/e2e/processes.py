@@ -100,6 +100,10 @@ class Process:
     def signal(self, number):
         self._process.send_signal(number)
 
+    @property
+    def is_running(self):
+        return self._process.poll() is None
+
     def wait(self, timeout=LIMIT):
         """Wait for its end; returns the exit status."""
         status = self._process.wait(timeout)

@@ -56,3 +56,24 @@ async def test_a_call_that_has_not_begun_is_not_left_behind(caplog, settings):
     await first
     assert blocking.abandoned == {} and "still runs" not in caplog.text
     blocking.shut_down(60)
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit, GeneratorExit, asyncio.CancelledError, KeyboardInterrupt, StopIteration]
+)
+async def test_what_would_end_a_process_or_a_task_becomes_an_error_of_the_thread(error):
+    def fail():
+        raise error("on purpose")
+
+    words = f"{error.__name__}: on purpose"
+    with pytest.raises(RuntimeError, match=words) as caught:
+        await blocking.run_blocking(fail)
+    assert isinstance(caught.value.__cause__, error)
+
+
+def test_ctrl_c_in_the_main_thread_is_passed_on():
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        blocking.call_safely(interrupt)

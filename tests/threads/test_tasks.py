@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from filtered_websocket.threads import tasks as module
-from filtered_websocket.threads.tasks import Tasks, end_tasks, pause
+from filtered_websocket.threads.tasks import GuardedTask, Tasks, end_tasks, pause
 
 from ..waiting import limited
 
@@ -41,12 +41,18 @@ async def end(task):
 
 
 async def test_a_task_that_fails_is_started_again_counted_and_logged_once(tasks, caplog):
-    errors = [ValueError("one"), SystemExit(3), asyncio.CancelledError(), ValueError("four")]
+    errors = [
+        ValueError("one"),
+        SystemExit(3),
+        asyncio.CancelledError(),
+        ValueError("four"),
+        GeneratorExit("five"),
+    ]
     run, runs = failing(*errors)
     task = tasks.start(run, "fws-test")
     async with limited():
         await runs.wait()
-    assert tasks._counts["task_failed"] == 4 and tasks.failing
+    assert tasks._counts["task_failed"] == len(errors) and tasks.failing
     [record] = caplog.records
     assert record.levelno == logging.ERROR and "fws-test failed" in record.getMessage()
     assert "ValueError: one" in caplog.text
@@ -71,6 +77,23 @@ async def test_a_task_ends_when_what_it_runs_returns(tasks):
 
     await tasks.start(run, "fws-test")
     assert not tasks._counts
+
+
+async def test_a_task_cannot_be_cancelled_by_the_code_that_it_runs(tasks, caplog):
+    outcomes = []
+
+    async def run():
+        try:
+            asyncio.current_task().cancel()
+        except RuntimeError as error:
+            outcomes.append(str(error))
+        async with asyncio.timeout(0):
+            await asyncio.Event().wait()
+
+    task = GuardedTask(run())
+    with pytest.raises(TimeoutError):
+        await task
+    assert "cancels the task that runs it" in outcomes[0]
 
 
 async def test_a_task_that_is_cancelled_is_not_started_again_whatever_it_raises(tasks):
