@@ -23,7 +23,13 @@ from .auth.authenticators import AUTH_TIMEOUT, load_authenticators, session_user
 from .auth.credentials import clean_query
 from .close_codes import FILTER_ERROR
 from .conf import conf
-from .connections.handshake import CHECKED, LATEST_EVENT, CookieMiddleware, refusal_reason
+from .connections.handshake import (
+    CHECKED,
+    LATEST_EVENT,
+    CookieMiddleware,
+    refusal_reason,
+    script_name,
+)
 from .connections.origins import OriginRule, is_same_origin, one_of_origins, site_rule
 from .connections.refusals import cure_of, log_refusal, refuse
 from .consumers import FilteredWebSocketConsumer
@@ -128,15 +134,19 @@ class Router:
         self._throttle = LogThrottle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # URLRouter raises for a path outside of root_path, which has no route here.
-        inside = scope["path"].startswith(scope.get("root_path", ""))
-        await (self._router if inside else self._refuse)(scope, receive, send)
+        # As Django does for pages. URLRouter knows root_path only, and demands that the
+        # path begins with it, which it does not behind a proxy that strips it.
+        remaining = scope["path"].removeprefix(script_name(scope))
+        is_here = remaining.startswith("/") or not remaining
+        router = self._router if is_here else self._refuse
+        await router({**scope, "path_remaining": remaining}, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         """HTTP 403, and a throttled line in the log: scanners try many paths."""
         await receive()
         reason = f"no WebSocket route for {scope['path']}"
-        cure = f"Routes: {', '.join(self._paths) or 'none'}."
+        prefix = script_name(scope)
+        cure = f"Routes: {', '.join(prefix + path for path in self._paths) or 'none'}."
         log_refusal(scope, reason, cure, self._throttle, "path")
         await send({"type": "websocket.close"})
 

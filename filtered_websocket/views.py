@@ -38,7 +38,8 @@ def demo(request: HttpRequest, name: str = "", websocket: Any = None) -> HttpRes
         "pipes": pipeline.lines(),
         # Then the page shows what comes back, not what was typed.
         "to_self": any(getattr(cls, "to_self", False) for cls in pipeline.message.filters),
-        "websocket_path": request.path,
+        # Not request.path: behind a proxy that strips the prefix it lacks that.
+        "websocket_path": request.META["SCRIPT_NAME"] + request.path_info,
     }
     response = render(request, "filtered_websocket/demo.html", context)
     response["Content-Security-Policy"] = CONTENT_SECURITY_POLICY

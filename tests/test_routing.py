@@ -8,6 +8,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from channels.routing import URLRouter
 from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.asgi import ASGIRequest
 from django.urls import path
 
 from filtered_websocket import (
@@ -138,13 +139,44 @@ def test_a_process_that_ends_asks_no_database_and_says_when_to_come_back(
         async_to_sync(come)()
 
 
-async def test_a_path_outside_of_root_path_is_refused():
-    application = websocket_application()
-    opening = connect(application, "/")
-    opening._client._scope["root_path"] = "/site"
+@pytest.mark.parametrize(
+    ("asked", "root_path", "forced", "has_route"),
+    [
+        ("/chat/", "", None, True),
+        # daphne --root-path behind a proxy that strips the prefix, and uvicorn's, which
+        # puts it back.
+        ("/chat/", "/app", None, True),
+        ("/app/chat/", "/app", None, True),
+        # FORCE_SCRIPT_NAME: a proxy that strips, and one that keeps.
+        ("/chat/", "", "/app", True),
+        ("/app/chat/", "", "/app", True),
+        ("/app/chat/", "/other", "/app", True),
+        # As pages are not found there.
+        ("/app/chat/", "", None, False),
+        ("/app/app/chat/", "/app", None, False),
+        ("/other/chat/", "/other", "/app", False),
+        ("/appchat/", "/app", None, False),
+    ],
+)
+async def test_where_a_page_is_found_below_a_prefix_its_socket_is_found(
+    settings, asked, root_path, forced, has_route
+):
+    settings.FORCE_SCRIPT_NAME = forced
+    scope = {"type": "http", "method": "GET", "path": asked, "root_path": root_path}
+    assert (ASGIRequest(scope, None).path_info == "/chat/") is has_route
+    application = websocket_application([path("chat/", FilteredWebSocketConsumer.as_asgi())])
+    opening = connect(application, asked)
+    opening._client._scope["root_path"] = root_path
     client = await opening
-    assert not client.accepted
+    assert client.accepted is has_route
     await client.close()
+
+
+async def test_the_routes_that_the_log_names_have_the_prefix(settings, caplog):
+    settings.DEBUG, settings.FORCE_SCRIPT_NAME = True, "/app"
+    client = await connect(websocket_application(), "/nosuch/")
+    await client.close()
+    assert "Routes: /app/." in caplog.text
 
 
 async def test_without_routes_the_sites_pipeline_is_at_the_root():

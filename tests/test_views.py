@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from django.test import AsyncClient, Client
+from django.test import AsyncClient, AsyncRequestFactory, Client
 from django.urls import reverse
 
 from filtered_websocket import views
@@ -94,3 +94,10 @@ def test_they_are_only_read(what):
     assert reverse(f"{what}", urlconf="filtered_websocket.urls") == f"/health/{what}"
     assert Client().post(f"/health/{what}").status_code == 405
     assert Client().head(f"/health/{what}").status_code == 200
+
+
+@pytest.mark.parametrize("asked", ["/", "/app/"])
+def test_below_a_prefix_the_demo_asks_for_the_path_that_the_browser_sees(settings, asked):
+    settings.FORCE_SCRIPT_NAME = "/app"
+    request = AsyncRequestFactory().get(asked)
+    assert 'data-websocket-path="/app/"' in views.demo(request).content.decode()

@@ -135,13 +135,23 @@ def host_headers(scope: Scope) -> list[bytes]:
     return found
 
 
+def root_path(scope: Scope) -> str:
+    """Where the server says that the application is mounted."""
+    return scope.get("root_path") or ""
+
+
+def script_name(scope: Scope) -> str:
+    """Where Django assumes that the site is mounted; what is left of a path has a route."""
+    return settings.FORCE_SCRIPT_NAME or root_path(scope)
+
+
 def is_plain_path(scope: Scope) -> bool:
     """Whether the path is written in the one normal way, which rules of a proxy match."""
     raw: bytes | None = scope.get("raw_path")
     path: str = scope["path"]
     if raw is None:
         raw = path.encode("utf-8", "surrogatepass")
-    elif unquote(raw.decode("latin-1")) != path:
+    elif path not in (written := unquote(raw.decode("latin-1")), root_path(scope) + written):
         return False
     return not _ODD_PATH.search(raw)
 

@@ -418,3 +418,9 @@ def test_every_reason_has_a_cure(settings, chosen, asked, cure):
     scope = handshake(*origin, **asked)
     reason = refusal_reason(scope, site_rule, any_host=False)
     assert reason and cure in cure_of(scope, reason)
+
+
+def test_a_server_may_leave_its_root_path_out_of_the_raw_path():
+    scope = {"path": "/app/chat/", "root_path": "/app", "raw_path": b"/chat/", "headers": []}
+    assert is_plain_path(scope) and is_plain_path({**scope, "raw_path": b"/app/chat/"})
+    assert not is_plain_path({**scope, "raw_path": b"/other/"})

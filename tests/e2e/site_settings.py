@@ -35,3 +35,4 @@ if os.environ.get("TEST_LAYER") == "core":
             },
         }
     }
+FORCE_SCRIPT_NAME = os.environ.get("TEST_SCRIPT_NAME")
