@@ -12,9 +12,15 @@ from filtered_websocket.routing import with_websockets  # noqa: E402
 from .memory_filters import Enqueue, SlowConsumer, SlowGroup  # noqa: E402
 
 
+class RoomConsumer(FilteredWebSocketConsumer):
+    """What waits for clients that have left must not reach those of the next test."""
+
+    def get_groups(self):
+        return [self.scope["path"]]
+
+
 def route(name, *filters):
-    consumer = FilteredWebSocketConsumer.as_asgi(filters=list(filters), groups=[name])
-    return path(f"{name}/", consumer)
+    return path(f"{name}/<int:room>/", RoomConsumer.as_asgi(filters=list(filters)))
 
 
 application = with_websockets(

@@ -1,6 +1,7 @@
 """The memory of a real process stays flat, whichever queue clients try to fill."""
 
 import contextlib
+import itertools
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ GROWTH = 100 * MIB
 #: How long clients send at most: a process without bounds takes 100 MiB a second.
 SECONDS = 1.5
 LONG = frame(b"x" * 250_000)
+rooms = itertools.count()
 SHORT = frame(b"x" * 20) * 2000
 COMMANDS = {
     "daphne": ("daphne", "-e", "tcp:port={port}:interface=127.0.0.1"),
@@ -96,6 +98,7 @@ def flood(server, path, data, senders=1, idle=0, layer=None):
     How many bytes the process grew while clients sent, besides others that do not read;
     while ``layer`` is silent, if there is one.
     """
+    path += f"{next(rooms)}/"
     clients = [Raw(server.port, path) for _ in range(senders + idle)]
     for client in clients:
         client.socket.settimeout(0.1)
