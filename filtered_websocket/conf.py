@@ -130,6 +130,10 @@ NAME = Rule(
 OPTIONAL_NAME = Rule(lambda value: value is None or NAME.allows(value), f"None or {NAME.words}")
 ALIAS = Rule(lambda value: isinstance(value, str), "a key of CHANNEL_LAYERS")
 PATH = Rule(lambda value: value is None or isinstance(value, str), "None or a dotted path")
+CALLABLE = Rule(
+    lambda value: value is None or isinstance(value, str) or callable(value),
+    "None, a dotted path or a function without arguments",
+)
 STORAGE = Rule(
     lambda value: (
         isinstance(value, dict)
@@ -209,6 +213,7 @@ SETTINGS: dict[str, tuple[Any, Rule]] = {
         {"BACKEND": "filtered_websocket.storage_objects.default", "OPTIONS": {}},
         STORAGE,
     ),
+    "TENANT": (None, CALLABLE),
     "TOKENS": ("database", one_of("database", "open")),
     "TRUSTED_PROXIES": (0, AMOUNT),
 }

@@ -5,15 +5,15 @@ Each process counts for itself: a site of several processes allows several times
 """
 
 import asyncio
-import contextvars
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from ..conf import conf
 from ..threads.database import run_query
+from .tenants import load_tenant
 from .validity import token_rows
 
 #: Seconds between two queries for addresses over the limit: the longest that a key waits.
@@ -84,31 +84,38 @@ class Throttle:
 
 
 class KeyLookups:
-    """Looks many keys up in one query per ``LOOKUP_EVERY``."""
+    """Looks many keys of a tenant up in one query per ``LOOKUP_EVERY``."""
 
     def __init__(self) -> None:
-        self._waiting: set[str] = set()
-        self._next: asyncio.Task[frozenset[str]] | None = None
-        self._last_query = -LOOKUP_EVERY
+        #: Tenant -> the query that comes next, and the digests that wait for it.
+        self._next: dict[Hashable, tuple[asyncio.Task[frozenset[str]], set[str]]] = {}
+        #: Tenant -> when its last query was.
+        self._last_query: dict[Hashable, float] = {}
 
     async def is_known(self, digest: str) -> bool:
         """Whether a token has this digest. Raises what the database raises."""
         loop = asyncio.get_running_loop()
-        if self._next is None or self._next.get_loop() is not loop:
-            self._waiting = set()
-            self._next = loop.create_task(self._query(), context=contextvars.Context())
-        if len(self._waiting) >= MAX_WAITING:
+        tenant = load_tenant()()
+        query, waiting = self._next.get(tenant, (None, set()))
+        if query is None or query.get_loop() is not loop:
+            waiting = set()
+            # In the context of the first caller: any of the same tenant would do.
+            query = loop.create_task(self._query(tenant, waiting))
+            self._next[tenant] = query, waiting
+        if len(waiting) >= MAX_WAITING:
             return False
-        self._waiting.add(digest)
-        query = self._next
+        waiting.add(digest)
         # Not awaited directly: a caller that is cancelled must not cancel it for the others.
         await asyncio.wait([query])
         return digest in query.result()
 
-    async def _query(self) -> frozenset[str]:
-        await asyncio.sleep(self._last_query + LOOKUP_EVERY - time.monotonic())
-        waiting, self._next = self._waiting, None
-        self._last_query = time.monotonic()
+    async def _query(self, tenant: Hashable, waiting: set[str]) -> frozenset[str]:
+        due = self._last_query.get(tenant, -LOOKUP_EVERY) + LOOKUP_EVERY
+        await asyncio.sleep(due - time.monotonic())
+        self._next.pop(tenant, None)
+        now = time.monotonic()
+        recent = {name: at for name, at in self._last_query.items() if now - at < LOOKUP_EVERY}
+        self._last_query = {**recent, tenant: now}
         known: frozenset[str] = await run_query(_known_among, waiting)
         return known
 

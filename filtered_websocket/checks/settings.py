@@ -16,6 +16,7 @@ from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
 from ..auth.authenticators import load_authenticators
+from ..auth.tenants import load_tenant
 from ..conf import CORE, SETTINGS, SettingError, conf
 from ..connections.origins import one_of_origins
 from ..pipelines.entries import PipelineError
@@ -80,6 +81,8 @@ def check_access(**kwargs: Any) -> list[CheckMessage]:
     valid = {key: SETTINGS[key][1].allows(getattr(conf, key)) for key in SETTINGS}
     if valid["AUTHENTICATORS"]:
         found += _check_authenticators()
+    if valid["TENANT"]:
+        found += _check_tenant()
     if valid["ALLOWED_ORIGINS"] and conf.ALLOWED_ORIGINS is not None:
         found += _check_origins(conf.ALLOWED_ORIGINS)
     if conf.AUTHENTICATORS and settings.SESSION_ENGINE == COOKIE_SESSIONS:
@@ -119,6 +122,13 @@ def _check_authenticators() -> Iterable[CheckMessage]:
             hint="Send them as subprotocols or headers, or use tickets.",
             id="filtered_websocket.W006",
         )
+
+
+def _check_tenant() -> Iterable[CheckMessage]:
+    try:
+        load_tenant()
+    except SettingError as error:
+        yield Error(error.message, hint=error.hint, id="filtered_websocket.E022")
 
 
 def _check_origins(origins: Sequence[str]) -> Iterable[CheckMessage]:

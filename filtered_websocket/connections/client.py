@@ -1,6 +1,8 @@
 """Who is at the other end of a connection: identity, user, session, address."""
 
 import uuid
+from collections.abc import Hashable
+from contextvars import copy_context
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +17,11 @@ class Client:
         #: Unique among all processes.
         self.id: str = str(uuid.uuid4())
         self.scope = scope
+        #: The context of its handshake, for whatever is asked on its behalf. Always run a
+        #: copy: a context cannot be entered twice at a time.
+        self.context = copy_context()
+        #: Which tenant it belongs to, once it depends on rows of the database.
+        self.tenant: Hashable = None
         #: The token it connected with, or used since.
         self.token: Any = None
         #: When its access expires, by the loop's clock. Private to this package.

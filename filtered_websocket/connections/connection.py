@@ -243,8 +243,12 @@ class Connection(Client):
         return left
 
     def start_task(self, steps: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
-        """A task that is cancelled when the connection ends. Private to this package."""
-        task = GuardedTask(steps, loop=self._view.loop, name=name)
+        """
+        A task in the context of the handshake, cancelled when the connection ends. Private
+        to this package.
+        """
+        context = self.context.copy()
+        task = GuardedTask(steps, loop=self._view.loop, name=name, context=context)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return task

@@ -23,6 +23,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from ..auth.dependencies import Dependency, dependencies, expiries
+from ..auth.tenants import tenant_of
 from ..auth.validity import is_read_from_a_replica, is_token, is_user, password_hash
 from ..close_codes import UNAUTHORIZED
 from ..connections.connection import Connection
@@ -110,15 +111,16 @@ class Grants:
         asked: whoever may have missed an event since then is re-checked. Infinity for what
         was not read from the database.
 
-        TypeError for an ``expires_at`` that is not a datetime.
+        TypeError for an ``expires_at`` that is not a datetime; whatever ``TENANT`` raises.
         """
         if is_user(identity.user):
             known = identity.session_hash or password_hash(identity.user)
             active = identity.user.is_active
             identity = replace(identity, session_hash=known, was_active=active)
+        connection.tenant = tenant_of(connection.context)
         self._set(connection, self._held.get(connection, {}) | {slot: identity})
         if is_token(identity.token):
-            self._rechecks.note_used(identity.token.pk)
+            self._rechecks.note_used(connection, identity.token.pk)
         for key in dependencies(identity):
             if key in self._ended:
                 connection.close(UNAUTHORIZED, self._ended[key])

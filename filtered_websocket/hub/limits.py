@@ -8,6 +8,7 @@ limit in each of them.
 
 import resource
 from collections import Counter
+from collections.abc import Hashable
 
 from ..close_codes import OVER_CAPACITY, TOO_MANY
 from ..conf import conf
@@ -39,9 +40,9 @@ class Limits:
     """Counts connections from their handshake until they end; refused ones do not count."""
 
     def __init__(self) -> None:
-        self._counts: Counter[tuple[str, str]] = Counter()
+        self._counts: Counter[tuple[Hashable, ...]] = Counter()
         #: Connection id -> the counters that it is part of.
-        self._held: dict[str, list[tuple[str, str]]] = {}
+        self._held: dict[str, list[tuple[Hashable, ...]]] = {}
 
     def __len__(self) -> int:
         return len(self._held)
@@ -63,7 +64,7 @@ class Limits:
         most = conf.MAX_CONNECTIONS
         if most is not None and len(self) >= most:
             return OVER_CAPACITY, "this server is full"
-        keys = []
+        keys: list[tuple[Hashable, ...]] = []
         most = conf.MAX_CONNECTIONS_PER_ADDRESS
         # On a Unix socket no client has an address: they are not counted together.
         if most is not None and connection.address:
@@ -80,7 +81,7 @@ class Limits:
         user = connection.user_id
         if most is None or user is None:
             return None
-        key = ("user", user)
+        key = ("user", connection.tenant, user)
         if self._counts[key] >= most:
             return TOO_MANY, "too many connections of this user"
         self._held[connection.id].append(key)

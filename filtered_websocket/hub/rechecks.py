@@ -1,14 +1,14 @@
 """
 Asks the database whether connections are still allowed: some at once, all of them every
-``RECHECK`` seconds; one query for many connections.
+``RECHECK`` seconds; one query for many connections of the same tenant.
 """
 
 import asyncio
 import contextvars
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from ..auth.validity import find_invalid, token_model
 from ..close_codes import FILTER_ERROR, UNAUTHORIZED
@@ -23,6 +23,8 @@ logger = get_logger(__name__)
 
 #: A connection's access depends on its handshake, and on a token that it used since.
 Slot = Literal["handshake", "used"]
+#: Connections, and what their access depends on.
+Held: TypeAlias = list[tuple[Connection, Identity]]
 
 #: Pause before the database is asked again, after it failed, seconds.
 ASK_AGAIN = 1.0
@@ -52,12 +54,14 @@ class Rechecks:
         self._held = held
         self._on_valid = on_valid
         self._pending: dict[Connection, None] = {}
-        self._used: set[int] = set()
+        #: Tenant -> a context of it, and the tokens that were used.
+        self._used: dict[Hashable, tuple[contextvars.Context, set[int]]] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._writing: set[asyncio.Task[None]] = set()
-        self._failing_since: float | None = None
+        #: Tenant -> since when its database cannot be asked.
+        self._failing_since: dict[Hashable, float] = {}
 
     def start(self) -> None:
         """Start the task, unless it runs."""
@@ -70,9 +74,10 @@ class Rechecks:
         self._pending.update(dict.fromkeys(connections))
         self._wake.set()
 
-    def note_used(self, token_id: int) -> None:
-        """Write soon when this token was used."""
-        self._used.add(token_id)
+    def note_used(self, connection: Connection, token_id: int) -> None:
+        """Write soon that ``connection`` used this token now."""
+        _, ids = self._used.setdefault(connection.tenant, (connection.context, set()))
+        ids.add(token_id)
         self._wake.set()
 
     async def stop(self) -> None:
@@ -109,19 +114,21 @@ class Rechecks:
 
     async def _check(self) -> bool:
         """Close connections whose access has ended. False where the database did not answer."""
-        checked = [
-            (connection, identity)
-            for connection in self._pending
-            for identity in self._held.get(connection, {}).values()
-        ]
+        tenants: dict[Hashable, Held] = {}
+        for connection in self._pending:
+            for identity in self._held.get(connection, {}).values():
+                tenants.setdefault(connection.tenant, []).append((connection, identity))
         self._pending.clear()
-        if not checked:
-            return True
-        answers = await run_query(_try_to, find_invalid, [identity for _, identity in checked])
+        return all(await asyncio.gather(*map(self._check_tenant, tenants, tenants.values())))
+
+    async def _check_tenant(self, tenant: Hashable, checked: Held) -> bool:
+        identities = [identity for _, identity in checked]
+        context = checked[0][0].context
+        answers = await run_query(_try_to, find_invalid, identities, context=context)
         if isinstance(answers, Exception):
-            self._retry(answers, [connection for connection, _ in checked])
+            self._retry(tenant, answers, [connection for connection, _ in checked])
             return False
-        self._failing_since = None
+        self._failing_since.pop(tenant, None)
         for (connection, identity), (flaw, fresh) in zip(checked, answers, strict=True):
             held = self._held.get(connection, {})
             for slot in [name for name, one in held.items() if one is identity]:
@@ -131,13 +138,13 @@ class Rechecks:
                     self._on_valid(connection, slot, fresh)
         return True
 
-    def _retry(self, error: Exception, connections: list[Connection]) -> None:
+    def _retry(self, tenant: Hashable, error: Exception, connections: list[Connection]) -> None:
         """After a failed query: try again later, or close them if it has failed for too long."""
         now = time.monotonic()
-        if self._failing_since is None:
-            self._failing_since = now
+        if tenant not in self._failing_since:
+            self._failing_since[tenant] = now
             logger.error("cannot ask the database which connections may stay open: %r", error)
-        if now - self._failing_since > GRACE * conf.RECHECK:
+        if now - self._failing_since[tenant] > GRACE * conf.RECHECK:
             for connection in connections:
                 connection.close(FILTER_ERROR, "cannot check whether it may stay open")
         else:
@@ -146,18 +153,20 @@ class Rechecks:
     def _write_used(self) -> None:
         """In a task of its own: a locked row must not delay re-checks."""
         if self._used and not self._writing:
-            used, self._used = self._used, set()
+            used, self._used = self._used, {}
             task = self._loop.create_task(
                 self._write(used), name="fws-used", context=contextvars.Context()
             )
             self._writing.add(task)
             task.add_done_callback(self._written)
 
-    async def _write(self, used: set[int]) -> None:
-        error = await run_query(_try_to, token_model().objects.note_used, used)
-        if error is not None:
-            # It is for display only.
-            logger.warning("cannot write when tokens were used: %r", error)
+    async def _write(self, used: dict[Hashable, tuple[contextvars.Context, set[int]]]) -> None:
+        write = token_model().objects.note_used
+        for context, ids in used.values():
+            error = await run_query(_try_to, write, ids, context=context)
+            if error is not None:
+                # It is for display only.
+                logger.warning("cannot write when tokens were used: %r", error)
 
     def _written(self, task: asyncio.Task[None]) -> None:
         self._writing.discard(task)

@@ -112,13 +112,17 @@ async def time_limit(seconds: float) -> AsyncIterator[None]:
             timer.cancel()
 
 
-async def run_query(call: Callable[..., Any], *args: Any) -> Any:
+async def run_query(
+    call: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+) -> Any:
     """
-    Await ``call(*args)`` in a thread for database queries, with this task's context.
+    Await ``call(*args)`` in a thread for database queries, in a copy of ``context``, which
+    is this task's if it is not given.
 
     If the caller is cancelled before a thread has begun with it, the query is skipped.
     """
+    copied = contextvars.copy_context() if context is None else context.copy()
+    run = functools.partial(copied.run, call_safely, call, *args)
     if is_in_a_test():
-        return await run_in_the_thread_sensitive_thread(call, *args)
-    run = functools.partial(contextvars.copy_context().run, call_safely, call, *args)
+        return await run_in_the_thread_sensitive_thread(run)
     return await asyncio.wrap_future(_queries.put(run))

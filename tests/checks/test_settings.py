@@ -89,6 +89,7 @@ WRONG = {
         {"BACKEND": "x", "OPTIONS": []},
         {"BACKEND": "x", "A": 1},
     ],
+    "TENANT": [3, ["a"]],
     "TOKENS": [None, "", "OPEN", True],
     "TRUSTED_PROXIES": [-1, 1.0, None, "1", True, ["10.0.0.1"]],
 }
@@ -395,3 +396,15 @@ def test_check_ids_are_unique_and_documented():
     raised = {f"E{number:03}" for number in range(3, 14)}
     assert sorted(documented) == sorted(set(written) | raised)
     assert len(documented) == len(set(documented))
+
+
+@pytest.mark.parametrize("path", ["no.such.module", "tests.settings.DEBUG"])
+def test_a_tenant_that_is_no_function(settings, path):
+    settings.FILTERED_WEBSOCKET = {"TENANT": path}
+    [error] = checks.check_access()
+    assert error.id == "filtered_websocket.E022"
+    settings.FILTERED_WEBSOCKET = {"TENANT": "os.getpid"}
+    assert checks.check_access() == []
+    settings.FILTERED_WEBSOCKET = {"TENANT": 3}
+    assert checks.check_access() == []
+    assert [found.id for found in checks.check_settings()] == ["filtered_websocket.E002"]

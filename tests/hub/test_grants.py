@@ -417,7 +417,7 @@ async def test_a_use_that_cannot_be_written_harms_nobody(app, token, monkeypatch
 async def test_a_database_that_hangs_does_not_hold_up_the_end_of_a_hub(app, token, monkeypatch):
     asked = asyncio.Event()
 
-    async def hang(*args):
+    async def hang(*args, **kwargs):
         asked.set()
         await asyncio.Event().wait()
 
@@ -451,10 +451,10 @@ async def test_who_leaves_while_the_question_is_asked_is_not_minded(app, token, 
     asked, answer = asyncio.Event(), asyncio.Event()
     real = rechecks.run_query
 
-    async def slowly(call, *args):
+    async def slowly(call, *args, **options):
         asked.set()
         await answer.wait()
-        return await real(call, *args)
+        return await real(call, *args, **options)
 
     client = await by_token(app, token[1])
     async with connect([]):
@@ -541,9 +541,9 @@ async def test_a_write_that_waits_for_a_lock_holds_up_no_end(app, token, user, m
     written = asyncio.Event()
     real = rechecks.run_query
 
-    async def ask(call, *args):
+    async def ask(call, *args, **options):
         if args[0] is rechecks.find_invalid:
-            return await real(call, *args)
+            return await real(call, *args, **options)
         await written.wait()
 
     monkeypatch.setattr(rechecks, "run_query", ask)
@@ -560,7 +560,7 @@ async def test_a_write_that_waits_for_a_lock_holds_up_no_end(app, token, user, m
 async def test_a_use_that_comes_while_another_is_written_is_written_too(app, token, monkeypatch):
     written, gate = [], asyncio.Event()
 
-    async def slowly(call, *args):
+    async def slowly(call, *args, **options):
         if call is rechecks._try_to and args[0] is not rechecks.find_invalid:
             written.append(args[1])
             await gate.wait()

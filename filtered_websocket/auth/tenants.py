@@ -1,0 +1,67 @@
+"""
+Which tenant a connection belongs to, where a site has several databases or schemas.
+
+A site chooses one by a context variable, which an ASGI middleware sets: queries for a
+connection run in the context of its handshake. Connections of one tenant share a query.
+"""
+
+import functools
+from collections.abc import Callable, Hashable, Iterator
+from contextvars import Context
+from importlib import import_module
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.db import router
+
+from ..conf import SettingError, conf, import_object
+from .validity import token_model
+
+
+def load_tenant() -> Callable[[], Hashable]:
+    """What ``TENANT`` names. :exc:`~filtered_websocket.conf.SettingError` if it is unusable."""
+    chosen = conf.TENANT
+    if chosen is None:
+        return databases
+    found = _import(chosen) if isinstance(chosen, str) else chosen
+    if not callable(found):
+        raise SettingError(
+            f"FILTERED_WEBSOCKET['TENANT'] names {chosen!r}, which is {found!r:.80}.",
+            "Name a function without arguments.",
+        )
+    tenant: Callable[[], Hashable] = found
+    return tenant
+
+
+@functools.cache
+def _import(path: str) -> Any:
+    return import_object(path)
+
+
+def tenant_of(context: Context) -> Hashable:
+    """
+    The tenant of a connection whose handshake has this context.
+
+    Raises what ``TENANT`` raises, and TypeError for an answer that has no hash.
+    """
+    tenant: Hashable = context.copy().run(load_tenant())
+    hash(tenant)
+    return tenant
+
+
+def databases() -> Hashable:
+    """The databases that the routers choose for users, tokens and sessions."""
+    return tuple(router.db_for_write(model) for model in _models())
+
+
+def _models() -> Iterator[Any]:
+    if apps.is_installed("django.contrib.auth"):
+        yield get_user_model()
+    if apps.is_installed("filtered_websocket"):
+        yield token_model()
+    if apps.is_installed("django.contrib.sessions"):
+        store = import_module(settings.SESSION_ENGINE).SessionStore
+        if hasattr(store, "get_model_class"):
+            yield store.get_model_class()
