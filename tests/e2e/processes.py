@@ -73,6 +73,11 @@ class Process:
             assert count <= self.lines.maxlen, "too long ago"
             return list(self.lines)[len(self.lines) - count :]
 
+    def forget(self):
+        """What was said until now is no longer in ``output``, and was not ``said``."""
+        with self._said:
+            self.lines.clear()
+
     def said(self, pattern, timeout=LIMIT):
         """Wait for a line that matches; the match."""
 

@@ -16,8 +16,23 @@ from .test_serving import hears
 SITE = {"DJANGO_SETTINGS_MODULE": "tests.e2e.site_settings"}
 
 
+@pytest.fixture(scope="module")
+def process(database):
+    process = Daphne(env=database | SITE)
+    yield process
+    process.stop()
+
+
 @pytest.fixture
-def site(database):
+def site(process):
+    """The process of all tests here, of which only what it says in this one counts."""
+    process.forget()
+    return process
+
+
+@pytest.fixture
+def fresh_site(database):
+    """A process of its own: another one may have logged this already, or say goodbye late."""
     process = Daphne(env=database | SITE)
     yield process
     process.stop()
@@ -31,14 +46,15 @@ async def test_a_dropped_message_is_silence(site):
     assert "ERROR" not in site.output and "Traceback" not in site.output
 
 
-async def test_a_raising_filter_is_logged_once_and_everybody_lives(site):
-    async with connect(site.ws()) as ann, connect(site.ws()) as bob:
+async def test_a_raising_filter_is_logged_once_and_everybody_lives(fresh_site):
+    async with connect(fresh_site.ws()) as ann, connect(fresh_site.ws()) as bob:
         for _ in range(5):
             await ann.send("raise")
         await ann.send("next")
         assert await hears(bob, 1) == ["next"]
-    assert site.output.count("tests.e2e.site_filters.Misbehave raised KeyError on connection") == 1
-    assert site.output.count("Traceback") == 1
+    words = "tests.e2e.site_filters.Misbehave raised KeyError on connection"
+    assert fresh_site.output.count(words) == 1
+    assert fresh_site.output.count("Traceback") == 1
 
 
 async def test_a_forgotten_await_is_a_line_in_the_log(site):
@@ -97,18 +113,18 @@ async def test_both_redis_layers_carry_any_name_and_any_message(database, valkey
             await asyncio.to_thread(server.stop)
 
 
-async def test_the_disconnect_chain_runs_when_the_client_vanishes(site):
-    async with connect(site.ws()) as ann:
+async def test_the_disconnect_chain_runs_when_the_client_vanishes(fresh_site):
+    async with connect(fresh_site.ws()) as ann:
         ann.transport.abort()
-        await asyncio.to_thread(site.said, "GOODBYE 1006")
-    assert site.output.count("GOODBYE") == 1
+        await asyncio.to_thread(fresh_site.said, "GOODBYE 1006")
+    assert fresh_site.output.count("GOODBYE") == 1
 
 
 @pytest.mark.promise
-async def test_100_clients_whose_messages_raise_do_not_disturb_a_good_one(site):
+async def test_100_clients_whose_messages_raise_do_not_disturb_a_good_one(fresh_site):
     async with contextlib.AsyncExitStack() as stack:
         # They keep what they are sent and do not read.
-        openings = [connect(site.ws(), max_queue=None) for _ in range(102)]
+        openings = [connect(fresh_site.ws(), max_queue=None) for _ in range(102)]
         ann, bob, *bad = [await stack.enter_async_context(opening) for opening in openings]
         ended, errors = asyncio.Event(), 0
 
@@ -132,7 +148,7 @@ async def test_100_clients_whose_messages_raise_do_not_disturb_a_good_one(site):
             ended.set()
         measure("a message beside 100 clients whose messages raise, p99", sorted(waits)[-2], 0.2)
         assert all(socket.close_code is None for socket in bad)
-    raised = site.output.count("Misbehave raised KeyError on connection")
+    raised = fresh_site.output.count("Misbehave raised KeyError on connection")
     # A line in ten seconds, with how many there were.
     assert 1 <= raised <= errors / 50
 
@@ -146,10 +162,10 @@ async def test_a_filter_that_blocks_the_loop_is_named(site):
             await (await ann.ping())
 
 
-async def test_a_filter_that_stops_the_consumer_stops_nothing(site):
+async def test_a_filter_that_stops_the_consumer_stops_nothing(fresh_site):
     """Channels' own exception to end a consumer, which leaves the socket open."""
-    async with connect(site.ws()) as ann, connect(site.ws()) as bob:
+    async with connect(fresh_site.ws()) as ann, connect(fresh_site.ws()) as bob:
         await ann.send("stop")
         await ann.send("next")
         assert await hears(bob, 1) == ["next"]
-    await until(lambda: site.output.count("GOODBYE") == 2)
+    await until(lambda: fresh_site.output.count("GOODBYE") == 2)

@@ -35,7 +35,7 @@ SERVED_BY_OURS = {
 SERVED_BY_DAPHNE = {"request: target '//evil/'"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ours():
     server = Fws(
         OURS, "-f", "tests.e2e.hostile_filters", "filtered_websocket.filters.broadcast_messages"
@@ -124,7 +124,7 @@ def byte_by_byte(data):
 
 async def drip(server):
     """A request that never ends, a byte a second, until the server ends it."""
-    async with Peer.of(server) as peer, within(LATE_MOST, least=LATE_LEAST):
+    async with within(LATE_MOST, least=LATE_LEAST), Peer.of(server) as peer:
         await peer.send(request(end=False) + b"\r\nX: ")
         end = asyncio.ensure_future(peer.ended())
         while not end.done():

@@ -81,11 +81,12 @@ async def running(start, *arguments):
         await asyncio.to_thread(server.stop)
 
 
-@pytest.fixture(params=SERVERS)
-async def site(request, database):
+@pytest.fixture(scope="module", params=SERVERS)
+def site(request, database):
     start, options = SERVERS[request.param]
-    async with running(start, database, *options) as server:
-        yield server
+    server = start(database, *options)
+    yield server
+    server.stop()
 
 
 class Raw:
