@@ -6,9 +6,9 @@ import re
 import urllib.request
 
 import pytest
-from websockets.asyncio.client import connect
 
 from ..waiting import LIMIT
+from .sockets import connect
 from .test_lanes import SERVERS, running
 from .test_serving import hears
 

@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from .sockets import connect
 from .test_lanes import SERVERS, SITE, running
 
 #: In which chain -> what becomes of the connection after sys.exit(), and after a cancellation.

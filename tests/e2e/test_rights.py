@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from ..snippets import named
 from ..waiting import limited, until
 from .processes import ROOT, Daphne, Valkey
+from .sockets import connect
 from .test_serving import hears
 from .visitors import Case
 

@@ -87,7 +87,7 @@ async def test_a_task_cannot_be_cancelled_by_the_code_that_it_runs(tasks, caplog
             asyncio.current_task().cancel()
         except RuntimeError as error:
             outcomes.append(str(error))
-        async with asyncio.timeout(0):
+        async with limited():
             await asyncio.Event().wait()
 
     task = GuardedTask(run())
