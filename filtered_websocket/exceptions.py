@@ -74,7 +74,8 @@ class AuthFault(FilteredWebSocketError):
 class PublishError(FilteredWebSocketError):
     """
     A publish that cannot be carried out: too large or not encodable (nothing was
-    queued), no room in the queue, or (from ``apublish``) the layer did not take it.
+    queued), no room in the queue, or the layer did not take it (from ``apublish``, and
+    from ``publish`` in a process without WebSocket connections).
     """
 
 
