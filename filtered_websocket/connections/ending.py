@@ -12,13 +12,10 @@ from ..chains.chain import Chain
 from ..close_codes import FILTER_ERROR
 from ..exceptions import Close, Drop
 from ..logs import get_logger
-from ..threads.tasks import GuardedTask
+from ..threads.tasks import GuardedTask, end_tasks
 from ..types import Send
 from .connection import Connection
 from .stalls import Grace
-
-#: How long the disconnect chains may run after their connection was cancelled, seconds.
-DISCONNECT_TIMEOUT = 8.0
 
 logger = get_logger(__name__)
 
@@ -74,7 +71,7 @@ async def run_disconnect_chains(
     filter that has not returned within ``FILTER_GRACE`` is cancelled.
     """
     await connection.transport.stopped()
-    await _cancel_tasks(connection)
+    await end_tasks(tuple(connection.tasks))
     task: Any = asyncio.current_task()
     for chain in chains:
         grace = Grace(task, connection.id) if chain.awaits else None
@@ -86,15 +83,7 @@ async def run_disconnect_chains(
             failed(error, f"connection {connection.id}")
         if grace is not None:
             grace.stop()
-    await _cancel_tasks(connection)
-
-
-async def _cancel_tasks(connection: Connection) -> None:
-    tasks = tuple(connection.tasks)
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+    await end_tasks(tuple(connection.tasks))
 
 
 async def wait_until_done(task: "asyncio.Future[None]", timeout: float) -> bool:

@@ -8,6 +8,7 @@ second old).
 """
 
 import asyncio
+import contextlib
 from typing import Any
 
 from daphne.server import Server as DaphneServer
@@ -16,6 +17,7 @@ from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.error import CannotListenError
 
 from ..hub.hub import get_hub
+from ..threads.tasks import end_tasks
 from .base import BACKLOG, END_TIMEOUT, Served
 from .daphne_protocol import Protocol, with_deadline
 
@@ -85,10 +87,9 @@ class _Server(DaphneServer):
             for details in self.connections.values()
             if "application_instance" in details
         ]
-        for application in left:
-            application.cancel()
-        if left:
-            await asyncio.wait(left, timeout=END_TIMEOUT)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_TIMEOUT):
+                await end_tasks(left)
 
 
 def endpoint(options: Any) -> str:
