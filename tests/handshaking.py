@@ -1,5 +1,8 @@
 """A handshake with any content, for tests of who may connect."""
 
+import math
+
+from filtered_websocket.connections.handshake import LATEST_EVENT
 from filtered_websocket.testing import Client
 
 
@@ -19,6 +22,8 @@ async def shake_hands(
             "headers": [(name.encode(), value) for name, value in headers],
             "subprotocols": list(subprotocols),
             "client": list(client) if client else None,
+            # The user is the test's, and need not be in the database.
+            **({LATEST_EVENT: math.inf} if "user" in scope else {}),
             **scope,
         },
     )

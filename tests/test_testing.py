@@ -39,10 +39,11 @@ async def test_published_sees_groups_and_messages():
 
 
 async def test_a_message_that_never_comes_is_a_timeout(monkeypatch):
-    monkeypatch.setattr(testing_module, "TIMEOUT", 0.01)
     async with connect([]) as ann:
+        monkeypatch.setattr(testing_module, "TIMEOUT", 0.01)
         with pytest.raises(TimeoutError, match=r"nothing came within 0\.01 s"):
             await ann.receive()
+        monkeypatch.undo()
 
 
 async def test_an_application_that_fails_tells_its_own_error():

@@ -18,12 +18,13 @@ def output(*command):
 
 
 def test_filters_prints_every_route_as_pipes():
+    printed = output("filters")
+    # Between them may be routes of other tests that are still in use.
+    assert "/  home group 'default'\n  message    | broadcast_messages\n" in printed
     assert (
-        "/  home group 'default'\n"
-        "  message    | broadcast_messages\n"
         "/rooms/<str:name>/  a home group per connection\n"
         "  message    | tidy | shout | broadcast_messages\n"
-    ) in output("filters")
+    ) in printed
 
 
 def test_filters_prints_routes_of_a_router_it_does_not_know():
