@@ -87,6 +87,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             initkwargs.get("codec", cls.codec),
             cls.may_join,
             dynamic=cls.get_groups is not FilteredWebSocketConsumer.get_groups,
+            is_offered=not build,
         )
         if build and apps.ready:
             route.pipeline  # noqa: B018 - built, or raises

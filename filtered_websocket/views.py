@@ -7,6 +7,7 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
+from django.urls import NoReverseMatch, reverse
 from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_POST, require_safe
@@ -40,10 +41,20 @@ def demo(request: HttpRequest, name: str = "", websocket: Any = None) -> HttpRes
         "to_self": any(getattr(cls, "to_self", False) for cls in pipeline.message.filters),
         # Not request.path: behind a proxy that strips the prefix it lacks that.
         "websocket_path": request.META["SCRIPT_NAME"] + request.path_info,
+        "lobby_url": _demo_url(),
+        "room_url": _demo_url(name="-"),
     }
     response = render(request, "filtered_websocket/demo.html", context)
     response["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     return response
+
+
+def _demo_url(**arguments: str) -> str:
+    """The URL of the demo page with these arguments, by its view: its name is up to the site."""
+    try:
+        return reverse(demo, kwargs=arguments)
+    except NoReverseMatch:
+        return ""
 
 
 @never_cache

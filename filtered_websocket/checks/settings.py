@@ -202,7 +202,7 @@ def check_layer(**kwargs: Any) -> list[CheckMessage]:
     alias = conf.CHANNEL_LAYER
     if alias not in layers:
         if alias == "default":
-            return []
+            return _check_no_layer()
         return [
             Error(
                 f"FILTERED_WEBSOCKET['CHANNEL_LAYER'] is {alias!r}, which CHANNEL_LAYERS"
@@ -219,6 +219,19 @@ def check_layer(**kwargs: Any) -> list[CheckMessage]:
         *_check_capacity(name, backend, config),
         *_check_timeouts(name, backend, config),
         *_check_serializer(name, config),
+    ]
+
+
+def _check_no_layer() -> list[CheckMessage]:
+    if settings.DEBUG:
+        return []
+    return [
+        Warning(
+            "CHANNEL_LAYERS has no 'default', and DEBUG is off.",
+            hint="Messages stay in one process, and a logout in another one closes no connection"
+            " here before RECHECK. Use channels_redis.pubsub for more than one process.",
+            id="filtered_websocket.W014",
+        )
     ]
 
 

@@ -104,12 +104,10 @@ def _of_module(path: str, module: Any) -> list[Named]:
             " defined in that module.",
             5,
         )
-    filters = [_usable(path, value) for value in classes]
-    bases = [cls._chain_base for cls in filters]  # type: ignore[attr-defined]
     label = path.rpartition(".")[2]
     return [
-        (label if bases.count(base) == 1 else _verb(cls.__name__), cls)
-        for base, cls in zip(bases, filters, strict=True)
+        (label if _verb(cls.__name__) == label else f"{label}.{cls.__name__}", cls)
+        for cls in (_usable(path, value) for value in classes)
     ]
 
 

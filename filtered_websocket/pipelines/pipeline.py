@@ -1,7 +1,11 @@
 """A pipeline: the six chains and the codec of a route, built from a list of filters."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import SynchronousOnlyOperation
 
 from ..chains.chain import Chain
 from ..chains.stage import FilterClass
@@ -23,6 +27,11 @@ CHAINS: dict[str, tuple[Any, bool]] = {
     "consumer": (base.WebSocketConsumerFilter, False),
     "disconnect": (base.WebSocketDisconnectFilter, False),
 }
+#: Ends the log line of a filter that uses the database, or the like, on the event loop.
+BLOCKING = (
+    ": set 'blocking = True' on the filter, a 'def', which then runs in a thread; or make it"
+    " 'async def' and await Django's async methods, as aget()"
+)
 #: The home group of a route that names neither filters nor groups.
 DEFAULT_GROUP = "default"
 
@@ -48,7 +57,7 @@ class Pipeline:
         chains: dict[str, Chain] = {}
         for name, (chain_base, bytes_only) in CHAINS.items():
             mine = [(label, cls) for label, cls in found if issubclass(cls, chain_base)]
-            self._labels[name] = list(dict.fromkeys(label for label, _ in mine))
+            self._labels[name] = [label for label, _ in mine]
             chains[name] = _chain(
                 name,
                 [cls for _, cls in mine],
@@ -65,7 +74,7 @@ class Pipeline:
         )
         self._throttle = LogThrottle()
         #: Filter path -> how often it raised.
-        self.failures = self._throttle.counts
+        self.failures: Counter[str] = Counter()
 
     def lines(self) -> list[str]:
         """The pipeline written as shell pipes, one line per chain that has filters."""
@@ -77,19 +86,32 @@ class Pipeline:
         ]
 
     def failed(self, error: BaseException, where: str, who: str = "the codec") -> None:
-        """Count an error of a filter; log it with its traceback, at most every 10 s per filter."""
+        """
+        Count an error of a filter, and log it with its traceback: with DEBUG each time, else
+        at most once in 10 s for the same filter, class of the exception and line.
+        """
         path = error.path if isinstance(error, FilterError) else who
-        if not self._throttle.note(path):
-            return
+        self.failures[path] += 1
         cause = error.__cause__ or error
-        logger.error(
-            "%s raised %s on %s (%d so far)",
-            path,
-            type(cause).__name__,
-            where,
-            self.failures[path],
-            exc_info=cause,
-        )
+        kind = type(cause).__name__
+        if not (self._throttle.note(f"{path} {kind} {_line_of(cause)}") or settings.DEBUG):
+            return
+        cure = BLOCKING if isinstance(cause, SynchronousOnlyOperation) else ""
+        count = self.failures[path]
+        text = "%s raised %s on %s (%d so far)%s"
+        logger.error(text, path, kind, where, count, cure, exc_info=cause)
+
+
+def _line_of(error: BaseException) -> str:
+    """File and line where ``error`` was raised."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return (
+        ""
+        if traceback is None
+        else f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
+    )
 
 
 def _chain(name: str, filters: Iterable[type[FilterClass]], bytes_only: bool) -> Chain:

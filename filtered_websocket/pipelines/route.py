@@ -33,7 +33,10 @@ class Route:
         may_join: MayJoin | None,
         *,
         dynamic: bool = False,
+        is_offered: bool = False,
     ) -> None:
+        #: Whether it may not be served at all, as the one that ``routing`` offers to sites.
+        self.is_offered = is_offered
         #: The paths it is served at, noted by ``with_websockets``.
         self.paths: list[str] = []
         #: Whether ``get_groups`` is overridden, so that connections have groups of their own.

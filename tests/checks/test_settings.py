@@ -31,7 +31,8 @@ def layers(backend, **config):
 
 @pytest.fixture(autouse=True)
 def good(settings):
-    settings.CHANNEL_LAYERS = {}
+    hosts = [{"address": "redis://localhost", "socket_timeout": 2}]
+    settings.CHANNEL_LAYERS = layers(PUBSUB, hosts=hosts)
     settings.INSTALLED_FILTERS = []
     assert found() == {}
 
@@ -203,8 +204,17 @@ def test_a_mistake_in_a_route_that_the_application_makes_is_found(settings):
     assert len(found()) == 1
 
 
+def test_w014_no_layer_at_all(settings):
+    settings.CHANNEL_LAYERS = {}
+    assert "and DEBUG is off. Messages stay in one" in found()["filtered_websocket.W014"]
+    assert len(found()) == 1
+    settings.DEBUG = True
+    assert found() == {}
+
+
 def test_e014_a_layer_that_does_not_exist(settings):
     settings.FILTERED_WEBSOCKET = {"CHANNEL_LAYER": "live"}
+    settings.CHANNEL_LAYERS = {}
     assert "CHANNEL_LAYERS has: nothing" in found()["filtered_websocket.E014"]
 
 

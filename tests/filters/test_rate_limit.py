@@ -118,7 +118,7 @@ def test_a_wrong_option_is_told_when_the_pipeline_is_built(options, words):
 
 def test_two_entries_count_apart_and_are_shown_in_their_chain(clock):
     pipeline = Pipeline([PATH, {"NAME": PATH, "OPTIONS": {"rate": "2/h"}}])
-    assert pipeline.lines() == ["data       | rate_limit"]
+    assert pipeline.lines() == ["data       | rate_limit | rate_limit"]
     first, second = pipeline.data.filters
     assert first is RateLimitFilter and first._buckets is not second._buckets
 

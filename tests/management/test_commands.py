@@ -1,20 +1,46 @@
 """Management commands and the demo page."""
 
+import gc
 from io import StringIO
 
 import pytest
+from channels.routing import get_default_application
+from django import urls
 from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import reverse
 
+from filtered_websocket.checks.settings import check_filters
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.pipelines import route as routes
+from filtered_websocket.views import demo, live
 
 
 def output(*command):
     stream = StringIO()
     call_command(*command, stdout=stream)
     return stream.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def no_routes_of_other_tests():
+    get_default_application()
+    gc.collect()
+
+
+def test_filters_prints_no_pipeline_that_no_route_runs(settings, monkeypatch):
+    monkeypatch.setattr(routes, "_routes", set())
+    settings.INSTALLED_FILTERS = ["tests.lone_filter"]
+    offered = FilteredWebSocketConsumer.as_asgi(build=False)
+    own = FilteredWebSocketConsumer.as_asgi(filters=["tests.lone_filter.Pop"], groups=["own"])
+    # As system checks do, which run before the command.
+    assert check_filters() == [] and offered.route.built is not None
+    expected = "(a path this package does not know)  home group 'own'\n  message    | pop\n"
+    assert output("filters") == expected
+    offered.route.paths.append("/")
+    served = "/  home group 'default'\n  message    | lone_filter.Pop\n"
+    assert output("filters") == served + expected
+    del own
 
 
 def test_filters_prints_every_route_as_pipes():
@@ -30,7 +56,7 @@ def test_filters_prints_every_route_as_pipes():
 def test_filters_prints_routes_of_a_router_it_does_not_know():
     own = FilteredWebSocketConsumer.as_asgi(filters=["tests.lone_filter"], groups=["own"])
     assert (
-        "(a path this package does not know)  home group 'own'\n  message    | lone_filter\n"
+        "(a path this package does not know)  home group 'own'\n  message    | lone_filter.Pop\n"
     ) in output("filters")
     del own
 
@@ -63,7 +89,29 @@ def test_the_demo_page_shows_the_pipeline_it_talks_to(path, pipes):
 def test_the_demo_page_can_be_included(settings):
     settings.ROOT_URLCONF = "filtered_websocket.urls"
     assert reverse("demo") == "/"
-    assert Client().get("/", headers={"host": "localhost"}).status_code == 200
+    response = Client().get("/", headers={"host": "localhost"})
+    assert response.status_code == 200
+    assert 'id="rooms"' not in response.content.decode()
+
+
+@pytest.mark.parametrize("path", ["/talk/", "/talk/garden/"])
+def test_the_demo_page_does_not_use_names_of_the_sites_urls(settings, path):
+    settings.ROOT_URLCONF = type(
+        "OfTheSite",
+        (),
+        {
+            "urlpatterns": [
+                urls.path("chat/", live, name="chat"),
+                urls.path("room/<name>/", live, name="room"),
+                urls.path("talk/", demo, name="talk"),
+                urls.path("talk/<name>/", demo),
+            ]
+        },
+    )
+    page = Client().get(path, headers={"host": "localhost"}).content.decode()
+    assert "/chat/" not in page and "/room/" not in page
+    assert 'data-url="/talk/-/"' in page
+    assert ('href="/talk/"' in page) is (path != "/talk/")
 
 
 @pytest.mark.django_db

@@ -18,8 +18,10 @@ from filtered_websocket.pipelines.entries import PipelineError, entry_name, load
 from filtered_websocket.pipelines.options import describe_hint, fits
 from filtered_websocket.pipelines.pipeline import Pipeline
 from filtered_websocket.pipelines.route import Route
+from filtered_websocket.testing import connect
 
 from .. import examples
+from ..connections.test_connection import message_filter
 from ..lone_filter import Pop
 from ..snippets import ROOT
 
@@ -315,9 +317,9 @@ def test_a_pipeline_prints_as_one_would_type_it(monkeypatch):
     monkeypatch.delattr(examples, "Empty")
     lines = Pipeline(["tests.lone_filter", "tests.examples", Pop]).lines()
     assert lines == [
-        "connect    | examples",
-        "message    | lone_filter | shout | whisper | pop",
-        "disconnect | examples",
+        "connect    | examples.Guard",
+        "message    | lone_filter.Pop | examples.Shout | examples.Whisper | pop",
+        "disconnect | examples.Odd",
     ]
 
 
@@ -329,7 +331,7 @@ def test_a_route_without_filters_runs_the_sites_in_the_group_default(settings):
     settings.INSTALLED_FILTERS = ["tests.lone_filter"]
     site = route()
     assert site.groups == ("default",)
-    assert site.pipeline.lines() == ["message    | lone_filter"]
+    assert site.pipeline.lines() == ["message    | lone_filter.Pop"]
     assert site.pipeline is route().pipeline
 
 
@@ -437,6 +439,47 @@ def test_a_failing_filter_is_logged_once_and_counted(caplog):
         "the codec raised ValueError on connection 2 (1 so far)",
     ]
     assert all(record.levelno == logging.ERROR for record in caplog.records)
+
+
+def raised(error, *, elsewhere=False):
+    """What a chain raises for a filter that raised ``error``."""
+    failed = FilterError("site.Bad")
+    try:
+        if elsewhere:
+            raise error
+        raise error
+    except Exception as cause:
+        failed.__cause__ = cause
+    return failed
+
+
+def test_each_kind_of_error_of_a_filter_is_logged(caplog, settings):
+    pipeline = Pipeline([])
+    for error in (KeyError("a"), KeyError("b"), ValueError("c"), ValueError("d")):
+        pipeline.failed(raised(error), "connection 1")
+    pipeline.failed(raised(KeyError("e"), elsewhere=True), "connection 1")
+    assert [record.args[1].value for record in caplog.records] == [
+        "KeyError",
+        "ValueError",
+        "KeyError",
+    ]
+    assert pipeline.failures == {"site.Bad": 5}
+    settings.DEBUG = True
+    for _ in range(3):
+        pipeline.failed(raised(KeyError("a")), "connection 1")
+    assert len(caplog.records) == 6 and "(8 so far)" in caplog.text
+
+
+async def test_a_filter_that_uses_the_database_on_the_event_loop_is_told_what_to_do(
+    caplog, django_user_model
+):
+    def count(web_socket_instance, message):
+        django_user_model.objects.count()
+
+    async with connect([message_filter(count)]) as ann:
+        await ann.send("x")
+        await ann.settle()
+    assert "set 'blocking = True' on the filter" in caplog.records[0].getMessage()
 
 
 def test_as_asgi_refuses_what_it_does_not_take_and_what_cannot_be_built():

@@ -289,7 +289,7 @@ def options(*arguments):
 def test_the_banner_says_what_is_served_where_and_with_what(tmp_path):
     plain = build_server(options("-p", "9001", "-f", "tests.lone_filter"))
     assert plain.banner().splitlines()[0].endswith(" on ws://localhost:9001/")
-    assert plain.banner().splitlines()[1] == "  message    | lone_filter"
+    assert plain.banner().splitlines()[1] == "  message    | lone_filter.Pop"
     assert plain.banner().splitlines()[2].startswith("storage: default; channel layer: the site's")
     plain.options.key = "k"
     plain.options.host = "example.com"

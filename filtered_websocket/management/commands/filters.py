@@ -10,8 +10,13 @@ from ...pipelines.route import Route, known_routes
 
 
 def _routes() -> list[Route]:
-    """Routes with a known path, and routes that the site's own router serves."""
-    return [route for route in known_routes() if route.paths or route.built]
+    """Routes with a known path, and those that the site made, for a router of its own."""
+    return [
+        route
+        for route in known_routes()
+        # The one that this package offers is built by system checks, also if nobody serves it.
+        if route.paths or (route.built and not route.is_offered)
+    ]
 
 
 class Command(BaseCommand):
