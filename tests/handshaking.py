@@ -7,7 +7,14 @@ from filtered_websocket.testing import Client
 
 
 async def shake_hands(
-    app, *, headers=(), subprotocols=(), query="", client=("192.0.2.1", 9), **scope
+    app,
+    *,
+    headers=(),
+    subprotocols=(),
+    query="",
+    client=("192.0.2.1", 9),
+    is_of_a_middleware=False,
+    **scope,
 ):
     """The client of one handshake; ``accepted`` and ``close_code`` tell how it went."""
     made = Client(
@@ -22,8 +29,8 @@ async def shake_hands(
             "headers": [(name.encode(), value) for name, value in headers],
             "subprotocols": list(subprotocols),
             "client": list(client) if client else None,
-            # The user is the test's, and need not be in the database.
-            **({LATEST_EVENT: math.inf} if "user" in scope else {}),
+            # Else a user is the test's, and need not be in the database.
+            **({LATEST_EVENT: math.inf} if "user" in scope and not is_of_a_middleware else {}),
             **scope,
         },
     )

@@ -321,7 +321,7 @@ async def test_a_user_of_a_middleware_of_the_site_is_rechecked(app, user):
     await User.objects.filter(pk=user.pk).aupdate(is_active=False)
     async with connect([]):
         get_hub().grants._confirm()
-        client = await shake_hands(app, user=user)
+        client = await shake_hands(app, is_of_a_middleware=True, user=user)
         assert not client.accepted or await client.closed() == 4401
         await client.close()
 
