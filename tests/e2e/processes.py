@@ -170,6 +170,10 @@ class Valkey(Process):
         return Valkey(self.port)
 
 
+#: By default daphne refuses who is not accepted within 5 s, which a busy machine may need.
+TAKES_ITS_TIME = ("--websocket_connect_timeout", str(int(LIMIT)))
+
+
 class Daphne(Process):
     """``daphne APPLICATION``, on a free port unless told which."""
 
@@ -183,6 +187,7 @@ class Daphne(Process):
         options=(),
     ):
         endpoint = f"tcp:port={port}:interface=127.0.0.1"
+        options = (*TAKES_ITS_TIME, *options)
         super().__init__(
             [sys.executable, "-m", "daphne", "-e", endpoint, *options, application],
             env=env,

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from ..waiting import LIMIT, limited, until
 from .certificates import write_pair
 from .fws import OURS, Fws
-from .processes import ROOT, Process, free_port
+from .processes import ROOT, TAKES_ITS_TIME, Process, free_port
 from .sockets import connect
 from .test_serving import hears
 
@@ -53,7 +53,7 @@ class Site(Process):
 
 def daphne(env, *options):
     endpoint = "tcp:port={port}:interface=127.0.0.1"
-    return Site(env, "daphne", *options, "-e", endpoint, APPLICATION)
+    return Site(env, "daphne", *TAKES_ITS_TIME, *options, "-e", endpoint, APPLICATION)
 
 
 def uvicorn(env, *options):
