@@ -17,6 +17,8 @@ RESTART = 4200
 NO_PONG = 4201
 #: Messages were lost and cannot be sent again.
 RESYNC = 4202
+#: The session has another key now, as after a change of the own password.
+SESSION_RENEWED = 4203
 #: A frame that the codec refuses, as :class:`~.codecs.json.JSONCodec` does.
 BAD_MESSAGE = 4400
 #: The credential is missing, not valid, or no longer valid.

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings
-from django.contrib.auth import SESSION_KEY, get_user_model
+from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY, get_user_model
 from django.db import router
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
@@ -21,6 +21,9 @@ from ..types import Identity
 
 #: What a token allows. Where one of these changes, the connection is closed.
 TOKEN_RIGHTS = ("user_id", "group", "can_publish", "can_subscribe")
+#: Why a session's connection is not valid: the password changed, and its session is still of
+#: the old one; or there is no such session any more, perhaps because it got another key.
+PASSWORD_CHANGED, RENEWED = "password changed", "session renewed"
 #: Most values in one query: SQLite allowed 999 until 3.32.
 CHUNK = 500
 
@@ -73,11 +76,14 @@ def is_same_password(user: Any, known: str | None) -> bool:
 def find_invalid(identities: Sequence[Identity]) -> list[tuple[str, Identity]]:
     """
     For each of ``identities``: why it is not valid any more (empty where it is), and the
-    identity with its token as it is now.
+    identity with its token and its session as they are now.
 
     One query for all tokens, one for all users, one for all sessions (for each 500 of
-    them); sessions outside of a database are looked up one by one. It blocks: not for the
-    event loop's thread.
+    them), and one more where passwords have changed; sessions outside of a database are
+    looked up one by one. It blocks: not for the event loop's thread.
+
+    Django saves a user who changes their own password before the session that they keep:
+    for ``PASSWORD_CHANGED`` and ``RENEWED``, ask again a moment later.
     """
     tokens = _rows(
         token_model, {identity.token.pk for identity in identities if is_token(identity.token)}
@@ -86,7 +92,17 @@ def find_invalid(identities: Sequence[Identity]) -> list[tuple[str, Identity]]:
         get_user_model, {identity.user.pk for identity in identities if is_user(identity.user)}
     )
     sessions = _open_sessions({one.session_key for one in identities if one.session_key})
-    return [_check(identity, tokens, users, sessions) for identity in identities]
+    hashes = _session_hashes(
+        {
+            one.session_key
+            for one in identities
+            if one.session_key
+            and is_user(one.user)
+            and one.user.pk in users
+            and not is_same_password(users[one.user.pk], one.session_hash)
+        }
+    )
+    return [_check(identity, tokens, users, sessions, hashes) for identity in identities]
 
 
 def _rows(get_model: Callable[[], Any], ids: set[Any]) -> dict[Any, Any]:
@@ -109,15 +125,36 @@ def _open_sessions(keys: set[str]) -> set[str]:
     store: Any = import_module(settings.SESSION_ENGINE).SessionStore
     if not hasattr(store, "get_model_class"):
         return {key for key in keys if _is_open(store, key)}
-    model = store.get_model_class()
-    rows = model._base_manager.using(router.db_for_write(model)).filter(
-        expire_date__gt=timezone.now()
-    )
+    rows = _session_rows(store)
     return {
         key
         for some in _chunks(keys)
         for key in rows.filter(session_key__in=some).values_list("session_key", flat=True)
     }
+
+
+def _session_rows(store: Any) -> Any:
+    model = store.get_model_class()
+    rows = model._base_manager.using(router.db_for_write(model))
+    return rows.filter(expire_date__gt=timezone.now())
+
+
+@sensitive_variables()
+def _session_hashes(keys: set[str]) -> dict[str, str]:
+    """The hash of a password that each session has now; none for those that do not exist."""
+    if not keys:
+        return {}
+    store: Any = import_module(settings.SESSION_ENGINE).SessionStore
+    if hasattr(store, "get_model_class"):
+        found = {
+            row.session_key: store().decode(row.session_data)
+            for some in _chunks(keys)
+            for row in _session_rows(store).filter(session_key__in=some)
+        }
+    else:
+        # One that lives in a cookie is never found: only the browser has its latest state.
+        found = {key: store(key) for key in keys if store().exists(key)}
+    return {key: data.get(HASH_SESSION_KEY, "") for key, data in found.items()}
 
 
 @sensitive_variables("key")
@@ -130,9 +167,13 @@ def _is_open(store: Any, key: str) -> bool:
     return False
 
 
-@sensitive_variables("identity", "sessions")
+@sensitive_variables("identity", "sessions", "hashes", "known")
 def _check(
-    identity: Identity, tokens: dict[Any, Any], users: dict[Any, Any], sessions: set[str]
+    identity: Identity,
+    tokens: dict[Any, Any],
+    users: dict[Any, Any],
+    sessions: set[str],
+    hashes: dict[str, str],
 ) -> tuple[str, Identity]:
     token = identity.token
     user = None
@@ -143,7 +184,12 @@ def _check(
         if identity.was_active and not user.is_active:
             return "user deactivated", identity
         if not is_same_password(user, identity.session_hash):
-            return "password changed", identity
+            known = hashes.get(identity.session_key or "")
+            if identity.session_key and known is None:
+                return RENEWED, identity
+            if known is None or not is_same_password(user, known):
+                return PASSWORD_CHANGED, identity
+            identity = replace(identity, session_hash=known)
     if is_token(token):
         row = tokens.get(token.pk)
         if row is None:

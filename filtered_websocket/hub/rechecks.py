@@ -10,8 +10,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
-from ..auth.validity import find_invalid, token_model
-from ..close_codes import FILTER_ERROR, UNAUTHORIZED
+from ..auth.validity import PASSWORD_CHANGED, RENEWED, find_invalid, token_model
+from ..close_codes import FILTER_ERROR, SESSION_RENEWED, UNAUTHORIZED
 from ..conf import conf
 from ..connections.connection import Connection
 from ..logs import get_logger
@@ -30,6 +30,9 @@ Held: TypeAlias = list[tuple[Connection, Identity]]
 ASK_AGAIN = 1.0
 #: How many times RECHECK a connection lives while the database cannot be asked.
 GRACE = 10
+#: How long after a password has changed its sessions' connections are closed, seconds. By
+#: then Django has saved the session that stays valid, and the browser has its new key.
+PASSWORD_GRACE = 1.0
 #: How long the end of a hub waits for the database, seconds.
 STOP_TIMEOUT = 2.0
 
@@ -62,6 +65,8 @@ class Rechecks:
         self._writing: set[asyncio.Task[None]] = set()
         #: Tenant -> since when its database cannot be asked.
         self._failing_since: dict[Hashable, float] = {}
+        #: Connections whose user has another password -> when they are closed for it.
+        self._closing_at: dict[Connection, float] = {}
 
     def start(self) -> None:
         """Start the task, unless it runs."""
@@ -132,11 +137,30 @@ class Rechecks:
         for (connection, identity), (flaw, fresh) in zip(checked, answers, strict=True):
             held = self._held.get(connection, {})
             for slot in [name for name, one in held.items() if one is identity]:
-                if flaw:
-                    connection.close(UNAUTHORIZED, flaw)
-                else:
+                if not flaw:
+                    self._closing_at.pop(connection, None)
                     self._on_valid(connection, slot, fresh)
+                elif not identity.session_key or flaw not in (PASSWORD_CHANGED, RENEWED):
+                    connection.close(UNAUTHORIZED, flaw)
+                elif self._has_waited(connection):
+                    del self._closing_at[connection]
+                    code = SESSION_RENEWED if flaw == RENEWED else UNAUTHORIZED
+                    connection.close(code, flaw)
         return True
+
+    def _has_waited(self, connection: Connection) -> bool:
+        """Whether ``PASSWORD_GRACE`` is over; else the connection is re-checked then."""
+        now = self._loop.time()
+        due = self._closing_at.setdefault(connection, now + PASSWORD_GRACE)
+        if now < due:
+            self._loop.call_at(due, self._check_again, connection)
+        return now >= due
+
+    def _check_again(self, connection: Connection) -> None:
+        if connection in self._held:
+            self.add([connection])
+        else:
+            self._closing_at.pop(connection, None)
 
     def _retry(self, tenant: Hashable, error: Exception, connections: list[Connection]) -> None:
         """After a failed query: try again later, or close them if it has failed for too long."""

@@ -135,6 +135,43 @@ def test_a_user_who_is_deleted_deactivated_or_has_another_password_ends(ann):
     assert flaw(identity) == "user deleted"
 
 
+ENGINES = [
+    f"django.contrib.sessions.backends.{name}"
+    for name in ("db", "cached_db", "cache", "file", "signed_cookies")
+]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_session_is_valid_with_the_hash_that_it_has_now(
+    ann, engine, settings, django_assert_num_queries
+):
+    settings.SESSION_ENGINE = engine
+    session = session_of(ann, engine)
+    identity = identity_of(ann, session)
+    ann.set_password("other")
+    ann.save()
+    is_row, is_cookie = engine.endswith("db"), engine.endswith("signed_cookies")
+    # What a browser has in its cookie now, nobody else knows.
+    renewed = "session renewed"
+    with django_assert_num_queries(3 if is_row else 1):
+        assert flaw(identity) == (renewed if is_cookie else "password changed")
+    session[HASH_SESSION_KEY] = password_hash(ann)
+    session.save()
+    [(words, fresh)] = find_invalid([identity])
+    assert words == (renewed if is_cookie else "")
+    assert is_cookie or fresh.session_hash == password_hash(ann)
+    assert is_cookie or flaw(fresh) == ""
+    session.delete(identity.session_key)
+    assert flaw(identity) == renewed
+    session = session_of(ann, engine)
+    session.clear()
+    session.save()
+    assert is_cookie or flaw(replace(identity, session_key=session.session_key)) in (
+        "password changed",
+        "session ended",
+    )
+
+
 def test_the_secret_key_may_be_rotated_by_way_of_the_fallbacks(ann, settings):
     identity = identity_of(ann)
     old, settings.SECRET_KEY = settings.SECRET_KEY, "new"

@@ -182,6 +182,30 @@ async def test_connections_end_with_their_user(site, action, reason):
     await ends(site, case, ending(case, action, user=case.user), reason)
 
 
+async def test_who_changes_their_own_password_comes_back_and_other_sessions_end(site):
+    case = await Case.make(site[0])
+    stranger = Visitor(site[1])
+    await stranger.log_in(case.name)
+    other = {"Cookie": f"sessionid={stranger.cookie}"}
+    async with (
+        case.by_session(site[1]) as own,
+        connect(site[0].ws(), additional_headers=other) as stolen,
+    ):
+        assert await who(own) == await who(stolen) == [case.name, None]
+        old, new = case.name, "c7Jt2!xWq"
+        await case.visitor.get("/admin/password_change/")
+        await case.visitor.post(
+            "/admin/password_change/", old_password=old, new_password1=new, new_password2=new
+        )
+        for socket in (own, stolen):
+            async with within(BOUND):
+                with pytest.raises(ConnectionClosed):
+                    await socket.recv()
+        assert (own.close_code, stolen.close_code) == (4203, 4401)
+    async with case.by_session(site[1]) as again:
+        assert await who(again) == [case.name, None]
+
+
 async def test_connections_end_with_their_session_and_no_others(site):
     case = await Case.make(site[0])
 

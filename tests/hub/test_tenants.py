@@ -34,6 +34,7 @@ from filtered_websocket.models import Token
 from filtered_websocket.routing import websocket_application
 
 from ..handshaking import shake_hands
+from ..waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
@@ -186,13 +187,7 @@ async def rechecked():
     """Re-check everybody, and return when that is done."""
     grants = get_hub().grants
     grants.recheck_all()
-    await until(lambda: not (running or grants._rechecks._pending))
-
-
-async def until(condition):
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0)
+    await until(lambda: not (running or grants._rechecks._pending), 0)
 
 
 async def entered(site, app, each=2):
@@ -204,7 +199,7 @@ async def entered(site, app, each=2):
         *["ann of default"] * each,
         *["ann of other"] * each,
     ]
-    await until(lambda: get_hub().grants._unconfirmed is None)
+    await until(lambda: get_hub().grants._unconfirmed is None, 0)
     await rechecked()
     return clients
 
@@ -253,7 +248,7 @@ async def test_a_database_that_is_away_keeps_the_other_tenant_served(
     await sync_to_async(User.objects.filter(pk=7).update)(is_active=False)
     get_hub().grants.recheck_all()
     assert await one.closed() == 4401
-    await until(lambda: asked.count("other") > 2)
+    await until(lambda: asked.count("other") > 2, 0)
     assert other.close_code is None
     assert [r.getMessage().partition(":")[0] for r in caplog.records] == [
         "cannot ask the database which connections may stay open"
@@ -351,7 +346,7 @@ async def test_filters_and_rules_of_a_connection_run_in_its_context(site, rule):
     await client.send("hi")
     await client.settle()
     connection.queue.put("news")
-    await until(lambda: ("token", "other") in seen)
+    await until(lambda: ("token", "other") in seen, 0)
     await client.close()
     assert seen == [
         ("connect", "other"),
@@ -396,7 +391,7 @@ async def test_connections_of_one_answer_are_rechecked_together(
 ):
     settings.FILTERED_WEBSOCKET = {"RECHECK": 3600, "TENANT": chosen}
     clients = [await site.by_session(app, name) for name in ("default", "other") for _ in "ab"]
-    await until(lambda: get_hub().grants._unconfirmed is None)
+    await until(lambda: get_hub().grants._unconfirmed is None, 0)
     await rechecked()
     batches.clear()
     await rechecked()
