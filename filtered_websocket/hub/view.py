@@ -270,11 +270,10 @@ class HubView:
 
     def post(self, event: Any) -> None:
         """Queue an event for the consumer chain; dropped and counted if the queue is full."""
-        if self.pipeline.consumer:
-            try:
-                self.events.put(event)
-            except queue.Full:
-                self._hub.counts["event_dropped"] += 1
+        try:
+            self.events.put(event)
+        except queue.Full:
+            self._hub.counts["event_dropped"] += 1
 
     async def _handle_event(self, event: Any) -> None:
         try:
