@@ -97,7 +97,8 @@ class KeyLookups:
         loop = asyncio.get_running_loop()
         tenant = load_tenant()()
         query, waiting = self._next.get(tenant, (None, set()))
-        if query is None or query.get_loop() is not loop:
+        # A query that is done here was cancelled while it waited.
+        if query is None or query.done() or query.get_loop() is not loop:
             waiting = set()
             # In the context of the first caller: any of the same tenant would do.
             query = loop.create_task(self._query(tenant, waiting))

@@ -129,7 +129,12 @@ class Rechecks:
     async def _check_tenant(self, tenant: Hashable, checked: Held) -> bool:
         identities = [identity for _, identity in checked]
         context = checked[0][0].context
-        answers = await run_query(_try_to, find_invalid, identities, context=context)
+        answers: Any
+        try:
+            answers = await run_query(_try_to, find_invalid, identities, context=context)
+        except Exception as error:
+            # No thread can be started, for example.
+            answers = error
         if isinstance(answers, Exception):
             self._retry(tenant, answers, [connection for connection, _ in checked])
             return False

@@ -1,5 +1,7 @@
 """Bad credentials are counted by address, and delayed."""
 
+import asyncio
+
 import pytest
 
 from filtered_websocket.auth import throttle
@@ -176,3 +178,19 @@ def test_a_made_up_x_forwarded_for_does_not_begin_a_new_count(settings):
         counted.note(behind(b"198.51.100.%d, 203.0.113.9" % n))
     assert counted.is_over(behind(b"203.0.113.9"))
     assert len(counted) == 1
+
+
+async def test_a_query_that_was_cancelled_is_made_anew(monkeypatch):
+    async def run_query(call, digests):
+        return frozenset(digests)
+
+    monkeypatch.setattr(throttle, "run_query", run_query)
+    monkeypatch.setattr(throttle, "LOOKUP_EVERY", 0)
+    lookups = throttle.KeyLookups()
+    first = asyncio.ensure_future(lookups.is_known("a"))
+    await asyncio.sleep(0)
+    [(query, _)] = lookups._next.values()
+    query.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert await lookups.is_known("b")

@@ -642,3 +642,22 @@ async def test_lost_control_events_do_not_reach_filters(caplog):
 def test_control_events_are_small_and_contain_no_session_key():
     [item] = control_batch(changed("user", 1)).items
     assert json.loads(item.payload) == {"is": "changed", "kind": "user", "id": "1"}
+
+
+async def test_a_recheck_that_no_thread_can_do_is_done_later(app, token, user, monkeypatch):
+    monkeypatch.setattr(rechecks, "ASK_AGAIN", 0.01)
+    real, failed = rechecks.run_query, []
+
+    async def no_thread(call, *args, **kwargs):
+        if args[0] is rechecks.find_invalid and len(failed) < 2:
+            failed.append(call)
+            raise RuntimeError("can't start new thread")
+        return await real(call, *args, **kwargs)
+
+    monkeypatch.setattr(rechecks, "run_query", no_thread)
+    client = await by_token(app, token[1])
+    user.is_active = False
+    await user.asave()
+    assert await client.closed() == 4401
+    assert len(failed) == 2 and get_hub().counts["task_failed"] == 0
+    await client.close()
