@@ -121,9 +121,8 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         transport.on_drop = self.hub.events.message_dropped
         self.connection = Connection(scope, self._view, transport, self.pipeline.home)
         awaits = self.pipeline.data.awaits or self.pipeline.message.awaits
-        room = self._view.wait_room
         self._reader = Reader(
-            self.connection, receive, self._receive, room, self._view.stalls, awaits
+            self.connection, receive, self._receive, self._view, self._view.stalls, awaits
         )
         self._max_size: int = conf.MAX_MESSAGE_SIZE
         try:

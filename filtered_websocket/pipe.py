@@ -107,11 +107,10 @@ class StandInView:
 
     def submit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
-    ) -> bool:
+    ) -> None:
         check_group(group)
         new_item(message, sender=sender, exclude=exclude, text=text_event.get())
         self.published += 1
-        return False
 
     def asubmit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str]

@@ -42,7 +42,7 @@ class View(Protocol):
     async def use_token(self, connection: "Connection", key: str | None) -> Any: ...
     def submit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
-    ) -> bool: ...
+    ) -> None: ...
     def asubmit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
     ) -> Result[None]: ...
@@ -63,9 +63,9 @@ class Connection(Client):
         #: How the connection ended, in the disconnect chain; RFC 6455 section 7.4.
         self.close_code: int | None = None
         self.close_reason: str = ""
-        #: True after this connection published while the publish queue was more than half
-        #: full: the reader then pauses.
-        self.crowding = False
+        #: Whether its filters published, or put an event, since its reader last looked: it
+        #: pauses while queues are more than half full.
+        self.has_queued = False
         #: ``publish`` without a group publishes to this one.
         self.home = home
         #: The names of its groups; only the hub changes it.
@@ -162,16 +162,14 @@ class Connection(Client):
         a later failure reaches the consumer chain as ``publish_failed``.
         """
         self._check_may_publish()
-        # Also while submit() raises because the queue is full.
-        before, self.crowding = self.crowding, True
-        is_crowded = self._view.submit(
+        self.has_queued = True
+        self._view.submit(
             message,
             self.home if group is None else group,
             sender=self.id,
             exclude=self._excluded(exclude, to_self),
             on_commit=on_commit,
         )
-        self.crowding = before or is_crowded
 
     @markcoroutinefunction
     def apublish(
@@ -184,6 +182,7 @@ class Connection(Client):
     ) -> Result[None]:
         """:meth:`publish`, and wait until the layer has taken it; PublishError if it fails."""
         self._check_may_publish()
+        self.has_queued = True
         return self._view.asubmit(
             message,
             self.home if group is None else group,

@@ -11,7 +11,7 @@ import contextvars
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from ..conf import conf
 from ..logs import get_logger
@@ -30,10 +30,18 @@ NO_STATUS = 1005
 TURN = 0.0003
 
 
+class Queues(Protocol):
+    """What filters fill: nothing more is read while it is crowded."""
+
+    @property
+    def is_crowded(self) -> bool: ...
+    async def wait_room(self) -> None: ...
+
+
 class Reader:
     """
-    ``handle`` is awaited for every message event and must not raise. ``room`` returns when
-    the publish queue is at most half full. ``awaits`` is False if ``handle`` never waits.
+    ``handle`` is awaited for every message event and must not raise. ``awaits`` is False if
+    it never waits.
     """
 
     def __init__(
@@ -41,14 +49,14 @@ class Reader:
         connection: Connection,
         receive: Receive,
         handle: Callable[[Event], Awaitable[None]],
-        room: Callable[[], Awaitable[None]],
+        queues: Queues,
         stalls: Stalls,
         awaits: bool,
     ) -> None:
         self._connection = connection
         self._receive = receive
         self._handle = handle
-        self._room = room
+        self._queues = queues
         self._stalls = stalls
         self._awaits = awaits
         #: Whether the client has left.
@@ -120,9 +128,10 @@ class Reader:
                     await self._stop_looking()
             ended = time.perf_counter()
             worked += ended - began
-            if connection.crowding:
-                connection.crowding = False
-                await self._wait_for_room(receive)
+            if connection.has_queued:
+                connection.has_queued = False
+                if self._queues.is_crowded:
+                    await self._wait_for_room(receive)
             if worked >= TURN:
                 # ``receive`` does not yield to the loop while messages are queued.
                 worked = 0.0
@@ -202,7 +211,7 @@ class Reader:
 
     async def _wait_for_room(self, receive: Receive) -> None:
         """Pause while the publish queue is more than half full, but notice a disconnect."""
-        room = asyncio.ensure_future(self._room())
+        room = asyncio.ensure_future(self._queues.wait_room())
         over = asyncio.ensure_future(self._over.wait())
         ahead = asyncio.ensure_future(receive())
         enough: set[asyncio.Future[Any]] = {room, over}

@@ -37,8 +37,6 @@ class QueueView(Protocol):
     pipeline: Pipeline
     events: SerialQueue[Any]
 
-    @property
-    def is_crowded(self) -> bool: ...
     def call(self, function: Callable[..., object], *args: Any) -> None: ...
 
 
@@ -68,11 +66,9 @@ class EventQueue:
         view, connection = self._view, self._connection
         if not view.pipeline.consumer:
             return
-        try:
-            size = view.events.admit(event)
-        finally:
-            if connection is not None and view.is_crowded:
-                connection.crowding = True
+        if connection is not None:
+            connection.has_queued = True
+        size = view.events.admit(event)
         view.call(view.events.put_admitted, event, size)
 
 

@@ -157,11 +157,8 @@ class HubView:
 
     def submit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
-    ) -> bool:
-        """
-        Check and queue one publish; PublishError for a mistake in it. Returns whether the
-        queue is more than half full now.
-        """
+    ) -> None:
+        """Check and queue one publish; PublishError for a mistake in it."""
         batches = self._hub.publish_queue
         item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
         check_group(group)
@@ -171,7 +168,6 @@ class HubView:
         else:
             batches.admit(item)
             self._hub.call(batches.put_admitted, group, item)
-        return self.is_crowded
 
     def asubmit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str]

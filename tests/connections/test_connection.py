@@ -24,6 +24,8 @@ from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.publish_queue import new_item
 from filtered_websocket.testing import connect, published
 
+from ..waiting import until
+
 
 def message_filter(function, base=WebSocketMessageFilter, **namespace):
     """A filter of one function."""
@@ -543,6 +545,33 @@ async def test_a_connection_whose_publish_found_the_queue_full_is_not_read(setti
         gate.set()
         while len(handled) < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
+
+
+async def test_who_publishes_and_does_not_await_is_not_read_either(settings):
+    settings.FILTERED_WEBSOCKET = {"PUBLISH_QUEUE_BYTES": 20_000}
+    gate, handled = asyncio.Event(), []
+
+    def say(web_socket_instance, data):
+        handled.append(data)
+        web_socket_instance.apublish(data)
+
+    async with connect([message_filter(say)]) as ann:
+        link = get_hub().link
+        send = link.send
+
+        async def stopped(batch):
+            await gate.wait()
+            await send(batch)
+
+        link.send = stopped
+        for n in range(9):
+            await ann.send(str(n) * 2000)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        # Each takes about 2500 bytes.
+        assert len(handled) == 5
+        gate.set()
+        await until(lambda: len(handled) == 9)
 
 
 async def test_the_event_queue_is_bounded_in_bytes_and_stops_reading(settings):
