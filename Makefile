@@ -57,7 +57,7 @@ fuzz: $(VENV)/test.stamp
 # machine without other work.
 stress: $(VENV)/test.stamp
 	FWS_STRESS=full $(BIN)/python -m pytest -s tests/stress
-	FWS_STRESS=full $(BIN)/python -m pytest -s -m promise tests/e2e
+	FWS_STRESS=full $(BIN)/python -m pytest -v -s -m promise tests/e2e
 	FWS_FAULT_CLIENTS=500 FWS_FAULT_STOP=20 $(BIN)/python -m pytest -s -o timeout=900 tests/e2e/faults
 
 $(VENV)/python.stamp:

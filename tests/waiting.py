@@ -81,7 +81,7 @@ async def within(promise, *, least=0.0):
     with not_before(least):
         async with asyncio.timeout(max(PROMISE_FACTOR * promise, LEAST)):
             yield
-    measure("promised", watch.seconds, promise)
+    measure(f"promised within {promise:g} s", watch.seconds, promise)
 
 
 def measure(what, seconds, promise):
