@@ -143,7 +143,8 @@ class Rechecks:
             held = self._held.get(connection, {})
             for slot in [name for name, one in held.items() if one is identity]:
                 if not flaw:
-                    self._closing_at.pop(connection, None)
+                    if identity.session_key:  # not what else the connection depends on
+                        self._closing_at.pop(connection, None)
                     self._on_valid(connection, slot, fresh)
                 elif not identity.session_key or flaw not in (PASSWORD_CHANGED, RENEWED):
                     connection.close(UNAUTHORIZED, flaw)

@@ -13,6 +13,7 @@ from filtered_websocket.close_codes import SESSION_RENEWED
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub import rechecks
 from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.models import Token
 from filtered_websocket.routing import websocket_application
 
 from ..handshaking import shake_hands
@@ -113,3 +114,16 @@ async def test_what_ends_meanwhile_is_forgotten(app, ann, browser, monkeypatch):
     get_hub().grants._rechecks._check_again(connection)
     assert len(closing()) == 1
     await kept.close()
+
+
+async def test_a_token_that_is_used_besides_does_not_keep_a_connection_open(
+    app, ann, browser, monkeypatch
+):
+    monkeypatch.setattr(rechecks, "PASSWORD_GRACE", 0.01)
+    _, key = await sync_to_async(Token.objects.create_key)(name="lamp")
+    client = await enter(app, browser)
+    [connection] = get_hub().connections.values()
+    assert await connection.use_token(key)
+    await save_password(ann)
+    assert await client.closed() == 4401
+    await client.close()
