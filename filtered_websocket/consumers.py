@@ -154,6 +154,8 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         refusal = refusal or await self._reader.guard(self._refusal(handshake))
         if self._reader.lost:
             return
+        # By a filter, or because access has ended meanwhile; also if the chain was cancelled.
+        refusal = refusal or self.connection.transport.closed
         if refusal is not None:
             log_refused(self.connection, refusal[0], self._reason or refusal[1])
             send_close = self.connection.transport.send_close
@@ -219,7 +221,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
                 raise
             self.pipeline.failed(error, f"connection {self.connection.id}", "joining its groups")
             return FILTER_ERROR, "a filter failed"
-        return self.connection.transport.closed
+        return None
 
     async def _join_groups(self) -> None:
         chosen = self.get_groups()

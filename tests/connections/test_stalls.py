@@ -215,6 +215,25 @@ async def test_a_client_that_leaves_during_the_connect_chain_is_let_go(goes_on):
     assert ended == [] and client._output.empty()
 
 
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_a_connection_that_is_closed_during_the_connect_chain_is_never_accepted(
+    goes_on, monkeypatch
+):
+    monkeypatch.setattr(AsgiTransport, "close_timeout", 0.01)
+
+    async def wait(web_socket_instance, handshake):
+        # As by a logout: the filter does not know of it.
+        web_socket_instance.close(4401, "logged out")
+        with contextlib.suppress(asyncio.CancelledError) if goes_on else contextlib.nullcontext():
+            await hang(web_socket_instance)
+
+    async with limited():
+        client = connect([message_filter(wait, WebSocketConnectFilter)])._client
+        await client.open()
+        await client._task
+    assert (client.accepted, client.close_code) == (False, 4401)
+
+
 async def test_what_is_no_filter_is_cancelled_too_and_said_once(caplog, monkeypatch):
     class Route(FilteredWebSocketConsumer):
         filters = ()
