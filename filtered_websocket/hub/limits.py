@@ -6,15 +6,21 @@ Each process counts its own connections: a site of several processes accepts up 
 limit in each of them.
 """
 
-import resource
+import contextlib
+import importlib
 from collections import Counter
 from collections.abc import Hashable
+from typing import Any
 
 from ..close_codes import OVER_CAPACITY, TOO_MANY
 from ..conf import conf
 from ..connections.connection import Connection
 from ..logs import LogThrottle, get_logger
 from .drain import DRAINING, ending
+
+resource: Any = None
+with contextlib.suppress(ImportError):  # Windows has no such module, and no such limit
+    resource = importlib.import_module("resource")
 
 logger = get_logger(__name__)
 _throttle = LogThrottle()
@@ -28,12 +34,14 @@ SPARE_DESCRIPTORS = 64
 
 
 def missing_descriptors() -> int:
-    """How many file descriptors the process lacks for ``MAX_CONNECTIONS``; 0 if enough."""
+    """How many file descriptors the process lacks for ``MAX_CONNECTIONS``; 0 if unknown."""
     most = conf.MAX_CONNECTIONS
+    if resource is None:
+        return 0
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most is None or allowed == resource.RLIM_INFINITY:
         return 0
-    return max(0, int(most) + SPARE_DESCRIPTORS - allowed)
+    return max(0, int(most) + SPARE_DESCRIPTORS - int(allowed))
 
 
 class Limits:

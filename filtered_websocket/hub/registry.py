@@ -86,4 +86,5 @@ def _forget() -> None:
     hubs.clear()
 
 
-os.register_at_fork(after_in_child=_forget)
+# Windows has no fork.
+getattr(os, "register_at_fork", lambda **hooks: None)(after_in_child=_forget)

@@ -1,6 +1,8 @@
 """How many connections there may be: limits."""
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
@@ -14,6 +16,7 @@ from filtered_websocket.testing import connect
 
 from ..connections.test_connection import message_filter
 from ..handshaking import shake_hands
+from ..snippets import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -171,4 +174,19 @@ async def test_a_process_that_may_open_too_few_files_says_so_once(settings, monk
 def test_enough_files_are_enough(settings, monkeypatch, allowed):
     settings.FILTERED_WEBSOCKET = {"MAX_CONNECTIONS": 1000}
     monkeypatch.setattr(limits.resource, "getrlimit", lambda what: (allowed, allowed))
+    assert limits.missing_descriptors() == 0
+
+
+def test_the_package_works_without_what_windows_lacks():
+    """Neither the module ``resource`` nor ``os.fork`` and ``os.register_at_fork``."""
+    command = [sys.executable, "-m", "tests.without_posix"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["['filtered_websocket.W001']", "hello"]
+
+
+def test_a_system_without_a_limit_of_files_lacks_none(monkeypatch, settings):
+    settings.FILTERED_WEBSOCKET = {"MAX_CONNECTIONS": 10**9}
+    assert limits.missing_descriptors() > 0 or limits.resource is None
+    monkeypatch.setattr(limits, "resource", None)
     assert limits.missing_descriptors() == 0
