@@ -229,7 +229,8 @@ def find_daphne(
     tcp, unix, tls = map(sys.modules.get, TWISTED)
     try:
         protocol_attributes(protocol)
-        plain = {tcp.Server, unix.Server}  # type: ignore[union-attr]
+        # Where there are no Unix sockets (Windows), Twisted does not import that module.
+        plain = {module.Server for module in (tcp, unix) if module is not None}
         wrappers = {tls.TLSMemoryBIOProtocol, tls.BufferingTLSTransport}  # type: ignore[union-attr]
         transport = protocol.transport
         # Compare types exactly: a TLS transport passes unknown attributes on to the raw

@@ -154,7 +154,9 @@ def limit_queue(queue: Any, reader: SocketReader, most: int) -> None:
 
 
 def peer_has_closed(descriptor: int) -> bool:
-    """Whether the other end of a socket was closed, or reset."""
+    """Whether the other end of a socket was closed, or reset; False where nobody can be asked."""
+    if not hasattr(select, "poll"):  # Windows: a ping that is answered by a reset tells
+        return False
     poll = select.poll()
     poll.register(descriptor, HANG_UP)
     return bool(poll.poll(0))

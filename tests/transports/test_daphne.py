@@ -502,6 +502,12 @@ async def test_whatever_is_not_exactly_daphnes_is_plain_asgi(serving, monkeypatc
     assert await found(one.send) is AsgiTransport
 
 
+async def test_where_there_are_no_unix_sockets_tcp_has_the_lane(serving, monkeypatch):
+    one = await serving()
+    monkeypatch.setitem(daphne.sys.modules, "twisted.internet.unix", None)
+    assert await found(one.send) is DaphneLane
+
+
 async def test_our_own_servers_protocol_has_the_lane_too(serving):
     one = await serving()
     one.protocol.__class__ = OurProtocol

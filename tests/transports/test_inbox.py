@@ -251,6 +251,15 @@ async def test_a_client_that_is_not_read_and_has_gone_is_noticed(reading, monkey
     assert events[-1]["type"] == "websocket.disconnect"
 
 
+async def test_where_the_system_has_no_poll_a_ping_has_to_tell(reading, monkeypatch):
+    monkeypatch.delattr(inbox.select, "poll")
+    monkeypatch.setattr(inbox, "PEER_CHECK_INTERVAL", 0.001)
+    reading.arrives(*[b"x"] * 4)
+    await checked(reading)
+    reading.reactor.turn()
+    assert reading.got().startswith(b"\x89\x00")
+
+
 async def test_frames_are_still_sent_while_nothing_is_read(reading):
     reading.arrives(*[b"x"] * 4)
     reading.transport.write(text("out"))
