@@ -33,7 +33,13 @@ def site(process):
 @pytest.fixture
 def fresh_site(database):
     """A process of its own: another one may have logged this already, or say goodbye late."""
-    process = Daphne(env=database | SITE)
+    # With DEBUG each error is logged.
+    quiet = {
+        "DJANGO_DEBUG": "0",
+        "DJANGO_SECRET_KEY": uuid.uuid4().hex * 2,
+        "DJANGO_ALLOWED_HOSTS": "127.0.0.1",
+    }
+    process = Daphne(env=database | SITE | quiet)
     yield process
     process.stop()
 

@@ -124,7 +124,9 @@ async def test_start_up_says_where_and_what(tmp_path):
     server = await asyncio.to_thread(Fws, OURS, "-f", "legacy_filters")
     try:
         await asyncio.to_thread(server.said, rf"on ws://localhost:{server.port}/$")
-        await asyncio.to_thread(server.said, r"message    \| remember \| tell_members \| pop_and")
+        await asyncio.to_thread(
+            server.said, r"message    \| legacy_filters.Remember \| legacy_filters.TellMembers \| "
+        )
         await asyncio.to_thread(server.said, "storage: default; channel layer: none; daphne")
     finally:
         await asyncio.to_thread(server.stop)
