@@ -19,7 +19,11 @@ from typing import Any
 
 from django.db import close_old_connections
 
+from ..logs import LogThrottle, get_logger
 from .blocking import call_safely, is_in_a_test, run_in_the_thread_sensitive_thread, thread_pool
+
+logger = get_logger(__name__)
+_throttle = LogThrottle()
 
 #: How many queries run at the same time.
 QUERY_THREADS = 4
@@ -45,14 +49,27 @@ class QueryQueue:
         return bool(self._waiting)
 
     def put(self, call: Callable[[], Any]) -> "Future[Any]":
-        """Run ``call()`` in one of the threads. Returns the future of its result."""
+        """
+        Run ``call()`` in one of the threads. Returns the future of its result.
+
+        RuntimeError where no thread runs and none can be started.
+        """
         future: Future[Any] = Future()
         with self._lock:
             self._waiting.append((call, future))
             is_enough = self._threads >= QUERY_THREADS
             self._threads += not is_enough
         if not is_enough:
-            thread_pool("fws-query", QUERY_THREADS).submit(self._run)
+            try:
+                thread_pool("fws-query", QUERY_THREADS).submit(self._run)
+            except RuntimeError:
+                # Not counted: else nobody would ever try again to start one.
+                with self._lock:
+                    self._threads -= 1
+                    is_alone = self._threads <= 0
+                if is_alone:
+                    future.cancel()
+                    raise
         return future
 
     def _next(self) -> "tuple[Callable[[], Any], Future[Any]] | None":
@@ -63,12 +80,12 @@ class QueryQueue:
             return None
 
     def _run(self) -> None:
-        close_old_connections()
+        _close_old_connections()
         checked = time.monotonic()
         while (query := self._next()) is not None:
             call, future = query
             if time.monotonic() - checked > SHARED_FOR:
-                close_old_connections()
+                _close_old_connections()
                 checked = time.monotonic()
             if not future.set_running_or_notify_cancel():
                 continue
@@ -78,8 +95,17 @@ class QueryQueue:
             except BaseException as error:
                 future.set_exception(error)
                 # The error may be the connection's: do not share a broken one.
-                close_old_connections()
+                _close_old_connections()
+        _close_old_connections()
+
+
+def _close_old_connections() -> None:
+    """As Django's; a connection that cannot be closed must not end a thread."""
+    try:
         close_old_connections()
+    except Exception as error:
+        if _throttle.note("close"):
+            logger.warning("cannot close old database connections: %r", error)
 
 
 _queries = QueryQueue()

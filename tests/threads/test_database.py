@@ -8,7 +8,7 @@ import pytest
 from filtered_websocket.threads import blocking, database
 from filtered_websocket.threads.database import run_query, time_limit
 
-from ..waiting import run_in_fake_time
+from ..waiting import limited, run_in_fake_time
 
 
 @pytest.fixture(autouse=True)
@@ -141,3 +141,45 @@ async def test_a_query_runs_in_the_context_of_its_caller(closings):
     who = ContextVar("who")
     who.set("ann")
     assert await run_query(who.get) == "ann"
+
+
+async def test_connections_that_cannot_be_closed_take_no_thread_away(monkeypatch, caplog):
+    def fail():
+        raise OSError("closed twice")
+
+    monkeypatch.setattr(database, "QUERY_THREADS", 1)
+    monkeypatch.setattr(database, "close_old_connections", fail)
+    line = database.QueryQueue()
+    for number in range(3):
+        async with limited():
+            assert await asyncio.wrap_future(line.put(lambda number=number: number)) == number
+        assert blocking.shut_down(10)
+    assert "cannot close old database connections: OSError('closed twice')" in caplog.text
+
+
+class Pool:
+    """Starts no thread, or runs what it is given when the test says so."""
+
+    def __init__(self, starts):
+        self.starts, self.given = starts, []
+
+    def submit(self, run):
+        if not self.starts:
+            raise RuntimeError("can't start new thread")
+        self.given.append(run)
+
+
+def test_threads_that_cannot_be_started_do_not_count(monkeypatch, closings):
+    pool, line, ran = Pool(False), database.QueryQueue(), []
+    monkeypatch.setattr(database, "thread_pool", lambda name, threads: pool)
+    for _ in range(2 * database.QUERY_THREADS):
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            line.put(lambda: ran.append("nobody waits for it"))
+    pool.starts = True
+    line.put(lambda: ran.append(1))
+    # Where a thread runs already, that is enough.
+    pool.starts = False
+    line.put(lambda: ran.append(2))
+    [run] = pool.given
+    run()
+    assert ran == [1, 2] and not line.is_waiting
