@@ -56,7 +56,16 @@ class Limits:
         return len(self._held)
 
     def begin(self) -> None:
-        """Warn if the process may open too few files for ``MAX_CONNECTIONS``."""
+        """
+        Warn if the process may open too few files for ``MAX_CONNECTIONS``; where the system
+        cannot tell (Windows), say once what it lacks.
+        """
+        if resource is None and not _throttle.counts["posix"]:
+            _throttle.note("posix")
+            logger.info(
+                "this system is for development: it has no limit of open files to check, and a"
+                " process that is killed does not close its connections with 4200 (Ctrl-C does)"
+            )
         missing = missing_descriptors()
         if missing and _throttle.note("descriptors"):
             logger.warning(

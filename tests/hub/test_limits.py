@@ -1,13 +1,14 @@
 """How many connections there may be: limits."""
 
 import asyncio
+import logging
 import subprocess
 import sys
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
 
-from filtered_websocket import WebSocketConnectFilter
+from filtered_websocket import WebSocketConnectFilter, logs
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub import limits
 from filtered_websocket.hub.hub import get_hub
@@ -190,3 +191,14 @@ def test_a_system_without_a_limit_of_files_lacks_none(monkeypatch, settings):
     assert limits.missing_descriptors() > 0 or limits.resource is None
     monkeypatch.setattr(limits, "resource", None)
     assert limits.missing_descriptors() == 0
+
+
+async def test_a_system_without_posix_is_told_of_once(monkeypatch, caplog):
+    monkeypatch.setattr(limits, "resource", None)
+    monkeypatch.setattr(limits, "_throttle", LogThrottle())
+    monkeypatch.setattr(logs, "EVERY", 0)
+    caplog.set_level(logging.INFO, limits.__name__)
+    for _ in range(2):
+        async with connect([]):
+            pass
+    assert caplog.text.count("this system is for development") == 1
