@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import struct
+from operator import le
 from pathlib import Path
 
 import pytest
@@ -201,7 +202,8 @@ async def run(server, *, served, is_ours):
     _, sockets = descriptors(server)
     # Whatever is opened once is open now.
     assert await users(server) == 1
-    await until(lambda: descriptors(server)[1] == sockets)
+    # Fewer, where the first count saw one of an earlier test that was about to close.
+    await until(lambda: descriptors(server)[1] <= sockets)
     before, memory = descriptors(server), resident(server)
     limit = asyncio.Semaphore(AT_ONCE)
     wrong = []
@@ -221,7 +223,7 @@ async def run(server, *, served, is_ours):
             group.create_task(drip(server))
         for case in cases:
             group.create_task(one(*case))
-    await until(lambda: descriptors(server) == before)
+    await until(lambda: all(map(le, descriptors(server), before)))
     grown = (resident(server) - memory) / MB
     print(f"\n{len(cases)} cases; {conversation.count} messages meanwhile; {grown:+.1f} MB")
     assert await users(server) == 1
