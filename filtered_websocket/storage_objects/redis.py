@@ -7,7 +7,6 @@ Each change is one command (SADD, SREM), so concurrent changes are never lost.
 import argparse
 import asyncio
 import contextlib
-import random
 import weakref
 from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, cast
@@ -21,6 +20,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..logs import get_logger
+from ..threads.tasks import pause
 from .base import BaseStorageObject, Event, as_text
 
 logger = get_logger(__name__)
@@ -29,8 +29,6 @@ logger = get_logger(__name__)
 SYNC_TIMEOUT = 1.0
 #: The same for async filters, and for a subscription without any message.
 ASYNC_TIMEOUT = 2.0
-#: Longest pause between two tries to subscribe again, seconds.
-MAX_PAUSE = 1.0
 #: A channel with one of these is a pattern (Redis' PSUBSCRIBE).
 GLOB = frozenset("*?[")
 LOST = (OSError, TimeoutError, redis.RedisError)
@@ -159,8 +157,7 @@ class StorageObject(BaseStorageObject):
                     reason = self._explain(error)
                     logger.warning("Redis pub/sub: lost the connection (%r); trying again", reason)
                 failures += 1
-                longest = min(MAX_PAUSE, 0.05 * 2.0 ** min(failures, 10))
-                await asyncio.sleep(random.uniform(0.02, longest))
+                await asyncio.sleep(pause(failures))
             finally:
                 await pubsub.aclose()  # type: ignore[no-untyped-call]
 

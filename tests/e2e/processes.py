@@ -25,6 +25,20 @@ def _heed_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def run_python(env, *arguments, cwd=ROOT):
+    """What a Python program prints; it must end with status 0."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 class Process:
     """A child whose output is read all the time and can be waited on."""
 

@@ -9,8 +9,6 @@ import asyncio
 import contextlib
 import json
 import os
-import subprocess
-import sys
 from functools import partial
 
 import pytest
@@ -18,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 
 from ..waiting import limited, until
 from .postgres import USER, PgBouncer, Postgres
-from .processes import ROOT, Daphne, Uvicorn
+from .processes import Daphne, Uvicorn, run_python
 from .sockets import connect
 from .test_auth import who
 
@@ -54,19 +52,6 @@ for number in range(int(sys.argv[1])):
     session.create()
     print(session.session_key)
 """
-
-
-def run_python(env, *arguments):
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def environment(port, database, **chosen):

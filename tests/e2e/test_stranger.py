@@ -12,7 +12,7 @@ import pytest
 
 from ..snippets import ROOT, named
 from ..waiting import LIMIT, limited
-from .processes import Daphne, Process, free_port
+from .processes import Daphne, Process, free_port, run_python
 from .sockets import connect
 
 
@@ -58,16 +58,7 @@ def append(path, code):
 
 def manage(site, *arguments):
     folder, env = site
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return run_python(env, *arguments, cwd=folder)
 
 
 def test_the_package_is_the_installed_one(installed, site):
