@@ -25,8 +25,8 @@ from .connections.result import Result
 from .connections.token_groups import token_of
 from .exceptions import Close, Drop, FilterError
 from .layer.envelope import check_group
-from .layer.publish_queue import new_item
 from .pipelines.pipeline import Pipeline
+from .publishing.queue import new_item
 from .server.standalone import Parser, error_line, set_up
 from .storage_objects import get_storage_object
 from .transports import AsgiTransport, settle

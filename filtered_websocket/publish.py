@@ -35,8 +35,8 @@ from .hub.registry import active_hub, may_serve, runs_a_loop
 from .layer.direct import close_senders, sender_for
 from .layer.envelope import CONTROL, Item, Stamper, check_group, group_key
 from .layer.health import LOST
-from .layer.publish_queue import captures, new_item
 from .logs import LogThrottle, get_logger
+from .publishing.queue import captures, new_item
 from .threads.tasks import pause
 
 logger = get_logger(__name__)

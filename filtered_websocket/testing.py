@@ -25,8 +25,8 @@ from .connections.handshake import LATEST_EVENT
 from .consumers import FilteredWebSocketConsumer
 from .hub.registry import active_hub
 from .layer.envelope import EXCLUDE, Item
-from .layer.publish_queue import captures
 from .pipelines.entries import Entry
+from .publishing.queue import captures
 from .threads.blocking import in_the_thread_sensitive_thread
 from .types import ASGIApplication, Event
 

@@ -15,7 +15,7 @@ from filtered_websocket.chains.chain import Chain
 from filtered_websocket.codecs.frames import pack, to_frame, unpack
 from filtered_websocket.exceptions import FilterError
 from filtered_websocket.layer.envelope import WINDOW, Batch, Item, Sequence, group_key, seal, unseal
-from filtered_websocket.layer.publish_queue import (
+from filtered_websocket.publishing.queue import (
     MAX_BATCH,
     MAX_BATCH_BYTES,
     MAX_SENDS,

@@ -3,9 +3,9 @@
 from typing import Any
 
 from ..layer.envelope import CONTROL
-from ..layer.publish_queue import new_item
 from ..logs import get_logger
 from ..publish import queueing_hub, send_now
+from ..publishing.queue import new_item
 
 logger = get_logger(__name__)
 

@@ -23,8 +23,8 @@ from ..connections.connection import Connection
 from ..exceptions import PublishError
 from ..layer.envelope import CONTROL, Batch, Item, group_key
 from ..layer.link import Link, open_link
-from ..layer.publish_queue import PublishQueue, new_item
 from ..pipelines.pipeline import Pipeline
+from ..publishing.queue import PublishQueue, new_item
 from ..storage_objects import get_storage_object
 from ..threads.budget import Budget
 from ..threads.tasks import Tasks, end_tasks

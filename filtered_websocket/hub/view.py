@@ -19,8 +19,8 @@ from ..connections.stalls import Stalls
 from ..connections.token_groups import TOKEN_PREFIX, use_token
 from ..exceptions import Close, Drop, PublishError, ends_the_task
 from ..layer.envelope import EXCLUDE, Item, check_group
-from ..layer.publish_queue import PublishQueue, new_item
 from ..pipelines.pipeline import Pipeline
+from ..publishing.queue import PublishQueue, new_item
 from ..storage_objects import get_storage_object
 from ..threads.budget import Budget, size_of_event, wait_room
 from ..threads.serial_queue import SerialQueue

@@ -21,7 +21,7 @@ from filtered_websocket import (
 from filtered_websocket.connections.handshake import Handshake
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub.hub import get_hub
-from filtered_websocket.layer.publish_queue import new_item
+from filtered_websocket.publishing.queue import new_item
 from filtered_websocket.testing import connect, published
 
 from ..waiting import until

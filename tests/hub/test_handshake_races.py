@@ -27,8 +27,8 @@ from filtered_websocket.hub import grants
 from filtered_websocket.hub.hub import Hub, get_hub
 from filtered_websocket.hub.rechecks import Rechecks
 from filtered_websocket.layer.envelope import CONTROL, Batch, group_key, seal
-from filtered_websocket.layer.publish_queue import new_item
 from filtered_websocket.models import Ticket, Token
+from filtered_websocket.publishing.queue import new_item
 
 from ..handshaking import shake_hands
 from ..waiting import limited

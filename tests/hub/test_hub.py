@@ -17,7 +17,7 @@ from filtered_websocket.hub import hub as hub_module
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.hub.registry import active_hub
 from filtered_websocket.layer.envelope import Batch, group_key, seal
-from filtered_websocket.layer.publish_queue import new_item
+from filtered_websocket.publishing.queue import new_item
 from filtered_websocket.testing import connect, connect_many
 
 from ..connections.test_connection import message_filter

@@ -6,7 +6,7 @@ from filtered_websocket import Drop, WebSocketGroupFilter, WebSocketMessageFilte
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub.fan_out import MAX_RUN
 from filtered_websocket.layer.envelope import Batch, group_key, seal
-from filtered_websocket.layer.publish_queue import new_item
+from filtered_websocket.publishing.queue import new_item
 from filtered_websocket.testing import connect
 from filtered_websocket.transports import AsgiTransport
 

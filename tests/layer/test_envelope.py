@@ -20,7 +20,7 @@ from filtered_websocket.layer.envelope import (
     seal,
     unseal,
 )
-from filtered_websocket.layer.publish_queue import new_item
+from filtered_websocket.publishing.queue import new_item
 from filtered_websocket.threads.budget import OVERHEAD
 
 

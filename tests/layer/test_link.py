@@ -10,7 +10,7 @@ from channels.layers import InMemoryChannelLayer
 from filtered_websocket.layer import health
 from filtered_websocket.layer.envelope import Batch, seal
 from filtered_websocket.layer.link import LayerLink, LocalLink
-from filtered_websocket.layer.publish_queue import new_item
+from filtered_websocket.publishing.queue import new_item
 from filtered_websocket.threads import tasks
 from filtered_websocket.threads.tasks import Tasks
 

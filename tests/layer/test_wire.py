@@ -16,7 +16,7 @@ from filtered_websocket.disconnect import disconnect_session, disconnect_token, 
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.envelope import CONTROL, Batch, Item, group_key, seal, unseal
 from filtered_websocket.layer.probes import Probes
-from filtered_websocket.layer.publish_queue import new_item
+from filtered_websocket.publishing.queue import new_item
 from filtered_websocket.testing import connect
 
 BATCH = Batch(

@@ -9,9 +9,9 @@ from collections import Counter
 import pytest
 
 from filtered_websocket import PublishError
-from filtered_websocket.layer import publish_queue
 from filtered_websocket.layer.envelope import group_key
-from filtered_websocket.layer.publish_queue import MAX_BATCH, MAX_SENDS, PublishQueue, new_item
+from filtered_websocket.publishing import queue
+from filtered_websocket.publishing.queue import MAX_BATCH, MAX_SENDS, PublishQueue, new_item
 from filtered_websocket.threads.tasks import Tasks
 
 from .. import waiting
@@ -75,7 +75,7 @@ async def test_what_is_published_while_a_send_is_in_flight_leaves_together():
 
 async def test_a_publish_that_is_captured_is_sent_too(monkeypatch):
     seen = []
-    monkeypatch.setattr(publish_queue, "captures", [lambda *call: seen.append(call)])
+    monkeypatch.setattr(queue, "captures", [lambda *call: seen.append(call)])
     layer, item = Layer(), new_item("1")
     layer.publish_queue.put("g", item)
     await layer.publish_queue.sent()

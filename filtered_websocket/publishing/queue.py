@@ -24,10 +24,10 @@ from typing import Any
 from ..codecs.frames import pack
 from ..conf import conf, describe
 from ..exceptions import PublishError
+from ..layer.envelope import CONTROL, EXCLUDE, Batch, Item, Stamper, group_key
+from ..layer.health import LOST
 from ..threads.budget import Budget
 from ..threads.tasks import Tasks, end_tasks
-from .envelope import CONTROL, EXCLUDE, Batch, Item, Stamper, group_key
-from .health import LOST
 
 #: Most messages, and about the most bytes, of one batch.
 MAX_BATCH = 256
