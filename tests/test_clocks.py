@@ -38,8 +38,6 @@ WAITS = {
 ALLOWED = {
     ("e2e/test_limits.py", "send_until_it_stalls"): "ends a flood; if too early, nothing fails",
     ("e2e/test_memory.py", "flood"): "ends a flood; if too early, nothing fails",
-    ("stress/crowd.py", "talk"): "its pauses between two messages, which fail nothing",
-    ("stress/storm.py", "step"): "the timers of its clients, which fail nothing",
 }
 
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from ..reconnect import CONSTANTS, SCRIPT, delay_after
+from benchmarks.reconnect import CONSTANTS, SCRIPT, delay_after
 
 CLIENTS = 10_000
 

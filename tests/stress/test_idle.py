@@ -2,8 +2,9 @@
 
 import pytest
 
+from benchmarks.crowd import Crowd
+
 from .conftest import MIB, mib, ms, p99
-from .crowd import Crowd
 
 pytestmark = pytest.mark.timeout(600)
 HEARERS, SIZE = 50, 128

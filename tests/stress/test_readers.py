@@ -4,9 +4,10 @@ import os
 
 import pytest
 
+from benchmarks.crowd import Crowd
+
 from ..waiting import Watch
 from .conftest import MIB, mib, ms, p99
-from .crowd import Crowd
 
 pytestmark = pytest.mark.timeout(900)
 SIZE = 16_384

@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from benchmarks.crowd import Crowd
 from benchmarks.stats import percentile
+from benchmarks.storm import Storm
 
 from ..waiting import LIMIT, PROMISE_FACTOR, Watch, measure
 from .conftest import mib
-from .crowd import Crowd
-from .storm import Storm
 
 pytestmark = pytest.mark.timeout(600)
 #: In how many seconds all are back.
@@ -30,7 +30,7 @@ def test_clients_of_a_server_that_ended_all_come_back_to_the_next(
 
     with (
         Crowd(first.port, cookie) as crowd,
-        Storm(first.port, crowd.request("room"), sizes.storm) as storm,
+        Storm(first.port, [crowd.request("room")], sizes.storm) as storm,
         ThreadPoolExecutor() as pool,
     ):
         storm.arrive()

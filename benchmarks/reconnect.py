@@ -13,7 +13,7 @@ CONSTANTS = {
 }
 
 
-def delay_after(code, attempt, chance):
+def delay_after(code: int, attempt: int, chance: float) -> float | None:
     """Milliseconds until it comes back, where ``chance`` is from 0 to 1; None for never."""
     if code == 1000 or 4400 <= code <= 4499:
         return None

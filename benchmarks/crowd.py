@@ -1,5 +1,6 @@
 """
-Thousands of clients in one process: raw sockets under one epoll.
+Thousands of clients in one process, of which each checks what it gets: raw sockets under
+one epoll.
 
 Messages carry a number, so that each client checks what it gets: every one, once, in
 order. The time of a receipt is the kernel's, so that it does not matter how long this
@@ -10,12 +11,11 @@ import select
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 
-from benchmarks.clients import SO_TIMESTAMPNS
-from benchmarks.load import received_at
-from benchmarks.wire import CLOSE, MASK, PING, PONG, TEXT, Wire, WireError, build_frame, take_frames
-
-from ..waiting import Watch
+from .clients import SO_TIMESTAMPNS, LoadError
+from .load import received_at
+from .wire import CLOSE, MASK, PING, PONG, TEXT, Wire, WireError, build_frame, take_frames
 
 BUFFER = 1 << 18
 SPACE = socket.CMSG_SPACE(16)
@@ -26,7 +26,7 @@ HANDSHAKES = 32
 STALL = 60.0
 
 
-def numbered(number, size):
+def numbered(number: int, size: int) -> bytes:
     """A message's payload."""
     return f"{number:0{DIGITS}d}".encode().ljust(size, b".")
 
@@ -36,7 +36,7 @@ class Member:
 
     __slots__ = ("closed", "heard", "is_open", "socket", "tail")
 
-    def __init__(self, port, request, buffer=None):
+    def __init__(self, port: int, request: bytes, buffer: int | None = None) -> None:
         self.socket = socket.socket()
         if buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -49,20 +49,22 @@ class Member:
         self.is_open = False
         self.heard = 0
         #: Code of the close frame, or what the socket said instead.
-        self.closed = None
+        self.closed: int | str | None = None
 
-    def shake_hands(self):
+    def shake_hands(self) -> bool:
         """Read a part of the answer. Returns whether it is complete."""
         self.tail += self.socket.recv(BUFFER)
         head, end, rest = bytes(self.tail).partition(b"\r\n\r\n")
-        assert head, "closed in its handshake"
+        if not head:
+            raise LoadError("a connection was closed in its handshake")
         if end:
-            assert head.startswith(b"HTTP/1.1 101 "), head.splitlines()[0]
+            if not head.startswith(b"HTTP/1.1 101 "):
+                raise LoadError(f"refused: {head.splitlines()[0].decode('latin-1')}")
             self.tail = bytearray(rest)
             self.is_open = True
         return self.is_open
 
-    def send(self, payload):
+    def send(self, payload: bytes) -> None:
         frames = memoryview(build_frame(payload, mask=MASK))
         while frames:
             try:
@@ -70,7 +72,7 @@ class Member:
             except BlockingIOError:
                 select.select([], [self.socket], [], STALL)
 
-    def read(self):
+    def read(self) -> tuple[list[int], int]:
         """Numbers of the messages that are here, and when the last of them came."""
         try:
             data, ancillary, _flags, _address = self.socket.recvmsg(BUFFER, SPACE)
@@ -94,7 +96,7 @@ class Member:
 class Flood:
     """A client that sends as fast as it is read, and reads nothing."""
 
-    def __init__(self, member, payload):
+    def __init__(self, member: Member, payload: bytes) -> None:
         self.socket = member.socket
         self._frame = build_frame(payload, mask=MASK)
         self._frames = memoryview(self._frame * (65_536 // len(self._frame)))
@@ -102,10 +104,10 @@ class Flood:
         self._sent = 0
 
     @property
-    def messages(self):
+    def messages(self) -> int:
         return self._sent // len(self._frame)
 
-    def go_on(self):
+    def go_on(self) -> None:
         try:
             sent = self.socket.send(self._frames[self._at :])
         except BlockingIOError:
@@ -117,29 +119,33 @@ class Flood:
 class Crowd:
     """Clients of one server. Use it as a context manager: leaving closes them."""
 
-    def __init__(self, port, cookie):
+    def __init__(self, port: int, cookie: str, path: str = "/{}/") -> None:
         self.port = port
         self._cookie = cookie
+        self._path = path
         self._epoll = select.epoll()
-        self._members = {}
-        self.flood = None
+        self._members: dict[int, Member] = {}
+        self.flood: Flood | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> "Crowd":
         return self
 
-    def __exit__(self, *exc_info):
+    def __exit__(self, *exc_info: object) -> None:
         self.leave(list(self._members.values()))
         self._epoll.close()
 
-    def request(self, room):
-        return Wire(b"").request(f"/{room}/", self.port, self._cookie)
+    def request(self, room: str) -> bytes:
+        return Wire(b"").request(self._path.format(room), self.port, self._cookie)
 
     # Connections
 
-    def join(self, room, count, *, buffer=None, reads=True):
+    def join(
+        self, room: str, count: int, *, buffer: int | None = None, reads: bool = True
+    ) -> list[Member]:
         """Connect so many, a few at a time; those that do not read are not asked again."""
         request = self.request(room)
-        joined, waiting = [], 0
+        joined: list[Member] = []
+        waiting = 0
         while len(joined) < count or waiting:
             while len(joined) < count and waiting < HANDSHAKES:
                 member = Member(self.port, request, buffer)
@@ -157,25 +163,26 @@ class Crowd:
                 self._epoll.unregister(member.socket)
         return joined
 
-    def leave(self, members):
+    def leave(self, members: Sequence[Member]) -> None:
         for member in members:
             self._members.pop(member.socket.fileno(), None)
             member.socket.close()
 
-    def start_flood(self, member, payload):
+    def start_flood(self, member: Member, payload: bytes) -> None:
         self.flood = Flood(member, payload)
         self._epoll.modify(member.socket, select.EPOLLOUT)
 
-    def end_flood(self):
-        self.leave([self._members[self.flood.socket.fileno()]])
+    def end_flood(self) -> Flood:
+        assert self.flood is not None
         flood, self.flood = self.flood, None
+        self.leave([self._members[flood.socket.fileno()]])
         return flood
 
-    def fates(self, members):
+    def fates(self, members: Sequence[Member]) -> Counter[int | str]:
         """How the sockets of clients ended that were not read: what came after all -> how often."""
         return Counter(self._fate(member) for member in members)
 
-    def _fate(self, member):
+    def _fate(self, member: Member) -> int | str:
         member.socket.setblocking(True)
         member.socket.settimeout(STALL)
         while member.closed is None:
@@ -185,7 +192,7 @@ class Crowd:
                 return "cut in a frame"
         return member.closed
 
-    def _readable(self, timeout):
+    def _readable(self, timeout: float) -> Iterator[Member]:
         for fd, _ in self._epoll.poll(timeout, 4096):
             if self.flood is not None and fd == self.flood.socket.fileno():
                 self.flood.go_on()
@@ -194,13 +201,21 @@ class Crowd:
 
     # Messages
 
-    def talk(self, sender, hearers, count, size, *, interval=0.0):
+    def talk(
+        self,
+        sender: Member,
+        hearers: Sequence[Member],
+        count: int,
+        size: int,
+        *,
+        interval: float = 0.0,
+    ) -> list[float]:
         """
         ``sender`` says so many numbered messages, one at a time, ``interval`` seconds or more
         from now and from one another; the seconds until each reached each of ``hearers``,
         which all have to get every one, once and in order.
         """
-        latencies = []
+        latencies: list[float] = []
         began = time.perf_counter() + interval
         first = hearers[0].heard
         assert all(member.heard == first for member in hearers)
@@ -209,30 +224,38 @@ class Crowd:
                 self.listen(wait)
             sent = time.time_ns()
             sender.send(numbered(number, size))
-            missing = len(hearers)
-            watch = Watch(STALL)
-            while missing:
-                receipts = self.listen(1.0)
-                for heard, at in receipts:
-                    assert heard == number, f"heard {heard}, not {number}"
-                    latencies.append((at - sent) / 1e9)
-                missing -= len(receipts)
-                if receipts:
-                    watch.restart()
-                assert not watch.is_over, f"{missing} did not hear {number}"
+            latencies += [(at - sent) / 1e9 for at in self._receipts(number, len(hearers))]
         assert all(member.heard == first + count for member in hearers)
         return latencies
 
-    def listen(self, timeout):
+    def _receipts(self, number: int, missing: int) -> list[int]:
+        """When each of so many received this message."""
+        times: list[int] = []
+        began = time.monotonic()
+        while missing:
+            receipts = self.listen(1.0)
+            for heard, at in receipts:
+                if heard != number:
+                    raise LoadError(f"heard {heard}, not {number}")
+                times.append(at)
+            missing -= len(receipts)
+            if receipts:
+                began = time.monotonic()
+            elif time.monotonic() - began > STALL:
+                raise LoadError(f"{missing} did not hear {number}")
+        return times
+
+    def listen(self, timeout: float) -> list[tuple[int, int]]:
         """Read what has come: (number, time of receipt) of every message."""
         receipts = []
         for member in self._readable(timeout):
             numbers, at = member.read()
             for number in numbers:
-                assert number == member.heard, f"{number} came in the place of {member.heard}"
+                if number != member.heard:
+                    raise LoadError(f"{number} came in the place of {member.heard}")
                 member.heard += 1
                 receipts.append((number, at))
             if member.closed is not None:
                 self._epoll.unregister(member.socket)
-                raise AssertionError(f"a client that reads was closed: {member.closed}")
+                raise LoadError(f"a client that reads was closed: {member.closed}")
         return receipts
