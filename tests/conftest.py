@@ -11,6 +11,9 @@ from filtered_websocket.hub.drain import SIGNALS, Drain
 
 from .waiting import LIMIT
 
+# Tests start hundreds of processes, each of which would compile the package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def a_busy_machine_is_waited_for():
