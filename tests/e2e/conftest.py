@@ -1,14 +1,11 @@
 """Servers and a browser for the tests that need them real."""
 
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 from playwright.async_api import async_playwright, expect
 
-from .processes import ROOT, Daphne, Valkey
+from .processes import Daphne, Valkey, manage
 
 #: Milliseconds: a page on a busy machine may take long, and a wait ends when it is true.
 expect.set_options(timeout=60_000)
@@ -36,12 +33,7 @@ def database(tmp_path_factory):
     """A migrated SQLite file; what makes the example's processes use it."""
     path = tmp_path_factory.mktemp("db") / "db.sqlite3"
     env = {"DJANGO_DB": str(path), "DJANGO_SETTINGS_MODULE": "fws_project.settings"}
-    subprocess.run(
-        [sys.executable, "manage.py", "migrate", "-v", "0"],
-        env={**os.environ, **env},
-        cwd=ROOT,
-        check=True,
-    )
+    manage(env, "migrate", "-v", "0")
     return env
 
 

@@ -12,17 +12,11 @@ import tempfile
 import threading
 from collections import deque
 from contextlib import suppress
-from pathlib import Path
 
 import redis
 
 from ..waiting import LEAST, LIMIT, wait_until
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def _heed_ctrl_c():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+from .forking import ROOT, Forked, can_fork, heed_ctrl_c
 
 
 def run_python(env, *arguments, cwd=ROOT):
@@ -39,26 +33,39 @@ def run_python(env, *arguments, cwd=ROOT):
     return done.stdout
 
 
-class Process:
-    """A child whose output is read all the time and can be waited on."""
+def manage(env, *arguments):
+    """``manage.py`` with these arguments, which must end with status 0."""
+    process = Process([sys.executable, "manage.py", *arguments], env=env)
+    assert process.wait() == 0, process.output
 
-    def __init__(self, command, *, env=None, cwd=ROOT, **account):
+
+class Process:
+    """
+    A child whose output is read all the time and can be waited on. A program of Python is
+    forked, where that makes no difference to it and ``fresh`` is not asked for.
+    """
+
+    def __init__(self, command, *, env=None, cwd=ROOT, fresh=False, **account):
         self.lines = deque(maxlen=5000)
         self.lines_so_far = 0
         self._said = threading.Condition()
-        self._process = subprocess.Popen(
-            command,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="backslashreplace",
-            # A shell's background jobs ignore SIGINT, and so would their children.
-            preexec_fn=_heed_ctrl_c,
-            **account,
-        )
+        whole = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
+        if not fresh and not account and can_fork(command, env, cwd):
+            self._process = Forked(command[1:], whole)
+        else:
+            self._process = subprocess.Popen(
+                command,
+                env=whole,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="backslashreplace",
+                # A shell's background jobs ignore SIGINT, and so would their children.
+                preexec_fn=heed_ctrl_c,
+                **account,
+            )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

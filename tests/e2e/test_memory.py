@@ -34,7 +34,7 @@ class Site(Process):
         line = [part.format(port=self.port) for part in COMMANDS[kind]]
         env = env | {"DJANGO_SETTINGS_MODULE": "tests.e2e.site_settings"}
         command = [sys.executable, "-m", *line, "tests.e2e.memory_site:application"]
-        super().__init__(command, env=env)
+        super().__init__(command, env=env, fresh=True)
         self.listens_on(self.port)
         self._before = 0
 

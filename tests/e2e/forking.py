@@ -1,0 +1,190 @@
+"""
+Python programs for tests, forked from a process that has imported what most of them need.
+
+A start costs more than a second of computing, nearly all of it imports of Django, Twisted and
+autobahn, and the tests start hundreds of processes. So each process of pytest has one helper,
+``python -m tests.e2e.forking``, that imports them once. A program is a fork of it which then
+runs as ``python -m`` or ``python manage.py`` would, with its own environment, arguments, output
+and exit status.
+
+Before the fork only other people's modules are imported, and none that reads settings or makes
+an event loop: what a test changes by settings, environment or options is read after it, and so
+is each module of this package, which coverage measures as in any other process. What a fork
+cannot show is started by its command line: memory, start-up itself, another ``cwd`` or account,
+other variables of Python, commands as users type them (test_serving, test_stranger).
+"""
+
+import atexit
+import functools
+import importlib
+import json
+import os
+import resource
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Where one is not installed, as in the oldest versions of a library, its programs do without.
+PRELOADED = (
+    *("autobahn.wamp.protocol", "autobahn.websocket.protocol", "channels.routing"),
+    *("channels.sessions", "channels_redis.core", "channels_redis.pubsub", "coverage.sqldata"),
+    *("cryptography.fernet", "cryptography.hazmat.primitives.asymmetric.rsa"),
+    *("cryptography.hazmat.primitives.kdf.pbkdf2", "daphne.access", "django.contrib.admin"),
+    *("django.contrib.admin.sites", "django.contrib.auth.hashers", "django.core.asgi"),
+    *("django.contrib.auth.password_validation", "django.contrib.staticfiles.handlers"),
+    *("django.contrib.staticfiles.storage", "django.core.management.commands.migrate"),
+    *("django.db.backends.sqlite3.base", "django.forms", "django.middleware.clickjacking"),
+    *("django.middleware.common", "django.middleware.security", "django.test"),
+    *("django.template.backends.django", "redis.asyncio", "redis.sentinel", "txaio.tx"),
+    *("twisted.internet.asyncioreactor", "twisted.internet.endpoints"),
+    *("twisted.protocols.tls", "twisted.web.http", "uvicorn.main", "uvloop"),
+    "websockets.server",
+)
+
+
+def can_fork(command, env, cwd):
+    """Whether the program would see no difference to a start by its command line."""
+    return (
+        cwd == ROOT
+        and command[0] == sys.executable
+        and (command[1] == "-m" or command[1].endswith(".py"))
+        and not any(name.startswith("PYTHON") for name in env or {})
+    )
+
+
+class Forked:
+    """What tests use of :class:`subprocess.Popen`, for a program with the output as a pipe."""
+
+    def __init__(self, arguments, env):
+        (request, requests), (out, output), (self._ended, ends) = (os.pipe() for _ in range(3))
+        socket.send_fds(_helper(), [b"+"], [request, output, ends])
+        for descriptor in (request, output, ends):
+            os.close(descriptor)
+        with open(requests, "w") as file:
+            files = resource.getrlimit(resource.RLIMIT_NOFILE)
+            json.dump({"arguments": arguments, "env": env, "files": files}, file)
+        self.stdout = os.fdopen(out, errors="backslashreplace")
+        self.returncode = None
+        self.pid = int(self._next_line())
+
+    def _next_line(self):
+        line = b""
+        while not line.endswith(b"\n"):
+            more = os.read(self._ended, 1)
+            assert more, "the helper that forks programs has ended"
+            line += more
+        return line
+
+    def wait(self, timeout=None):
+        if self.returncode is None:
+            if not select.select([self._ended], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.pid, timeout)
+            self.returncode = int(self._next_line())
+            os.close(self._ended)
+        return self.returncode
+
+    def poll(self):
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def heed_ctrl_c():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@functools.cache
+def _helper():
+    """The connection to the helper of this process, which ends with it."""
+    ours, its = socket.socketpair()
+    # Coverage begins in the forks, and so do settings.
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("COVERAGE_", "DJANGO_"))}
+    helper = subprocess.Popen(
+        [sys.executable, "-m", "tests.e2e.forking"],
+        stdin=its,
+        stdout=subprocess.DEVNULL,
+        cwd=ROOT,
+        env=env | {"PYTHONUNBUFFERED": "1"},
+        preexec_fn=heed_ctrl_c,
+    )
+    its.close()
+
+    @atexit.register
+    def stop():
+        ours.close()
+        helper.wait()
+
+    return ours
+
+
+def serve():
+    """In the helper: fork for each request. Returns in each fork, with the request."""
+    for name in PRELOADED:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    assert "twisted.internet.reactor" not in sys.modules, "forks would share an event loop"
+    assert "filtered_websocket" not in sys.modules, "its imports would not be measured"
+    with socket.socket(fileno=os.dup(0)) as requests:
+        while True:
+            _, descriptors, _, _ = socket.recv_fds(requests, 1, 3)
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG if descriptors else 0)[0]:
+                    pass
+            if not descriptors:
+                sys.exit()
+            if os.fork() == 0:
+                break
+            for descriptor in descriptors:
+                os.close(descriptor)
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    return _in_a_fork(*descriptors)
+
+
+def _in_a_fork(request, output, ends):
+    """The first fork tells how its own fork, the program, ended: the helper does not wait."""
+    program = os.fork()
+    if program:
+        os.close(request)
+        os.close(output)
+        os.write(ends, b"%d\n" % program)
+        _, status = os.waitpid(program, 0)
+        with suppress(BrokenPipeError):
+            os.write(ends, b"%d\n" % os.waitstatus_to_exitcode(status))
+        os._exit(0)
+    for number in (1, 2):
+        os.dup2(output, number)
+    os.close(output)
+    os.close(ends)
+    with open(request) as file:
+        return json.load(file)
+
+
+def run(arguments, env, files):
+    """As the interpreter does: variables, coverage where it is asked for, then the program."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, files)
+    os.environ.clear()
+    os.environ.update(env)
+    with suppress(ImportError):
+        import coverage
+
+        coverage.process_startup()
+    if arguments[0] == "-m":
+        sys.argv = arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = arguments
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    run(**serve())
