@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -84,6 +85,7 @@ class Postgres:
                 *(self._program, "-D", str(self._data), "-p", str(self.port)),
                 *("-h", "127.0.0.1", "-k", str(self._folder.path)),
                 *("-c", "fsync=off", "-c", "max_connections=60"),
+                *("-c", "log_connections=on", "-c", "log_disconnections=on"),
             ],
             self._folder.path,
         )
@@ -110,10 +112,37 @@ class Postgres:
             cursor = connection.execute(query)
             return cursor.fetchall() if cursor.description else []
 
-    def connections(self, database):
-        """How many clients are connected to one of its databases."""
-        query = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"
-        return self.ask(query)[0][0]
+    def connections_to(self, database):
+        return Connections(self._process, database)
+
+
+class Connections:
+    """How many clients are connected to one of its databases, from what it logs of each."""
+
+    def __init__(self, process, database):
+        self._process = process
+        self._mark = process.lines_so_far
+        self._line = re.compile(rf"(authorized|disconnection): .*\bdatabase={database}\b")
+        self._now = self._most = 0
+
+    def _read(self):
+        lines = self._process.lines_since(self._mark)
+        self._mark += len(lines)
+        for line in lines:
+            if found := self._line.search(line):
+                self._now += 1 if found[1] == "authorized" else -1
+                self._most = max(self._most, self._now)
+
+    @property
+    def now(self):
+        self._read()
+        return self._now
+
+    @property
+    def most(self):
+        """The most at any moment so far."""
+        self._read()
+        return self._most
 
 
 class PgBouncer(_Server):

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import os
-from functools import partial
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -91,12 +90,6 @@ async def log_in(server, stack, sessions):
     return sockets
 
 
-async def watch(count, seen):
-    """Note how many connections there are, again and again."""
-    while True:
-        seen.append(await asyncio.to_thread(count))
-
-
 async def is_closed_by_a_recheck(socket, postgres, name):
     """Deactivate a user behind Django's back: nothing but a re-check can find that."""
     query = f"UPDATE auth_user SET is_active = false WHERE username = '{name}'"
@@ -121,8 +114,7 @@ async def test_many_logged_in_sockets_need_a_few_database_connections(postgres, 
         env = environment(port, "site", **WAYS[way])
         server = await asyncio.to_thread(SERVERS[kind], env=env)
         ending.callback(server.stop)
-        seen = []
-        watching = asyncio.create_task(watch(partial(postgres.connections, "site"), seen))
+        connections = postgres.connections_to("site")
         async with contextlib.AsyncExitStack() as stack:
             sockets = await log_in(server, stack, site)
             names = [await who(socket) for socket in sockets]
@@ -131,11 +123,10 @@ async def test_many_logged_in_sockets_need_a_few_database_connections(postgres, 
             await is_closed_by_a_recheck(sockets[0], postgres, "user0")
             await is_closed_by_a_recheck(sockets[1], postgres, "user1")
             assert (await who(sockets[-1]))[0] == f"user{SOCKETS - 1}"
-        watching.cancel()
-        await asyncio.wait([watching])
-        print(f"\n  {kind}, {way}: {SOCKETS} sockets, {max(seen)} database connections at most")
-        assert 0 < max(seen) <= MOST
-    await until(lambda: postgres.connections("site") == 0)
+        most = connections.most
+        print(f"\n  {kind}, {way}: {SOCKETS} sockets, {most} database connections at most")
+        assert 0 < most <= MOST
+    await until(lambda: connections.now == 0)
 
 
 @pytest.mark.parametrize("way", ["persistent", "pool"])
@@ -163,8 +154,9 @@ async def test_a_postgresql_that_restarts_drops_nobody(postgres, site, way):
 def test_tokens_tickets_admin_and_migrations_work_there_too(postgres):
     """The tests of what this package keeps in a database, with this one."""
     address = {"HOST": "127.0.0.1", "PORT": postgres.port, "USER": USER, "NAME": "tests"}
+    # Coverage has these tests from their own run.
     out = run_python(
-        {"TEST_DATABASE": json.dumps(address)},
+        {"TEST_DATABASE": json.dumps(address), "COVERAGE_PROCESS_CONFIG": ""},
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-cov"),
         *("tests/test_models.py", "tests/auth/test_tickets.py", "tests/management"),
         *("tests/test_admin.py", "tests/auth/test_validity.py"),
