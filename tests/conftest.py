@@ -51,12 +51,29 @@ def no_publisher_is_left_behind():
 LONGEST = ("tests/e2e/faults", "tests/stress", "tests/e2e")
 
 
-def pytest_collection_modifyitems(items):
-    def place(item):
-        path = item.path.as_posix()
-        return next((n for n, folder in enumerate(LONGEST) if f"/{folder}/" in path), len(LONGEST))
+def place(item):
+    path = item.path.as_posix()
+    return next((n for n, folder in enumerate(LONGEST) if f"/{folder}/" in path), len(LONGEST))
 
+
+def pytest_collection_modifyitems(items):
     items.sort(key=place)
+
+
+#: What tells a process that tests start to measure its coverage.
+COVERAGE = "COVERAGE_PROCESS_CONFIG"
+CONFIG = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """
+    Measuring doubles what a server computes. Those of these folders run what the tests of each
+    module have measured: only the mark says that coverage needs them.
+    """
+    config = item.config.stash.setdefault(CONFIG, os.environ.get(COVERAGE, ""))
+    is_needed = item.get_closest_marker("measured") or place(item) == len(LONGEST)
+    os.environ[COVERAGE] = config if is_needed else ""
 
 
 def pytest_runtest_makereport(item, call):

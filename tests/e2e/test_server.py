@@ -6,6 +6,8 @@ import os
 import signal
 import ssl
 import subprocess
+import urllib.error
+import urllib.request
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -18,6 +20,7 @@ from .sockets import connect
 from .test_serving import hears
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("server", ["daphne", "uvicorn"])
 async def test_tls_1_1_is_refused(tmp_path, server):
     key, certificate = write_pair(tmp_path)
@@ -41,6 +44,7 @@ async def test_tls_1_1_is_refused(tmp_path, server):
         await asyncio.to_thread(process.stop)
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_an_end_that_is_asked_for_closes_every_client_and_is_status_0(kind, number):
@@ -58,6 +62,7 @@ async def test_an_end_that_is_asked_for_closes_every_client_and_is_status_0(kind
     assert "Traceback" not in server.output
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 @pytest.mark.parametrize("filters", ["Block", "Stubborn"])
 async def test_what_hangs_does_not_keep_the_process(kind, filters):
@@ -104,6 +109,7 @@ BAD_STARTS = {
 }
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 @pytest.mark.parametrize("name", BAD_STARTS)
 def test_a_start_that_fails_is_one_line(name, kind):
@@ -120,6 +126,7 @@ def test_a_start_that_fails_is_one_line(name, kind):
     assert done.stderr.startswith("fws_server: error: ") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.measured
 async def test_start_up_says_where_and_what(tmp_path):
     server = await asyncio.to_thread(Fws, OURS, "-f", "legacy_filters")
     try:
@@ -128,10 +135,14 @@ async def test_start_up_says_where_and_what(tmp_path):
             server.said, r"message    \| legacy_filters.Remember \| legacy_filters.TellMembers \| "
         )
         await asyncio.to_thread(server.said, "storage: default; channel layer: none; daphne")
+        page = f"http://127.0.0.1:{server.port}/"
+        with pytest.raises(urllib.error.HTTPError, match="426"):
+            await asyncio.to_thread(urllib.request.urlopen, page)
     finally:
         await asyncio.to_thread(server.stop)
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 def test_a_port_in_use_is_one_line(server, kind):
     done = subprocess.run(
@@ -148,6 +159,7 @@ def test_a_port_in_use_is_one_line(server, kind):
     )
 
 
+@pytest.mark.measured
 async def test_publishers_reach_clients_of_two_servers_once_each(valkey):
     arguments = ["--redis_url", valkey.url, "-f", FILTERS + "broadcast_pubsub"]
     arguments += [FILTERS + "broadcast_messages", "--redis_channels", "global", "news.*"]

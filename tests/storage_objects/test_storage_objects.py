@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from filtered_websocket import Drop, WebSocketConnectFilter, storage_objects
 from filtered_websocket.conf import describe
 from filtered_websocket.hub import events
+from filtered_websocket.hub import hub as hub_module
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.storage_objects import default_options, get_storage_object, storage_class
 from filtered_websocket.storage_objects import redis as redis_module
@@ -338,6 +339,32 @@ async def test_a_listener_that_lost_a_cancellation_ends_with_the_hub(monkeypatch
     finally:
         storage_objects.use_storage_object(None)
     assert storage.ended and get_hub().over
+
+
+async def test_a_hub_that_ends_leaves_the_storage_object_to_one_that_has_begun(monkeypatch):
+    """A client comes while the hub of the last one ends what it does in the background."""
+    storage, closed = Derived(None), []
+    meanwhile = contextlib.AsyncExitStack()
+
+    async def end_tasks(tasks):
+        await end_of_tasks(tasks)
+        monkeypatch.setattr(hub_module, "end_tasks", end_of_tasks)
+        await meanwhile.enter_async_context(connect([]))
+
+    async def aclose():
+        closed.append(len(get_hub().connections))
+
+    end_of_tasks, storage.aclose = hub_module.end_tasks, aclose
+    monkeypatch.setattr(hub_module, "end_tasks", end_tasks)
+    storage_objects.use_storage_object(storage)
+    try:
+        async with connect([]):
+            first = get_hub()
+        assert first.over and not get_hub().over and closed == []
+        await meanwhile.aclose()
+        assert closed == [0]
+    finally:
+        storage_objects.use_storage_object(None)
 
 
 async def test_a_hub_ends_although_the_last_connection_is_cancelled_meanwhile():
