@@ -14,10 +14,12 @@ database thread for every event of every socket.
 """
 
 import asyncio
+import functools
 import inspect
 from collections.abc import Awaitable, Iterable
 from typing import Any, ClassVar
 
+from asgiref.sync import markcoroutinefunction
 from channels.consumer import AsyncConsumer
 from django.apps import apps
 
@@ -91,9 +93,15 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         )
         if build and apps.ready:
             route.pipeline  # noqa: B018 - built, or raises
-        app: Any = super().as_asgi(route=route)
-        app.route = route
-        application: ASGIApplication = app
+
+        # Channels' own is a coroutine of its own, which stays for as long as the connection.
+        def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+            return cls(route=route)(scope, receive, send)
+
+        made: Any = functools.update_wrapper(markcoroutinefunction(app), cls, updated=())
+        made.consumer_class, made.consumer_initkwargs = cls, {"route": route}
+        made.route = route
+        application: ASGIApplication = made
         return application
 
     def get_groups(self) -> Iterable[str] | Awaitable[Iterable[str]]:

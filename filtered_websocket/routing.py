@@ -6,7 +6,7 @@ WebSocket routes for a site's ``asgi.py``: one line that wraps its HTTP applicat
     application = with_websockets(get_asgi_application())
 
     http      -> the site's own application
-    websocket -> handshake check -> cookies, session, user -> routes -> consumer
+    websocket -> handshake check -> session and user -> routes -> consumer
     lifespan  -> answered; nothing to start or stop
 """
 
@@ -15,18 +15,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from channels.routing import URLRouter
-from channels.sessions import SessionMiddleware
 from django.apps import apps
 from django.urls import path, re_path
+from django.urls.exceptions import Resolver404
 
-from .auth.authenticators import AUTH_TIMEOUT, load_authenticators, session_user
+from .auth.authenticators import AUTH_TIMEOUT, load_authenticators
 from .auth.credentials import clean_query
+from .auth.sessions import session_of, session_user
 from .close_codes import FILTER_ERROR
 from .conf import conf
 from .connections.handshake import (
     CHECKED,
     LATEST_EVENT,
-    CookieMiddleware,
+    cookies_of,
     refusal_reason,
     script_name,
 )
@@ -44,6 +45,9 @@ from .types import ASGIApplication, Receive, Scope, Send
 
 logger = get_logger(__name__)
 
+#: Why a handshake is refused whose session or user cannot be read.
+UNKNOWN_USER = "cannot find out who connects"
+
 #: The site's pipeline, ``INSTALLED_FILTERS``, at the root. Built for the first connection,
 #: not here: a mistake in settings must not prevent ``manage.py check`` from importing this.
 websocket_urlpatterns: list[Any] = [
@@ -58,88 +62,40 @@ async def _refuse_with(scope: Scope, receive: Receive, send: Send, code: int, re
     await refuse(scope, send, send_close, code, reason)
 
 
-class HandshakeCheck:
-    """
-    Refuses handshakes from pages of other sites, and all of them while the process
-    drains. Runs before the session is read.
-    """
-
-    def __init__(
-        self, inner: ASGIApplication, rule: OriginRule = site_rule, *, any_host: bool = False
-    ) -> None:
-        self.inner = inner
-        self.rule = rule
-        self.any_host = any_host
-        self._throttle = LogThrottle()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        inside = _hide_query(scope)
-        inside[CHECKED] = True
-        inside[LATEST_EVENT] = latest_event()
-        problem = refusal_reason(inside, self.rule, any_host=self.any_host)
-        if problem:
-            await receive()
-            cure = cure_of(inside, problem)
-            log_refusal(inside, problem, cure, self._throttle)
-            await send({"type": "websocket.close"})
-        elif ending.is_set():
-            log_refusal(inside, DRAINING[1], "Connect again.", self._throttle)
-            await _refuse_with(inside, receive, send, *DRAINING)
-        else:
-            await self.inner(inside, receive, send)
-
-
-def _hide_query(scope: Scope) -> Scope:
-    """
-    The scope for the application. From the server's own scope, which uvicorn's access log
-    prints later, the credentials in the query are removed.
-    """
-    query = clean_query(scope) if conf.AUTHENTICATORS else scope.get("query_string", b"")
-    if query == scope.get("query_string", b""):
-        return scope
-    inside = dict(scope)
-    scope["query_string"] = query
-    return inside
-
-
-class SessionUserMiddleware:
-    """
-    Sets ``scope["user"]`` to the session's user, looked up once, at the handshake.
-
-    If the lookup fails the handshake is refused: an error makes nobody anonymous.
-    """
-
-    def __init__(self, inner: ASGIApplication) -> None:
-        self.inner = inner
-        self._throttle = LogThrottle()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            async with time_limit(AUTH_TIMEOUT):
-                user = await session_user(scope)
-        except Exception as error:
-            if self._throttle.note("session"):
-                logger.error("cannot look up the session of a handshake: %r", error)
-            await _refuse_with(scope, receive, send, FILTER_ERROR, "cannot find out who connects")
-            return
-        await self.inner({**scope, "user": user}, receive, send)
-
-
 class Router:
-    """Routes by Django paths; a handshake for a path without a route gets HTTP 403."""
+    """
+    Routes by Django paths; a handshake for a path without a route gets HTTP 403.
+
+    As Channels' ``URLRouter``, which may be nested in it.
+    """
 
     def __init__(self, routes: Sequence[Any]) -> None:
         self._paths = _note_paths(routes, "/")
-        self._router = URLRouter([*routes, re_path(r"", self._refuse)])  # type: ignore[arg-type]
+        # It prepares the patterns of nested routers, and refuses what it cannot route to.
+        self._routes: list[Any] = URLRouter([*routes]).routes
         self._throttle = LogThrottle()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def find(self, scope: Scope, outer: Any, first: int) -> tuple[ASGIApplication, int]:
+        """
+        The application of the first route, from number ``first`` on, that matches the path,
+        and the number of the next one. Sets what its path contains in ``scope``; ``outer``
+        is what the paths of routers around this one contained.
+        """
         # As Django does for pages. URLRouter knows root_path only, and demands that the
         # path begins with it, which it does not behind a proxy that strips it.
-        remaining = scope["path"].removeprefix(script_name(scope))
-        is_here = remaining.startswith("/") or not remaining
-        router = self._router if is_here else self._refuse
-        await router({**scope, "path_remaining": remaining}, receive, send)
+        path: str = scope["path"].removeprefix(script_name(scope))
+        routes = self._routes if path.startswith("/") or not path else []
+        path = path.lstrip("/")
+        for number in range(first, len(routes)):
+            route = routes[number]
+            if match := route.pattern.match(path):
+                scope["path_remaining"], args, kwargs = match
+                scope["url_route"] = {
+                    "args": outer.get("args", ()) + args,
+                    "kwargs": {**outer.get("kwargs", {}), **kwargs, **route.default_args},
+                }
+                return route.callback, number + 1
+        return self._refuse, 0
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         """HTTP 403, and a throttled line in the log: scanners try many paths."""
@@ -149,6 +105,87 @@ class Router:
         cure = f"Routes: {', '.join(prefix + path for path in self._paths) or 'none'}."
         log_refusal(scope, reason, cure, self._throttle, "path")
         await send({"type": "websocket.close"})
+
+
+class Handshakes:
+    """
+    Checks each handshake, finds its session and its user, and has a route serve it.
+
+    Handshakes from pages of other sites are refused, and all of them while the process
+    drains, before the session is read. Everything is in one coroutine and one copy of the
+    scope: both stay for as long as the connection does.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        rule: OriginRule = site_rule,
+        *,
+        any_host: bool = False,
+        sessions: bool = False,
+        users: bool = False,
+    ) -> None:
+        self._router = router
+        self._rule = rule
+        self._any_host = any_host
+        self._sessions = sessions
+        self._users = users
+        self._throttle = LogThrottle()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        inside = {**scope, CHECKED: True, LATEST_EVENT: latest_event()}
+        _hide_query(scope)
+        problem = refusal_reason(inside, self._rule, any_host=self._any_host)
+        if problem or ending.is_set():
+            await self._refuse(inside, receive, send, problem)
+            return
+        if self._sessions:
+            inside["cookies"] = cookies = cookies_of(inside)
+            if "session" not in inside:
+                inside["session"] = session_of(cookies)
+            if self._users and not await self._find_user(inside):
+                await _refuse_with(inside, receive, send, FILTER_ERROR, UNKNOWN_USER)
+                return
+        route = 0
+        while True:
+            application, route = self._router.find(inside, scope.get("url_route", {}), route)
+            try:
+                await application(inside, receive, send)
+                return
+            except Resolver404:
+                pass  # a nested router has no such route
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, problem: str) -> None:
+        if not problem:
+            log_refusal(scope, DRAINING[1], "Connect again.", self._throttle)
+            await _refuse_with(scope, receive, send, *DRAINING)
+            return
+        await receive()
+        log_refusal(scope, problem, cure_of(scope, problem), self._throttle)
+        await send({"type": "websocket.close"})
+
+    async def _find_user(self, scope: Scope) -> bool:
+        """
+        Set ``scope["user"]`` to the session's user, looked up once. Returns whether it was
+        possible: an error makes nobody anonymous.
+        """
+        try:
+            async with time_limit(AUTH_TIMEOUT):
+                scope["user"] = await session_user(scope)
+        except Exception as error:
+            if self._throttle.note("session"):
+                logger.error("cannot look up the session of a handshake: %r", error)
+            return False
+        return True
+
+
+def _hide_query(scope: Scope) -> None:
+    """
+    Remove the credentials from the query of the server's own scope, which uvicorn's access
+    log prints later.
+    """
+    if scope.get("query_string") and conf.AUTHENTICATORS:
+        scope["query_string"] = clean_query(scope)
 
 
 def _note_paths(routes: Sequence[Any], prefix: str) -> list[str]:
@@ -179,12 +216,12 @@ def websocket_application(routes: Sequence[Any] | None = None) -> ASGIApplicatio
     ImproperlyConfigured for a pipeline or an authenticator that cannot be built.
     """
     load_authenticators()
-    application: Any = Router(websocket_urlpatterns if routes is None else routes)
-    if apps.is_installed("django.contrib.sessions"):
-        if apps.is_installed("django.contrib.auth"):
-            application = SessionUserMiddleware(application)
-        application = CookieMiddleware(SessionMiddleware(application))
-    return HandshakeCheck(application)
+    sessions = apps.is_installed("django.contrib.sessions")
+    return Handshakes(
+        Router(websocket_urlpatterns if routes is None else routes),
+        sessions=sessions,
+        users=sessions and apps.is_installed("django.contrib.auth"),
+    )
 
 
 def with_websockets(http: ASGIApplication, routes: Sequence[Any] | None = None) -> ASGIApplication:
@@ -208,7 +245,7 @@ def standalone_application(
     # Escaped, as the path may contain characters of a regular expression.
     route = re_path("" if where is None else f"^{re.escape(where.lstrip('/'))}$", view)
     rule = is_same_origin if origins is None else one_of_origins(origins)
-    return _by_protocol(_upgrade_required, HandshakeCheck(Router([route]), rule, any_host=True))
+    return _by_protocol(_upgrade_required, Handshakes(Router([route]), rule, any_host=True))
 
 
 def _by_protocol(http: ASGIApplication, websocket: ASGIApplication) -> ASGIApplication:

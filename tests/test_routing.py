@@ -9,7 +9,7 @@ from asgiref.sync import async_to_sync
 from channels.routing import URLRouter
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIRequest
-from django.urls import path
+from django.urls import path, re_path
 
 from filtered_websocket import (
     Close,
@@ -238,6 +238,91 @@ async def test_sessions_and_users_are_there_where_their_apps_are(settings, db):
     user, session = await look(["django.contrib.sessions"])
     assert user is None and session is not None
     assert await look([]) == (None, None)
+
+
+async def test_a_connection_keeps_two_coroutines_and_one_copy_of_the_scope():
+    """Each stays for as long as the connection does, and there are thousands of those."""
+    scopes = []
+
+    class Route(FilteredWebSocketConsumer):
+        def get_groups(self):
+            scopes.append(self.scope)
+            return ["g"]
+
+    inner = Route.as_asgi(filters=[])
+    application = websocket_application([path("<room>/", inner)])
+    opening = connect(application, "/a/", headers={"origin": "http://testserver"})
+    outside = opening._client._scope
+    async with opening as ann:
+        steps, names = ann._task.get_coro().cr_await, []
+        while steps is not None and hasattr(steps, "cr_code"):
+            names.append(steps.cr_code.co_name)
+            steps = steps.cr_await
+        assert names[:2] == ["__call__", "__call__"] and names[2] == "run"
+        [inside] = scopes
+        assert ann._task.get_coro().cr_await.cr_frame.f_locals["inside"] is inside is not outside
+        assert inside["url_route"] == {"args": (), "kwargs": {"room": "a"}}
+        assert {"cookies", "session"}.isdisjoint(outside)
+
+
+async def test_routes_are_found_as_channels_finds_them():
+    """With arguments of the route and of routers around it, unnamed groups, and nested ones."""
+    seen = []
+
+    async def look(scope, receive, send):
+        seen.append((scope["path_remaining"], scope["url_route"]))
+        await receive()
+        await send({"type": "websocket.close"})
+
+    for pattern in (
+        path("rooms/<int:room>/", look, {"kind": "chat"}),
+        re_path(r"^rooms/(\d+)/$", look),
+        re_path(r"^rooms/(?P<room>\d+)/", look),
+        path("rooms/", URLRouter([path("<int:room>/", look)])),
+    ):
+        for made in (websocket_application, lambda routes: URLRouter(routes)):
+            around = URLRouter([re_path("^(?P<site>)", made([pattern]))])
+            client = await connect(around, "/rooms/7/")
+            await client.close()
+        ours, channels = seen
+        assert ours == channels and "7" in str(ours)
+        seen.clear()
+
+
+async def test_the_session_is_that_of_a_middleware_around_it_if_there_is_one():
+    seen = []
+
+    async def look(scope, receive, send):
+        seen.append(scope["session"])
+        await receive()
+        await send({"type": "websocket.close"})
+
+    class Session(dict):
+        session_key = None
+
+    opening = connect(websocket_application([path("", look)]))
+    session = opening._client._scope["session"] = Session()
+    await (await opening).close()
+    assert seen == [session] and seen[0] is session
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("headers", [{}, {"cookie": "a=b"}, {"cookie": "sessionid="}])
+async def test_who_has_no_session_can_be_remembered_in_a_new_one(headers):
+    seen = []
+
+    class Route(FilteredWebSocketConsumer):
+        def get_groups(self):
+            self.scope["session"]["seen"] = 1
+            seen.append(self.scope["session"])
+            return ["g"]
+
+    application = websocket_application([path("", Route.as_asgi(filters=[]))])
+    for _ in range(2):
+        async with connect(application, headers=headers):
+            pass
+    one, two = seen
+    assert one is not two and dict(one.items()) == {"seen": 1} and one.session_key is None
 
 
 async def test_http_goes_to_the_site_and_lifespan_is_answered():

@@ -16,8 +16,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from django.conf import settings
-from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, load_backend
+from django.contrib.auth import HASH_SESSION_KEY
 from django.core.exceptions import ImproperlyConfigured
 from django.views.decorators.debug import sensitive_variables
 
@@ -32,7 +31,7 @@ from .credentials import credentials
 from .keys import digest_of, is_key
 from .throttle import KeyLookups, Throttle
 from .tickets import redeem
-from .validity import is_same_password, token_model
+from .validity import token_model
 
 logger = get_logger(__name__)
 
@@ -242,36 +241,3 @@ async def _run_secretly(call: Callable[[], Any]) -> Any:
     functions, and so in the report of an exception.
     """
     return await run_query(sensitive_variables()(call))
-
-
-@sensitive_variables()
-async def session_user(scope: Scope) -> Any:
-    """
-    The user of a handshake's session, or an anonymous one.
-
-    As ``django.contrib.auth.get_user``, SECRET_KEY_FALLBACKS included, but the session is
-    only read: there is no response to send another cookie with. (``channels.auth``
-    knows no fallbacks, and flushes the session instead.)
-    """
-    from django.contrib.auth.models import AnonymousUser
-
-    session = scope["session"]
-    if session.session_key is None:
-        return AnonymousUser()
-    return await run_query(_session_user, session) or AnonymousUser()
-
-
-@sensitive_variables()
-def _session_user(session: Any) -> Any:
-    path = session.get(BACKEND_SESSION_KEY)
-    if SESSION_KEY not in session or path not in settings.AUTHENTICATION_BACKENDS:
-        return None
-    user = load_backend(path).get_user(_primary_key(session[SESSION_KEY]))
-    known = session.get(HASH_SESSION_KEY, "")
-    return user if user is not None and is_same_password(user, known) else None
-
-
-def _primary_key(text: Any) -> Any:
-    from django.contrib.auth import get_user_model
-
-    return get_user_model()._meta.pk.to_python(text)

@@ -4,18 +4,19 @@ of its origin, host and path, which come before authentication.
 """
 
 import re
-from functools import cached_property
+from functools import cached_property, lru_cache
 from io import BytesIO
+from typing import Any
 from urllib.parse import unquote
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpRequest
+from django.http import HttpRequest, parse_cookie
 
 from ..auth.credentials import SUBPROTOCOL
 from ..conf import conf
-from ..types import ASGIApplication, Receive, Scope, Send
+from ..types import Scope
 from .origins import OriginRule, headers, parse_origin, site_rule
 
 #: The key of the scope that says that its handshake was already checked.
@@ -37,6 +38,13 @@ NO_RULE = "the origin cannot be compared"
 _ODD_PATH = re.compile(
     rb"%(?:2[DEFdef]|3\d|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])|//|/\.\.?(?:/|\Z)"
 )
+#: Headers that host and origin are read from; old releases of Django know the third name.
+_ABOUT_ORIGIN = frozenset({b"host", b"x-forwarded-host", b"x_forwarded_host", b"origin"})
+#: A list of another class may change from one handshake to the next.
+_LISTS = (list, tuple)
+#: How many answers about host and origin are remembered, and the most bytes of the headers of
+#: one: whoever invents headers cannot fill the memory.
+REMEMBERED, LONGEST_REMEMBERED = 512, 512
 
 
 class Handshake:
@@ -105,17 +113,18 @@ def host_of(request: HttpRequest) -> str:
         return ""
 
 
-class CookieMiddleware:
+def cookies_of(scope: Scope) -> dict[str, str]:
     """
-    Sets ``scope["cookies"]`` to the cookies that Django would read; Channels' own middleware
-    ignores a second Cookie header.
+    The cookies that Django would read; Channels' own middleware ignores a second Cookie
+    header.
     """
-
-    def __init__(self, inner: ASGIApplication) -> None:
-        self.inner = inner
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.inner({**scope, "cookies": as_http(scope).COOKIES}, receive, send)
+    found = headers(scope, b"cookie")
+    if not found:
+        return {}
+    if len(found) == 1:
+        return parse_cookie(found[0].decode("latin-1"))
+    # Django's releases differ in what they put between two.
+    return as_http({"headers": [(b"cookie", value) for value in found]}).COOKIES
 
 
 def is_host_allowed(scope: Scope) -> bool:
@@ -157,9 +166,33 @@ def is_plain_path(scope: Scope) -> bool:
 
 
 def refusal_reason(scope: Scope, rule: OriginRule, *, any_host: bool) -> str:
-    """Why a handshake is refused before authentication, for the log; empty if it is not."""
+    """
+    Why a handshake is refused before authentication, for the log; empty if it is not.
+
+    What the headers about host and origin mean is remembered: almost all handshakes of a
+    site have the same ones.
+    """
     if not is_plain_path(scope):
         return ODD_PATH
+    asked = tuple([(name, value) for name, value in scope["headers"] if name in _ABOUT_ORIGIN])
+    hosts, origins = settings.ALLOWED_HOSTS, conf.ALLOWED_ORIGINS
+    if sum([len(value) for _, value in asked]) > LONGEST_REMEMBERED or type(hosts) not in _LISTS:
+        return _reason(asked, rule, any_host)
+    # Whatever the answer depends on; lists may be changed in place.
+    return _remembered_reason(
+        asked,
+        rule,
+        any_host,
+        tuple(hosts),
+        origins if origins is None else tuple(origins),
+        conf.ALLOW_NO_ORIGIN,
+        settings.DEBUG,
+        settings.USE_X_FORWARDED_HOST,
+    )
+
+
+def _reason(asked: tuple[tuple[bytes, bytes], ...], rule: OriginRule, any_host: bool) -> str:
+    scope = {"headers": asked}
     if not any_host and not is_host_allowed(scope):
         return BAD_HOST
     try:
@@ -175,6 +208,13 @@ def refusal_reason(scope: Scope, rule: OriginRule, *, any_host: bool) -> str:
     except ValueError:
         # A mistake in ALLOWED_ORIGINS, or a Host header that is none.
         return NO_RULE
+
+
+@lru_cache(REMEMBERED)
+def _remembered_reason(
+    asked: tuple[tuple[bytes, bytes], ...], rule: OriginRule, any_host: bool, *settings: Any
+) -> str:
+    return _reason(asked, rule, any_host)
 
 
 def check_once(scope: Scope) -> str:

@@ -5,6 +5,7 @@ Browsers let any page open a WebSocket to any server, with the cookies of that s
 the Origin header tells which page it was (RFC 6455 section 10.2).
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
@@ -44,7 +45,8 @@ class Origin(NamedTuple):
         return self.scheme in DEFAULT_PORTS
 
 
-#: Whether a page of this origin may connect.
+#: Whether a page of this origin may connect. Answers are remembered: it may look at settings,
+#: and of the scope at the headers about host and origin, and at nothing else.
 OriginRule: TypeAlias = Callable[[Scope, Origin], bool]
 
 
@@ -170,5 +172,9 @@ def one_of_origins(origins: Iterable[str]) -> OriginRule:
 def site_rule(scope: Scope, origin: Origin) -> bool:
     """The rule of a Django site: ``ALLOWED_ORIGINS`` if it is set, else ``ALLOWED_HOSTS``."""
     origins = conf.ALLOWED_ORIGINS
-    rule = is_allowed_host if origins is None else one_of_origins(origins)
+    rule = is_allowed_host if origins is None else _listed(tuple(origins))
     return rule(scope, origin)
+
+
+#: A site has one list; tests have many.
+_listed = functools.lru_cache(16)(one_of_origins)

@@ -17,7 +17,7 @@ from django.utils import timezone
 from django.views.debug import ExceptionReporter
 
 from filtered_websocket import Close, WebSocketConnectFilter
-from filtered_websocket.auth import authenticators, throttle
+from filtered_websocket.auth import authenticators, sessions, throttle
 from filtered_websocket.auth.keys import digest_of, new_key
 from filtered_websocket.auth.tickets import issue
 from filtered_websocket.consumers import FilteredWebSocketConsumer
@@ -195,7 +195,7 @@ async def test_a_session_that_cannot_be_looked_up_lets_nobody_in(
     def away(session):
         raise OSError("the database is away")
 
-    monkeypatch.setattr(authenticators, "_session_user", away)
+    monkeypatch.setattr(sessions, "_session_user", away)
     application = websocket_app(app)
     for _ in range(2):
         client = await shake_hands(application, **cookie(session))

@@ -3,8 +3,11 @@
 from urllib.parse import unquote
 
 import pytest
+from django.conf import settings as live_settings
 
+from filtered_websocket.connections import handshake as module
 from filtered_websocket.connections.handshake import (
+    REMEMBERED,
     is_host_allowed,
     is_plain_path,
     refusal_reason,
@@ -424,3 +427,89 @@ def test_a_server_may_leave_its_root_path_out_of_the_raw_path():
     scope = {"path": "/app/chat/", "root_path": "/app", "raw_path": b"/chat/", "headers": []}
     assert is_plain_path(scope) and is_plain_path({**scope, "raw_path": b"/app/chat/"})
     assert not is_plain_path({**scope, "raw_path": b"/other/"})
+
+
+# What is remembered
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The headers that were looked at, each time that no answer was remembered."""
+    module._remembered_reason.cache_clear()
+    seen, reason = [], module._reason
+
+    def count(headers, *args):
+        seen.append(headers)
+        return reason(headers, *args)
+
+    monkeypatch.setattr(module, "_reason", count)
+    return seen
+
+
+def test_what_host_and_origin_mean_is_found_out_once(asked):
+    for number in range(3):
+        assert refused_for("http://testserver", path=f"/{number}/", x_other=str(number)) == ""
+        assert refused_for("http://evil.example") == NOT_ALLOWED
+    assert len(asked) == 2
+
+
+def test_an_answer_holds_for_the_settings_that_it_was_found_with(settings, asked):
+    origin, host = "http://other.example", "other.example"
+
+    def answers():
+        return refused_for(origin), refused_for(origin, host=host), refused_for()
+
+    before = answers()
+    assert before == (NOT_ALLOWED, "the host is not in ALLOWED_HOSTS", "")
+    for name, value, after in (
+        ("ALLOWED_HOSTS", ["testserver", host], ("", "", "")),
+        ("FILTERED_WEBSOCKET", {"ALLOWED_ORIGINS": [origin]}, ("", before[1], "")),
+        (
+            "FILTERED_WEBSOCKET",
+            {"ALLOW_NO_ORIGIN": False},
+            (*before[:2], "no Origin header, and ALLOW_NO_ORIGIN is False"),
+        ),
+    ):
+        old = getattr(settings, name, {})
+        setattr(settings, name, value)
+        assert answers() == after
+        setattr(settings, name, old)
+        assert answers() == before
+
+
+def test_lists_that_are_changed_in_place_count_at_once(settings, asked, monkeypatch):
+    hosts, origins = [], []
+    # As a test runner sets it, without a signal.
+    monkeypatch.setattr(live_settings, "ALLOWED_HOSTS", hosts)
+    settings.FILTERED_WEBSOCKET = {"ALLOWED_ORIGINS": origins}
+    assert refused_for("http://a.example") == "the host is not in ALLOWED_HOSTS"
+    hosts.append("testserver")
+    assert refused_for("http://a.example") == NOT_ALLOWED
+    origins.append("http://a.example")
+    assert refused_for("http://a.example") == ""
+
+
+def test_hosts_that_a_site_computes_are_asked_for_each_time(settings, asked):
+    hosts = ["testserver"]
+
+    class Computed(list):
+        def __iter__(self):
+            return iter(hosts)
+
+    settings.ALLOWED_HOSTS = Computed()
+    assert refused_for() == ""
+    hosts.clear()
+    assert refused_for() == "the host is not in ALLOWED_HOSTS"
+    assert len(asked) == 2
+
+
+def test_invented_headers_fill_no_memory(settings, asked):
+    settings.ALLOWED_HOSTS = ["*"]
+    for number in range(2 * REMEMBERED):
+        assert refused_for(f"http://{number}.example") == ""
+    info = module._remembered_reason.cache_info()
+    assert info.currsize == info.maxsize == REMEMBERED
+    before = len(asked)
+    for _ in range(2):
+        refused_for(f"http://{'x' * module.LONGEST_REMEMBERED}.example")
+    assert len(asked) == before + 2
