@@ -1,8 +1,10 @@
 """Servers and a browser for the tests that need them real."""
 
+import contextlib
 import shutil
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import async_playwright, expect
 
 from .processes import Daphne, Valkey, manage
@@ -55,9 +57,12 @@ def two_servers(database, valkey):
         process.stop()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser():
-    """Headless Chromium, the one Debian ships."""
+    """
+    Headless Chromium, the one Debian ships: one for all tests, which run on its event loop
+    and have contexts of their own, as different people.
+    """
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
@@ -65,3 +70,16 @@ async def browser():
         process = await playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         yield process
         await process.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def new_context(browser):
+    """``await new_context(**options)``: cookies and windows that no other test sees."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def new_context(**options):
+            context = await browser.new_context(**options)
+            stack.push_async_callback(context.close)
+            return context
+
+        yield new_context

@@ -1,15 +1,14 @@
 """Tokens in Django's admin, in a real browser."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Error, expect
 
-from .processes import ROOT
+from .processes import manage
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 LIST = "/admin/filtered_websocket/token/"
 PASSWORD = "a password for tests"
 
@@ -31,27 +30,31 @@ key => new Promise((resolve, reject) => {
 def superuser(database):
     names = {"USERNAME": "boss", "EMAIL": "boss@example.com", "PASSWORD": PASSWORD}
     env = {f"DJANGO_SUPERUSER_{name}": value for name, value in names.items()}
-    subprocess.run(
-        [sys.executable, "manage.py", "createsuperuser", "--noinput", "-v", "0"],
-        env={**os.environ, **database, **env},
-        cwd=ROOT,
-        check=True,
-    )
+    manage({**database, **env}, "createsuperuser", "--noinput", "-v", "0")
     return names["USERNAME"]
 
 
-@pytest.fixture
-async def page(browser, server, superuser):
-    """A window that has logged in to the admin, and may use the clipboard."""
-    context = await browser.new_context(base_url=server.http())
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def session(browser, server, superuser):
+    """The cookies of somebody who has logged in to the admin."""
+    async with await browser.new_context(base_url=server.http()) as context:
+        page = await context.new_page()
+        await page.goto("/admin/")
+        await page.fill("#id_username", superuser)
+        await page.fill("#id_password", PASSWORD)
+        await page.click("[type=submit]")
+        await expect(page.locator("#user-tools")).to_contain_text(superuser)
+        return await context.storage_state()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(new_context, server, session):
+    """A window of the admin that may use the clipboard."""
+    context = await new_context(base_url=server.http(), storage_state=session)
     await context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = await context.new_page()
     wrong = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    await page.goto("/admin/")
-    await page.fill("#id_username", superuser)
-    await page.fill("#id_password", PASSWORD)
-    await page.click("[type=submit]")
     yield page
     assert wrong == []
 

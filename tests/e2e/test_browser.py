@@ -3,12 +3,14 @@
 import re
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import expect
 
 from ..waiting import limited
 from .processes import Daphne
 from .sockets import connect
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -45,10 +47,10 @@ class Window:
         await expect(message.last.locator(".author")).to_have_text(author)
 
 
-@pytest.fixture
-async def windows(browser):
+@pytest_asyncio.fixture(loop_scope="session")
+async def windows(new_context):
     """Two windows that share nothing, not even cookies."""
-    return [Window(await (await browser.new_context()).new_page()) for _ in range(2)]
+    return [Window(await (await new_context()).new_page()) for _ in range(2)]
 
 
 async def test_two_windows_chat_with_each_other(windows, server):
@@ -173,8 +175,8 @@ async def test_a_server_that_is_away_is_not_said_to_refuse(windows, server, answ
 
 
 @pytest.mark.parametrize("path", ["/", "/rooms/a-room-with-quite-a-long-name/"])
-async def test_on_a_phone_most_of_the_screen_is_the_chat(browser, server, path):
-    context = await browser.new_context(viewport={"width": 390, "height": 844})
+async def test_on_a_phone_most_of_the_screen_is_the_chat(new_context, server, path):
+    context = await new_context(viewport={"width": 390, "height": 844})
     window = await Window(await context.new_page()).open(server.http(path), "ann")
     share = "document.querySelector('main').getBoundingClientRect().height / innerHeight"
     assert await window.page.evaluate(share) > 0.75

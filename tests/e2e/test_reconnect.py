@@ -3,15 +3,17 @@
 import itertools
 
 import pytest
+import pytest_asyncio
 
 from benchmarks.reconnect import CONSTANTS, SCRIPT, delay_after
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 CLIENTS = 10_000
 
 
-@pytest.fixture
-async def page(browser):
-    page = await browser.new_page()
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(new_context):
+    page = await (await new_context()).new_page()
     await page.add_script_tag(path=SCRIPT)
     return page
 
