@@ -26,7 +26,7 @@ from .connections.token_groups import token_of
 from .exceptions import Close, Drop, FilterError
 from .layer.envelope import check_group
 from .pipelines.pipeline import Pipeline
-from .publishing.queue import new_item
+from .publishing.items import new_item
 from .server.standalone import Parser, error_line, set_up
 from .storage_objects import get_storage_object
 from .transports import AsgiTransport, settle

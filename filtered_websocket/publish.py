@@ -36,7 +36,7 @@ from .layer.direct import close_senders, sender_for
 from .layer.envelope import CONTROL, Item, Stamper, check_group, group_key
 from .layer.health import LOST
 from .logs import LogThrottle, get_logger
-from .publishing.queue import captures, new_item
+from .publishing.items import captures, new_item
 from .threads.tasks import pause
 
 logger = get_logger(__name__)

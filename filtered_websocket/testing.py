@@ -26,7 +26,7 @@ from .consumers import FilteredWebSocketConsumer
 from .hub.registry import active_hub
 from .layer.envelope import EXCLUDE, Item
 from .pipelines.entries import Entry
-from .publishing.queue import captures
+from .publishing.items import captures
 from .threads.blocking import in_the_thread_sensitive_thread
 from .types import ASGIApplication, Event
 

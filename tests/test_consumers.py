@@ -22,6 +22,7 @@ from filtered_websocket.hub.registry import active_hub
 from filtered_websocket.testing import Closed, Refused, connect
 
 from .connections.test_connection import message_filter
+from .waiting import hold
 
 
 def disconnects(*functions):
@@ -582,14 +583,7 @@ async def test_a_crowded_connection_is_not_read_but_its_disconnect_is_seen(setti
 
     ran, filters = disconnects()
     server = await Server([message_filter(flood), *filters]).accepted()
-    link = get_hub().link
-    send = link.send
-
-    async def stopped(batch):
-        await gate.wait()
-        await send(batch)
-
-    link.send = stopped
+    hold(get_hub().link, gate)
     server.events.put_nowait({"type": "websocket.receive", "text": "flood"})
     if next_event == "disconnect":
         server.events.put_nowait({"type": "websocket.disconnect", "code": 1001})

@@ -14,14 +14,19 @@ from filtered_websocket import Close, Drop, WebSocketMessageFilter
 from filtered_websocket.chains.chain import Chain
 from filtered_websocket.codecs.frames import pack, to_frame, unpack
 from filtered_websocket.exceptions import FilterError
-from filtered_websocket.layer.envelope import WINDOW, Batch, Item, Sequence, group_key, seal, unseal
-from filtered_websocket.publishing.queue import (
-    MAX_BATCH,
-    MAX_BATCH_BYTES,
-    MAX_SENDS,
-    PublishQueue,
-    new_item,
+from filtered_websocket.layer.envelope import (
+    MAX_HOLES,
+    Batch,
+    Item,
+    Sequence,
+    group_key,
+    seal,
+    unseal,
 )
+from filtered_websocket.publishing.batches import MAX_BATCH, MAX_BATCH_BYTES
+from filtered_websocket.publishing.items import new_item
+from filtered_websocket.publishing.queue import PublishQueue
+from filtered_websocket.publishing.sender import MAX_SENDS
 from filtered_websocket.threads.tasks import Tasks
 
 from .server.test_daphne_protocol import Peer
@@ -151,22 +156,25 @@ async def test_batches_keep_the_order_of_a_group_and_lose_and_repeat_nothing(ope
     sends, lost = Counter(), Counter()
     names = {group_key(name): name for name in "ghi"}
 
-    async def send(batch):
-        name = names[batch.key]
-        crowd.append(name in in_flight)
-        in_flight[name] = asyncio.get_running_loop().create_future()
-        sent.append((name, batch))
-        try:
-            await in_flight[name]
-        finally:
-            del in_flight[name]
+    class Link:
+        is_available = True
 
-    async def there(deadline):
-        return True
+        def post(self, batch, on_sent):
+            name = names[batch.key]
+            crowd.append(name in in_flight)
+            in_flight[name] = answer = asyncio.get_running_loop().create_future()
+            sent.append((name, batch))
 
-    batches = PublishQueue(
-        Tasks(Counter()), send, there, lambda group, items, error: failed.extend(items)
-    )
+            def answered(answer):
+                del in_flight[name]
+                on_sent(answer.exception())
+
+            answer.add_done_callback(answered)
+
+        async def wait_available(self, deadline):
+            return True
+
+    batches = PublishQueue(Tasks(Counter()), Link, lambda group, items, error: failed.extend(items))
     refused = set()
     for operation, name, *rest in operations:
         if operation == PUT:
@@ -256,8 +264,8 @@ item = Item(1, "t", "", b"", {})
 
 
 @given(
-    st.lists(st.integers(1, 4), min_size=1, max_size=WINDOW),
-    st.lists(st.integers(0, WINDOW - 1), max_size=100),
+    st.lists(st.integers(1, 4), min_size=1, max_size=MAX_HOLES),
+    st.lists(st.integers(0, MAX_HOLES - 1), max_size=100),
 )
 @anything
 def test_a_sequence_tells_what_was_missed_and_what_came_twice(lengths, arrivals):

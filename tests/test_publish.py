@@ -426,14 +426,14 @@ def test_what_cannot_be_sent_at_exit_is_said(settings, foreign, monkeypatch, cap
 
 def test_an_apublish_that_was_cancelled_does_no_harm(foreign, monkeypatch, caplog):
     asyncio.run(queue("w"))
-    batches = publish_module._publisher.hub.publish_queue
-    real, cancelled = batches._send, threading.Event()
+    link = publish_module._publisher.hub.link
+    real, cancelled = link.send, threading.Event()
 
     async def late(batch):
         await asyncio.to_thread(cancelled.wait)
         await real(batch)
 
-    monkeypatch.setattr(batches, "_send", late)
+    monkeypatch.setattr(link, "send", late)
 
     async def main():
         waiting = asyncio.ensure_future(apublish("x", "news"))

@@ -123,3 +123,19 @@ def run_in_fake_time(coroutine):
     """What ``coroutine`` returns, run on a :class:`FakeTimeLoop`."""
     with asyncio.Runner(loop_factory=FakeTimeLoop) as runner:
         return runner.run(coroutine)
+
+
+def hold(link, gate):
+    """Have what a hub sends wait until ``gate`` (an :class:`asyncio.Event`) is set."""
+    post, tasks = link.post, set()
+
+    async def later(*call):
+        await gate.wait()
+        post(*call)
+
+    def held(*call):
+        task = asyncio.ensure_future(later(*call))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    link.post = held

@@ -245,7 +245,7 @@ def _check_in_memory(name: str, backend: str) -> Iterable[CheckMessage]:
 
 
 def _check_capacity(name: str, backend: str, config: dict[str, Any]) -> Iterable[CheckMessage]:
-    if backend in (CORE, IN_MEMORY) and config.get("capacity", 100) < MIN_CAPACITY:
+    if backend == CORE and config.get("capacity", 100) < MIN_CAPACITY:
         yield Warning(
             f"{name} keeps {config.get('capacity', 100)} messages per process and drops"
             " the rest without an error.",

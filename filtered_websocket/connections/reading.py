@@ -211,6 +211,11 @@ class Reader:
 
     async def _wait_for_room(self, receive: Receive) -> None:
         """Pause while the publish queue is more than half full, but notice a disconnect."""
+        for _ in range(YIELD_ITERATIONS):
+            # It is often sent within a few turns of the event loop, and to wait costs more.
+            await asyncio.sleep(0)
+            if not self._queues.is_crowded:
+                return
         room = asyncio.ensure_future(self._queues.wait_room())
         over = asyncio.ensure_future(self._over.wait())
         ahead = asyncio.ensure_future(receive())

@@ -15,7 +15,7 @@ from ..hub.hub import Hub
 from ..layer.direct import DirectSender, sender_for
 from ..layer.health import LOST
 from ..publish import any_hub, queueing_hub, reaches_connections
-from ..publishing.queue import new_item
+from ..publishing.items import new_item
 
 #: How long the caller waits for the processes' answers, seconds.
 WAIT = 0.25

@@ -5,7 +5,7 @@ from typing import Any
 from ..layer.envelope import CONTROL
 from ..logs import get_logger
 from ..publish import queueing_hub, send_now
-from ..publishing.queue import new_item
+from ..publishing.items import new_item
 
 logger = get_logger(__name__)
 

@@ -50,7 +50,8 @@ class Group:
         self.name = name
         self.key = group_key(name)
         self.members: dict[View, dict[str, Connection]] = {}
-        self.sequence = Sequence()
+        #: What has arrived, where the layer may lose or repeat something.
+        self.sequence: Sequence | None = None
 
 
 class Groups:
@@ -163,7 +164,7 @@ class Groups:
         group = self._by_key.get(batch.key)
         if group is None:
             return
-        missed = group.sequence.record(batch)
+        missed = self._record(group, batch)
         if missed is None:
             self._hub.counts["duplicate"] += len(batch.items)
             return
@@ -172,6 +173,14 @@ class Groups:
             self._hub.events.gap(group.name, batch.origin, missed)
         for view in tuple(group.members):
             view.deliver(group.name, batch.items)
+
+    def _record(self, group: Group, batch: Batch) -> int | None:
+        """As :meth:`Sequence.record`."""
+        if self._hub.link.is_lossless:
+            return 0
+        if group.sequence is None:
+            group.sequence = Sequence()
+        return group.sequence.record(batch)
 
     def joined_late(self, key: str) -> None:
         """Members were accepted before the layer had subscribed: what they missed is a gap."""

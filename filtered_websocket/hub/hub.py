@@ -24,7 +24,8 @@ from ..exceptions import PublishError
 from ..layer.envelope import CONTROL, Batch, Item, group_key
 from ..layer.link import Link, open_link
 from ..pipelines.pipeline import Pipeline
-from ..publishing.queue import PublishQueue, new_item
+from ..publishing.items import new_item
+from ..publishing.queue import PublishQueue
 from ..storage_objects import get_storage_object
 from ..threads.budget import Budget
 from ..threads.tasks import Tasks, end_tasks
@@ -60,12 +61,7 @@ class Hub:
         self.tasks = Tasks(self.counts)
         #: Counts the bytes of what waits for group and consumer chains.
         self.backlog = Budget()
-        self.publish_queue = PublishQueue(
-            self.tasks,
-            lambda batch: self.link.send(batch),
-            lambda deadline: self.link.wait_available(deadline),
-            self.publish_failed,
-        )
+        self.publish_queue = PublishQueue(self.tasks, lambda: self.link, self.publish_failed)
         self.events = Events(self)
         #: What each connection's access depends on.
         self.grants = Grants(self)

@@ -20,7 +20,8 @@ from ..connections.token_groups import TOKEN_PREFIX, use_token
 from ..exceptions import Close, Drop, PublishError, ends_the_task
 from ..layer.envelope import EXCLUDE, Item, check_group
 from ..pipelines.pipeline import Pipeline
-from ..publishing.queue import PublishQueue, new_item
+from ..publishing.items import new_item
+from ..publishing.queue import PublishQueue
 from ..storage_objects import get_storage_object
 from ..threads.budget import Budget, size_of_event, wait_room
 from ..threads.serial_queue import SerialQueue

@@ -13,7 +13,6 @@ layer.
 
 import hashlib
 import secrets
-from collections import OrderedDict, deque
 from functools import lru_cache
 from typing import Any, NamedTuple, get_args
 
@@ -24,8 +23,9 @@ from ..threads.budget import OVERHEAD
 VERSION = 1
 #: Longest group name, in characters.
 MAX_GROUP_NAME = 1024
-#: Repetitions of the last so many batches are recognised.
-WINDOW = 64
+#: So many holes are remembered of what one origin published: what fills one has come late,
+#: and everything else below the highest number is a repetition.
+MAX_HOLES = 64
 #: How many origins a receiver remembers per group.
 MAX_ORIGINS = 1024
 #: The group of control events: a name that :func:`check_group` refuses to sites.
@@ -180,38 +180,67 @@ class Stamper:
         return Batch(self.origin, key, first, items)
 
 
-class _Seen(NamedTuple):
-    recent: deque[int]
-    expected: int
+class _Seen:
+    """What has arrived of one origin: all below ``expected`` except for the holes."""
+
+    __slots__ = ("expected", "holes")
+
+    def __init__(self, first: int) -> None:
+        self.expected = first
+        #: The numbers from the first one up to the second one; the oldest hole first.
+        self.holes: list[tuple[int, int]] = [(0, first)] if first else []
+
+    def skip_to(self, first: int) -> None:
+        """What is expected has not arrived: ``first`` has."""
+        self.holes.append((self.expected, first))
+        if len(self.holes) > MAX_HOLES:
+            del self.holes[0]
+
+    def fill(self, first: int, end: int) -> bool:
+        """Whether the numbers from ``first`` up to ``end`` were missing; they are not now."""
+        for at, (begin, stop) in enumerate(self.holes):
+            if begin <= first < stop:
+                rest = [(begin, first), (end, stop)]
+                self.holes[at : at + 1] = [hole for hole in rest if hole[0] < hole[1]]
+                return True
+        return False
 
 
 class Sequence:
     """
-    The batches that a receiver has seen of one group, for the latest origins.
+    What a receiver has seen of one group, for the latest origins.
 
     Starts with the first batch that arrives: what was published before this process
     subscribed does not count as missed.
     """
 
+    __slots__ = ("_max_origins", "_seen")
+
     def __init__(self, max_origins: int = MAX_ORIGINS) -> None:
         self._max_origins = max_origins
-        self._seen: OrderedDict[str, _Seen] = OrderedDict()
+        #: The origin that was heard last is the last one.
+        self._seen: dict[str, _Seen] = {}
 
     def record(self, batch: Batch) -> int | None:
         """
         Record ``batch``. Returns how many messages are missing directly before it, or None
-        if it repeats one of the last 64 batches. A batch that the layer delivered late is
-        no repetition.
+        if it repeats what has arrived. A batch that the layer delivered late is no
+        repetition.
         """
-        end = batch.first + len(batch.items)
+        first = batch.first
+        end = first + len(batch.items)
         seen = self._seen.get(batch.origin)
         if seen is None:
-            seen = _Seen(deque(maxlen=WINDOW), batch.first)
+            seen = _Seen(first)
             if len(self._seen) >= self._max_origins:
-                self._seen.popitem(last=False)
-        elif batch.first in seen.recent:
-            return None
-        seen.recent.append(batch.first)
-        self._seen[batch.origin] = _Seen(seen.recent, max(seen.expected, end))
-        self._seen.move_to_end(batch.origin)
-        return max(0, batch.first - seen.expected)
+                del self._seen[next(iter(self._seen))]
+        elif len(self._seen) > 1:
+            del self._seen[batch.origin]
+        self._seen[batch.origin] = seen
+        missing = first - seen.expected
+        if missing < 0:
+            return 0 if seen.fill(first, end) else None
+        if missing:
+            seen.skip_to(first)
+        seen.expected = end
+        return missing

@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from channels import DEFAULT_CHANNEL_LAYER
-from channels.layers import get_channel_layer
+from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import conf
+from ..exceptions import ends_the_task
 from ..logs import LogThrottle, get_logger
 from ..threads.tasks import Tasks, end_tasks, pause
 from ..types import ChannelLayer
@@ -18,49 +19,13 @@ from .envelope import VERSION, Batch, seal, unseal
 from .health import LOST, LayerHealth
 from .names import asks_for_old_name, explain, stop_watching, warn_of_old_name, watch
 from .probes import PROBE, Probes
+from .process import ProcessLink
 from .subscriptions import Subscriptions
 
 logger = get_logger(__name__)
 
 #: After this many probes in a row without an answer, subscriber connections are closed.
 MAX_UNANSWERED = 2
-
-
-class LocalLink:
-    """Used where no channel layer is configured: delivers to this process only."""
-
-    def __init__(self, on_batch: Callable[[Batch], None]) -> None:
-        self._on_batch = on_batch
-
-    def start(self) -> None:
-        """There is nothing to receive."""
-
-    def want(self, key: str) -> None:
-        """Every group is joined."""
-
-    def unwant(self, key: str) -> None:
-        """There is no subscription to end."""
-
-    def is_joined(self, key: str) -> bool:
-        return True
-
-    async def wait_joined(self, key: str) -> bool:
-        return True
-
-    async def send(self, batch: Batch) -> None:
-        # Lets the event that publishes finish first, so that all it publishes to a group
-        # becomes one batch.
-        await asyncio.sleep(0)
-        self._on_batch(batch)
-
-    async def wait_available(self, deadline: float) -> bool:
-        return True
-
-    async def round_trip(self) -> bool:
-        return True
-
-    async def stop(self) -> None:
-        """Nothing to stop."""
 
 
 class LayerLink:
@@ -71,6 +36,9 @@ class LayerLink:
     An outage is detected by a process that only receives, too. The tasks are started again
     if they fail.
     """
+
+    #: Batches may be lost or repeated: their numbers tell.
+    is_lossless = False
 
     def __init__(
         self,
@@ -127,6 +95,29 @@ class LayerLink:
             return True
         self._subscriptions.report_when_joined(key)
         return False
+
+    @property
+    def is_available(self) -> bool:
+        """Whether no outage is known."""
+        return not self._health.is_lost
+
+    def post(self, batch: Batch, on_sent: Callable[[Exception | None], object]) -> None:
+        """
+        :meth:`send` later. ``on_sent`` is called once, within ``LAYER_TIMEOUT``, with the
+        error or None; not after :meth:`stop`.
+        """
+        self._start(partial(self._post, batch, on_sent), "fws-send")
+
+    async def _post(self, batch: Batch, on_sent: Callable[[Exception | None], object]) -> None:
+        failure: Exception | None = None
+        try:
+            await self.send(batch)
+        except BaseException as error:
+            if ends_the_task(error):
+                raise
+            # A cancellation of something that the layer awaits is a failure, too.
+            failure = error if isinstance(error, Exception) else ConnectionError(repr(error))
+        on_sent(failure)
 
     async def send(self, batch: Batch) -> None:
         """
@@ -273,24 +264,26 @@ class LayerLink:
 
 
 #: A connection to the channel layer, or its replacement where none is configured.
-Link: TypeAlias = LayerLink | LocalLink
+Link: TypeAlias = LayerLink | ProcessLink
 
 
 def open_link(
     supervisor: Tasks, on_batch: Callable[[Batch], None], **callbacks: Callable[..., None]
 ) -> Link:
     """
-    A link to the channel layer of ``CHANNEL_LAYER``; a :class:`LocalLink` without one.
+    A link to the channel layer of ``CHANNEL_LAYER``; a :class:`ProcessLink` where that leads
+    to no other process.
 
     ``callbacks`` are those of :class:`LayerLink`. Raises :exc:`ImproperlyConfigured` if the
     setting names a layer that ``CHANNEL_LAYERS`` does not have.
     """
     alias = conf.CHANNEL_LAYER
     layer = get_channel_layer(alias)
-    if layer is not None:
+    # Not a subclass, which may do more.
+    if layer is not None and type(layer) is not InMemoryChannelLayer:
         return LayerLink(layer, supervisor, on_batch, **callbacks)
-    if alias != DEFAULT_CHANNEL_LAYER:
+    if layer is None and alias != DEFAULT_CHANNEL_LAYER:
         raise ImproperlyConfigured(
             f"FILTERED_WEBSOCKET['CHANNEL_LAYER'] is {alias!r}, which CHANNEL_LAYERS does not have."
         )
-    return LocalLink(on_batch)
+    return ProcessLink(on_batch)

@@ -20,7 +20,7 @@ from filtered_websocket.chains.chain import Chain
 from filtered_websocket.connections.handshake import Handshake
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub.hub import get_hub
-from filtered_websocket.publishing.queue import new_item
+from filtered_websocket.publishing.items import new_item
 from filtered_websocket.testing import connect
 
 from ..connections.test_connection import message_filter

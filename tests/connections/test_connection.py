@@ -21,10 +21,10 @@ from filtered_websocket import (
 from filtered_websocket.connections.handshake import Handshake
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub.hub import get_hub
-from filtered_websocket.publishing.queue import new_item
+from filtered_websocket.publishing.items import new_item
 from filtered_websocket.testing import connect, published
 
-from ..waiting import until
+from ..waiting import hold, until
 
 
 def message_filter(function, base=WebSocketMessageFilter, **namespace):
@@ -528,14 +528,7 @@ async def test_a_connection_whose_publish_found_the_queue_full_is_not_read(setti
         web_socket_instance.publish(data)
 
     async with connect([message_filter(say)]) as ann, connect([message_filter(say)]):
-        link = get_hub().link
-        send = link.send
-
-        async def stopped(batch):
-            await gate.wait()
-            await send(batch)
-
-        link.send = stopped
+        hold(get_hub().link, gate)
         get_hub().publish_queue.put("g", new_item("x" * 2000))
         for n in range(3):
             await ann.send(str(n) * 2000)
@@ -556,14 +549,7 @@ async def test_who_publishes_and_does_not_await_is_not_read_either(settings):
         web_socket_instance.apublish(data)
 
     async with connect([message_filter(say)]) as ann:
-        link = get_hub().link
-        send = link.send
-
-        async def stopped(batch):
-            await gate.wait()
-            await send(batch)
-
-        link.send = stopped
+        hold(get_hub().link, gate)
         for n in range(9):
             await ann.send(str(n) * 2000)
         for _ in range(200):

@@ -15,7 +15,7 @@ from filtered_websocket.control import counts
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.envelope import CONTROL, Batch, group_key, seal
 from filtered_websocket.models import Token
-from filtered_websocket.publishing.queue import new_item
+from filtered_websocket.publishing.items import new_item
 
 from ..handshaking import shake_hands
 from ..layer.fake_redis import FakeRedis

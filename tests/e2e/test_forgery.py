@@ -9,7 +9,7 @@ import pytest
 from channels_redis.serializers import MsgPackSerializer
 
 from filtered_websocket.layer.envelope import CONTROL, Batch, group_key, new_origin, seal
-from filtered_websocket.publishing.queue import new_item
+from filtered_websocket.publishing.items import new_item
 
 from ..waiting import until
 from .processes import Daphne

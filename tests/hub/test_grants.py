@@ -19,7 +19,7 @@ from filtered_websocket.hub import rechecks
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.envelope import CONTROL, Batch, group_key
 from filtered_websocket.models import Token
-from filtered_websocket.publishing.queue import new_item
+from filtered_websocket.publishing.items import new_item
 from filtered_websocket.testing import connect
 from filtered_websocket.types import Identity
 

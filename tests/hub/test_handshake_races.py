@@ -28,7 +28,7 @@ from filtered_websocket.hub.hub import Hub, get_hub
 from filtered_websocket.hub.rechecks import Rechecks
 from filtered_websocket.layer.envelope import CONTROL, Batch, group_key, seal
 from filtered_websocket.models import Ticket, Token
-from filtered_websocket.publishing.queue import new_item
+from filtered_websocket.publishing.items import new_item
 
 from ..handshaking import shake_hands
 from ..waiting import limited

@@ -17,7 +17,7 @@ from filtered_websocket.hub import hub as hub_module
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.hub.registry import active_hub
 from filtered_websocket.layer.envelope import Batch, group_key, seal
-from filtered_websocket.publishing.queue import new_item
+from filtered_websocket.publishing.items import new_item
 from filtered_websocket.testing import connect, connect_many
 
 from ..connections.test_connection import message_filter
@@ -28,7 +28,7 @@ from ..waiting import limited
 @pytest.fixture
 def layer(settings):
     """The site's layer, which can be away."""
-    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.2, "LAYER_SETTLE": 0}
+    settings.FILTERED_WEBSOCKET = {"LAYER_SETTLE": 0}
     layer = Layer()
     channel_layers.set("default", layer)
     yield layer

@@ -1,12 +1,11 @@
 """Fan out to the members of a pipeline."""
 
-from channels.layers import get_channel_layer
-
 from filtered_websocket import Drop, WebSocketGroupFilter, WebSocketMessageFilter
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub.fan_out import MAX_RUN
-from filtered_websocket.layer.envelope import Batch, group_key, seal
-from filtered_websocket.publishing.queue import new_item
+from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.layer.envelope import Batch, group_key
+from filtered_websocket.publishing.items import new_item
 from filtered_websocket.testing import connect
 from filtered_websocket.transports import AsgiTransport
 
@@ -104,7 +103,7 @@ async def test_a_batch_of_nothing_is_nothing():
     key = group_key("g")
     async with connect(app) as ann:
         for first, items in enumerate([[], [new_item("after")]]):
-            await get_channel_layer().group_send(key, seal(Batch("o", key, first, items)))
+            await get_hub().link.send(Batch("o", key, first, items))
         assert await hears(ann, 1) == ["after"]
 
 

@@ -19,7 +19,7 @@ from filtered_websocket import PublishError
 from filtered_websocket.layer import direct
 from filtered_websocket.layer.direct import DirectSender, close_senders, foreign_options, sender_for
 from filtered_websocket.layer.envelope import CONTROL, Batch, group_key, seal
-from filtered_websocket.publishing.queue import new_item
+from filtered_websocket.publishing.items import new_item
 
 from ..waiting import not_before
 from .fake_redis import FakeRedis

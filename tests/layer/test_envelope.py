@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from filtered_websocket.layer.envelope import (
     CONTROL,
     ID_SIZE,
-    WINDOW,
+    MAX_HOLES,
     BadEnvelope,
     Batch,
     Item,
@@ -20,7 +20,7 @@ from filtered_websocket.layer.envelope import (
     seal,
     unseal,
 )
-from filtered_websocket.publishing.queue import new_item
+from filtered_websocket.publishing.items import new_item
 from filtered_websocket.threads.budget import OVERHEAD
 
 
@@ -152,12 +152,37 @@ def test_origins_are_apart_and_bounded():
     assert sequence.record(batch(0, origin="a")) == 0
 
 
-def test_repetitions_are_recognised_within_the_window():
+def test_a_repetition_is_recognised_however_old_it_is():
     sequence = Sequence()
-    for first in range(WINDOW + 1):
+    for first in range(1000):
+        assert sequence.record(batch(first)) == 0
+    assert sequence.record(batch(0)) is None
+    assert sequence.record(batch(999)) is None
+
+
+def test_parts_of_a_hole_are_filled_once_each():
+    sequence = Sequence()
+    assert sequence.record(batch(0)) == 0
+    assert sequence.record(batch(10)) == 9
+    assert [sequence.record(batch(4, 2)), sequence.record(batch(4, 2))] == [0, None]
+    assert [sequence.record(batch(1, 3)), sequence.record(batch(6, 4))] == [0, 0]
+    assert [sequence.record(batch(1, 3)), sequence.record(batch(6, 4))] == [None, None]
+    assert sequence.record(batch(11)) == 0
+
+
+def test_what_was_sent_before_the_first_batch_is_no_repetition():
+    sequence = Sequence()
+    assert sequence.record(batch(5)) == 0
+    assert [sequence.record(batch(4)), sequence.record(batch(4))] == [0, None]
+
+
+def test_holes_are_bounded():
+    """What fills a hole that is forgotten counts as a repetition: it is never delivered twice."""
+    sequence = Sequence()
+    for first in range(0, 2 * MAX_HOLES + 4, 2):
         sequence.record(batch(first))
     assert sequence.record(batch(1)) is None
-    assert sequence.record(batch(0)) == 0
+    assert sequence.record(batch(3)) == 0
 
 
 def test_a_message_takes_memory_for_whom_it_leaves_out_too():

@@ -12,7 +12,7 @@ from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.envelope import CONTROL, Batch, Item, group_key, new_origin, seal
 from filtered_websocket.publish import apublish
-from filtered_websocket.publishing.queue import new_item
+from filtered_websocket.publishing.items import new_item
 from filtered_websocket.testing import connect
 
 from ..waiting import until

@@ -9,8 +9,8 @@ from channels.layers import InMemoryChannelLayer
 
 from filtered_websocket.layer import health
 from filtered_websocket.layer.envelope import Batch, seal
-from filtered_websocket.layer.link import LayerLink, LocalLink
-from filtered_websocket.publishing.queue import new_item
+from filtered_websocket.layer.link import LayerLink
+from filtered_websocket.publishing.items import new_item
 from filtered_websocket.threads import tasks
 from filtered_websocket.threads.tasks import Tasks
 
@@ -373,19 +373,6 @@ async def test_stopping_ends_the_wait_for_a_join():
     await asyncio.sleep(0)
     await hub.link.stop()
     assert await waiting is False
-
-
-async def test_without_a_layer_messages_stay_in_the_process():
-    seen = []
-    link = LocalLink(seen.append)
-    link.start()
-    link.want("a")
-    assert link.is_joined("a") and await link.wait_joined("a") and await link.round_trip()
-    assert await link.wait_available(0)
-    await link.send(BATCH)
-    link.unwant("a")
-    await link.stop()
-    assert seen == [BATCH]
 
 
 async def test_a_task_of_a_link_that_fails_is_started_again(monkeypatch, caplog):

@@ -22,7 +22,7 @@ from filtered_websocket.layer.names import (
     needed_rights,
     warn_of_old_name,
 )
-from filtered_websocket.publishing.queue import new_item
+from filtered_websocket.publishing.items import new_item
 from filtered_websocket.threads.tasks import Tasks
 
 from ..waiting import limited

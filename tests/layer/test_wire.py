@@ -16,7 +16,7 @@ from filtered_websocket.disconnect import disconnect_session, disconnect_token, 
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.envelope import CONTROL, Batch, Item, group_key, seal, unseal
 from filtered_websocket.layer.probes import Probes
-from filtered_websocket.publishing.queue import new_item
+from filtered_websocket.publishing.items import new_item
 from filtered_websocket.testing import connect
 
 BATCH = Batch(
@@ -157,6 +157,6 @@ class Link:
     def __getattr__(self, name):
         return getattr(self._link, name)
 
-    async def send(self, batch):
+    def post(self, batch, on_sent):
         self._batches.append(batch)
-        await self._link.send(batch)
+        self._link.post(batch, on_sent)

@@ -11,7 +11,10 @@ import pytest
 from filtered_websocket import PublishError
 from filtered_websocket.layer.envelope import group_key
 from filtered_websocket.publishing import queue
-from filtered_websocket.publishing.queue import MAX_BATCH, MAX_SENDS, PublishQueue, new_item
+from filtered_websocket.publishing.batches import MAX_BATCH
+from filtered_websocket.publishing.items import new_item
+from filtered_websocket.publishing.queue import PublishQueue
+from filtered_websocket.publishing.sender import MAX_GROUPS, MAX_SENDS
 from filtered_websocket.threads.tasks import Tasks
 
 from .. import waiting
@@ -28,23 +31,34 @@ class Layer:
         self.back = asyncio.Event()
         self.back.set()
         self.told = asyncio.Event()
-        self.publish_queue = PublishQueue(Tasks(Counter()), self.send, self.there, self.fail)
+        self.tasks = set()
+        self.publish_queue = PublishQueue(
+            Tasks(Counter()), lambda: self, lambda *args: self.fail(*args)
+        )
+
+    @property
+    def is_available(self):
+        return self.back.is_set()
+
+    def post(self, batch, on_sent):
+        self.sent.append(batch)
+        task = asyncio.ensure_future(self._send(on_sent))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _send(self, on_sent):
+        await self.gate.wait()
+        on_sent(self.error)
 
     def fail(self, *args):
         self.failed.append(args)
         self.told.set()
 
-    async def there(self, deadline):
+    async def wait_available(self, deadline):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline - time.monotonic()):
                 await self.back.wait()
         return self.back.is_set()
-
-    async def send(self, batch):
-        self.sent.append(batch)
-        await self.gate.wait()
-        if self.error is not None:
-            raise self.error
 
 
 async def until(condition):
@@ -349,14 +363,65 @@ def test_an_item_carries_whom_to_leave_out():
     assert new_item(b"x", text=True).kind == "t" and new_item(b"x").kind == "b"
 
 
-async def test_a_group_is_published_to_again_after_its_task_has_failed():
+async def test_a_group_is_published_to_again_although_its_failure_could_not_be_reported(caplog):
     layer = Layer()
     layer.error = ValueError()
-    fail, layer.publish_queue._on_failed = layer.publish_queue._on_failed, lambda *args: 1 / 0
+    layer.fail = lambda *args: 1 / 0
     layer.publish_queue.put("g", new_item("1"))
     await until(lambda: layer.sent)
     layer.publish_queue.put("g", new_item("2"))
-    layer.error, layer.publish_queue._on_failed = None, fail
+    await until(lambda: caplog.records)
+    layer.error = None
     await layer.publish_queue.sent()
     assert [payloads(batch) for batch in layer.sent] == [[b"1"], [b"2"]]
     assert layer.publish_queue.size == 0
+    assert [record.msg for record in caplog.records] == ["cannot report that a publish has failed"]
+
+
+async def test_many_groups_send_a_part_in_each_turn_of_the_loop():
+    layer = Layer()
+    for number in range(2 * MAX_GROUPS + 1):
+        layer.publish_queue.put(str(number), new_item("x"))
+    counts = []
+    while len(layer.sent) < 2 * MAX_GROUPS + 1:
+        await asyncio.sleep(0)
+        counts.append(len(layer.sent))
+    assert counts == [MAX_GROUPS, 2 * MAX_GROUPS, 2 * MAX_GROUPS + 1]
+    await layer.publish_queue.sent()
+
+
+async def test_a_link_that_raises_fails_the_batch():
+    layer = Layer()
+    layer.post = lambda batch, on_sent: 1 / 0
+    layer.publish_queue.put("g", new_item("x"))
+    await layer.publish_queue.sent()
+    assert "division by zero" in str(layer.failed[0][2]) and layer.publish_queue.size == 0
+
+
+async def test_what_is_confirmed_within_the_call_is_sent():
+    layer = Layer()
+    layer.post = lambda batch, on_sent: on_sent(None)
+    done = asyncio.get_running_loop().create_future()
+    layer.publish_queue.put("g", new_item("x"), done)
+    await done
+    assert layer.publish_queue.is_settled and layer.publish_queue.size == 0
+
+
+async def test_what_grows_too_old_makes_way_for_what_was_published_later(settings):
+    settings.FILTERED_WEBSOCKET = {"PUBLISH_MAX_AGE": 0.05}
+    layer = Layer()
+    layer.error = ConnectionError("reset")
+    layer.gate.clear()
+    layer.publish_queue.put("g", new_item("old"))
+    await until(lambda: layer.sent)
+    layer.back.clear()
+    layer.gate.set()
+    async with limited():
+        # It is published again as soon as the first one has failed.
+        layer.fail = lambda *args: layer.told.set()
+        await until(layer.told.is_set)
+        layer.publish_queue.put("g", new_item("new"))
+        layer.error = None
+        layer.back.set()
+        await layer.publish_queue.sent()
+    assert payloads(layer.sent[-1]) == [b"new"]
