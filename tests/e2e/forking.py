@@ -26,6 +26,7 @@ import signal
 import socket
 import subprocess
 import sys
+import types
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def can_fork(command, env, cwd):
     return (
         cwd == ROOT
         and command[0] == sys.executable
-        and (command[1] == "-m" or command[1].endswith(".py"))
+        and (command[1] in ("-c", "-m") or command[1].endswith(".py"))
         and not any(name.startswith("PYTHON") for name in env or {})
     )
 
@@ -174,13 +175,18 @@ def run(arguments, env, files):
     resource.setrlimit(resource.RLIMIT_NOFILE, files)
     os.environ.clear()
     os.environ.update(env)
-    with suppress(ImportError):
+    # As coverage's own start-up file asks, too.
+    if os.getenv("COVERAGE_PROCESS_START") or os.getenv("COVERAGE_PROCESS_CONFIG"):
         import coverage
 
         coverage.process_startup()
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    elif arguments[0] == "-c":
+        sys.argv = ["-c", *arguments[2:]]
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(arguments[1], "<string>", "exec"), vars(main))
     else:
         sys.argv = arguments
         runpy.run_path(arguments[0], run_name="__main__")
