@@ -73,7 +73,10 @@ def pytest_runtest_setup(item):
     """
     config = item.config.stash.setdefault(CONFIG, os.environ.get(COVERAGE, ""))
     is_needed = item.get_closest_marker("measured") or place(item) == len(LONGEST)
-    os.environ[COVERAGE] = config if is_needed else ""
+    if config and is_needed:
+        os.environ[COVERAGE] = config
+    else:
+        os.environ.pop(COVERAGE, None)
 
 
 def pytest_runtest_makereport(item, call):

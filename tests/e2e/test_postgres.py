@@ -154,9 +154,8 @@ async def test_a_postgresql_that_restarts_drops_nobody(postgres, site, way):
 def test_tokens_tickets_admin_and_migrations_work_there_too(postgres):
     """The tests of what this package keeps in a database, with this one."""
     address = {"HOST": "127.0.0.1", "PORT": postgres.port, "USER": USER, "NAME": "tests"}
-    # Coverage has these tests from their own run.
     out = run_python(
-        {"TEST_DATABASE": json.dumps(address), "COVERAGE_PROCESS_CONFIG": ""},
+        {"TEST_DATABASE": json.dumps(address)},
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-cov"),
         *("tests/test_models.py", "tests/auth/test_tickets.py", "tests/management"),
         *("tests/test_admin.py", "tests/auth/test_validity.py"),
