@@ -41,7 +41,7 @@ from .pipelines.pipeline import MayJoin, Pipeline
 from .pipelines.route import Route, check_route_group
 from .threads.database import time_limit
 from .transports import open_transport
-from .types import ASGIApplication, Codec, Event, Receive, Scope, Send
+from .types import ASGIApplication, Codec, Receive, Scope, Send
 
 
 class FilteredWebSocketConsumer(AsyncConsumer):
@@ -253,25 +253,24 @@ class FilteredWebSocketConsumer(AsyncConsumer):
 
     # Receive
 
-    async def _receive(self, event: Event) -> None:
+    async def _receive(self, payload: bytes, text: bool) -> None:
         """One frame through the data chain, the codec and the message chain."""
         connection = self.connection
         if connection.deadline is not None and connection.is_expired(self.hub.loop.time()):
             connection.close(UNAUTHORIZED, "expired")
             return
-        text = event.get("text")
-        frame = bytearray(event["bytes"]) if text is None else bytearray(text, "utf-8")
+        frame = bytearray(payload)
         if len(frame) > self._max_size:
             connection.close(TOO_LARGE, f"a message has at most {self._max_size} bytes")
             return
         pipeline = self.pipeline
-        token = text_event.set(text is not None)
+        token = text_event.set(text)
         try:
             if pipeline.data.stages:
                 frame = await pipeline.data.pipe(connection, frame)
             message = frame
             if pipeline.codec is not None:
-                message = pipeline.codec.decode(frame, text is not None)
+                message = pipeline.codec.decode(frame, text)
             if pipeline.message.awaits:
                 await pipeline.message.arun(connection, message)
             else:

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from ..conf import conf
 from ..logs import get_logger
 from ..transports.asgi import ABNORMAL
-from ..transports.inbox import MAX_BYTES
+from ..transports.inbox import MAX_BYTES, message_of
 from ..transports.scheduling import YIELD_ITERATIONS
-from ..types import Event, Receive
+from ..types import Event, Message, Receive
 from .connection import Connection
 from .stalls import Grace, Stalls, check_interval
 
@@ -40,15 +40,15 @@ class Queues(Protocol):
 
 class Reader:
     """
-    ``handle`` is awaited for every message event and must not raise. ``awaits`` is False if
-    it never waits.
+    ``handle`` is awaited for every message, with its bytes and whether it is text, and must
+    not raise. ``awaits`` is False if it never waits.
     """
 
     def __init__(
         self,
         connection: Connection,
         receive: Receive,
-        handle: Callable[[Event], Awaitable[None]],
+        handle: Callable[[bytes, bool], Awaitable[None]],
         queues: Queues,
         stalls: Stalls,
         awaits: bool,
@@ -90,54 +90,82 @@ class Reader:
         finally:
             await self._stop_looking()
 
+    # In one function: another coroutine per message would cost too much.
     async def _run(self) -> None:
         connection, transport = self._connection, self._connection.transport
-        receive, awaits = self._receive, self._awaits
-        task: Any = asyncio.current_task()
-        self._task = task
+        awaits = self._awaits
+        self._task = asyncio.current_task()
+        inbox = transport.inbox
+        # A middleware that wraps ``receive`` sees every event.
+        if inbox is not getattr(self._receive, "__self__", None):
+            inbox = None
+        event: Event | Message | None
         worked = ended = 0.0
         while transport.closed is None:
-            # In one function: another coroutine per message would cost too much.
-            self._reading = True
-            try:
-                event = self._ahead.popleft() if self._ahead else await receive()
-            except asyncio.CancelledError:
-                if self._woken and task.uncancel() == 0:
-                    break  # by ``end``: the close frame has been sent
-                raise
-            finally:
-                self._reading = False
-            if event["type"] == "websocket.disconnect":
-                self._lose(event)
-                break
+            if self._ahead:
+                event = self._ahead.popleft()
+            elif inbox is not None and inbox.items:
+                event = inbox.take()
+            else:
+                transport.release()
+                event = await self._wait_for_event()
             began = time.perf_counter()
             # While this connection waited, others were served.
             worked = max(0.0, worked - (began - ended))
-            if not awaits:
-                await self._handle(event)
+            if event is None:
+                break
+            if not isinstance(event, tuple):
+                if event["type"] == "websocket.disconnect":
+                    self._lose(event)
+                    break
+                event = message_of(event)
+            if awaits:
+                await self._handle_watched(event)
             else:
-                self._begin()
-                try:
-                    await self._handle(event)
-                except asyncio.CancelledError:
-                    if not self._end():
-                        raise
-                else:
-                    self._end()
-                if self._looking is not None:
-                    await self._stop_looking()
+                if inbox is not None and inbox.items:
+                    # Nothing is awaited before the next message is handled.
+                    transport.hold()
+                await self._handle(*event)
             ended = time.perf_counter()
             worked += ended - began
             if connection.has_queued:
                 connection.has_queued = False
                 if self._queues.is_crowded:
-                    await self._wait_for_room(receive)
+                    transport.release()
+                    await self._wait_for_room()
             if worked >= TURN:
-                # ``receive`` does not yield to the loop while messages are queued.
+                # Nothing yields to the loop while messages are queued.
                 worked = 0.0
+                transport.release()
                 for _ in range(YIELD_ITERATIONS):
                     await asyncio.sleep(0)
         await self._over.wait()
+
+    async def _wait_for_event(self) -> Event | None:
+        """The next event; None once the transport has ended."""
+        task: Any = self._task
+        self._reading = True
+        try:
+            return await self._receive()
+        except asyncio.CancelledError:
+            if self._woken and task.uncancel() == 0:
+                return None  # by ``end``: the close frame has been sent
+            raise
+        finally:
+            self._reading = False
+
+    async def _handle_watched(self, message: Message) -> None:
+        """Handle a message by a chain that may await."""
+        self._begin()
+        try:
+            await self._handle(*message)
+        except asyncio.CancelledError:
+            if not self._end():
+                raise
+        else:
+            self._end()
+        if self._looking is not None:
+            await self._stop_looking()
 
     async def guard(self, steps: Awaitable[Any]) -> Any:
         """
@@ -209,7 +237,7 @@ class Reader:
 
     # While the publish queue is crowded
 
-    async def _wait_for_room(self, receive: Receive) -> None:
+    async def _wait_for_room(self) -> None:
         """Pause while the publish queue is more than half full, but notice a disconnect."""
         for _ in range(YIELD_ITERATIONS):
             # It is often sent within a few turns of the event loop, and to wait costs more.
@@ -218,7 +246,7 @@ class Reader:
                 return
         room = asyncio.ensure_future(self._queues.wait_room())
         over = asyncio.ensure_future(self._over.wait())
-        ahead = asyncio.ensure_future(receive())
+        ahead: asyncio.Future[Any] = asyncio.ensure_future(self._receive())
         enough: set[asyncio.Future[Any]] = {room, over}
         try:
             await asyncio.wait({ahead, *enough}, return_when=asyncio.FIRST_COMPLETED)

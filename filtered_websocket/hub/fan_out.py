@@ -9,10 +9,13 @@ from typing import Any
 
 from ..codecs.frames import Bundle, Frame, to_frame
 from ..conf import conf
-from ..connections.connection import Connection
 from ..layer.envelope import EXCLUDE, Item
+from ..transports import AsgiTransport, write_all
 from ..types import Codec
 
+#: Id of a connection -> its transport. Not the connection, which a message to thousands would
+#: have to be looked up in.
+Members = dict[str, AsgiTransport]
 #: About the most bytes of messages that are written at once.
 MAX_RUN = 65_536
 
@@ -35,16 +38,12 @@ def make_frame(
     return frame
 
 
-def write(
-    members: Mapping[str, Connection], frame: Frame | Bundle, exclude: Collection[str]
-) -> None:
+def write(members: Members, frame: Frame | Bundle, exclude: Collection[str]) -> None:
     """Write one frame to all members but those whose ids are in ``exclude``."""
-    for key, member in members.items():
-        if key not in exclude:
-            member.transport.write(frame)
+    write_all(members.values(), frame, {members[key] for key in exclude if key in members})
 
 
-def write_items(members: Mapping[str, Connection], items: Sequence[Item]) -> None:
+def write_items(members: Members, items: Sequence[Item]) -> None:
     """
     Write messages for which there is neither a group chain nor a codec: one write per
     member, not one per message.
@@ -53,7 +52,7 @@ def write_items(members: Mapping[str, Connection], items: Sequence[Item]) -> Non
         _write_run(members, run)
 
 
-def _write_run(members: Mapping[str, Connection], items: Sequence[Item]) -> None:
+def _write_run(members: Members, items: Sequence[Item]) -> None:
     contents = [(item.payload, item.kind != "b") for item in items]
     exclude = [item.meta.get(EXCLUDE, ()) for item in items]
     if len(contents) == 1:
@@ -65,7 +64,7 @@ def _write_run(members: Mapping[str, Connection], items: Sequence[Item]) -> None
         pairs = zip(contents, exclude, strict=True)
         rest = [content for content, left_out in pairs if key not in left_out]
         if rest:
-            members[key].transport.write(Bundle(rest))
+            members[key].write(Bundle(rest))
 
 
 def _runs(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -7,7 +7,7 @@ Joining and leaving take effect here at once; the channel layer's subscriptions 
 import asyncio
 import inspect
 from collections import Counter
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from collections.abc import Sequence as Items
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from ..layer.envelope import Batch, Item, Sequence, group_key
 from ..layer.link import Link
 from ..pipelines.pipeline import Pipeline
 from .events import Events
+from .fan_out import Members
 
 NOT_ALLOWED = "may not join this group"
 
@@ -49,7 +50,8 @@ class Group:
     def __init__(self, name: str) -> None:
         self.name = name
         self.key = group_key(name)
-        self.members: dict[View, dict[str, Connection]] = {}
+        #: Of each pipeline: id -> the transport of that connection.
+        self.members: dict[View, Members] = {}
         #: What has arrived, where the layer may lose or repeat something.
         self.sequence: Sequence | None = None
 
@@ -74,8 +76,8 @@ class Groups:
         """The names of the groups in which one pipeline has members here."""
         return frozenset(name for name, group in self._by_name.items() if view in group.members)
 
-    def members(self, view: View, name: str) -> Mapping[str, Connection]:
-        """Id -> connection: the members of one pipeline, in this process."""
+    def members(self, view: View, name: str) -> Members:
+        """Id -> transport: the members of one pipeline, in this process."""
         group = self._by_name.get(name)
         return {} if group is None else group.members.get(view, {})
 
@@ -132,7 +134,7 @@ class Groups:
             group = self._by_name[name] = Group(name)
             self._by_key[group.key] = group
             link.want(group.key)
-        group.members.setdefault(view, {})[connection.id] = connection
+        group.members.setdefault(view, {})[connection.id] = connection.transport
         connection.joined.add(name)
         if link.is_joined(group.key):
             return True

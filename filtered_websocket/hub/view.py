@@ -55,6 +55,9 @@ class HubView:
 
     def __init__(self, hub: Host, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
+        # Not properties: they are read for each message that a filter pushes.
+        self.codec: Codec | None = pipeline.codec
+        self.call = hub.call
         self.connections: dict[str, Connection] = {}
         #: id -> connection, of this process and pipeline.
         self.users = Users(self.connections)
@@ -82,10 +85,6 @@ class HubView:
         return threading.get_ident() == self._hub.thread
 
     @property
-    def codec(self) -> Codec | None:
-        return self.pipeline.codec
-
-    @property
     def groups(self) -> frozenset[str]:
         """The names of the groups in which this pipeline has members here."""
         return self._hub.groups.names_of(self)
@@ -111,9 +110,6 @@ class HubView:
     def queue_of(self, connection: Connection) -> EventQueue:
         """See :attr:`Connection.queue`."""
         return EventQueue(self, connection)
-
-    def call(self, function: Callable[..., object], *args: Any) -> None:
-        self._hub.call(function, *args)
 
     # Groups
 

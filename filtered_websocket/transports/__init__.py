@@ -23,10 +23,11 @@ from ..logs import get_logger
 from ..types import Send
 from .asgi import AsgiTransport, settle
 from .daphne import find_daphne
+from .lane import write_all
 from .uvicorn import find_uvicorn
 from .wrappers import describe, unwrap
 
-__all__ = ["AsgiTransport", "open_transport", "settle"]
+__all__ = ["AsgiTransport", "open_transport", "settle", "write_all"]
 
 logger = get_logger(__name__)
 

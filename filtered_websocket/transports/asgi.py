@@ -15,6 +15,7 @@ from ..codecs.frames import Bundle, Frame
 from ..conf import conf
 from ..logs import get_logger
 from ..types import Send
+from .inbox import Inbox
 from .scheduling import call_in_batches
 
 logger = get_logger(__name__)
@@ -97,6 +98,17 @@ class AsgiTransport:
         return self._writer is not None
 
     @property
+    def inbox(self) -> Inbox | None:
+        """What has been received and was not taken, where the server's own queue limits it."""
+        return None
+
+    def hold(self) -> None:
+        """From now on, what is written may wait for :meth:`release`."""
+
+    def release(self) -> None:
+        """Send what is held back; before anything is awaited."""
+
+    @property
     def unsent(self) -> int:
         """Bytes that have not been sent, including the server's where they can be counted."""
         return self._queued + self._buffered()
@@ -130,15 +142,13 @@ class AsgiTransport:
             self._queued += len(part)
         if self.unsent > self._max_unsent or len(self._waiting) > MAX_FRAMES:
             self._overflow(queued=len(frame.parts))
-        if self._writer is None:
-            self._start_writer()
+        self._start_writer()
 
     def close(self, code: int, reason: str) -> None:
         """Send what was written, then a close frame. Later calls do nothing."""
-        if self.closed is not None:
-            return
-        self._set_closed(code, reason)
-        self._queue_close()
+        if self.closed is None:
+            self._set_closed(code, reason)
+            self._queue_close()
 
     def _queue_close(self) -> None:
         if self._has_ended:

@@ -9,7 +9,7 @@ sends in the next iteration of the reactor; a direct write takes 2.
 import asyncio
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Set
 from functools import partial
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -22,7 +22,8 @@ from ..types import Send
 from .asgi import AsgiTransport
 from .daphne_periodic import spread_checks
 from .daphne_reading import read_short_frames
-from .inbox import SocketReader, limit_queue
+from .inbox import Inbox, SocketReader, limit_queue
+from .lane import NOBODY, Lane
 
 logger = get_logger(__name__)
 
@@ -66,7 +67,7 @@ socket_attributes = attrgetter(
 )
 
 
-class DaphneTransport(AsgiTransport):
+class DaphneTransport(Lane):
     """
     Sends by daphne's own protocol object, so that close reasons and empty messages arrive,
     which daphne's ASGI loses. What daphne buffers is limited: unsent bytes by
@@ -100,6 +101,11 @@ class DaphneTransport(AsgiTransport):
             reason = "open for as long as this server allows: connect again"
             self._lifetime = loop.call_later(left, self.close, RESTART, reason)
         super().open()
+
+    @property
+    def inbox(self) -> Inbox | None:
+        queue = self._protocol.application_queue
+        return queue if type(queue) is Inbox else None
 
     @property
     def disconnected(self) -> bool:
@@ -152,49 +158,61 @@ class DaphneTls(DaphneTransport):
 class DaphneLane(DaphneTransport):
     """A plain TCP or Unix socket, which is written to directly."""
 
-    __slots__ = ("_direct", "_send_now")
+    __slots__ = ("_send_now",)
 
     lane: ClassVar[str] = "daphne's lane, written straight to the socket"
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._send_now: Callable[[bytes], int] = self._socket.socket.send
-        # Known after the handshake.
-        self._direct = False
 
     def open(self) -> None:
         protocol = self._protocol
+        # Known after the handshake.
         self._direct = protocol._perMessageCompress is None and not protocol.maskServerFrames
         super().open()
 
-    def write(self, frame: Frame | Bundle, done: "asyncio.Future[None] | None" = None) -> None:
-        if not self._idle or not self._direct or done is not None:
-            super().write(frame, done)
-            return
-        protocol, socket = self._protocol, self._socket
-        if protocol.state != self._open_state or not socket.connected or socket.disconnecting:
-            return  # the server reports the end of the connection itself
-        try:
-            wire = frame.wire or frame.encode()
-            size = len(wire)
+    @staticmethod
+    def write_directly(
+        transports: Collection[AsgiTransport],
+        frame: Frame | Bundle,
+        skipped: Set[AsgiTransport] = NOBODY,
+    ) -> None:
+        # In one function: of a message to many, calls would cost as much as the rest.
+        wire = frame.wire or frame.encode()
+        size = len(wire)
+        for transport in transports:
+            if transport in skipped:
+                continue
+            if not isinstance(transport, DaphneLane) or not (transport._idle and transport._direct):
+                transport.write(frame)
+                continue
+            protocol, socket = transport._protocol, transport._socket
             if (
-                socket.dataBuffer
-                or socket._tempDataLen
-                or protocol.send_queue
-                or size > self._max_unsent
+                protocol.state != transport._open_state
+                or not socket.connected
+                or socket.disconnecting
             ):
-                self._write_behind(frame, wire)
-                return
+                continue  # the server reports the end of the connection itself
             try:
-                sent = self._send_now(wire)
-            except OSError:
-                # The system's buffer is full, or the connection is lost: the reactor finds out.
-                sent = 0
-            if sent != size:
-                socket.write(wire[sent:])
-        except Exception as error:
-            self._fail(error)
-            asyncio.get_running_loop().call_soon(self._report_end)
+                if (
+                    socket.dataBuffer
+                    or socket._tempDataLen
+                    or protocol.send_queue
+                    or size > transport._max_unsent
+                ):
+                    transport._write_behind(frame, wire)
+                    continue
+                try:
+                    sent = transport._send_now(wire)
+                except OSError:
+                    # The system's buffer is full, or the connection is lost: the reactor
+                    # finds out.
+                    sent = 0
+                if sent != size:
+                    socket.write(wire[sent:])
+            except Exception as error:
+                transport._fail_soon(error)
 
     def _write_behind(self, frame: Frame | Bundle, wire: bytes) -> None:
         """Add to the buffer, behind other frames: a direct write would change the order."""

@@ -6,7 +6,10 @@ library, a Deferred for listeners that nobody added. This takes 1.5, including d
 ``onMessage``.
 """
 
+import logging
 import sys
+import time
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -56,6 +59,7 @@ reading_attributes = attrgetter(
     "logOctets",
     "maxFramePayloadSize",
     "maxMessagePayloadSize",
+    "muted",
     "onMessage",
     "state",
     "trackedTimings",
@@ -114,6 +118,7 @@ def data_received(self: Any, data: bytes) -> None:
     ):
         autobahn.dataReceived(self, data)
         return
+    put = _message_handler(self)
     at = count = octets = 0
     end = len(data)
     while at + 6 <= end and self.state == is_open and not reader.is_paused:
@@ -137,7 +142,7 @@ def data_received(self: Any, data: bytes) -> None:
         at = stop
         count += 1
         octets += size
-        self.onMessage(payload, first == 0x82)
+        put(payload, first == 0x81)
     if count:
         stats = self.trafficStats
         stats.incomingOctetsWireLevel += at
@@ -151,6 +156,24 @@ def data_received(self: Any, data: bytes) -> None:
         reader.unparsed = data[at:]
     else:
         autobahn.dataReceived(self, data[at:])
+
+
+def _message_handler(protocol: Any) -> Callable[[bytes, bool], None]:
+    """
+    What is called with each payload, and whether it is text: as daphne's ``onMessage``, but
+    the payload is not decoded; ``onMessage`` itself where it is another, or has to log.
+    """
+    daphnes = sys.modules["daphne.ws_protocol"]
+    handle = protocol.onMessage
+    if (
+        getattr(handle, "__func__", None) is not daphnes.WebSocketProtocol.onMessage
+        or protocol.muted
+        or daphnes.logger.isEnabledFor(logging.DEBUG)
+    ):
+        return lambda payload, text: handle(payload, not text)
+    protocol.last_ping = time.time()
+    put: Callable[[bytes, bool], None] = protocol.application_queue.put_message
+    return put
 
 
 def _missing(protocol: Any, data: bytes) -> int:

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ..types import Event
+from ..types import Event, Message
 from .scheduling import YIELD_ITERATIONS
 
 #: The queue is also full with this many bytes, whatever the number of frames.
@@ -105,36 +105,66 @@ class SocketReader:
 class Inbox(asyncio.Queue[Event]):
     """daphne's queue of one connection; :func:`limit_queue` sets its class."""
 
-    _queue: deque[Event]
+    _queue: deque[Event | Message]
     _getters: deque[asyncio.Future[None]]
     _wakeup_next: Callable[[deque[asyncio.Future[None]]], None]
     reader: SocketReader
     _max_frames: int
     _size: int
 
+    @property
+    def items(self) -> deque[Event | Message]:
+        """What is queued, as :meth:`take` returns it."""
+        return self._queue
+
     # Called once per frame, and so without what nobody uses: ``maxsize``, ``join``.
 
     def put_nowait(self, event: Event) -> None:
-        reader = self.reader
-        if reader.discards and event["type"] == "websocket.receive":
-            return
-        self._queue.append(event)
-        self._size += len(event.get("text") or event.get("bytes") or b"")
+        if event["type"] == "websocket.receive":
+            self.put_message(*message_of(event))
+        else:
+            self._append(event, 0)
+
+    def put_message(self, payload: bytes, text: bool) -> None:
+        """Queue a message, which is kept as its bytes; those of a text are UTF-8."""
+        if not self.reader.discards:
+            self._append((payload, text), len(payload))
+
+    def _append(self, item: Event | Message, size: int) -> None:
+        self._queue.append(item)
+        self._size += size
         if len(self._queue) >= self._max_frames or self._size >= MAX_BYTES:
-            reader.pause()
+            self.reader.pause()
         if self._getters:
             self._wakeup_next(self._getters)
 
-    def get_nowait(self) -> Event:
-        if not self._queue:
-            raise asyncio.QueueEmpty
-        event = self._queue.popleft()
-        self._size -= len(event.get("text") or event.get("bytes") or b"")
+    def take(self) -> Event | Message:
+        """The next message as its bytes, or the next other event; only if there is one."""
+        item = self._queue.popleft()
+        if type(item) is tuple:
+            self._size -= len(item[0])
         if self.reader.is_paused:
             few = len(self._queue) <= self._max_frames // 2
             if few and self._size <= MAX_BYTES // 2:
                 self.reader.resume()
-        return event
+        return item
+
+    def get_nowait(self) -> Event:
+        if not self._queue:
+            raise asyncio.QueueEmpty
+        item = self.take()
+        if not isinstance(item, tuple):
+            return item
+        payload, text = item
+        if text:
+            return {"type": "websocket.receive", "text": payload.decode()}
+        return {"type": "websocket.receive", "bytes": payload}
+
+
+def message_of(event: Event) -> Message:
+    """The message in an event of the type ``websocket.receive``."""
+    text = event.get("text")
+    return (event["bytes"], False) if text is None else (text.encode(), True)
 
 
 def limit_queue(queue: Any, reader: SocketReader, most: int) -> None:

@@ -8,7 +8,7 @@ import contextlib
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Set
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from ..codecs.frames import Bundle, Frame
 from ..logs import get_logger
 from ..types import Send
 from .asgi import AsgiTransport, settle
+from .lane import NOBODY, Lane
 
 logger = get_logger(__name__)
 
@@ -33,7 +34,7 @@ COMPRESS_FROM = 1024
 NEVER = sys.maxsize
 
 
-class UvicornLane(AsgiTransport):
+class UvicornLane(Lane):
     """uvicorn's sans-I/O protocol, also with TLS and compression."""
 
     __slots__ = ("_limit", "_protocol", "_transport")
@@ -52,28 +53,46 @@ class UvicornLane(AsgiTransport):
         self._protocol = protocol
         self._transport = protocol.transport
         self._limit = limit
+        self._direct = True
 
     def write(self, frame: Frame | Bundle, done: "asyncio.Future[None] | None" = None) -> None:
-        transport = self._transport
-        if self._protocol.close_sent or transport.is_closing():
-            settle(done)
-            return  # the server reports the end of the connection itself
-        if not self._idle or done is not None or frame.longest >= self._limit:
+        if self._protocol.close_sent or self._transport.is_closing():
+            settle(done)  # the server reports the end of the connection itself
+        else:
             # An awaited write waits for a slow reader, as ``send`` does.
             super().write(frame, done)
-            return
-        try:
-            wire = frame.wire or frame.encode()
-            if transport.get_write_buffer_size() + len(wire) <= self._max_unsent:
-                transport.write(wire)
-            elif len(frame.parts) > 1:
-                for part in frame.parts:
-                    self.write(part)
-            else:
-                self._overflow()
-        except Exception as error:
-            self._fail(error)
-            asyncio.get_running_loop().call_soon(self._report_end)
+
+    @staticmethod
+    def write_directly(
+        transports: Collection[AsgiTransport],
+        frame: Frame | Bundle,
+        skipped: Set[AsgiTransport] = NOBODY,
+    ) -> None:
+        # In one function: of a message to many, calls would cost as much as the rest.
+        wire = frame.wire or frame.encode()
+        size, longest = len(wire), frame.longest
+        for lane in transports:
+            if lane in skipped:
+                continue
+            if not isinstance(lane, UvicornLane) or not lane._idle:
+                lane.write(frame)
+                continue
+            if longest >= lane._limit:
+                lane.write_in_order(frame)
+                continue
+            transport = lane._transport
+            if lane._protocol.close_sent or transport.is_closing():
+                continue
+            try:
+                if transport.get_write_buffer_size() + size <= lane._max_unsent:
+                    transport.write(wire)
+                elif len(frame.parts) > 1:
+                    for part in frame.parts:
+                        lane.write(part)
+                else:
+                    lane._overflow()
+            except Exception as error:
+                lane._fail_soon(error)
 
     @property
     def disconnected(self) -> bool:

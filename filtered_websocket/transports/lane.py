@@ -1,0 +1,118 @@
+"""
+What the lanes have in common: they write to a socket directly while nothing waits for it.
+
+::
+
+    one frame               write(frame) ---------------------+
+    one frame to many       write_all(transports, frame) -----+-> write_directly, one loop
+    a client sends without  hold() -> write ... -> release() -+
+    waiting for answers
+"""
+
+import asyncio
+from collections.abc import Collection, Set
+from typing import Any
+
+from ..codecs.frames import Bundle, Frame
+from .asgi import AsgiTransport
+
+#: No transport is left out.
+NOBODY: Set[AsgiTransport] = frozenset()
+#: More bytes than this are not held back.
+MAX_HELD = 16_384
+
+
+class Lane(AsgiTransport):
+    """A transport that writes directly, if its class overrides :meth:`write_directly`."""
+
+    __slots__ = ("_direct", "_held", "_held_size")
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        #: Whether this connection may be written to directly.
+        self._direct = False
+        #: What was written since :meth:`hold`.
+        self._held: list[Frame | Bundle] | None = None
+        self._held_size = 0
+
+    def write(self, frame: Frame | Bundle, done: "asyncio.Future[None] | None" = None) -> None:
+        if done is None and self._direct:
+            if self._idle:
+                self.write_directly((self,), frame)
+                return
+            if self._held is not None:
+                self._hold_back(frame)
+                return
+        self.release()
+        super().write(frame, done)
+
+    def write_in_order(self, frame: Frame | Bundle) -> None:
+        """Write by the server's own ``send``, behind what it has not sent."""
+        super().write(frame)
+
+    @staticmethod
+    def write_directly(
+        transports: Collection[AsgiTransport],
+        frame: Frame | Bundle,
+        skipped: Set[AsgiTransport] = NOBODY,
+    ) -> None:
+        """``write(frame)`` to each of ``transports``, of any class, that is not ``skipped``."""
+        for transport in transports:
+            if transport not in skipped:
+                transport.write(frame)
+
+    def hold(self) -> None:
+        """
+        Send what is written from now on together, at :meth:`release`, which must be called
+        before anything is awaited. Saves a system call per frame.
+        """
+        if self._idle and self._direct:
+            self._idle = False
+            self._held = []
+
+    def release(self) -> None:
+        """Send what is held back. Does nothing without :meth:`hold`."""
+        held, self._held = self._held, None
+        if held is None:
+            return
+        self._idle = self.closed is None
+        self._held_size = 0
+        if len(held) == 1:
+            self.write(held[0])
+        elif held:
+            self.write(Bundle([(p.payload, p.text) for frame in held for p in frame.parts]))
+
+    def close(self, code: int, reason: str) -> None:
+        self.release()
+        super().close(code, reason)
+
+    def _hold_back(self, frame: Frame | Bundle) -> None:
+        assert self._held is not None
+        self._held.append(frame)
+        self._held_size += frame.longest
+        if self._held_size > MAX_HELD:
+            self.release()
+            self.hold()
+
+    def _drop_unsent(self) -> None:
+        self._held = None
+        super()._drop_unsent()
+
+    def _fail_soon(self, error: Exception) -> None:
+        """:meth:`_fail`; the end is reported in the next iteration of the event loop."""
+        self._fail(error)
+        asyncio.get_running_loop().call_soon(self._report_end)
+
+
+def write_all(
+    transports: Collection[AsgiTransport], frame: Frame | Bundle, skipped: Set[AsgiTransport]
+) -> None:
+    """
+    ``write(frame)`` to each of ``transports`` that is not ``skipped``.
+
+    In one loop for all of the same lane, as nearly all transports of a process are.
+    """
+    for transport in transports:
+        lane = type(transport) if isinstance(transport, Lane) else Lane
+        lane.write_directly(transports, frame, skipped)
+        return

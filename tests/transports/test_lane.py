@@ -1,0 +1,299 @@
+"""What both lanes do: one message to many in one loop, and many messages in one write."""
+
+import asyncio
+import itertools
+
+import pytest
+
+from filtered_websocket import Close, WebSocketMessageFilter
+from filtered_websocket.codecs.frames import Bundle
+from filtered_websocket.connections import reading
+from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.transports import AsgiTransport, write_all
+from filtered_websocket.transports.lane import MAX_HELD
+
+from ..waiting import limited, until
+from .test_daphne import HANDSHAKE, Serving, text, wire
+from .test_daphne import serving as serving  # a fixture
+from .test_daphne_reading import frame
+from .test_uvicorn import serving as uvicorn  # noqa: F401 - a fixture
+
+
+class Sends:
+    """A socket, and what each of its system calls sent."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.sent = []
+
+    def send(self, data):
+        self.sent.append(bytes(data))
+        return self.inner.send(data)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(range(3))])
+async def test_one_message_reaches_members_on_every_lane_once(serving, uvicorn, order):  # noqa: F811
+    sent = []
+
+    async def send(event):
+        sent.append(event["text"])
+
+    plain = AsgiTransport(send, 1000, lambda *end: None)
+    plain.open()
+    some, others, left_out = await serving(), await uvicorn(), await serving()
+    members = [some.transport, others.transport, plain]
+    members = [members[at] for at in order]
+    write_all([*members, left_out.transport], text("to all"), {left_out.transport})
+    await plain.stopped()
+    assert sent == ["to all"]
+    assert some.got() == wire("to all")
+    assert await others.reader.readexactly(len(wire("to all"))) == wire("to all")
+    assert left_out.got() == b""
+
+
+async def test_a_member_that_closes_gets_no_message_to_all(uvicorn):  # noqa: F811
+    first, closing = await uvicorn(), await uvicorn()
+    closing.protocol.transport.close()
+    write_all([first.transport, closing.transport], text("to all"), set())
+    assert await first.reader.readexactly(len(wire("to all"))) == wire("to all")
+    assert await closing.reader.read() == b""
+
+
+async def test_one_broken_member_does_not_keep_a_message_from_the_others(serving):
+    first, broken, last = await serving(), await serving(), await serving()
+    broken.transport._send_now = None
+    write_all([one.transport for one in (first, broken, last)], text("to all"), set())
+    assert broken.transport.closing and not first.transport.closing
+    assert first.got() == last.got() == wire("to all")
+
+
+async def test_nobody_is_written_to_where_nobody_is():
+    write_all([], text("to all"), set())
+
+
+@pytest.fixture
+async def held(serving):
+    """A connection that is held, and what each system call sends."""
+    one = await serving(max_unsent=1 << 20)
+    one.sends = Sends(one.socket.socket)
+    one.transport._send_now = one.sends.send
+    one.transport.hold()
+    return one
+
+
+async def test_what_is_written_while_held_leaves_in_one_write_in_order(held):
+    held.transport.write(text("1"))
+    held.transport.write(Bundle([(b"2", True), (b"3", True)]))
+    assert held.got() == b"" and held.sends.sent == []
+    held.transport.release()
+    assert held.sends.sent == [held.got()] == [wire("1", "2", "3")]
+    held.transport.write(text("4"))
+    assert held.got() == wire("4")
+
+
+async def test_nothing_or_one_frame_leaves_as_without_a_hold(held):
+    held.transport.release()
+    held.transport.release()
+    held.transport.hold()
+    held.transport.write(text("1"))
+    held.transport.release()
+    assert held.sends.sent == [held.got()] == [wire("1")]
+
+
+async def test_a_message_to_all_stays_behind_what_is_held(held):
+    held.transport.write(text("1"))
+    write_all([held.transport], text("to all"), set())
+    held.transport.release()
+    assert held.got() == wire("1", "to all")
+
+
+async def test_a_close_frame_stays_behind_what_is_held(held):
+    held.transport.write(text("1"))
+    held.transport.close(4000, "bye")
+    await held.transport.stopped()
+    held.reactor.turn()
+    assert held.got() == wire("1") + b"\x88\x05\x0f\xa0bye"
+    held.transport.release()
+    held.transport.hold()
+    held.transport.write(text("late"))
+    assert held.got() == b""
+
+
+async def test_an_awaited_write_stays_behind_what_is_held(held):
+    held.transport.write(text("1"))
+    done = asyncio.get_running_loop().create_future()
+    held.transport.write(text("2"), done)
+    await done
+    held.reactor.turn()
+    assert held.got() == wire("1", "2")
+
+
+async def test_long_frames_are_not_held_for_long(held):
+    long = text("x" * MAX_HELD)
+    held.transport.write(long)
+    held.transport.write(text("1"))
+    assert held.sends.sent == [long.encode() + wire("1")]
+    held.transport.write(text("2"))
+    assert len(held.sends.sent) == 1
+    held.transport.release()
+    assert held.sends.sent[1:] == [wire("2")]
+
+
+async def test_what_is_held_is_lost_with_the_connection(held):
+    held.transport.write(text("1"))
+    held.transport.lost(1001)
+    held.transport.release()
+    assert held.got() == b"" and held.ended == [(1001, "")]
+
+
+class Echo(WebSocketMessageFilter):
+    """Pushes a message back; ``close`` closes."""
+
+    _registers = False
+
+    @classmethod
+    def filter(cls, web_socket_instance, message):
+        web_socket_instance.push(message)
+        if message == b"close":
+            raise Close(4000, "asked for")
+
+
+class AsyncEcho(Echo):
+    """The same, awaited."""
+
+    @classmethod
+    async def filter(cls, web_socket_instance, message):
+        Echo.filter(web_socket_instance, message)
+
+
+class Echoing(Serving):
+    """A whole connection, by daphne's objects, with what each system call sends."""
+
+    def __init__(self, *filters, wrap=lambda receive: receive):
+        super().__init__()
+        self.sends = self.socket.socket = Sends(self.socket.socket)
+        consumer = FilteredWebSocketConsumer.as_asgi(filters=filters)
+
+        async def application(scope, receive, send):
+            await consumer(scope, wrap(receive), send)
+
+        self.server.application = application
+
+    async def accept(self):
+        self.protocol.makeConnection(self.socket)
+        self.protocol.dataReceived(HANDSHAKE)
+        await until(lambda: self.protocol.state == self.protocol.STATE_OPEN)
+        await self.take()
+        return self
+
+    async def take(self):
+        """What arrives once all that was sent is handled."""
+        (details,) = self.server.connections.values()
+        self.task = details["application_instance"]
+        for _ in range(10 * reading.YIELD_ITERATIONS):
+            await asyncio.sleep(0)
+        self.reactor.turn()
+        self.sends.sent, sent = [], self.sends.sent
+        self.got()
+        return sent
+
+    async def over(self):
+        self.end()
+        self.protocol.application_queue.put_nowait({"type": "websocket.disconnect", "code": 1001})
+        async with limited():
+            await self.task
+
+
+@pytest.fixture
+async def echoing():
+    made = []
+
+    async def start(*args, **kwargs):
+        made.append(await Echoing(*args, **kwargs).accept())
+        return made[-1]
+
+    yield start
+    for one in made:
+        await one.over()
+
+
+TEN = [str(number) for number in range(10)]
+
+
+def frames(*payloads):
+    return b"".join(frame(payload.encode()) for payload in payloads)
+
+
+@pytest.fixture
+def short_messages(monkeypatch):
+    """By this clock no message takes time."""
+    monkeypatch.setattr(reading.time, "perf_counter", lambda: 1.0)
+
+
+async def test_the_answers_to_messages_that_arrived_together_are_one_write(echoing, short_messages):
+    one = await echoing(Echo)
+    one.protocol.dataReceived(frames(*TEN))
+    assert await one.take() == [wire(*TEN)]
+    one.protocol.dataReceived(frames("alone"))
+    assert await one.take() == [wire("alone")]
+
+
+async def test_answers_do_not_wait_longer_than_a_turn(echoing, monkeypatch):
+    now = [1.0]
+    monkeypatch.setattr(reading.time, "perf_counter", lambda: now[0])
+
+    class SlowEcho(Echo):
+        """Three messages take a turn."""
+
+        @classmethod
+        def filter(cls, web_socket_instance, message):
+            Echo.filter(web_socket_instance, message)
+            now[0] += reading.TURN / 2.5
+
+    one = await echoing(SlowEcho)
+    one.protocol.dataReceived(frames(*TEN))
+    sent = await one.take()
+    assert b"".join(sent) == wire(*TEN)
+    assert [part.count(b"\x81") for part in sent] == [3, 3, 3, 1]
+
+
+async def test_answers_leave_before_a_close_and_nothing_after(echoing, short_messages):
+    one = await echoing(Echo)
+    one.protocol.dataReceived(frames("1", "2", "close", "4"))
+    sent = b"".join(await one.take())
+    assert sent.startswith(wire("1", "2", "close") + b"\x88") and b"4" not in sent[-14:]
+
+
+async def test_a_connection_that_waits_for_a_message_ends_with_its_close_frame(echoing):
+    one = await echoing(Echo)
+    (connection,) = get_hub().connections.values()
+    connection.close(4000, "bye")
+    assert await one.take() == [b"\x88\x05\x0f\xa0bye"]
+    assert one.task.done() and connection.close_code == 4000
+
+
+async def test_the_answers_of_a_filter_that_awaits_are_not_held(echoing, short_messages):
+    one = await echoing(AsyncEcho)
+    one.protocol.dataReceived(frames("1", "2"))
+    assert await one.take() == [wire("1"), wire("2")]
+
+
+async def test_a_middleware_that_wraps_receive_sees_every_message(echoing, short_messages):
+    seen = []
+
+    def wrap(receive):
+        async def see():
+            event = await receive()
+            seen.append(event.get("text"))
+            return event
+
+        return see
+
+    one = await echoing(Echo, wrap=wrap)
+    one.protocol.dataReceived(frames("1", "2"))
+    assert await one.take() == [wire("1"), wire("2")]
+    assert seen[-2:] == ["1", "2"]
