@@ -39,7 +39,7 @@ from .hub.hub import Hub, get_hub
 from .pipelines.entries import Entry
 from .pipelines.pipeline import MayJoin, Pipeline
 from .pipelines.route import Route, check_route_group
-from .threads.database import time_limit
+from .threads.database import within
 from .transports import open_transport
 from .types import ASGIApplication, Codec, Receive, Scope, Send
 
@@ -193,9 +193,8 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         try:
             # Outside of the time limit below: it has a limit of its own.
             await grants.receiving()
-            async with time_limit(AUTH_TIMEOUT):
-                since = event_before(self.scope, grants.events_seen)
-                identity = await authenticate(self.scope)
+            since = event_before(self.scope, grants.events_seen)
+            identity = await within(AUTH_TIMEOUT, authenticate(self.scope))
             if credentials(self.scope):
                 self.scope = self.connection.scope = without_credentials(self.scope)
             if identity is not None:

@@ -39,7 +39,7 @@ from .hub.grants import latest_event
 from .hub.registry import note_serving
 from .logs import LogThrottle, get_logger
 from .pipelines.route import Route
-from .threads.database import time_limit
+from .threads.database import within
 from .transports import open_transport
 from .types import ASGIApplication, Receive, Scope, Send
 
@@ -170,8 +170,7 @@ class Handshakes:
         possible: an error makes nobody anonymous.
         """
         try:
-            async with time_limit(AUTH_TIMEOUT):
-                scope["user"] = await session_user(scope)
+            scope["user"] = await within(AUTH_TIMEOUT, session_user(scope))
         except Exception as error:
             if self._throttle.note("session"):
                 logger.error("cannot look up the session of a handshake: %r", error)

@@ -113,6 +113,10 @@ class TicketAuthenticator:
         return identity
 
 
+#: Authenticators that know nobody who offers no credential: they are not asked then.
+_NEED_CREDENTIALS = (_TokenAuthenticator.authenticate, TicketAuthenticator.authenticate)
+
+
 @functools.cache
 def _load(path: str) -> Authenticator:
     try:
@@ -159,6 +163,8 @@ async def authenticate(scope: Scope) -> Identity | None:
             logger.info("a handshake offers %d credentials at once", len(offers))
             raise refusal()
         for authenticator in load_authenticators():
+            if not offers and type(authenticator).authenticate in _NEED_CREDENTIALS:
+                continue
             identity = await authenticator.authenticate(scope)
             if identity is not None:
                 return identity

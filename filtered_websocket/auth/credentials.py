@@ -90,9 +90,19 @@ def _parameters(scope: Scope) -> list[bytes]:
     return query.split(b"&")
 
 
-@sensitive_variables()
 def credentials(scope: Scope) -> list[Credential]:
     """Every credential of a handshake, in no particular order."""
+    if not (scope.get("query_string") or scope.get("subprotocols")):
+        for name, _ in scope.get("headers", ()):
+            if name == b"authorization":
+                break
+        else:
+            return []
+    return _credentials(scope)
+
+
+@sensitive_variables()
+def _credentials(scope: Scope) -> list[Credential]:
     found = [
         *(_of_header(name, value) for name, value in scope.get("headers", ())),
         *map(_of_subprotocol, scope.get("subprotocols", ())),

@@ -90,9 +90,11 @@ class Groups:
         if not connection.may_subscribe:
             raise Close(FORBIDDEN, "this token may not subscribe")
         may_join = view.pipeline.may_join
+        if may_join is None:
+            return self.join(connection, view, name)
         run = connection.context.copy().run
         with only_exceptions("may_join"):
-            allowed = may_join is None or run(may_join, connection, name)
+            allowed = run(may_join, connection, name)
         if inspect.isawaitable(allowed):
             join = object()
             connection.asked.setdefault(name, set()).add(join)

@@ -7,20 +7,22 @@ the queue is empty, and once a second while it is not: to open a connection (alw
 """
 
 import asyncio
-import contextlib
 import contextvars
 import functools
 import threading
 import time
+import types
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import close_old_connections
 
 from ..logs import LogThrottle, get_logger
 from .blocking import call_safely, is_in_a_test, run_in_the_thread_sensitive_thread, thread_pool
+
+T = TypeVar("T")
 
 logger = get_logger(__name__)
 _throttle = LogThrottle()
@@ -111,31 +113,67 @@ def _close_old_connections() -> None:
 _queries = QueryQueue()
 
 
-@contextlib.asynccontextmanager
-async def time_limit(seconds: float) -> AsyncIterator[None]:
+class QueryTimer:
     """
-    As ``asyncio.timeout(seconds)``, but extended, to five times as much at most, while
-    queries wait and the database answers others: of thousands that connect at once, those
-    at the end of the queue would be refused, and would only connect again.
+    Calls ``expired()`` after ``seconds``, but after five times as many at most while queries
+    wait and the database answers others: of thousands that connect at once, those at the end
+    of the queue would be refused, and would only connect again.
     """
-    loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle
 
-    def look_later(left: int) -> None:
-        nonlocal timer
-        timer = loop.call_later(0.9 * seconds, look, _queries.answered, left)
+    def __init__(self, seconds: float, expired: Callable[[], object]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._seconds = seconds
+        self._expired = expired
+        self._wait(EXTENSIONS)
 
-    def look(answered: int, left: int) -> None:
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _wait(self, left: int) -> None:
+        self._timer = self._loop.call_later(
+            0.9 * self._seconds, self._look, _queries.answered, left
+        )
+
+    def _look(self, answered: int, left: int) -> None:
         if left and _queries.is_waiting and _queries.answered != answered:
-            limit.reschedule(loop.time() + seconds)
-            look_later(left - 1)
+            self._wait(left - 1)
+        else:
+            self._timer = self._loop.call_later(0.1 * self._seconds, self._expired)
 
-    async with asyncio.timeout(seconds) as limit:
-        look_later(EXTENSIONS)
+
+async def within(seconds: float, steps: Coroutine[Any, Any, T]) -> T:
+    """
+    The result of ``steps``; TimeoutError where a :class:`QueryTimer` expires before.
+
+    No timer is made unless it has to wait: most clients are anonymous, and are found so.
+    """
+    try:
+        waiting = steps.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as limit:
+        timer = QueryTimer(seconds, lambda: limit.reschedule(loop.time()))
         try:
-            yield
+            return await _go_on(steps, waiting)
         finally:
             timer.cancel()
+
+
+@types.coroutine
+def _go_on(steps: Coroutine[Any, Any, T], waiting: Any) -> Generator[Any, Any, T]:
+    """``await steps``, which has begun, and waits for ``waiting``."""
+    while True:
+        try:
+            next_step = functools.partial(steps.send, (yield waiting))
+        except BaseException as error:
+            next_step = functools.partial(steps.throw, error)
+        try:
+            waiting = next_step()
+        except StopIteration as done:
+            result: T = done.value
+            return result
 
 
 async def run_query(

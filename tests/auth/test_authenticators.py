@@ -20,11 +20,13 @@ from filtered_websocket import Close, WebSocketConnectFilter
 from filtered_websocket.auth import authenticators, sessions, throttle
 from filtered_websocket.auth.keys import digest_of, new_key
 from filtered_websocket.auth.tickets import issue
+from filtered_websocket.conf import conf
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.models import Token
 from filtered_websocket.routing import websocket_application
 from filtered_websocket.testing import connect
+from filtered_websocket.threads import database
 from filtered_websocket.types import Identity
 
 from ..handshaking import shake_hands
@@ -290,6 +292,31 @@ async def test_without_authenticators_nothing_is_looked_at(app, settings, token)
     assert client.accepted and connection.identity is None
     assert handshake.headers["authorization"] == "Token anything"
     await client.close()
+
+
+class Curious(authenticators.HeaderAuthenticator):
+    """A site's own, which knows somebody who offers nothing."""
+
+    asked = 0
+
+    async def authenticate(self, scope):
+        type(self).asked += 1
+        return await super().authenticate(scope)
+
+
+async def test_an_anonymous_client_costs_no_timer_and_asks_no_authenticator_of_keys(
+    app, settings, monkeypatch
+):
+    paths = [*conf.AUTHENTICATORS, QUERY, f"{__name__}.Curious"]
+    settings.FILTERED_WEBSOCKET = {"AUTHENTICATORS": paths}
+    asked = []
+    monkeypatch.setattr(authenticators, "credentials", lambda scope: asked.append(scope) or [])
+    monkeypatch.setattr(database, "QueryTimer", None)
+    client = await shake_hands(websocket_app(app))
+    assert client.accepted and Remember.seen[0].user == AnonymousUser()
+    await client.close()
+    # By authenticate() itself, and by the site's own.
+    assert len(asked) == 2 and Curious.asked == 1
 
 
 # Bad ones: each row gets a good key and what else there is, and makes of it what must be refused.

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from filtered_websocket.threads import blocking, database
-from filtered_websocket.threads.database import run_query, time_limit
+from filtered_websocket.threads.database import run_query, within
 
 from ..waiting import limited, run_in_fake_time
 
@@ -89,11 +89,9 @@ class Line:
 async def test_a_time_limit_is_not_extended_while_the_queue_is_empty_or_stuck(monkeypatch, line):
     monkeypatch.setattr(database, "_queries", line)
     with pytest.raises(TimeoutError):
-        async with time_limit(0.01):
-            await asyncio.Event().wait()
+        await within(0.01, asyncio.Event().wait())
     # Whatever is caught, no more looks come.
-    async with time_limit(0.01):
-        pass
+    assert await within(0.01, asyncio.sleep(0, "a result")) == "a result"
 
 
 def test_a_time_limit_is_extended_a_few_times_while_the_queue_moves(monkeypatch):
@@ -101,12 +99,57 @@ def test_a_time_limit_is_extended_a_few_times_while_the_queue_moves(monkeypatch)
 
     async def wait():
         with pytest.raises(TimeoutError):
-            async with time_limit(10):
-                await asyncio.Event().wait()
+            await within(10, asyncio.Event().wait())
         return asyncio.get_running_loop().time()
 
     # Nine seconds before each extension, and ten of the last.
     assert run_in_fake_time(wait()) == 9 * database.EXTENSIONS + 10
+
+
+async def test_what_does_not_wait_sets_no_timer(monkeypatch):
+    async def quick(error=None):
+        if error is not None:
+            raise error
+        return 7
+
+    def no_timer(*args):
+        raise AssertionError("a timer")
+
+    monkeypatch.setattr(database, "QueryTimer", no_timer)
+    assert await within(10, quick()) == 7
+    with pytest.raises(OSError, match="away"):
+        await within(10, quick(OSError("away")))
+
+
+async def test_steps_within_a_time_limit_are_those_of_an_await():
+    """Values, exceptions, cancellation and close reach them after the first wait too."""
+    loop = asyncio.get_running_loop()
+    seen, waits, began = [], [loop.create_future() for _ in range(3)], asyncio.Queue()
+
+    async def steps():
+        for wait in waits:
+            began.put_nowait(wait)
+            try:
+                seen.append(await wait)
+            except BaseException as error:
+                seen.append(error)
+                if not isinstance(error, OSError):
+                    raise
+
+    task = asyncio.ensure_future(within(10, steps()))
+    (await began.get()).set_result(1)
+    (await began.get()).set_exception(failure := OSError("away"))
+    await began.get()
+    task.cancel("by a test")
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert seen[:2] == [1, failure] and seen[2].args == ("by a test",)
+
+    waits = [loop.create_future()]
+    coroutine = within(10, steps())
+    coroutine.send(None)
+    coroutine.close()
+    assert isinstance(seen[3], GeneratorExit)
 
 
 async def test_a_queue_counts_answers_and_says_whether_queries_wait(monkeypatch, closings):
