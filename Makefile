@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 9000
 BENCH ?= .venv-bench
+# The commit that "make bench" compares with, as this package was: benchmarks/needs.py.
+BEFORE = $(shell sed -n 's/^BEFORE = "\(.*\)"/\1/p' benchmarks/needs.py)
 FUZZ_SECONDS ?= 600
 # Tests side by side: most of them wait for a server more than they compute.
 WORKERS ?= 4
@@ -35,16 +37,17 @@ check: $(VENV)/test.stamp
 test-matrix:
 	tests/matrix $(MATRIX)
 
-# Side by side with its peers: a quarter of an hour. BENCH_ARGS="--help" says what else.
+# Side by side with its peers: half an hour. BENCH_ARGS="--help" says what else.
 bench: $(BENCH)/bench.stamp
 	$(BENCH)/bin/python -m benchmarks $(BENCH_ARGS)
 
 # Peers that cannot be installed are left out of the run, which says so.
-$(BENCH)/bench.stamp: pyproject.toml $(wildcard benchmarks/requirements*.txt benchmarks/package.json)
+$(BENCH)/bench.stamp: pyproject.toml $(wildcard benchmarks/requirements*.txt benchmarks/package.json benchmarks/needs.py)
 	@$(MAKE) --no-print-directory VENV=$(BENCH) $(BENCH)/python.stamp
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	-$(BENCH)/bin/python -m venv $(BENCH)-2014 && $(BENCH)-2014/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-2014.txt
 	-cd benchmarks && npm install --silent --no-audit --no-fund --no-package-lock
+	-mkdir -p $(BENCH)-before && ln -sfn $(CURDIR)/benchmarks $(BENCH)-before/benchmarks && git archive $(BEFORE) filtered_websocket | tar -x -C $(BENCH)-before
 	@touch $@
 
 # Looks for frames, envelopes and handshakes that break a promise.

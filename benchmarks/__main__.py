@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import machine, report
-from .bench import Bench, make_session
+from .bench import Bench, make_sessions
 from .clients import LoadError
-from .contenders import BY_NAME, Contender, peer_versions
+from .contenders import BY_NAME, Contender
+from .needs import peer_versions
 from .processes import ROOT, ServerFailed, Valkey
 from .results import Results
 from .scenarios import SCENARIOS, Scenario
@@ -23,6 +24,8 @@ from .wire import WireError
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = ROOT / "docs" / "performance.md"
+#: Who have a session; clients share them out.
+USERS = 5000
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -86,7 +89,8 @@ def run(options: argparse.Namespace) -> Results:
         Valkey(machine.LOAD_CORE) as valkey,
     ):
         database = os.path.join(folder, "db.sqlite3")
-        bench = Bench(valkey, make_session(database), database, quick=options.quick)
+        cookies = make_sessions(database, 500 if options.quick else USERS)
+        bench = Bench(valkey, cookies, database, quick=options.quick)
         if options.quick:
             bench.seconds = 0.5
         versions = machine.python_versions() | {"valkey": valkey.version()} | peer_versions()

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from . import machine
 from .clients import Place, Stream
 from .contenders import PAYLOAD, Contender
 from .load import Load
-from .processes import ROOT, Process, Valkey, free_port
+from .processes import ROOT, Process, Publisher, Valkey, free_port
 from .stats import percentile
 
 #: Not the settings of the caller's own site.
@@ -33,13 +33,18 @@ class Bench:
     """What all measurements share."""
 
     valkey: Valkey
-    cookie: str
+    #: Of a session of a user of its own each.
+    cookies: Sequence[str]
     database: str
     #: Of every measured interval of throughput, seconds.
     seconds: float = 1.0
     quick: bool = False
 
-    def environment(self, contender: Contender, port: int) -> dict[str, str]:
+    def count(self, whole: int, quick: int) -> int:
+        """How many of something there are in this run."""
+        return quick if self.quick else whole
+
+    def environment(self, contender: Contender, port: int = 0) -> dict[str, str]:
         return SITE | {
             "BENCH_DB": self.database,
             "BENCH_LAYER": contender.layer,
@@ -51,36 +56,60 @@ class Bench:
     def start(self, contender: Contender) -> Process:
         port = free_port()
         environment = self.environment(contender, port)
-        return Process(contender.command(port), port, machine.SERVER_CORE, environment)
+        command = contender.command(port)
+        return Process(command, port, machine.SERVER_CORE, environment, contender.folder)
+
+    def start_publisher(self, contender: Contender, groups: int) -> Publisher:
+        """Another process of its site, which publishes to so many groups when it is told to."""
+        assert contender.publisher is not None
+        command, environment = contender.publisher(groups), self.environment(contender)
+        return Publisher(command, machine.LOAD_CORE, environment, contender.folder)
 
     @contextmanager
-    def loaded(self, contender: Contender, processes: int = 1) -> Iterator["Session"]:
+    def loaded(
+        self, contender: Contender, processes: int = 1, *, anonymous: bool = False
+    ) -> Iterator["Session"]:
         """A contender that runs, and a load for it."""
         if contender.redis:
             self.valkey.flush()
         with ExitStack() as stack:
-            servers = [stack.enter_context(self.start(contender)) for _ in range(processes)]
-            load = stack.enter_context(Load(contender.wire, self.cookie))
+            load = stack.enter_context(Load(contender.wire, [""] if anonymous else self.cookies))
             gc.collect()
             gc.disable()
             stack.callback(gc.enable)
-            yield Session(self, contender, servers, load)
+            session = Session(self, contender, stack, load)
+            for _ in range(processes):
+                session.add_server()
+            yield session
 
 
 class Session:
     """One contender under load."""
 
-    def __init__(
-        self, bench: Bench, contender: Contender, servers: list[Process], load: Load
-    ) -> None:
+    def __init__(self, bench: Bench, contender: Contender, stack: ExitStack, load: Load) -> None:
         self.bench = bench
         self.contender = contender
-        self.servers = servers
+        self.servers: list[Process] = []
         self.load = load
+        self._stack = stack
+
+    def add_server(self) -> Process:
+        """One more process, which ends with the others."""
+        server = self._stack.enter_context(self.bench.start(self.contender))
+        self.servers.append(server)
+        return server
 
     @property
     def server(self) -> Process:
         return self.servers[0]
+
+    def cpu_seconds(self) -> float:
+        """Of all servers."""
+        return sum(machine.cpu_seconds(server.pid) for server in self.servers)
+
+    def resident_bytes(self) -> int:
+        """Of all servers."""
+        return sum(machine.resident_bytes(server.pid) for server in self.servers)
 
     def target(self, kind: str, group: str) -> str:
         return self.contender.wire.target(kind, "" if kind.startswith("echo") else group)
@@ -100,6 +129,11 @@ class Session:
             for number in range(members)
         ]
 
+    def more(self, name: str, stream: Stream, count: int, port: int = 0) -> list[Place]:
+        """Where others connect who join a group only to receive."""
+        target = self.target("fan", name)
+        return [Place(port or self.server.port, target, stream, False, True)] * count
+
     def in_flight(self, wanted: int) -> int:
         return min(wanted, self.contender.in_flight or wanted)
 
@@ -111,13 +145,13 @@ class Session:
 
     def measure(self, streams: list[Stream], seconds: float, in_flight: int) -> Figures:
         """CPU and rate of one run of throughput."""
-        pid, core = self.server.pid, machine.SERVER_CORE
-        busy, cpu, own = machine.core_seconds(core), machine.cpu_seconds(pid), time.process_time()
+        core = machine.SERVER_CORE
+        busy, cpu, own = machine.core_seconds(core), self.cpu_seconds(), time.process_time()
         valkey = machine.cpu_seconds(self.bench.valkey.pid)
         run = self.load.throughput(streams, seconds, self.in_flight(in_flight))
         own = time.process_time() - own
         time.sleep(SETTLE)
-        cpu = machine.cpu_seconds(pid) - cpu
+        cpu = self.cpu_seconds() - cpu
         valkey = machine.cpu_seconds(self.bench.valkey.pid) - valkey
         others = machine.core_seconds(core) - busy - cpu
         figures = {
@@ -145,14 +179,15 @@ class Session:
         }
 
 
-def make_session(database: str) -> str:
-    """A database with a logged-in user; the value of the cookie."""
-    command = [sys.executable, "-m", "benchmarks.servers.session"]
-    return subprocess.run(
+def make_sessions(database: str, count: int) -> list[str]:
+    """A database with so many logged-in users; the values of their cookies."""
+    command = [sys.executable, "-m", "benchmarks.servers.session", str(count)]
+    made = subprocess.run(
         command,
         env={**os.environ, **SITE, "BENCH_DB": database},
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
-    ).stdout.strip()
+    )
+    return made.stdout.split()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 from xml.sax.saxutils import escape
 
 from .tables import number
@@ -60,7 +61,16 @@ class Panel:
         return lines
 
 
-def bar_charts(title: str, panels: Sequence[Panel]) -> str:
+class Drawn(Protocol):
+    """A part of a picture."""
+
+    @property
+    def height(self) -> int: ...
+
+    def draw(self, top: int) -> list[str]: ...
+
+
+def picture(title: str, panels: Sequence[Drawn]) -> str:
     """Panels one under the other, as one picture."""
     height = sum(panel.height for panel in panels)
     lines = [

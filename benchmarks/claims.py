@@ -1,7 +1,9 @@
 """What this package promises about its speed, each with its bound."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from .needs import BEFORE as COMMIT
 from .results import Results
 from .stats import Spread
 
@@ -38,6 +40,31 @@ class Claim:
         """Whether the median keeps the bound."""
         return spread.median >= self.bound if self.at_least else spread.median <= self.bound
 
+
+def on_both(
+    words: str,
+    scenario: str,
+    metric: str,
+    of: str = "ours-{}",
+    over: str | None = None,
+    **more: Any,
+) -> tuple[Claim, Claim]:
+    """The same claim on daphne and on uvicorn; ``{}`` is the server."""
+    daphne, uvicorn = (
+        Claim(
+            words.format(server),
+            scenario,
+            metric,
+            of.format(server),
+            None if over is None else over.format(server),
+            **{name: f.format(server) if isinstance(f, str) else f for name, f in more.items()},
+        )
+        for server in ("daphne", "uvicorn")
+    )
+    return daphne, uvicorn
+
+
+REDIS, BEFORE = "ours-{}-redis", "before-{}-redis"
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
@@ -81,9 +108,71 @@ CLAIMS: tuple[Claim, ...] = (
         bound=3,
     ),
     Claim(
-        "3 000 clients, median fan-out time: ours on daphne / Node `ws`, in memory",
-        *("fanout-3000", "fanout_p50_ms", "ours-daphne", "node-ws"),
-        bound=1.2,
+        "200 clients, one message at a time, CPU per delivery: ours on daphne / Bun, in memory",
+        *("fanout-200", "single_us", "ours-daphne", "bun"),
+        bound=1.15,
+    ),
+    *on_both(
+        "3 000 clients, median fan-out time: ours on {} / Node `ws`, in memory",
+        *("fanout-3000", "fanout_p50_ms"),
+        over="node-ws",
+        bound=1.0,
+    ),
+    *on_both(
+        "1 000 groups of 3, CPU per delivery: ours on {} / Node `ws`, in memory",
+        *("groups-1000", "cpu_us"),
+        over="node-ws",
+        bound=1.0,
+    ),
+    *on_both(
+        "1 000 groups of 3, CPU per delivery: ours on {} / socket.io, both through Redis",
+        *("groups-1000", "cpu_us", REDIS, "node-socketio"),
+        bound=0.5,
+    ),
+    *on_both(
+        "1 000 groups of 3, CPU per delivery: ours on {} through Redis / Node `ws` in memory",
+        *("groups-1000", "cpu_us", REDIS, "node-ws"),
+        bound=1.5,
+    ),
+    *on_both(
+        "5 000 groups of 1, one after the other from another process, CPU of the first delivery:"
+        f" ours on {{}} through Redis / as of {COMMIT}",
+        *("users-5000", "first_us", REDIS, BEFORE),
+        bound=0.3,
+    ),
+    *on_both(
+        "5 000 groups of 1, all in one go from another process, CPU per delivery:"
+        f" ours on {{}} through Redis / as of {COMMIT}",
+        *("users-5000", "all_us", REDIS, BEFORE),
+        bound=0.3,
+    ),
+    *on_both(
+        "1 client to itself, CPU per message: ours on {} / `websockets`, in memory",
+        *("self-1", "cpu_us"),
+        over="websockets",
+        bound=1.0,
+    ),
+    *on_both(
+        "an echo, CPU per message: ours on {} / Node `ws`",
+        *("echo", "cpu_us"),
+        over="node-ws",
+        bound=1.5,
+    ),
+    Claim(
+        "an anonymous handshake, CPU: ours on daphne / bare ASGI, daphne",
+        *("anonymous", "connect_cpu_us", "ours-daphne", "bare-daphne"),
+        bound=1.25,
+    ),
+    Claim(
+        "an anonymous handshake, CPU: ours on uvicorn / bare ASGI, uvicorn",
+        *("anonymous", "connect_cpu_us", "ours-uvicorn", "bare-uvicorn"),
+        bound=1.4,
+    ),
+    *on_both(
+        "connections per second: ours with session and user, {}, Redis / python-socketio",
+        *("connect", "connect_rate", REDIS, "socketio-python"),
+        bound=1.0,
+        at_least=True,
     ),
     Claim(
         "connections per second: ours / stock Channels, both daphne, Redis pubsub",
@@ -112,10 +201,27 @@ CLAIMS: tuple[Claim, ...] = (
         *("echo", "ten_async_us", "ours-daphne"),
         bound=10,
     ),
-    Claim(
-        "an idle connection, KiB: ours less bare ASGI echo, both daphne",
-        *("idle-10000", "memory_kb", "ours-daphne"),
-        less="bare-daphne",
-        bound=12,
+    *on_both(
+        "an idle connection, KiB: ours less bare ASGI echo, both {}",
+        *("idle-10000", "memory_kb"),
+        less="bare-{}",
+        bound=4,
+    ),
+    *on_both(
+        "5 000 clients with sessions all back after a drain, {}, Redis:"
+        " seconds / those of their first connections",
+        *("drain-5000", "back_ratio", REDIS),
+        bound=2,
+    ),
+    *on_both(
+        "50 clients beside 10 000 idle ones, {}, Redis: 99th percentile of latency / alone",
+        *("crowd-10000", "idle_ratio", REDIS),
+        bound=2,
+    ),
+    *on_both(
+        "50 clients beside 10 000 idle ones and a flood, {}, Redis:"
+        " 99th percentile of latency / alone",
+        *("crowd-10000", "flood_ratio", REDIS),
+        bound=2,
     ),
 )

@@ -62,7 +62,8 @@ class Client:
         self.stream = place.stream
         #: The messages of its stream; none for a client that receives nothing.
         self.left = place.stream.left if place.receives else []
-        self.got = 0
+        # Who joins later gets what is sent from then on.
+        self.got = len(self.left)
         self.tail = bytearray()
         self.upgraded = False
         self.greetings = deque(wire.greetings)

@@ -1,20 +1,26 @@
 """The contenders: how each is started, what it can do, and why it may be missing."""
 
-import json
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .needs import (
+    ADAPTER,
+    BEFORE,
+    BEFORE_FOLDER,
+    BUN,
+    EMITTER,
+    HERE,
+    LEGACY,
+    ROOT,
+    Need,
+    needs_before,
+    needs_bun,
+    needs_legacy,
+    needs_node,
+)
 from .wire import SocketIOWire, Wire
-
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-NODE_MODULES = HERE / "node_modules"
-#: The environment of version 0.4.1, which has the same name as this package.
-LEGACY = ROOT / ".venv-bench-2014" / "bin"
 
 #: Bytes of every message.
 PAYLOAD = b"x" * 128
@@ -25,7 +31,6 @@ SOCKETIO = SocketIOWire(PAYLOAD)
 GROUPS = frozenset({"fan", "self", "echo"})
 
 Command = Callable[[int], list[str]]
-Need = Callable[[], str | None]
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,22 @@ class Contender:
     in_flight: int | None = None
     #: The only group it has, if it has no named groups.
     one_group: bool = False
+    #: The command line of another process that publishes to so many groups of it.
+    publisher: Command | None = None
+    #: Whether that can be told to publish to all of them in one go.
+    publishes_all: bool = False
+    #: Where both are started.
+    folder: Path = ROOT
 
     @property
     def yardstick(self) -> bool:
-        """Not a product, but a limit: shows how much could be gained."""
-        return self.name == "limit" or self.name.startswith("bare-")
+        """Not a peer: shows what could be gained, or what was."""
+        return self.name == "limit" or self.name.startswith(("bare-", "before-"))
+
+    @property
+    def former(self) -> bool:
+        """This package as it was."""
+        return self.name.startswith("before-")
 
     @property
     def redis(self) -> bool:
@@ -65,7 +81,9 @@ def daphne(application: str) -> Command:
         # The same listen queue as the others; 50 is only Twisted's default.
         endpoint = f"tcp:port={port}:interface=127.0.0.1:backlog=1024"
         module = f"benchmarks.servers.{application}:application"
-        return [sys.executable, "-m", "daphne", "-v", "0", "-e", endpoint, module]
+        # Who comes with thousands of others is not refused after five seconds, either.
+        patient = ("--websocket_connect_timeout", "30")
+        return [sys.executable, "-m", "daphne", "-v", "0", *patient, "-e", endpoint, module]
 
     return command
 
@@ -86,8 +104,19 @@ def module(name: str) -> Command:
     return lambda port: [sys.executable, "-m", f"benchmarks.servers.{name}"]
 
 
+def publisher(library: str) -> Command:
+    def command(groups: int) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.servers.publisher", library, str(groups)]
+
+    return command
+
+
 def node(script: str) -> Command:
     return lambda port: ["node", str(HERE / "servers" / script)]
+
+
+def bun(port: int) -> list[str]:
+    return [str(BUN), "run", str(HERE / "servers" / "bun.js")]
 
 
 def legacy(port: int) -> list[str]:
@@ -95,36 +124,35 @@ def legacy(port: int) -> list[str]:
     return [str(LEGACY / "fws_server"), "-p", str(port), "-f", filters]
 
 
-def needs_node(*packages: str) -> Need:
-    def missing() -> str | None:
-        if shutil.which("node") is None:
-            return "node is not installed"
-        absent = [name for name in packages if not (NODE_MODULES / name).exists()]
-        if absent:
-            return f"npm has not installed {', '.join(absent)}"
-        return None
+def ours(server: str, layer: str = "memory", former: bool = False) -> Contender:
+    """This package on a server, as it is or as it was."""
+    redis = layer != "memory"
+    return Contender(
+        f"{'before' if former else 'ours'}-{server}{'-redis' if redis else ''}",
+        f"ours{f' as of {BEFORE}' if former else ''}, {server}{', Redis' if redis else ''}",
+        {"daphne": daphne, "uvicorn": uvicorn}[server]("ours"),
+        layer,
+        publisher=publisher("ours") if redis else None,
+        publishes_all=redis,
+        missing=needs_before if former else lambda: None,
+        folder=BEFORE_FOLDER if former else ROOT,
+    )
 
-    return missing
-
-
-def needs_legacy() -> str | None:
-    if not (LEGACY / "fws_server").exists():
-        return "filtered-websocket 0.4.1 is not installed"
-    return None
-
-
-ADAPTER = ("socket.io", "@socket.io/redis-adapter", "redis")
 
 CONTENDERS = (
-    Contender("ours-daphne", "ours, daphne", daphne("ours")),
-    Contender("ours-daphne-redis", "ours, daphne, Redis", daphne("ours"), "pubsub"),
-    Contender("ours-uvicorn", "ours, uvicorn", uvicorn("ours")),
-    Contender("ours-uvicorn-redis", "ours, uvicorn, Redis", uvicorn("ours"), "pubsub"),
+    ours("daphne"),
+    ours("daphne", "pubsub"),
+    ours("uvicorn"),
+    ours("uvicorn", "pubsub"),
+    ours("daphne", "pubsub", former=True),
+    ours("uvicorn", "pubsub", former=True),
     Contender(
         "channels-pubsub",
         "stock Channels, daphne, channels_redis.pubsub",
         daphne("stock_channels"),
         "pubsub",
+        publisher=publisher("stock"),
+        publishes_all=True,
     ),
     Contender(
         "channels-core",
@@ -138,6 +166,7 @@ CONTENDERS = (
         uvicorn("socketio_python"),
         "redis",
         wire=SOCKETIO,
+        publisher=publisher("socketio"),
     ),
     Contender("websockets", "`websockets.broadcast`, uvloop", module("websockets_broadcast")),
     Contender("node-ws", "Node `ws`", node("node_ws.js"), missing=needs_node("ws")),
@@ -147,8 +176,10 @@ CONTENDERS = (
         node("node_socketio.js"),
         "redis",
         wire=SOCKETIO,
-        missing=needs_node(*ADAPTER),
+        missing=needs_node(*ADAPTER, *EMITTER),
+        publisher=lambda groups: [*node("publisher.js")(groups), str(groups)],
     ),
+    Contender("bun", "Bun, `server.publish`", bun, missing=needs_bun),
     Contender(
         "legacy",
         "filtered-websocket 0.4.1 (2014)",
@@ -172,25 +203,3 @@ CONTENDERS = (
     ),
 )
 BY_NAME = {contender.name: contender for contender in CONTENDERS}
-
-
-def peer_versions() -> dict[str, str]:
-    """Versions of what runs outside of this Python environment."""
-    found = {}
-    if shutil.which("node") is not None:
-        node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False)
-        found["node"] = node.stdout.strip().removeprefix("v")
-        for name in ("ws", *ADAPTER):
-            package = NODE_MODULES / name / "package.json"
-            if package.exists():
-                found[f"{name} (npm)"] = json.loads(package.read_text())["version"]
-    if needs_legacy() is None:
-        names = "filtered-websocket", "twisted"
-        code = f"from importlib.metadata import version as v; print(*map(v, {names}))"
-        # -I: not what is installed, under the same name, from the current directory.
-        asked = subprocess.run(
-            [str(LEGACY / "python"), "-I", "-c", code], capture_output=True, text=True, check=False
-        )
-        if asked.returncode == 0:
-            found["filtered-websocket (2014)"], found["its Twisted"] = asked.stdout.split()
-    return found

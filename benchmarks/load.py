@@ -5,6 +5,7 @@ Deliveries are counted by their length, so that a delivery costs less here than 
 server; what is not a whole number of messages (pings, parts) is read frame by frame.
 """
 
+import itertools
 import select
 import socket
 import struct
@@ -47,20 +48,19 @@ class Run:
 
 
 class Load:
-    """Clients of one contender. Use it as a context manager: leaving closes them."""
+    """
+    Clients of one contender, which share out the cookies. Use it as a context manager:
+    leaving closes them.
+    """
 
-    def __init__(self, wire: Wire, cookie: str) -> None:
-        self.wire = wire
-        self.cookie = cookie
+    def __init__(self, wire: Wire, cookies: Sequence[str]) -> None:
+        self._cookies = itertools.cycle(cookies)
         self.clients: dict[int, Client] = {}
         self.deliveries = 0
         self._epoll = select.epoll()
         self._quiet = False
         self._buffer = bytearray(BUFFER)
-        self._size = len(wire.incoming)
-        self._first = wire.incoming[0]
-        self._delivery = wire.delivery
-        self._outgoing = wire.outgoing
+        self.speak(wire)
 
     def __enter__(self) -> "Load":
         return self
@@ -69,6 +69,14 @@ class Load:
         for client in self.clients.values():
             client.socket.close()
         self._epoll.close()
+
+    def speak(self, wire: Wire) -> None:
+        """From now on messages are those of ``wire``."""
+        self.wire = wire
+        self._size = len(wire.incoming)
+        self._first = wire.incoming[0]
+        self._delivery = wire.delivery
+        self._outgoing = wire.outgoing
 
     # Connections
 
@@ -79,7 +87,7 @@ class Load:
         started = time.perf_counter()
         for place in places:
             client = Client(place, self.wire)
-            request = self.wire.request(place.target, place.port, self.cookie)
+            request = self.wire.request(place.target, place.port, next(self._cookies))
             client.socket.sendall(request)
             client.socket.setblocking(False)
             waiting[client.socket.fileno()] = client
@@ -111,16 +119,20 @@ class Load:
     def send(self, stream: Stream, count: int = 1) -> None:
         """Send ``count`` messages of a stream's sender in one write."""
         assert stream.sender is not None
-        now = time.perf_counter()
-        stream.sent_at += [now] * count
-        stream.left += [stream.receivers] * count
-        stream.done_at += [0.0] * count
+        self.expect(stream, count)
         frames = memoryview(self._outgoing * count)
         while frames:
             try:
                 frames = frames[stream.sender.socket.send(frames) :]
             except BlockingIOError:
                 select.select([], [stream.sender.socket], [], STALL)
+
+    def expect(self, stream: Stream, count: int = 1) -> None:
+        """So many messages of a stream are sent now, by whomever."""
+        now = time.perf_counter()
+        stream.sent_at += [now] * count
+        stream.left += [stream.receivers] * count
+        stream.done_at += [0.0] * count
 
     def pump(self, timeout: float) -> list[Stream]:
         """Receive what has arrived. Returns the stream of each message that all have received."""
@@ -213,6 +225,11 @@ class Load:
             pairs = zip(stream.sent_at[mark:], stream.done_at[mark:], strict=True)
             run.fan_outs += [done - sent for sent, done in pairs]
         return run
+
+    def receive(self, unfinished: int) -> None:
+        """Wait until so many messages have reached everybody."""
+        while unfinished:
+            unfinished -= len(self._await(unfinished))
 
     def paced(self, stream: Stream, count: int, interval: float, limit: float) -> Run:
         """

@@ -1,4 +1,4 @@
-"""Servers and Valkey: started on their core, waited for, ended by their pid."""
+"""Servers, Valkey and publishers: started on their core, waited for, ended by their pid."""
 
 import os
 import signal
@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 #: How long a server may take until it listens, seconds.
@@ -26,29 +27,33 @@ def free_port() -> int:
         return port
 
 
+def start_on(core: int, command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
+    """A child on one core, with its own packages, whoever started this."""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | options.pop("env")
+    before = os.sched_getaffinity(0)
+    # Inherited: set here, and no code has to run between fork and exec.
+    os.sched_setaffinity(0, {core})
+    try:
+        return subprocess.Popen(command, env=env, stderr=subprocess.STDOUT, **options)
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 class Process:
     """A child on one core that listens on ``port``. Use it as a context manager."""
 
     def __init__(
-        self, command: Sequence[str], port: int, core: int, env: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        port: int,
+        core: int,
+        env: Mapping[str, str] | None = None,
+        folder: Path = ROOT,
     ) -> None:
         self.port = port
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it is stopped
-        before = os.sched_getaffinity(0)
-        # Inherited: set here, and no code has to run between fork and exec.
-        os.sched_setaffinity(0, {core})
-        try:
-            self._process = subprocess.Popen(
-                command,
-                # Its own packages, whoever started this.
-                env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | dict(env or {}),
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-            )
-        finally:
-            os.sched_setaffinity(0, before)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": self._log}
+        self._process = start_on(core, command, env=dict(env or {}), cwd=folder, **streams)
         self.pid = self._process.pid
 
     def __enter__(self) -> "Process":
@@ -78,11 +83,60 @@ class Process:
         lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else "it said nothing"
 
+    def end(self) -> None:
+        """Ask it to end, as a deployment does; it goes on until it has."""
+        self._process.send_signal(signal.SIGTERM)
+
     def stop(self) -> None:
         """End it at once: how it ends is not measured."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
         self._log.close()
+
+
+class Publisher:
+    """A process that publishes when it is told to. Use it as a context manager."""
+
+    def __init__(
+        self, command: Sequence[str], core: int, env: Mapping[str, str], folder: Path = ROOT
+    ) -> None:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = start_on(core, command, env=dict(env), cwd=folder, **pipes)
+        self._last = b""
+
+    def __enter__(self) -> "Publisher":
+        try:
+            self._wait_for(b"ready")
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def tell(self, how: str) -> None:
+        """Have it publish; what it does meanwhile is up to it."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{how}\n".encode())
+        self._process.stdin.flush()
+
+    def has_sent(self) -> None:
+        """Wait until it has published all that it was told to."""
+        self._wait_for(b"sent")
+
+    def _wait_for(self, word: bytes) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.strip() == word:
+                return
+            self._last = line.strip() or self._last
+        said = self._last.decode("utf-8", "replace") or "it said nothing"
+        raise ServerFailed(f"a publisher ended: {said}")
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.communicate()
 
 
 class Valkey(Process):

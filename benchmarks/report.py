@@ -3,34 +3,15 @@
 import re
 from collections.abc import Iterator
 
-from .chart import Panel, bar_charts
+from . import growth
+from .chart import Panel, picture
 from .claims import CLAIMS, Claim
+from .columns import COLUMNS, CONNECTING, CROWDS, PLOTS, SIZES, USERS
 from .contenders import BY_NAME
 from .findings import absences, costs, faster, proof
+from .reasons import REASONS
 from .results import Results
 from .tables import MISSING, Column, markdown, table
-
-COLUMNS = (
-    Column("us / delivery", "fanout-200", "cpu_us"),
-    Column("deliveries / s", "fanout-200", "rate", less_is_better=False),
-    Column("fan-out p50, ms", "fanout-200", "fanout_p50_ms"),
-    Column("p99", "fanout-200", "fanout_p99_ms"),
-    Column("latency p50, ms", "fanout-200", "latency_p50_ms"),
-    Column("p99", "fanout-200", "latency_p99_ms"),
-    Column("connections / s", "connect", "connect_rate", less_is_better=False),
-    Column("KiB / connection", "idle-10000", "memory_kb"),
-    Column("Redis commands / broadcast", "redis-400", "redis_commands"),
-)
-SIZES = (
-    Column("1 client, to itself", "self-1", "cpu_us"),
-    Column("200 in one group", "fanout-200", "cpu_us"),
-    Column("3 000 in one group", "fanout-3000", "cpu_us"),
-    Column("1 000 groups of 3", "groups-1000", "cpu_us"),
-    Column("echo", "echo", "cpu_us"),
-    Column("3 000: fan-out p50, ms", "fanout-3000", "fanout_p50_ms"),
-    Column("p99", "fanout-3000", "fanout_p99_ms"),
-    Column("Redis commands, 4 000 clients", "redis-4000", "redis_commands"),
-)
 
 
 def verdict(claim: Claim, results: Results) -> tuple[str, str, str]:
@@ -43,6 +24,29 @@ def verdict(claim: Claim, results: Results) -> tuple[str, str, str]:
     if spread.rounds > 1:
         digits += f" ({spread.low:.3g}-{spread.high:.3g})"
     return bound, digits, "met" if claim.is_met(spread) else "**missed**"
+
+
+def missed(results: Results) -> str:
+    """Each bound that the last run missed, and why; and which it did not measure."""
+    lines, unknown = [], []
+    for claim in CLAIMS:
+        bound, figure, outcome = verdict(claim, results)
+        if outcome == "not measured":
+            unknown.append(claim.words)
+        elif outcome != "met":
+            lines.append((claim.words, f"{figure}, the bound is {bound}"))
+    for one in growth.of_ours(results):
+        if one.exponent is None:
+            unknown.append(one.words)
+        elif not one.is_met:
+            lines.append((one.words, f"exponent {one.exponent:.2f}, the bound is <= {one.bound:g}"))
+    text = [
+        f"- {words}: {figures}. {REASONS.get(words, 'The reason is not known yet.')}"
+        for words, figures in lines
+    ] or ["Nothing that was measured."]
+    if unknown:
+        text.append(f"- Not measured in this run: {'; '.join(unknown)}.")
+    return "\n".join(text)
 
 
 def verdicts(results: Results) -> str:
@@ -65,22 +69,6 @@ def machine(results: Results) -> str:
     )
 
 
-#: Every figure that has a plot, the most important first.
-PLOTS = (
-    ("A message to 200 clients: CPU per delivery", "us of the server", COLUMNS[0]),
-    ("A message to 200 clients: deliveries per second", "one core", COLUMNS[1]),
-    ("A message to 200 clients: median fan-out time", "ms, 20 messages a second", COLUMNS[2]),
-    ("A message to 200 clients: 99th percentile of fan-out", "ms, 20 a second", COLUMNS[3]),
-    ("A message to 200 clients: median latency", "ms, 20 messages a second", COLUMNS[4]),
-    ("A message to 200 clients: 99th percentile of latency", "ms, 20 a second", COLUMNS[5]),
-    ("A message to 3 000 clients: CPU per delivery", "us of the server", SIZES[2]),
-    ("A message to 3 000 clients: median fan-out time", "ms", SIZES[5]),
-    ("Connections", "per second, with a session where it has any", COLUMNS[6]),
-    ("Memory", "KiB per idle connection, of 10 000", COLUMNS[7]),
-    ("Redis commands", "per broadcast to 400 clients of 2 processes", COLUMNS[8]),
-)
-
-
 def panel(title: str, unit: str, column: Column, results: Results) -> Panel:
     bars = [
         (BY_NAME[name].title.replace("`", ""), s.median, s.low, s.high, BY_NAME[name].ours)
@@ -93,17 +81,23 @@ def pictures(results: Results) -> dict[str, str]:
     """File name -> SVG: the first plot by itself, and all of them."""
     panels = [panel(*plot, results) for plot in PLOTS]
     return {
-        "fanout.svg": bar_charts("CPU per delivery", panels[:1]),
-        "all.svg": bar_charts("Side by side", panels),
+        "fanout.svg": picture("CPU per delivery", panels[:1]),
+        "all.svg": picture("Side by side", panels),
+        "curves.svg": picture("How costs grow", growth.panels(results)),
     }
 
 
 #: Name of a block in the documentation -> what writes it.
 BLOCKS = {
+    "missed": missed,
     "machine": machine,
     "verdicts": verdicts,
     "table": lambda results: table(results, COLUMNS),
     "sizes": lambda results: table(results, SIZES),
+    "connecting": lambda results: table(results, CONNECTING),
+    "users": lambda results: table(results, USERS),
+    "crowds": lambda results: table(results, CROWDS),
+    "curves": growth.table,
     "costs": costs,
     "faster": faster,
     "proof": proof,

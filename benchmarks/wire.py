@@ -77,7 +77,7 @@ class Wire:
         return build_frame(self.delivery)
 
     def request(self, target: str, port: int, cookie: str) -> bytes:
-        """An opening handshake: a page of this very host, and a logged-in user."""
+        """An opening handshake: a page of this very host, and a user if there is a cookie."""
         lines = [
             f"GET {target} HTTP/1.1",
             f"Host: 127.0.0.1:{port}",
@@ -86,8 +86,9 @@ class Wire:
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
             "Sec-WebSocket-Version: 13",
             f"Origin: http://127.0.0.1:{port}",
-            f"Cookie: sessionid={cookie}",
         ]
+        if cookie:
+            lines.append(f"Cookie: sessionid={cookie}")
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 

@@ -4,21 +4,25 @@ import json
 import select
 import socket
 import struct
+import sys
 from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import contenders, report, tables
-from benchmarks.chart import Panel, bar_charts
-from benchmarks.claims import CLAIMS, Claim
+from benchmarks import growth, machine, needs, report, tables
+from benchmarks.chart import Panel, picture
+from benchmarks.claims import CLAIMS, Claim, on_both
 from benchmarks.clients import SO_TIMESTAMPNS, Client, LoadError, Place, Stream
 from benchmarks.contenders import BY_NAME, CONTENDERS, RAW, SOCKETIO
+from benchmarks.curves import CURVES
 from benchmarks.load import Load, received_at
+from benchmarks.processes import Publisher, ServerFailed
+from benchmarks.reasons import REASONS
 from benchmarks.results import Results
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.stats import Spread, percentile
-from benchmarks.wire import MASK, PING, PONG, TEXT, WireError, build_frame, take_frames
+from benchmarks.wire import MASK, PING, PONG, TEXT, Wire, WireError, build_frame, take_frames
 
 from .snippets import ROOT
 from .waiting import LIMIT
@@ -83,9 +87,9 @@ def test_figures_keep_four_significant_digits():
 # Claims
 
 
-def claim(**changes):
+def claim(words="words", of="ours-daphne", **changes):
     fields = {"over": "limit", "bound": 1.4, **changes}
-    return Claim("words", "fanout-200", "cpu_us", "ours-daphne", **fields)
+    return Claim(words, "fanout-200", "cpu_us", of, **fields)
 
 
 def test_a_ratio_is_taken_round_by_round():
@@ -126,6 +130,41 @@ def test_a_verdict_says_bound_figure_and_judgement(ours, words):
 
 def test_a_verdict_without_figures_is_no_success():
     assert report.verdict(claim(), Results()) == ("<= 1.4", "-", "not measured")
+
+
+def test_a_claim_for_both_servers_is_two():
+    daphne, uvicorn = on_both("{0} / {0}", "echo", "cpu_us", over="bare-{}", bound=1.5)
+    assert daphne == Claim(
+        "daphne / daphne", "echo", "cpu_us", "ours-daphne", "bare-daphne", bound=1.5
+    )
+    assert (uvicorn.of, uvicorn.over, uvicorn.words) == (
+        "ours-uvicorn",
+        "bare-uvicorn",
+        "uvicorn / uvicorn",
+    )
+
+
+def test_what_is_missed_is_listed_with_its_reason_and_what_was_not_measured(monkeypatch):
+    monkeypatch.setattr(report, "CLAIMS", [claim(words="a"), claim(words="b", of="ours-uvicorn")])
+    results = measured(ours_daphne=3.0, limit=2.0)
+    for reason, said in [({}, "The reason is not known yet."), ({"a": "Because."}, "Because.")]:
+        monkeypatch.setattr(report, "REASONS", reason)
+        assert report.missed(results).splitlines() == [
+            f"- a: 1.5 (1.5-1.5), the bound is <= 1.4. {said}",
+            "- Not measured in this run: b.",
+        ]
+    met = measured(ours_daphne=2.0, ours_uvicorn=2.0, limit=2.0)
+    assert report.missed(met) == "Nothing that was measured."
+
+
+def test_reasons_are_given_for_what_can_be_missed():
+    everything = Results()
+    for curve in CURVES:
+        for name in curve.names:
+            for metric in growth.METRICS:
+                everything.add(curve.name, name, 0, {f"{metric}@{n}": 1.0 for n in curve.sizes})
+    known = {one.words for one in CLAIMS} | {one.words for one in growth.of_ours(everything)}
+    assert REASONS.keys() <= known
 
 
 def test_claims_name_scenarios_and_contenders_that_measure_them():
@@ -171,6 +210,10 @@ def test_a_masked_frame_of_a_server_is_not_understood():
         take_frames(bytearray(build_frame(b"hello", mask=MASK)))
 
 
+def test_an_anonymous_handshake_has_no_cookie():
+    assert b"Cookie" not in RAW.request("/", 9000, "")
+
+
 def test_an_opening_handshake_carries_an_origin_and_the_session():
     request = RAW.request(RAW.target("fan", "g"), 9000, "secret").decode()
     assert request.startswith("GET /fan/g/ HTTP/1.1\r\nHost: 127.0.0.1:9000\r\n")
@@ -186,7 +229,7 @@ class Ends:
 
     def __init__(self, receivers, wire=RAW):
         self.stream = Stream()
-        self.load = Load(wire, "secret")
+        self.load = Load(wire, ["secret"])
         self.servers = []
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
@@ -229,6 +272,39 @@ def test_a_message_is_finished_when_its_last_receiver_has_it(ends):
     assert pair.load.pump(5) == [pair.stream]
     assert pair.stream.left == [0, 1]
     assert pair.load.deliveries == 3
+
+
+def test_a_message_of_another_process_is_waited_for(ends):
+    pair = ends()
+    pair.load.expect(pair.stream)
+    for server in pair.servers[1:]:
+        server.sendall(RAW.incoming)
+    pair.load.receive(1)
+    assert pair.stream.left == [0]
+
+
+def test_who_joins_later_gets_what_is_sent_from_then_on(ends):
+    pair = ends(receivers=1)
+    pair.load.send(pair.stream)
+    pair.servers[1].sendall(RAW.incoming)
+    assert pair.load.pump(5) == [pair.stream]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        place = Place(listener.getsockname()[1], "/", pair.stream, sends=False, receives=True)
+        late = Client(place, RAW)
+        pair.load.clients[late.socket.fileno()] = late
+        pair.load.send(pair.stream)
+        assert (late.got, pair.stream.left) == (1, [0, 2])
+
+
+def test_from_then_on_messages_have_another_size(ends):
+    pair = ends(receivers=1)
+    larger = Wire(b"y" * 70_000)
+    pair.load.speak(larger)
+    pair.load.send(pair.stream)
+    pair.servers[1].sendall(larger.incoming)
+    while not pair.stream.done_at[0]:
+        pair.load.pump(5)
+    assert pair.load.deliveries == 1
 
 
 def test_pings_and_parts_are_no_deliveries(ends):
@@ -305,7 +381,7 @@ def test_a_refused_handshake_says_how(ends):
 
 
 def test_a_contender_without_its_program_is_skipped_with_a_reason(monkeypatch):
-    monkeypatch.setattr(contenders.shutil, "which", lambda name: None)
+    monkeypatch.setattr(needs.shutil, "which", lambda name: None)
     results = Results()
     options = command.parse(["--scenario", "fanout-200", "--only", "node-ws,limit"])
     steps = command.plan(options, results)
@@ -315,9 +391,9 @@ def test_a_contender_without_its_program_is_skipped_with_a_reason(monkeypatch):
 
 
 def test_a_contender_without_its_packages_is_skipped_with_a_reason(monkeypatch, tmp_path):
-    monkeypatch.setattr(contenders.shutil, "which", lambda name: "/bin/" + name)
-    monkeypatch.setattr(contenders, "NODE_MODULES", tmp_path)
-    monkeypatch.setattr(contenders, "LEGACY", tmp_path)
+    monkeypatch.setattr(needs.shutil, "which", lambda name: "/bin/" + name)
+    monkeypatch.setattr(needs, "NODE_MODULES", tmp_path)
+    monkeypatch.setattr(needs, "LEGACY", tmp_path)
     assert BY_NAME["node-ws"].missing() == "npm has not installed ws"
     assert BY_NAME["legacy"].missing() == "filtered-websocket 0.4.1 is not installed"
     (tmp_path / "ws").mkdir()
@@ -326,8 +402,44 @@ def test_a_contender_without_its_packages_is_skipped_with_a_reason(monkeypatch, 
     assert BY_NAME["legacy"].missing() is None
 
 
+def test_without_the_history_this_package_as_it_was_is_left_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(needs, "BEFORE_FOLDER", tmp_path)
+    results = Results()
+    options = command.parse(
+        ["--scenario", "users-5000", "--rounds", "1", "--only", "before-daphne-redis"]
+    )
+    assert command.plan(options, results) == []
+    assert "is not in the history of this repository" in report.absences(results)
+    (tmp_path / "filtered_websocket").mkdir()
+    assert [one.name for _, _, one in command.plan(options, Results())] == ["before-daphne-redis"]
+
+
+def test_bun_is_what_npm_has_installed(monkeypatch, tmp_path):
+    monkeypatch.setattr(needs, "NODE_MODULES", tmp_path)
+    assert BY_NAME["bun"].missing() == "npm has not installed bun"
+    (tmp_path / "bun").mkdir()
+    assert BY_NAME["bun"].missing() is None
+
+
+def publisher(code):
+    return Publisher([sys.executable, "-c", code], machine.LOAD_CORE, {})
+
+
+def test_a_publisher_is_told_to_publish_and_says_when_it_has():
+    code = "print('ready', flush=True)\nfor line in iter(input, 'end'): print('sent', flush=True)"
+    with publisher(code) as other:
+        for _ in range(2):
+            other.tell("each")
+            other.has_sent()
+
+
+def test_a_publisher_that_ends_says_why():
+    with pytest.raises(ServerFailed, match="no such module"), publisher("print('no such module')"):
+        pass
+
+
 def test_what_a_contender_cannot_do_is_said(monkeypatch, tmp_path):
-    monkeypatch.setattr(contenders, "LEGACY", tmp_path)
+    monkeypatch.setattr(needs, "LEGACY", tmp_path)
     (tmp_path / "fws_server").touch()
     results = Results()
     options = command.parse(["--scenario", "self-1,groups-1000", "--only", "legacy"])
@@ -418,7 +530,7 @@ def texts(svg):
 def test_a_chart_is_well_formed_and_has_the_best_first():
     bars = [("a < b & c", 2.0, 1.0, 3.0, True), ("other", 1.0, 1.0, 1.0, False)]
     panels = [Panel("less & less", "us", bars), Panel("more", "/s", bars, less_is_better=False)]
-    svg = ElementTree.fromstring(bar_charts("title & more", panels))
+    svg = ElementTree.fromstring(picture("title & more", panels))
     assert texts(svg) == [
         *(
             "less & less",
@@ -433,13 +545,14 @@ def test_a_chart_is_well_formed_and_has_the_best_first():
 
 
 def test_a_panel_without_bars_is_well_formed():
-    assert texts(ElementTree.fromstring(bar_charts("title", [Panel("empty", "us", [])])))
+    assert texts(ElementTree.fromstring(picture("title", [Panel("empty", "us", [])])))
 
 
 def test_every_plot_names_who_was_measured():
     pictures = report.pictures(measured(ours_daphne=3.0))
-    for picture in pictures.values():
-        assert "ours, daphne" in texts(ElementTree.fromstring(picture))
+    for name, svg in pictures.items():
+        drawn = " ".join(map(str, texts(ElementTree.fromstring(svg))))
+        assert ("ours, daphne" in drawn) == (name != "curves.svg")
 
 
 def test_blocks_of_a_page_are_written_anew():
@@ -464,8 +577,8 @@ def test_the_page_and_the_plots_are_what_the_kept_figures_say():
     results = Results.load(LATEST)
     page = PAGE.read_text()
     assert report.fill(page, results) == page
-    for name, picture in report.pictures(results).items():
-        assert (LATEST.parent / name).read_text() == picture
+    for name, svg in report.pictures(results).items():
+        assert (LATEST.parent / name).read_text() == svg
 
 
 def test_the_page_has_every_block():

@@ -1,6 +1,11 @@
-"""Make the site's database with one logged-in user, and print the value of the cookie."""
+"""
+Make the site's database with users who are logged in, as many as the first argument says or
+one, and print the values of their cookies, one a line.
+"""
 
 import os
+import sys
+from importlib import import_module
 
 import django
 
@@ -10,14 +15,23 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.servers.site_setting
 def main() -> None:
     django.setup()
     from django.conf import settings
-    from django.contrib.auth import get_user_model
+    from django.contrib import auth
     from django.core.management import call_command
-    from django.test import Client
+    from django.db import transaction
 
     call_command("migrate", verbosity=0)
-    client = Client()
-    client.force_login(get_user_model().objects.create_user("ann"))
-    print(client.cookies[settings.SESSION_COOKIE_NAME].value)
+    User = auth.get_user_model()
+    names = ["ann", *(f"user{number}" for number in range(1, int((sys.argv[1:] or ["1"])[0])))]
+    store = import_module(settings.SESSION_ENGINE).SessionStore
+    with transaction.atomic():
+        # What a login writes, without a request for each.
+        for user in User.objects.bulk_create([User(username=name) for name in names]):
+            session = store()
+            session[auth.SESSION_KEY] = str(user.pk)
+            session[auth.BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
+            session[auth.HASH_SESSION_KEY] = user.get_session_auth_hash()
+            session.create()
+            print(session.session_key)
 
 
 if __name__ == "__main__":
