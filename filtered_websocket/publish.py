@@ -5,7 +5,7 @@ Publish from anywhere in Django: a view, a task, a signal, a shell.
 
     the process serves WebSockets   -> its hub's queue, which sends
     this thread runs an event loop  -> the queue of a thread's hub, which sends
-    else                            -> Redis, before publish returns (layer.direct)
+    else                            -> Redis, before publish returns (publishing.direct)
                                        or, on layers that take an event loop, that thread
 
 The thread is made at its first publish, again after a fork; flushed when the process ends.
@@ -32,10 +32,10 @@ from .connections.connection import Exclude, excluded_ids
 from .exceptions import PublishError
 from .hub.hub import Hub, get_hub
 from .hub.registry import active_hub, may_serve, runs_a_loop
-from .layer.direct import close_senders, sender_for
 from .layer.envelope import CONTROL, Item, Stamper, check_group, group_key
 from .layer.health import LOST
 from .logs import LogThrottle, get_logger
+from .publishing.direct import close_senders, sender_for
 from .publishing.items import captures, new_item
 from .threads.tasks import pause
 
@@ -219,7 +219,7 @@ class _Publisher:
         self._loop.run_forever()
 
     def send(self, group: str, item: Item) -> None:
-        """As :meth:`DirectSender.send <filtered_websocket.layer.direct.DirectSender.send>`."""
+        """As :meth:`DirectSender.send <filtered_websocket.publishing.direct.DirectSender.send>`."""
         sending = asyncio.run_coroutine_threadsafe(self._send(group, item), self._loop)
         try:
             sending.result()

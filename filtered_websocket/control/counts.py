@@ -12,9 +12,9 @@ from channels.layers import get_channel_layer
 from ..conf import conf
 from ..exceptions import PublishError
 from ..hub.hub import Hub
-from ..layer.direct import DirectSender, sender_for
 from ..layer.health import LOST
 from ..publish import any_hub, queueing_hub, reaches_connections
+from ..publishing.direct import DirectSender, sender_for
 from ..publishing.items import new_item
 
 #: How long the caller waits for the processes' answers, seconds.

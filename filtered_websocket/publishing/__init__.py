@@ -1,1 +1,1 @@
-"""Queues what this process publishes, and hands it to the channel layer in batches."""
+"""Hands what this process publishes to the channel layer: in batches, or at once to Redis."""

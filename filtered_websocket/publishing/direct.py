@@ -25,9 +25,9 @@ from redis.retry import Retry
 
 from ..conf import conf
 from ..exceptions import PublishError
+from ..layer.envelope import CONTROL, Item, Stamper, group_key, seal, unseal
+from ..layer.names import explain
 from ..threads.tasks import pause
-from .envelope import CONTROL, Item, Stamper, group_key, seal, unseal
-from .names import explain
 
 #: Errors after which another attempt may succeed; those of ``LASTING`` are excepted.
 PASSING = (OSError, redis.ConnectionError, redis.TimeoutError)

@@ -16,13 +16,18 @@ from redis.backoff import NoBackoff
 from redis.credentials import UsernamePasswordCredentialProvider
 
 from filtered_websocket import PublishError
-from filtered_websocket.layer import direct
-from filtered_websocket.layer.direct import DirectSender, close_senders, foreign_options, sender_for
 from filtered_websocket.layer.envelope import CONTROL, Batch, group_key, seal
+from filtered_websocket.publishing import direct
+from filtered_websocket.publishing.direct import (
+    DirectSender,
+    close_senders,
+    foreign_options,
+    sender_for,
+)
 from filtered_websocket.publishing.items import new_item
 
+from ..layer.fake_redis import FakeRedis
 from ..waiting import not_before
-from .fake_redis import FakeRedis
 
 ITEM = new_item(b"bytes")
 
