@@ -30,15 +30,19 @@ class Codec(Protocol):
         """The frame for a message: ``str`` goes as text, ``bytes`` as binary."""
 
 
-class ChannelLayer(Protocol):
-    """The part of Channels' layer specification that a hub uses."""
+class GroupLayer(Protocol):
+    """Groups of channels, as in Channels' layer specification."""
 
     async def new_channel(self) -> str: ...
-    async def receive(self, channel: str) -> dict[str, Any]: ...
-    async def send(self, channel: str, message: dict[str, Any]) -> None: ...
     async def group_add(self, group: str, channel: str) -> None: ...
     async def group_discard(self, group: str, channel: str) -> None: ...
     async def group_send(self, group: str, message: dict[str, Any]) -> None: ...
+
+
+class ChannelLayer(GroupLayer, Protocol):
+    """The part of Channels' layer specification that a hub uses."""
+
+    async def receive(self, channel: str) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,13 @@ from ..conf import conf
 from ..exceptions import ends_the_task
 from ..logs import LogThrottle, get_logger
 from ..threads.tasks import Tasks, end_tasks, pause
-from ..types import ChannelLayer
+from ..types import ChannelLayer, GroupLayer
 from .envelope import VERSION, Batch, seal, unseal
 from .health import LOST, LayerHealth
 from .names import asks_for_old_name, explain, stop_watching, warn_of_old_name, watch
 from .probes import PROBE, Probes
 from .process import ProcessLink
+from .redis_layer import redis_layer
 from .subscriptions import Subscriptions
 
 logger = get_logger(__name__)
@@ -50,6 +51,10 @@ class LayerLink:
         on_bad_envelope: Callable[[Exception], None],
         on_joined_late: Callable[[str], None],
     ) -> None:
+        #: The same layer with connections of our own, where that is possible.
+        self._redis = redis_layer(layer)
+        if self._redis is not None:
+            self._redis.use()
         self._layer = layer
         self._supervisor = supervisor
         self._on_batch = on_batch
@@ -61,9 +66,10 @@ class LayerLink:
         self._health = LayerHealth(
             self._probe, self._rejoin_groups, self._report_lost, on_back, self._start
         )
-        self._probes = Probes(layer, self._health.note_lost)
+        self._groups: GroupLayer = self._redis or layer
+        self._probes = Probes(self._groups, self._health.note_lost)
         self._subscriptions = Subscriptions(
-            layer, on_joined_late, self._health.note_lost, self._probes.watch_connections
+            self._groups, on_joined_late, self._health.note_lost, self._probes.watch_connections
         )
         #: Envelopes received, and probes in a row that were sent without an answer.
         self._arrived = self._unanswered = 0
@@ -106,7 +112,19 @@ class LayerLink:
         :meth:`send` later. ``on_sent`` is called once, within ``LAYER_TIMEOUT``, with the
         error or None; not after :meth:`stop`.
         """
-        self._start(partial(self._post, batch, on_sent), "fws-send")
+        if self._redis is None:
+            self._start(partial(self._post, batch, on_sent), "fws-send")
+        else:
+            self._redis.publish(batch.key, seal(batch), partial(self._posted, on_sent))
+
+    def _posted(self, on_sent: Callable[[Exception | None], object], reply: Any) -> None:
+        """Redis has answered, or it is known why not."""
+        if not isinstance(reply, Exception):
+            on_sent(None)
+            return
+        if isinstance(reply, LOST):
+            self._health.note_lost(reply)
+        on_sent(explain(reply, self._layer))
 
     async def _post(self, batch: Batch, on_sent: Callable[[Exception | None], object]) -> None:
         failure: Exception | None = None
@@ -127,7 +145,7 @@ class LayerLink:
         """
         try:
             async with asyncio.timeout(conf.LAYER_TIMEOUT):
-                await self._layer.group_send(batch.key, seal(batch))
+                await self._groups.group_send(batch.key, seal(batch))
         except LOST as error:
             self._health.note_lost(error)
             raise explain(error, self._layer) from error.__cause__
@@ -157,22 +175,34 @@ class LayerLink:
         await asyncio.shield(asyncio.ensure_future(self._stop()))
 
     async def _stop(self) -> None:
-        # The layer would keep our group memberships: the subscribing task removes them,
-        # for at most the time of one call.
         if self._listens:
             stop_watching(self._health)
         self._listens = False
-        self._subscriptions.unsubscribe_all()
         is_clean = not self._health.is_lost
         self._health.stop()
+        if self._redis is None:
+            await self._leave_groups()
+        while pending := set(self._tasks):
+            # A task may have started another one.
+            await end_tasks(pending)
+        if self._redis is None:
+            self._subscriptions.close(is_clean)
+            return
+        if self._subscriptions.channel is not None:
+            self._redis.ignore(self._subscriptions.channel)
+        self._subscriptions.close(is_clean, keeps=False)
+        await self._redis.leave()
+
+    async def _leave_groups(self) -> None:
+        """
+        The layer would keep our group memberships: the subscribing task removes them, for
+        at most the time of one call.
+        """
+        self._subscriptions.unsubscribe_all()
         if self._subscriptions.channel is not None and self._tasks:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(conf.LAYER_TIMEOUT):
                     await self._subscriptions.up_to_date.wait()
-        while pending := set(self._tasks):
-            # A task may have started another one.
-            await end_tasks(pending)
-        self._subscriptions.close(is_clean)
 
     # Receiving and probing
 
@@ -185,6 +215,11 @@ class LayerLink:
         task.add_done_callback(self._tasks.discard)
 
     async def _listen(self) -> None:
+        if self._redis is not None:
+            channel = await self._subscriptions.open()
+            receive = partial(self._receive, self._redis.deserialize)
+            self._redis.listen(channel, receive, self._health.note_lost)
+            return
         failures = 0
         while True:
             try:
@@ -205,6 +240,16 @@ class LayerLink:
                 self._handle(envelope)
                 # A layer that has more to read does not yield; sockets must be written to.
                 await asyncio.sleep(0)
+
+    def _receive(self, deserialize: Callable[[bytes], Any], data: bytes) -> None:
+        """A message of Redis has arrived, through a connection of our own."""
+        try:
+            envelope = deserialize(data)
+        except Exception as error:
+            self._on_bad_envelope(error)
+        else:
+            self._arrived += 1
+            self._handle(envelope)
 
     def _handle(self, envelope: Any) -> None:
         try:
@@ -244,6 +289,8 @@ class LayerLink:
             self._unanswered = self._unanswered + 1 if got_nothing else 0
             if self._unanswered >= MAX_UNANSWERED:
                 self._unanswered = 0
+                if self._redis is not None:
+                    self._redis.close_subscribers()
                 await self._probes.close_connections()
             return error
         self._unanswered = 0

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..conf import conf
-from ..types import ChannelLayer
+from ..types import GroupLayer
 from .envelope import VERSION, BadEnvelope
 from .health import LOST
 
@@ -23,7 +23,7 @@ class Probes:
     layer still knows that this hub has joined.
     """
 
-    def __init__(self, layer: ChannelLayer, on_reconnected: Callable[[Exception], None]) -> None:
+    def __init__(self, layer: GroupLayer, on_reconnected: Callable[[Exception], None]) -> None:
         self._layer = layer
         self._on_reconnected = on_reconnected
         self._sent: set[str] = set()
@@ -85,7 +85,7 @@ class Probes:
         self._on_reconnected(ConnectionError("the subscriber connection was cut and reconnected"))
 
 
-def _one_key_per_host(layer: ChannelLayer, base: str) -> list[str]:
+def _one_key_per_host(layer: GroupLayer, base: str) -> list[str]:
     """Group names that together use every host, as far as the layer shows its hosts."""
     hosts = len(getattr(layer, "_shards", ())) or getattr(layer, "ring_size", 1)
     keys: dict[object, str] = {}

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..conf import conf
 from ..threads.tasks import pause
 from ..transports import settle
-from ..types import ChannelLayer
+from ..types import GroupLayer
 
 #: How many groups are joined or left concurrently.
 CONCURRENT_CALLS = 32
@@ -23,7 +23,7 @@ CONCURRENT_CALLS = 32
 class AbandonedChannel(NamedTuple):
     """A channel that could not be removed from all its groups when its hub ended."""
 
-    layer: ChannelLayer
+    layer: GroupLayer
     channel: str
     keys: set[str]
 
@@ -43,7 +43,7 @@ class Subscriptions:
 
     def __init__(
         self,
-        layer: ChannelLayer,
+        layer: GroupLayer,
         on_joined_late: Callable[[str], None],
         on_error: Callable[[Exception], None],
         on_up_to_date: Callable[[], None],
@@ -123,15 +123,15 @@ class Subscriptions:
         for key in (*self._joined, *self._unclean):
             self._mark_changed(key)
 
-    def close(self, clean: bool) -> None:
+    def close(self, clean: bool, keeps: bool = True) -> None:
         """
         Give up the channel, after the task has ended.
 
-        If it is still in a group, or ``clean`` is False, the layer may keep it; the next
-        hub of this loop then uses it again.
+        If it is still in a group, or ``clean`` is False, a layer that ``keeps`` channels may
+        keep it; the next hub of this loop then uses it again.
         """
         keys = self._joined | self._unclean
-        if self.channel is not None and (keys or not clean):
+        if keeps and self.channel is not None and (keys or not clean):
             abandoned = _abandoned.setdefault(asyncio.get_running_loop(), [])
             abandoned.append(AbandonedChannel(self._layer, self.channel, keys))
         self.channel = None

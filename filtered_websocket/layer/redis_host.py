@@ -1,0 +1,249 @@
+"""
+The two connections to one Redis: one for commands, one for subscriptions.
+
+Each is opened when it is first needed, and again after each loss. Redis takes no other
+commands on a connection with subscriptions (RESP2), and what fills one must not delay the
+other.
+"""
+
+import asyncio
+import contextvars
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+from ..threads.tasks import pause
+from .redis_connection import OnLost, OnMessage, OnReply, RedisConnection, open_connection, pack
+
+Task = asyncio.Task[None]
+
+
+class Commands:
+    """
+    Sends commands, in order. Guarantees: ``on_reply`` is called once for each, within
+    ``LAYER_TIMEOUT``, never inside :meth:`send`.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+        self._connection: RedisConnection | None = None
+        self._opening: Task | None = None
+        #: Commands until there is a connection, and since when they wait.
+        self._waiting: list[tuple[bytes, OnReply, float]] = []
+
+    def send(self, command: bytes, on_reply: OnReply) -> None:
+        """Send a packed command; ``on_reply`` gets the answer, or an exception."""
+        if self._connection is not None:
+            self._connection.send(command, on_reply)
+            return
+        self._waiting.append((command, on_reply, self._loop.time()))
+        if self._opening is None:
+            self._opening = _start(self._open())
+
+    async def _open(self) -> None:
+        try:
+            connection = await open_connection(self._pool, self._lost)
+        except BaseException as error:
+            if _is_current(self._opening):
+                self._fail(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        if not _is_current(self._opening):
+            # Closed meanwhile, but redis-py has lost the cancellation.
+            connection.abort(ConnectionError("closed meanwhile"))
+            return
+        self._opening, self._connection = None, connection
+        waiting, self._waiting = self._waiting, []
+        for command, on_reply, given in waiting:
+            connection.send(command, on_reply, given)
+
+    def _fail(self, error: BaseException) -> None:
+        if not isinstance(error, Exception):
+            error = ConnectionError("the connection to Redis was closed meanwhile")
+        self._opening = None
+        waiting, self._waiting = self._waiting, []
+        for _, on_reply, _ in waiting:
+            self._loop.call_soon(on_reply, error)
+
+    def _lost(self, error: Exception) -> None:
+        # Whoever waits for an answer gets the error. If nobody does, nothing is missed.
+        self._connection = None
+
+    def stop(self, keep: bool = False) -> Task | None:
+        """
+        Close the connection; with ``keep`` only one that is not open yet. What has no
+        answer fails. Returns a task that was cancelled, to be awaited.
+        """
+        opening = self._opening
+        if opening is not None:
+            opening.cancel()
+            self._fail(asyncio.CancelledError())
+        elif self._connection is not None and not keep:
+            self._connection.abort(ConnectionError("the connection to Redis was closed"))
+        return opening
+
+
+class Subscriber:
+    """
+    Keeps the wanted channels subscribed, through losses; each loss is reported at once.
+
+    A channel has at most one command without an answer, however long Redis is silent: the
+    answer decides whether another one must follow.
+    """
+
+    def __init__(self, pool: Any, on_message: OnMessage, on_lost: OnLost) -> None:
+        self._pool = pool
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._connection: RedisConnection | None = None
+        self._opening: Task | None = None
+        self._failures = 0
+        self._wanted: set[bytes] = set()
+        #: What Redis has confirmed, and what it has not answered yet.
+        self._subscribed: set[bytes] = set()
+        self._asked: set[bytes] = set()
+        self._waiters: dict[bytes, asyncio.Future[None]] = {}
+
+    async def subscribe(self, channel: bytes) -> None:
+        """
+        Return when Redis has confirmed; raises its refusal, or why there is no connection.
+        The channel stays wanted then, and when this is cancelled.
+        """
+        self._wanted.add(channel)
+        if self._connection is None and self._opening is None:
+            self._opening = _start(self._open())
+        await self._settle(channel)
+
+    async def unsubscribe(self, channel: bytes) -> None:
+        """Return when Redis has confirmed; raises why the connection has ended."""
+        self.unwant(channel)
+        await self._settle(channel)
+
+    def unwant(self, channel: bytes) -> None:
+        """Unsubscribe, without waiting for Redis."""
+        self._wanted.discard(channel)
+        self._adjust(channel)
+
+    async def _settle(self, channel: bytes) -> None:
+        self._adjust(channel)
+        if not self._is_settled(channel):
+            waiter = self._waiters.get(channel)
+            if waiter is None:
+                waiter = self._waiters[channel] = self._loop.create_future()
+            # Who waits for the same channel does not share a cancellation.
+            await asyncio.shield(waiter)
+
+    def _is_settled(self, channel: bytes) -> bool:
+        return channel not in self._asked and (
+            (channel in self._wanted) == (channel in self._subscribed)
+        )
+
+    def _adjust(self, channel: bytes) -> None:
+        """Ask Redis for what is wanted of ``channel``, unless it is asked already."""
+        if self._is_settled(channel):
+            waiter = self._waiters.pop(channel, None)
+            if waiter is not None:
+                waiter.set_result(None)
+        elif self._connection is not None and channel not in self._asked:
+            is_wanted = channel in self._wanted
+            self._asked.add(channel)
+            self._connection.send(
+                pack((b"SUBSCRIBE" if is_wanted else b"UNSUBSCRIBE", channel)),
+                partial(self._answered, self._connection, channel, is_wanted),
+            )
+
+    def _answered(
+        self, connection: RedisConnection, channel: bytes, is_wanted: bool, reply: Any
+    ) -> None:
+        if connection is not self._connection:
+            return  # it was lost, and what follows from that is done
+        self._asked.discard(channel)
+        if isinstance(reply, Exception):
+            waiter = self._waiters.pop(channel, None)
+            if waiter is None:
+                self._on_lost(reply)
+            else:
+                _fail(waiter, reply)
+            return
+        self._failures = 0
+        if is_wanted:
+            self._subscribed.add(channel)
+        else:
+            self._subscribed.discard(channel)
+        self._adjust(channel)
+
+    # The connection
+
+    async def _open(self) -> None:
+        while True:
+            if self._failures:
+                await asyncio.sleep(pause(self._failures))
+            # Until Redis has confirmed a subscription.
+            self._failures += 1
+            try:
+                connection = await open_connection(self._pool, self._lost, self._on_message)
+            except Exception as error:
+                self._fail_waiters(error)
+                continue
+            if not _is_current(self._opening):
+                # Closed meanwhile, but redis-py has lost the cancellation.
+                connection.abort(ConnectionError("closed meanwhile"))
+                return
+            self._opening, self._connection = None, connection
+            for channel in tuple(self._wanted):
+                self._adjust(channel)
+            return
+
+    def _lost(self, error: Exception) -> None:
+        self._connection = None
+        self._subscribed.clear()
+        self._asked.clear()
+        self._fail_waiters(error)
+        if self._wanted:
+            self._opening = _start(self._open())
+            self._on_lost(error)
+
+    def _fail_waiters(self, error: Exception) -> None:
+        waiters, self._waiters = self._waiters, {}
+        for waiter in waiters.values():
+            _fail(waiter, error)
+
+    def cut(self) -> None:
+        """End a connection that seems to receive nothing any more; another one is opened."""
+        if self._connection is not None:
+            self._connection.abort(ConnectionError("nothing came through the subscriptions"))
+
+    def stop(self, keep: bool = False) -> Task | None:
+        """
+        Unsubscribe from everything, and close the connection; with ``keep`` only one that
+        is not open yet. Returns a task that was cancelled, to be awaited.
+        """
+        opening, self._opening = self._opening, None
+        self._wanted.clear()
+        self._failures = 0
+        if opening is not None:
+            opening.cancel()
+        if self._connection is not None and not keep:
+            self._connection.abort(ConnectionError("the subscriptions were closed"))
+        for channel in tuple(self._subscribed):
+            self._adjust(channel)
+        self._fail_waiters(ConnectionError("the subscriptions were closed"))
+        return opening
+
+
+def _start(run: Coroutine[Any, Any, None]) -> Task:
+    # In an empty context, not in that of who sent the first command.
+    context = contextvars.Context()
+    return asyncio.get_running_loop().create_task(run, name="fws-redis", context=context)
+
+
+def _is_current(task: Task | None) -> bool:
+    return task is asyncio.current_task()
+
+
+def _fail(waiter: "asyncio.Future[None]", error: Exception) -> None:
+    waiter.set_exception(error)
+    waiter.exception()  # it is no mistake if nobody waits any more

@@ -1,0 +1,177 @@
+"""A hub's link through connections of our own to Redis: layer.link on layer.redis_layer."""
+
+import asyncio
+import time
+
+import pytest
+from channels_redis.pubsub import RedisPubSubChannelLayer
+
+from filtered_websocket.layer import health
+from filtered_websocket.layer.envelope import seal
+from filtered_websocket.layer.redis_layer import redis_layer
+from filtered_websocket.threads import tasks
+
+from ..waiting import until
+from .scripted_redis import ScriptedRedis
+from .test_link import BATCH, FakeHub
+
+CHANNEL = b"asgi__group__fws.g.x"
+
+
+class Redis(ScriptedRedis):
+    """Hands on what is published, unless it is ``deaf``."""
+
+    deaf = False
+
+    def confirm(self, command):
+        if command[0] == b"PUBLISH" and not self.deaf:
+            self.hand_on(*command[1:])
+        return super().confirm(command)
+
+    def hand_on(self, channel, data):
+        for client in self.clients:
+            if channel in client.channels:
+                client.say(self.message(channel, data))
+
+
+@pytest.fixture(params=[2, 3])
+async def server(request):
+    async with Redis(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+async def layer(server):
+    layer = RedisPubSubChannelLayer(hosts=[server.url])
+    yield layer
+    await redis_layer(layer).close()
+
+
+@pytest.fixture(autouse=True)
+def quick(settings, monkeypatch):
+    settings.FILTERED_WEBSOCKET = {"LAYER_SETTLE": 0}
+    monkeypatch.setattr(tasks, "MAX_PAUSE", 0.02)
+
+
+async def join(hub):
+    hub.link.want("fws.g.x")
+    assert await hub.link.wait_joined("fws.g.x")
+
+
+async def test_a_group_is_joined_when_redis_has_confirmed_it(server, layer):
+    held = []
+    server.answer = lambda command: (
+        held.append(command) if CHANNEL in command else server.confirm(command)
+    )
+    async with FakeHub(layer) as hub:
+        hub.link.want("fws.g.x")
+        await until(lambda: held, 0)
+        assert not hub.link.is_joined("fws.g.x")
+        subscriber = next(client for client in server.clients if CHANNEL in client.channels)
+        subscriber.say(server.confirm(held[0]))
+        assert await hub.link.wait_joined("fws.g.x")
+        server.answer = server.confirm
+        await hub.link.send(BATCH)
+        await hub.until(lambda: hub.publish_queue)
+        assert hub.publish_queue == [BATCH]
+        assert server.named(b"PUBLISH")[-1] == [CHANNEL, layer.serialize(seal(BATCH))]
+        assert await hub.link.round_trip()
+    await until(lambda: [CHANNEL] in server.named(b"UNSUBSCRIBE"), 0)
+    assert hub.lost == hub.bad == hub.late == []
+
+
+async def test_bytes_that_are_no_message_cost_nobody_else(server, layer):
+    async with FakeHub(layer) as hub:
+        await join(hub)
+        server.hand_on(CHANNEL, b"\xc1")
+        server.hand_on(CHANNEL, layer.serialize({"v": 9}))
+        server.hand_on(CHANNEL, layer.serialize(seal(BATCH)))
+        await hub.until(lambda: hub.publish_queue)
+        assert hub.publish_queue == [BATCH] and len(hub.bad) == 2 and hub.lost == []
+
+
+async def test_a_cut_subscription_is_an_outage_that_ends_by_itself(server, layer):
+    async with FakeHub(layer) as hub:
+        await join(hub)
+        subscriber = next(client for client in server.clients if CHANNEL in client.channels)
+        subscriber.transport.abort()
+        await hub.until(lambda: hub.lost)
+        await hub.until(lambda: hub.back)
+        assert isinstance(hub.lost[0], ConnectionError)
+        assert await hub.link.wait_joined("fws.g.x")
+        await hub.link.send(BATCH)
+        await hub.until(lambda: hub.publish_queue)
+        assert len(hub.lost) == len(hub.back) == 1
+
+
+async def test_a_subscription_through_which_nothing_comes_is_cut(
+    server, layer, settings, monkeypatch
+):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.1, "LAYER_SETTLE": 0}
+    monkeypatch.setattr(health, "HEARTBEAT", 0.01)
+    async with FakeHub(layer) as hub:
+        await join(hub)
+        first = next(client for client in server.clients if CHANNEL in client.channels)
+        server.deaf = True
+        await until(lambda: first not in server.clients)
+        server.deaf = False
+        await hub.until(lambda: hub.back)
+        assert len(hub.lost) == 1
+
+
+async def test_a_missing_right_is_named_and_reported_once(server, layer):
+    server.answer = lambda command: (
+        b"-NOPERM No permissions to access a channel\r\n"
+        if command[0] == b"SUBSCRIBE"
+        else server.confirm(command)
+    )
+    async with FakeHub(layer) as hub:
+        await hub.until(lambda: hub.lost)
+        assert isinstance(hub.lost[0], PermissionError) and "its user needs" in str(hub.lost[0])
+        count = len(server.named(b"SUBSCRIBE"))
+        await until(lambda: len(server.named(b"SUBSCRIBE")) > count + 3)
+        assert len(hub.lost) == 1
+        server.answer = server.confirm
+        await hub.until(lambda: hub.back)
+
+
+async def test_a_publisher_opens_a_connection_for_commands_only(server, layer):
+    hub = FakeHub(layer)
+    await hub.link.send(BATCH)
+    assert await hub.link.round_trip()
+    await hub.link.stop()
+    assert server.connections == 1 and server.named(b"SUBSCRIBE") == []
+
+
+async def test_a_link_that_stops_before_it_has_begun_leaves_nothing(server, layer):
+    hub = FakeHub(layer)
+    hub.link.start()
+    await hub.link.stop()
+    assert redis_layer(layer)._listeners == {} and server.connections == 0
+
+
+async def test_what_cannot_be_sent_in_time_is_an_outage(server, layer, settings):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.05, "LAYER_SETTLE": 0}
+    server.answer = lambda command: None
+    hub = FakeHub(layer)
+    with pytest.raises(TimeoutError):
+        await hub.link.send(BATCH)
+    assert len(hub.lost) == 1
+    server.answer = server.confirm
+    assert await hub.link.wait_available(time.monotonic() + 60)
+    await hub.link.send(BATCH)
+    await hub.link.stop()
+
+
+async def test_many_groups_are_joined_again_with_one_command_each(server, layer):
+    keys = [f"fws.g.{number}" for number in range(200)]
+    async with FakeHub(layer) as hub:
+        for key in keys:
+            hub.link.want(key)
+        await asyncio.gather(*map(hub.link.wait_joined, keys))
+        subscriber = next(client for client in server.clients if client.channels)
+        server.commands.clear()
+        subscriber.transport.abort()
+        await hub.until(lambda: hub.back)
+        # And one for the probe's own group.
+        assert len(server.named(b"SUBSCRIBE")) == 201
