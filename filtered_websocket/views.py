@@ -13,9 +13,9 @@ from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_POST, require_safe
 
 from .auth.tickets import LIFETIME, issue
+from .control.reachability import is_reachable
 from .hub.drain import ending
 from .hub.registry import active_hub
-from .layer.reachability import is_reachable
 from .routing import websocket_urlpatterns
 
 #: No inline script or style, and nothing from other origins.

@@ -12,10 +12,10 @@ import weakref
 from channels.layers import get_channel_layer
 
 from ..conf import conf
+from ..layer.names import explain
+from ..layer.probes import Probes
 from ..logs import LogThrottle, get_logger
 from ..types import ChannelLayer
-from .names import explain
-from .probes import Probes
 
 logger = get_logger(__name__)
 

@@ -6,11 +6,11 @@ import pytest
 from channels.layers import channel_layers
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
-from filtered_websocket.layer import reachability
-from filtered_websocket.layer.reachability import is_reachable
+from filtered_websocket.control import reachability
+from filtered_websocket.control.reachability import is_reachable
 
 from ..e2e.processes import Valkey, free_port
-from .test_link import Layer
+from ..layer.test_link import Layer
 
 
 @pytest.fixture(autouse=True)
