@@ -12,8 +12,8 @@ import weakref
 from channels.layers import get_channel_layer
 
 from ..conf import conf
+from ..layer.health import Probes
 from ..layer.names import explain
-from ..layer.probes import Probes
 from ..logs import LogThrottle, get_logger
 from ..types import ChannelLayer
 

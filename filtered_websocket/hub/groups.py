@@ -15,7 +15,7 @@ from ..close_codes import FORBIDDEN
 from ..connections.connection import Connection
 from ..exceptions import Close, only_exceptions
 from ..layer.envelope import Batch, Item, Sequence, group_key
-from ..layer.link import Link
+from ..layer.links import Link
 from ..pipelines.pipeline import Pipeline
 from .events import Events
 from .fan_out import Members

@@ -22,7 +22,7 @@ from ..chains.watchdog import Watchdog
 from ..connections.connection import Connection
 from ..exceptions import PublishError
 from ..layer.envelope import CONTROL, Batch, Item, group_key
-from ..layer.link import Link, open_link
+from ..layer.links import Link, open_link
 from ..pipelines.pipeline import Pipeline
 from ..publishing.items import new_item
 from ..publishing.queue import PublishQueue

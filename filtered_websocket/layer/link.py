@@ -4,23 +4,16 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, TypeAlias
-
-from channels import DEFAULT_CHANNEL_LAYER
-from channels.layers import InMemoryChannelLayer, get_channel_layer
-from django.core.exceptions import ImproperlyConfigured
+from typing import Any
 
 from ..conf import conf
 from ..exceptions import ends_the_task
 from ..logs import LogThrottle, get_logger
 from ..threads.tasks import Tasks, end_tasks, pause
-from ..types import ChannelLayer, GroupLayer
+from ..types import ChannelLayer
 from .envelope import VERSION, Batch, seal, unseal
-from .health import LOST, LayerHealth
+from .health import LOST, PROBE, LayerHealth, Probes
 from .names import asks_for_old_name, explain, stop_watching, warn_of_old_name, watch
-from .probes import PROBE, Probes
-from .process import ProcessLink
-from .redis_layer import redis_layer
 from .subscriptions import Subscriptions
 
 logger = get_logger(__name__)
@@ -51,10 +44,6 @@ class LayerLink:
         on_bad_envelope: Callable[[Exception], None],
         on_joined_late: Callable[[str], None],
     ) -> None:
-        #: The same layer with connections of our own, where that is possible.
-        self._redis = redis_layer(layer)
-        if self._redis is not None:
-            self._redis.use()
         self._layer = layer
         self._supervisor = supervisor
         self._on_batch = on_batch
@@ -66,10 +55,9 @@ class LayerLink:
         self._health = LayerHealth(
             self._probe, self._rejoin_groups, self._report_lost, on_back, self._start
         )
-        self._groups: GroupLayer = self._redis or layer
-        self._probes = Probes(self._groups, self._health.note_lost)
+        self._probes = Probes(layer, self._health.note_lost)
         self._subscriptions = Subscriptions(
-            self._groups, on_joined_late, self._health.note_lost, self._probes.watch_connections
+            layer, on_joined_late, self._health.note_lost, self._probes.watch_connections
         )
         #: Envelopes received, and probes in a row that were sent without an answer.
         self._arrived = self._unanswered = 0
@@ -112,19 +100,7 @@ class LayerLink:
         :meth:`send` later. ``on_sent`` is called once, within ``LAYER_TIMEOUT``, with the
         error or None; not after :meth:`stop`.
         """
-        if self._redis is None:
-            self._start(partial(self._post, batch, on_sent), "fws-send")
-        else:
-            self._redis.publish(batch.key, seal(batch), partial(self._posted, on_sent))
-
-    def _posted(self, on_sent: Callable[[Exception | None], object], reply: Any) -> None:
-        """Redis has answered, or it is known why not."""
-        if not isinstance(reply, Exception):
-            on_sent(None)
-            return
-        if isinstance(reply, LOST):
-            self._health.note_lost(reply)
-        on_sent(explain(reply, self._layer))
+        self._start(partial(self._post, batch, on_sent), "fws-send")
 
     async def _post(self, batch: Batch, on_sent: Callable[[Exception | None], object]) -> None:
         failure: Exception | None = None
@@ -145,7 +121,7 @@ class LayerLink:
         """
         try:
             async with asyncio.timeout(conf.LAYER_TIMEOUT):
-                await self._groups.group_send(batch.key, seal(batch))
+                await self._layer.group_send(batch.key, seal(batch))
         except LOST as error:
             self._health.note_lost(error)
             raise explain(error, self._layer) from error.__cause__
@@ -180,18 +156,11 @@ class LayerLink:
         self._listens = False
         is_clean = not self._health.is_lost
         self._health.stop()
-        if self._redis is None:
-            await self._leave_groups()
+        await self._leave_groups()
         while pending := set(self._tasks):
             # A task may have started another one.
             await end_tasks(pending)
-        if self._redis is None:
-            self._subscriptions.close(is_clean)
-            return
-        if self._subscriptions.channel is not None:
-            self._redis.ignore(self._subscriptions.channel)
-        self._subscriptions.close(is_clean, keeps=False)
-        await self._redis.leave()
+        await self._close(is_clean)
 
     async def _leave_groups(self) -> None:
         """
@@ -204,6 +173,10 @@ class LayerLink:
                 async with asyncio.timeout(conf.LAYER_TIMEOUT):
                     await self._subscriptions.up_to_date.wait()
 
+    async def _close(self, is_clean: bool) -> None:
+        """The tasks have ended; ``is_clean`` where nothing went wrong before."""
+        self._subscriptions.close(is_clean)
+
     # Receiving and probing
 
     def _report_lost(self, error: Exception) -> None:
@@ -215,11 +188,6 @@ class LayerLink:
         task.add_done_callback(self._tasks.discard)
 
     async def _listen(self) -> None:
-        if self._redis is not None:
-            channel = await self._subscriptions.open()
-            receive = partial(self._receive, self._redis.deserialize)
-            self._redis.listen(channel, receive, self._health.note_lost)
-            return
         failures = 0
         while True:
             try:
@@ -240,16 +208,6 @@ class LayerLink:
                 self._handle(envelope)
                 # A layer that has more to read does not yield; sockets must be written to.
                 await asyncio.sleep(0)
-
-    def _receive(self, deserialize: Callable[[bytes], Any], data: bytes) -> None:
-        """A message of Redis has arrived, through a connection of our own."""
-        try:
-            envelope = deserialize(data)
-        except Exception as error:
-            self._on_bad_envelope(error)
-        else:
-            self._arrived += 1
-            self._handle(envelope)
 
     def _handle(self, envelope: Any) -> None:
         try:
@@ -289,12 +247,14 @@ class LayerLink:
             self._unanswered = self._unanswered + 1 if got_nothing else 0
             if self._unanswered >= MAX_UNANSWERED:
                 self._unanswered = 0
-                if self._redis is not None:
-                    self._redis.close_subscribers()
-                await self._probes.close_connections()
+                await self._cut_subscriptions()
             return error
         self._unanswered = 0
         return None
+
+    async def _cut_subscriptions(self) -> None:
+        """Nothing comes through them any more: close their connections, and have others."""
+        await self._probes.close_connections()
 
     async def _rejoin_groups(self, at_once: bool) -> None:
         """
@@ -308,29 +268,3 @@ class LayerLink:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(conf.LAYER_TIMEOUT):
                 await self._subscriptions.up_to_date.wait()
-
-
-#: A connection to the channel layer, or its replacement where none is configured.
-Link: TypeAlias = LayerLink | ProcessLink
-
-
-def open_link(
-    supervisor: Tasks, on_batch: Callable[[Batch], None], **callbacks: Callable[..., None]
-) -> Link:
-    """
-    A link to the channel layer of ``CHANNEL_LAYER``; a :class:`ProcessLink` where that leads
-    to no other process.
-
-    ``callbacks`` are those of :class:`LayerLink`. Raises :exc:`ImproperlyConfigured` if the
-    setting names a layer that ``CHANNEL_LAYERS`` does not have.
-    """
-    alias = conf.CHANNEL_LAYER
-    layer = get_channel_layer(alias)
-    # Not a subclass, which may do more.
-    if layer is not None and type(layer) is not InMemoryChannelLayer:
-        return LayerLink(layer, supervisor, on_batch, **callbacks)
-    if layer is None and alias != DEFAULT_CHANNEL_LAYER:
-        raise ImproperlyConfigured(
-            f"FILTERED_WEBSOCKET['CHANNEL_LAYER'] is {alias!r}, which CHANNEL_LAYERS does not have."
-        )
-    return ProcessLink(on_batch)

@@ -41,10 +41,11 @@ def redis_layer(layer: Any) -> "RedisLayer | None":
     The one for ``layer`` on the running event loop. None for any class but
     channels_redis.pubsub's own, and for options with which redis-py has to do the work.
     """
+    # Not a subclass, which may change messages.
+    if type(layer) is not RedisPubSubChannelLayer:
+        return None
     loop = asyncio.get_running_loop()
-    layers = _layers.get(loop)
-    if layers is None:
-        layers = _layers[loop] = {}
+    layers = _layers.setdefault(loop, {})
     if layer not in layers:
         ours = layers[layer] = _open_layer(layer)
         if ours is not None:
@@ -52,10 +53,7 @@ def redis_layer(layer: Any) -> "RedisLayer | None":
     return layers[layer]
 
 
-def _open_layer(layer: Any) -> "RedisLayer | None":
-    # Not a subclass, which may change messages.
-    if type(layer) is not RedisPubSubChannelLayer:
-        return None
+def _open_layer(layer: RedisPubSubChannelLayer) -> "RedisLayer | None":
     try:
         return RedisLayer(layer)
     except (AttributeError, RuntimeError, TypeError, ValueError, RedisError):

@@ -7,8 +7,7 @@ import weakref
 import pytest
 
 from filtered_websocket.layer import health
-from filtered_websocket.layer.health import LayerHealth
-from filtered_websocket.layer.probes import Probes
+from filtered_websocket.layer.health import LayerHealth, Probes
 from filtered_websocket.threads import tasks
 
 from ..waiting import limited

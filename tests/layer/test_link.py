@@ -9,7 +9,7 @@ from channels.layers import InMemoryChannelLayer
 
 from filtered_websocket.layer import health
 from filtered_websocket.layer.envelope import Batch, seal
-from filtered_websocket.layer.link import LayerLink
+from filtered_websocket.layer.links import link_to
 from filtered_websocket.publishing.items import new_item
 from filtered_websocket.threads import tasks
 from filtered_websocket.threads.tasks import Tasks
@@ -82,7 +82,7 @@ class FakeHub:
         self.publish_queue, self.lost, self.back, self.bad, self.late = [], [], [], [], []
         self.told = asyncio.Event()
         self.counts = Counter()
-        self.link = LayerLink(
+        self.link = link_to(
             layer,
             Tasks(self.counts),
             self._note(self.publish_queue),
@@ -360,6 +360,32 @@ async def test_a_call_to_a_hanging_layer_ends_after_layer_timeout(settings):
         assert await is_listening(hub)
         with pytest.raises(TimeoutError):
             await hub.link.send(BATCH)
+        await hub.until(lambda: hub.back)
+
+
+async def test_a_layer_that_takes_everything_and_brings_nothing_gets_new_connections(
+    settings, monkeypatch
+):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.02, "LAYER_SETTLE": 0}
+    monkeypatch.setattr(health, "HEARTBEAT", 0.001)
+
+    class Deaf(Layer):
+        is_deaf = True
+
+        async def group_send(self, group, message):
+            if not self.is_deaf:
+                await super().group_send(group, message)
+
+    async with FakeHub(Deaf()) as hub:
+        closed = asyncio.Event()
+
+        async def close():
+            closed.set()
+            hub.layer.is_deaf = False
+
+        hub.link._probes.close_connections = close
+        async with limited():
+            await closed.wait()
         await hub.until(lambda: hub.back)
 
 

@@ -8,7 +8,8 @@ from channels.layers import InMemoryChannelLayer
 
 from filtered_websocket.layer import process
 from filtered_websocket.layer.envelope import Batch
-from filtered_websocket.layer.link import LayerLink, open_link
+from filtered_websocket.layer.link import LayerLink
+from filtered_websocket.layer.links import open_link
 from filtered_websocket.layer.process import ProcessLink
 from filtered_websocket.publishing.items import new_item
 

@@ -469,7 +469,7 @@ async def test_the_master_that_sentinel_names_is_found_again_after_a_failover(tm
             await until_sent(ours, ann)
             assert len(ann.lost) >= 1
             with second.client() as client:
-                assert client.pubsub_channels() == ["asgi__group__g"]
+                assert "asgi__group__g" in client.pubsub_channels()
         await ours.close()
     finally:
         for process in (sentinel, second, first):

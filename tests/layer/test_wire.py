@@ -15,7 +15,7 @@ from filtered_websocket.control import orders
 from filtered_websocket.disconnect import disconnect_session, disconnect_token, disconnect_user
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.envelope import CONTROL, Batch, Item, group_key, seal, unseal
-from filtered_websocket.layer.probes import Probes
+from filtered_websocket.layer.health import Probes
 from filtered_websocket.publishing.items import new_item
 from filtered_websocket.testing import connect
 

@@ -1,4 +1,4 @@
-"""A hub's link through connections of our own to Redis: layer.link on layer.redis_layer."""
+"""A hub's link through connections of our own to Redis: layer.links."""
 
 import asyncio
 import time
@@ -175,3 +175,39 @@ async def test_many_groups_are_joined_again_with_one_command_each(server, layer)
         await hub.until(lambda: hub.back)
         # And one for the probe's own group.
         assert len(server.named(b"SUBSCRIBE")) == 201
+
+
+async def test_what_is_posted_is_told_once_and_later(server, layer):
+    hub = FakeHub(layer)
+    told = []
+    for number in range(300):
+        hub.link.post(BATCH._replace(first=number), told.append)
+    with pytest.raises(TypeError):
+        hub.link.post(BATCH._replace(first=object()), told.append)
+    assert told == []
+    await until(lambda: len(told) == 300, 0)
+    assert set(told) == {None} and server.connections == 1
+    sent = [layer.deserialize(data)["s"] for _, data in server.named(b"PUBLISH")]
+    assert sent == list(range(300))
+    await hub.link.stop()
+
+
+async def test_what_is_posted_and_refused_names_the_right_and_is_an_outage(server, layer):
+    server.answer = lambda command: b"-NOPERM No permissions to access a channel\r\n"
+    hub = FakeHub(layer)
+    told = []
+    hub.link.post(BATCH, told.append)
+    await until(lambda: told, 0)
+    assert isinstance(told[0], PermissionError) and "its user needs" in str(told[0])
+    assert isinstance(hub.lost[0], PermissionError) and not hub.link.is_available
+    server.answer = server.confirm
+    await hub.until(lambda: hub.back)
+    await hub.link.stop()
+
+
+async def test_an_error_of_the_connection_itself_is_no_outage_if_it_is_none_of_redis(server, layer):
+    hub = FakeHub(layer)
+    told = []
+    hub.link._answered(told.append, ValueError("a bug"))
+    assert isinstance(told[0], ValueError) and hub.link.is_available
+    await hub.link.stop()

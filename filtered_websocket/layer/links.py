@@ -1,0 +1,102 @@
+"""Which link a hub has: to Redis by connections of our own, to another layer, or in its process."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias, cast
+
+from channels import DEFAULT_CHANNEL_LAYER
+from channels.layers import InMemoryChannelLayer, get_channel_layer
+from django.core.exceptions import ImproperlyConfigured
+
+from ..conf import conf
+from ..threads.tasks import Tasks
+from ..types import ChannelLayer
+from .envelope import Batch, seal
+from .health import LOST
+from .link import LayerLink
+from .names import explain
+from .process import ProcessLink
+from .redis_layer import RedisLayer, redis_layer
+
+
+class RedisLink(LayerLink):
+    """
+    A link without a task for each message sent, and without one for those received: Redis'
+    answers and messages are handled as they arrive.
+    """
+
+    def __init__(self, redis: RedisLayer, *args: Any, **callbacks: Any) -> None:
+        super().__init__(cast(ChannelLayer, redis), *args, **callbacks)
+        self._redis = redis
+        redis.use()
+
+    def post(self, batch: Batch, on_sent: Callable[[Exception | None], object]) -> None:
+        """As :meth:`LayerLink.post`; ``on_sent`` may still be called after :meth:`stop`."""
+        self._redis.publish(batch.key, seal(batch), partial(self._answered, on_sent))
+
+    def _answered(self, on_sent: Callable[[Exception | None], object], reply: Any) -> None:
+        if not isinstance(reply, Exception):
+            on_sent(None)
+            return
+        if isinstance(reply, LOST):
+            self._health.note_lost(reply)
+        on_sent(explain(reply, self._layer))
+
+    async def _listen(self) -> None:
+        channel = await self._subscriptions.open()
+        self._redis.listen(channel, self._receive, self._health.note_lost)
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            envelope = self._redis.deserialize(data)
+        except Exception as error:
+            self._on_bad_envelope(error)
+        else:
+            self._arrived += 1
+            self._handle(envelope)
+
+    async def _cut_subscriptions(self) -> None:
+        self._redis.close_subscribers()
+
+    async def _leave_groups(self) -> None:
+        """:meth:`_close` leaves all at once."""
+
+    async def _close(self, is_clean: bool) -> None:
+        if self._subscriptions.channel is not None:
+            self._redis.ignore(self._subscriptions.channel)
+        self._subscriptions.close(is_clean, keeps=False)
+        await self._redis.leave()
+
+
+#: A connection to the channel layer, or its replacement where none is configured.
+Link: TypeAlias = LayerLink | ProcessLink
+
+
+def open_link(
+    supervisor: Tasks, on_batch: Callable[[Batch], None], **callbacks: Callable[..., None]
+) -> Link:
+    """
+    A link to the channel layer of ``CHANNEL_LAYER``; a :class:`ProcessLink` where that leads
+    to no other process.
+
+    ``callbacks`` are those of :class:`LayerLink`. Raises :exc:`ImproperlyConfigured` if the
+    setting names a layer that ``CHANNEL_LAYERS`` does not have.
+    """
+    alias = conf.CHANNEL_LAYER
+    layer = get_channel_layer(alias)
+    # Not a subclass, which may do more.
+    if layer is not None and type(layer) is not InMemoryChannelLayer:
+        return link_to(layer, supervisor, on_batch, **callbacks)
+    if layer is None and alias != DEFAULT_CHANNEL_LAYER:
+        raise ImproperlyConfigured(
+            f"FILTERED_WEBSOCKET['CHANNEL_LAYER'] is {alias!r}, which CHANNEL_LAYERS does not have."
+        )
+    return ProcessLink(on_batch)
+
+
+def link_to(layer: ChannelLayer, *args: Any, **callbacks: Any) -> LayerLink:
+    """A link to ``layer``, with the arguments of :class:`LayerLink`."""
+    redis = redis_layer(layer)
+    if redis is None:
+        return LayerLink(layer, *args, **callbacks)
+    return RedisLink(redis, *args, **callbacks)
