@@ -416,7 +416,7 @@ async def test_tls(tmp_path, protocol):
             assert len(ann.data[0]) == 1_000_000
         await ours.close()
         await until(lambda: not server.clients)
-        with pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
+        with pytest.raises(redis.ConnectionError):
             await open_layer(host)[1].group_send("g", MESSAGE)
 
 
