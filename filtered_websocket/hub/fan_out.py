@@ -48,6 +48,10 @@ def write_items(members: Members, items: Sequence[Item]) -> None:
     Write messages for which there is neither a group chain nor a codec: one write per
     member, not one per message.
     """
+    if len(items) == 1:
+        [item] = items
+        write(members, Frame(item.payload, item.kind != "b"), item.meta.get(EXCLUDE, ()))
+        return
     for run in _runs(items):
         _write_run(members, run)
 

@@ -23,6 +23,8 @@ from ..threads.budget import OVERHEAD
 VERSION = 1
 #: Longest group name, in characters.
 MAX_GROUP_NAME = 1024
+#: The hashes of names up to this length, in characters, are kept for the next message.
+MAX_KEPT_NAME = 128
 #: So many holes are remembered of what one origin published: what fills one has come late,
 #: and everything else below the highest number is a repetition.
 MAX_HOLES = 64
@@ -107,8 +109,17 @@ def control_key(namespace: str) -> str:
     return f"{namespace}.house"
 
 
-@lru_cache(1024)
 def _digest(group: str) -> str:
+    # Long names are not kept: a client that chooses them would choose how much memory.
+    return _short_digest(group) if len(group) <= MAX_KEPT_NAME else _hash(group)
+
+
+@lru_cache(16_384)
+def _short_digest(group: str) -> str:
+    return _hash(group)
+
+
+def _hash(group: str) -> str:
     return hashlib.sha256(group.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

@@ -29,6 +29,8 @@ class Sending:
 
 def first_batch(waiting: list[Entry]) -> tuple[list[Entry], list[Entry]]:
     """What of ``waiting`` is sent together, and the rest."""
+    if len(waiting) == 1:
+        return waiting, []
     size = 0
     for count, entry in enumerate(waiting):
         if count == MAX_BATCH or size >= MAX_BATCH_BYTES:
