@@ -1,10 +1,10 @@
 """The queue of messages to publish."""
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,9 +55,12 @@ class Layer:
         self.told.set()
 
     async def wait_available(self, deadline):
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(deadline - time.monotonic()):
-                await self.back.wait()
+        waiting = asyncio.ensure_future(self.back.wait())
+        try:
+            await asyncio.wait({waiting}, timeout=deadline - time.monotonic())
+        finally:
+            waiting.cancel()
+            await asyncio.wait({waiting})
         return self.back.is_set()
 
 
@@ -407,21 +410,87 @@ async def test_what_is_confirmed_within_the_call_is_sent():
     assert layer.publish_queue.is_settled and layer.publish_queue.size == 0
 
 
-async def test_what_grows_too_old_makes_way_for_what_was_published_later(settings):
-    settings.FILTERED_WEBSOCKET = {"PUBLISH_MAX_AGE": 0.05}
+@pytest.fixture
+def put_long_ago(monkeypatch):
+    """Queues a message as if that had been long ago."""
+
+    def put(layer, *args):
+        with monkeypatch.context() as patch:
+            patch.setattr(queue, "time", SimpleNamespace(monotonic=lambda: 0.0))
+            layer.publish_queue.put(*args)
+
+    return put
+
+
+async def test_what_is_published_behind_a_batch_that_grows_too_old_is_sent():
+    layer = Layer()
+    layer.post = lambda batch, on_sent: answers.append(on_sent)
+    answers = []
+    done = asyncio.get_running_loop().create_future()
+    layer.publish_queue.put("g", new_item("old"))
+    await until(lambda: answers)
+    [(_, sending)] = layer.publish_queue._sender._on_the_way.items()
+    sending.entries[:] = [(sending.entries[0][0], 0.0, None)]
+    layer.back.clear()
+    answers[0](ConnectionError("reset"))
+    layer.publish_queue.put("g", new_item("new"), done)
+
+    def fail(*args):
+        del layer.post
+        layer.back.set()
+
+    layer.fail = fail
+    await done
+    assert [payloads(batch) for batch in layer.sent] == [[b"new"]]
+    await layer.publish_queue.sent()
+
+
+async def test_of_a_group_only_what_is_too_old_fails(put_long_ago):
+    layer = Layer()
+    put_long_ago(layer, "g", new_item("old"))
+    layer.publish_queue.put("g", new_item("new"))
+    await layer.publish_queue.sent()
+    assert [payloads(batch) for batch in layer.sent] == [[b"new"]]
+    [(group, [item], error)] = layer.failed
+    assert (group, item.payload) == ("g", b"old") and "waited over" in str(error)
+
+
+async def test_groups_that_fail_and_groups_that_come_later_wait_for_one_end_of_the_outage():
     layer = Layer()
     layer.error = ConnectionError("reset")
     layer.gate.clear()
-    layer.publish_queue.put("g", new_item("old"))
-    await until(lambda: layer.sent)
+    for name in "gh":
+        layer.publish_queue.put(name, new_item(name))
+    await until(lambda: len(layer.sent) == 2)
     layer.back.clear()
     layer.gate.set()
-    async with limited():
-        # It is published again as soon as the first one has failed.
-        layer.fail = lambda *args: layer.told.set()
-        await until(layer.told.is_set)
-        layer.publish_queue.put("g", new_item("new"))
-        layer.error = None
-        layer.back.set()
-        await layer.publish_queue.sent()
-    assert payloads(layer.sent[-1]) == [b"new"]
+    await layer.publish_queue.settled()
+    layer.publish_queue.put("i", new_item("i"))
+    await asyncio.sleep(0)
+    assert layer.publish_queue.is_settled and len(layer.sent) == 2
+    layer.error = None
+    both = asyncio.gather(layer.publish_queue.sent(), layer.publish_queue.sent())
+    await asyncio.sleep(0)
+    layer.back.set()
+    await both
+    assert [payloads(batch) for batch in layer.sent[2:]] == [[b"g"], [b"h"], [b"i"]]
+
+
+async def test_what_waits_for_the_end_of_an_outage_is_given_up():
+    layer = Layer()
+    layer.back.clear()
+    layer.publish_queue.put("g", new_item("x"))
+    await layer.publish_queue.settled()
+    await layer.publish_queue.give_up()
+    assert "this process ended while the channel layer was lost" in str(layer.failed[0][2])
+    assert layer.publish_queue.size == 0
+
+
+async def test_failures_that_cannot_be_reported_are_logged_seldom(caplog):
+    layer = Layer()
+    layer.error = ValueError()
+    layer.fail = lambda *args: 1 / 0
+    for name in "gh":
+        layer.publish_queue.put(name, new_item("x"))
+    await layer.publish_queue.sent()
+    assert len(caplog.records) <= 1 and layer.publish_queue.size == 0
