@@ -1,6 +1,8 @@
 """Fixtures for all tests."""
 
 import asyncio
+import inspect
+import itertools
 import os
 import signal
 
@@ -25,8 +27,23 @@ def a_busy_machine_is_waited_for():
 
 
 @pytest.fixture(autouse=True)
-async def no_task_is_left_behind():
-    """Whoever creates a task awaits it: nothing may run when a test has ended."""
+def no_task_is_left_behind(request):
+    """
+    Whoever creates a task awaits it: nothing may run when a test has ended. A test without an
+    event loop is given none for this.
+    """
+    used = itertools.chain.from_iterable(request.node._fixtureinfo.name2fixturedefs.values())
+    # The mark is set by pytest-asyncio.
+    if request.node.get_closest_marker("asyncio") or any(runs_in_a_loop(one.func) for one in used):
+        request.getfixturevalue("tasks_end")
+
+
+def runs_in_a_loop(function):
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+@pytest.fixture
+async def tasks_end():
     yield
     left = asyncio.all_tasks() - {asyncio.current_task()}
     assert not left, f"tasks left behind: {left}"
