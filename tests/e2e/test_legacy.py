@@ -33,9 +33,10 @@ def reference():
     try:
         if not command.exists():
             subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-            pip = [sys.executable, "-m", "pip", "--python", folder, "install", "--quiet"]
+            pip = [sys.executable, "-m", "pip", "--python", folder, "install", "--no-compile"]
             subprocess.run(
-                [*pip, "--disable-pip-version-check", "filtered-websocket==0.4.1"], check=True
+                [*pip, "--quiet", "--disable-pip-version-check", "filtered-websocket==0.4.1"],
+                check=True,
             )
     finally:
         os.close(lock)
