@@ -471,7 +471,7 @@ def connect(connection):
         {"sentinels": [("a", 1)], "master_name": "m", "ssl": True},
         {"address": "redis://a", "credential_provider": redis.UsernamePasswordCredentialProvider()},
     ],
-    ids=str,
+    ids=" ".join,
 )
 def test_every_usual_way_to_write_a_host_can_be_taken_over(host):
     """Pins the attributes of redis-py's connections that are used."""
