@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import json
-import os
 import re
-import subprocess
 import sys
 import urllib.error
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ..waiting import limited, within
-from .processes import ROOT, Daphne, Process, free_port
+from .processes import Daphne, Process, free_port, manage
 from .sockets import connect
 from .visitors import Case, Visitor
 
@@ -243,16 +241,7 @@ async def test_a_process_without_connections_ends_them_too(site):
     case = await Case.make(site[0])
 
     async def revoke_by_command():
-        done = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "manage.py", "fws_token", "revoke", str(case.token)],
-            env={**os.environ, **site[0].env},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        await asyncio.to_thread(manage, site[0].env, "fws_token", "revoke", str(case.token))
 
     # Of which Python and Django have ten seconds to start.
     promise = BOUND + 10

@@ -36,15 +36,23 @@ def installed(tmp_path_factory):
     return target
 
 
-@pytest.fixture
-def site(installed, tmp_path):
-    """``django-admin startproject mysite``, and what its commands need."""
-    env = {"PYTHONPATH": str(installed), "DJANGO_SETTINGS_MODULE": "mysite.settings"}
+@pytest.fixture(scope="module")
+def project(installed, tmp_path_factory):
+    """``django-admin startproject mysite``."""
+    folder = tmp_path_factory.mktemp("project")
     subprocess.run(
-        [sys.executable, "-m", "django", "startproject", "mysite", str(tmp_path)],
+        [sys.executable, "-m", "django", "startproject", "mysite", str(folder)],
         env={**os.environ, "PYTHONPATH": str(installed)},
         check=True,
     )
+    return folder
+
+
+@pytest.fixture
+def site(installed, project, tmp_path):
+    """A project of this test, with the README's lines, and what its commands need."""
+    env = {"PYTHONPATH": str(installed), "DJANGO_SETTINGS_MODULE": "mysite.settings"}
+    shutil.copytree(project, tmp_path, dirs_exist_ok=True)
     snippets = named()
     append(tmp_path / "mysite/settings.py", snippets["settings.py"])
     append(tmp_path / "mysite/asgi.py", snippets["end of asgi.py"])
