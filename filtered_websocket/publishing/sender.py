@@ -107,32 +107,34 @@ class Sender:
         self._will_send = False
         if self._outage is not None:
             return
-        if self._ready and not self._link().is_available:
+        link = self._link()
+        if self._ready and not link.is_available:
             self._wait_for_layer()
             return
-        ready = list(islice(self._ready, MAX_GROUPS))
         oldest = time.monotonic() - conf.PUBLISH_MAX_AGE
-        for group in ready:
+        for group in list(islice(self._ready, MAX_GROUPS)):
             del self._ready[group]
             waiting = self._waiting[group]
-            self._drop_stale(group, waiting, oldest)
-            if waiting:
-                entries, rest = first_batch(waiting)
-                if rest:
-                    self._waiting[group] = rest
-                else:
-                    del self._waiting[group]
-                batch = self._stamper.stamp(group_key(group), [entry[0] for entry in entries])
-                self._post(Sending(group, batch, entries))
+            if waiting[0][1] < oldest:
+                self._drop_stale(group, waiting, oldest)
+                if not waiting:
+                    continue
+            entries, rest = first_batch(waiting)
+            if rest:
+                self._waiting[group] = rest
+            else:
+                del self._waiting[group]
+            batch = self._stamper.stamp(group_key(group), [entry[0] for entry in entries])
+            self._post(link, Sending(group, batch, entries))
         if self._ready:
             self._schedule()
         self._tell_progress()
 
-    def _post(self, sending: Sending) -> None:
+    def _post(self, link: Link, sending: Sending) -> None:
         sending.sends += 1
         self._on_the_way[sending.group] = sending
         try:
-            self._link().post(sending.batch, partial(self._sent, sending))
+            link.post(sending.batch, partial(self._sent, sending))
         except Exception as error:
             self._sent(sending, error)
 
@@ -175,14 +177,16 @@ class Sender:
         self._outage = None
         to_repeat, self._to_repeat = self._to_repeat, {}
         for sending in to_repeat.values():
-            self._post(sending)
+            self._post(self._link(), sending)
         self._send_ready()
 
     def _drop_old(self) -> None:
         """Fail what is over ``PUBLISH_MAX_AGE``."""
         oldest = time.monotonic() - conf.PUBLISH_MAX_AGE
         for group in tuple(self._ready):
-            self._drop_stale(group, self._waiting[group], oldest)
+            waiting = self._waiting[group]
+            if waiting[0][1] < oldest:
+                self._drop_stale(group, waiting, oldest)
         for group, sending in tuple(self._to_repeat.items()):
             if sending.entries[0][1] < oldest:
                 del self._to_repeat[group], self._on_the_way[group]
@@ -194,8 +198,6 @@ class Sender:
 
     def _drop_stale(self, group: str, waiting: list[Entry], oldest: float) -> None:
         """Fail the entries of ``waiting`` that were queued before ``oldest``."""
-        if waiting[0][1] >= oldest:
-            return
         count = sum(1 for entry in waiting if entry[1] < oldest)
         stale = waiting[:count]
         del waiting[:count]

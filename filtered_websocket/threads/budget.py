@@ -48,6 +48,8 @@ class Budget:
         self.count = self.bytes = 0
         self._lock = threading.Lock()
         self._room = asyncio.Event()
+        #: Whether anybody waits for room.
+        self._is_awaited = False
 
     @property
     def crowded(self) -> bool:
@@ -90,12 +92,14 @@ class Budget:
         with self._lock:
             self.count -= count
             self.bytes -= size
-        if not self.crowded:
+        if self._is_awaited and not self.crowded:
+            self._is_awaited = False
             self._room.set()
 
     async def wait_room(self) -> None:
         """Return when at most half of each limit is in use."""
         while self.crowded:
+            self._is_awaited = True
             self._room.clear()
             await self._room.wait()
 
