@@ -13,10 +13,13 @@ CONSTANTS = {
 }
 
 
-def delay_after(code: int, attempt: int, chance: float) -> float | None:
-    """Milliseconds until it comes back, where ``chance`` is from 0 to 1; None for never."""
+def delay_after(code: int, waited: float, chance: float) -> float | None:
+    """
+    Milliseconds until a client comes back that has waited so many before; ``chance`` is from
+    0 to 1. None for never.
+    """
     if code == 1000 or 4400 <= code <= 4499:
         return None
-    if 4200 <= code <= 4299 and attempt == 0:
-        return chance * CONSTANTS["SOON"]
-    return chance * min(CONSTANTS["CAP"], CONSTANTS["BASE"] * 2**attempt)
+    if not waited:
+        return chance * CONSTANTS["SOON" if 4200 <= code <= 4299 else "BASE"]
+    return (1 + chance) * min(CONSTANTS["CAP"], max(CONSTANTS["BASE"], waited)) / 2

@@ -29,13 +29,14 @@ ABNORMAL = 1006
 class Client:
     """One client that reconnects."""
 
-    __slots__ = ("asked_at", "attempt", "heard", "request", "socket", "state", "tail")
+    __slots__ = ("asked_at", "heard", "request", "socket", "state", "tail", "waited")
 
     socket: socket.socket
 
     def __init__(self, request: bytes) -> None:
         self.request = request
-        self.attempt = 0
+        #: Milliseconds.
+        self.waited = 0.0
         self.heard: list[bytes] = []
         self.state = "waits"
         self.tail = bytearray()
@@ -179,10 +180,10 @@ class Storm:
         # and holds the socket until it becomes another.
         self._epoll.unregister(client.socket)
         client.socket.close()
-        delay = delay_after(code, client.attempt, random.random())
-        client.attempt += 1
+        delay = delay_after(code, client.waited, random.random())
         if delay is None:
             raise LoadError(f"a client may not come back: {how}")
+        client.waited += delay
         # The number only keeps the heap from comparing clients.
         heapq.heappush(self._due, (time.monotonic() + delay / 1000, id(client), client))
 

@@ -20,7 +20,8 @@ class Reconnect {
   static SOON = 1_000;
   static STABLE = 60_000;
 
-  #attempt = 0;
+  // How long it has waited since its last stable connection.
+  #waited = 0;
   #openedAt = Infinity;
 
   opened(now = performance.now()) {
@@ -30,22 +31,27 @@ class Reconnect {
   /** Milliseconds to wait, also after an attempt that never opened; null: do not come back. */
   closed(code, now = performance.now(), random = Math.random) {
     // A server that accepts and then fails must not be asked again and again at once.
-    if (now - this.#openedAt >= Reconnect.STABLE) this.#attempt = 0;
+    if (now - this.#openedAt >= Reconnect.STABLE) this.#waited = 0;
     this.#openedAt = Infinity;
-    const delay = Reconnect.delayAfter(code, this.#attempt, random);
-    this.#attempt += 1;
+    const delay = Reconnect.delayAfter(code, this.#waited, random);
+    this.#waited += delay;
     return delay;
   }
 
   /**
-   * The rule itself. The delay is all chance ("full jitter"): when a server comes back, its
-   * clients must not come back as one. close_codes.py has the ranges.
+   * The rule itself. Clients that were closed together must not come back together, so the
+   * first delay is all chance. Each later one is half chance, and at most as long as the
+   * client has waited before. So where a server is away for T, all clients are back after
+   * 2 T, or T + BASE. (If delays doubled and were all chance, some clients would draw a few
+   * short ones first, and then wait for many times T.) close_codes.py has the ranges.
    */
-  static delayAfter(code, attempt, random = Math.random) {
+  static delayAfter(code, waited, random = Math.random) {
     // It said goodbye, or would say the same again.
     if (code === 1000 || (code >= 4400 && code <= 4499)) return null;
-    // Another server is ready; but once only, in case it is not.
-    if (code >= 4200 && code <= 4299 && attempt === 0) return random() * Reconnect.SOON;
-    return random() * Math.min(Reconnect.CAP, Reconnect.BASE * 2 ** attempt);
+    // 42xx: another server is ready; but once only, in case it is not.
+    const first = code >= 4200 && code <= 4299 ? Reconnect.SOON : Reconnect.BASE;
+    if (waited === 0) return random() * first;
+    const longest = Math.min(Reconnect.CAP, Math.max(Reconnect.BASE, waited));
+    return ((1 + random()) * longest) / 2;
   }
 }
