@@ -5,7 +5,8 @@ chain runs.
 Servers end connections on SIGTERM without a close frame. So a hub of the main thread
 installs signal handlers that run before the server's own::
 
-    SIGTERM -> Drain -> no new connections, /health/ready says 503
+    SIGTERM -> Drain -> the listening socket is closed, late handshakes are refused,
+                        /health/ready says 503
                         4200 to every client, spread over DRAIN_WINDOW
                         all have ended, or DRAIN_DEADLINE has passed
                      -> the server's own handler, which ends the process
@@ -25,6 +26,7 @@ from ..conf import conf
 from ..connections.connection import Connection
 from ..logs import get_logger
 from ..threads.loop_signals import LoopHandler, loop_handler
+from ..transports.listening import stop_listening
 
 logger = get_logger(__name__)
 
@@ -105,6 +107,7 @@ class Drain:
 
     def _begin(self, before: Any, number: int) -> None:
         logger.warning("%s: closing every connection", signal.Signals(number).name)
+        stop_listening(self._before.values())
         # In a context of its own, not that of the code that the signal interrupted.
         self._task = self._host.loop.create_task(
             self.run(), name="fws-drain", context=contextvars.Context()

@@ -2,11 +2,13 @@
 
 import asyncio
 import signal
-import urllib.error
-import urllib.request
+import socket
+from functools import partial
+from http.client import HTTPConnection
 
 import pytest
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from ..waiting import within
 from .sockets import connect
@@ -74,13 +76,11 @@ async def test_a_socket_that_is_young_is_told_too(database):
         assert "GOODBYE 4200" in server.output
 
 
-def health(server, what):
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/health/{what}") as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read()
+def health(link, what):
+    """As ``link``, a connection that is kept open, is answered."""
+    link.request("GET", f"/health/{what}")
+    answer = link.getresponse()
+    return answer.status, answer.read()
 
 
 @pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
@@ -88,22 +88,57 @@ async def test_meanwhile_it_is_not_ready_and_takes_nobody(database, kind):
     start, options = SERVERS[kind]
     env = with_settings(database, DRAIN_WINDOW=12, DRAIN_DEADLINE=60)
     async with running(start, env, *options) as server:
-        ready = await asyncio.to_thread(health, server, "ready")
+        link = HTTPConnection("127.0.0.1", server.port)
+        ready = await asyncio.to_thread(health, link, "ready")
         assert ready == (200, b'{"status": "idle"}')
         async with connect(server.ws()) as ann, connect(server.ws()) as bob:
             await ann.send("heard")
             assert await hears(bob, 1) == ["heard"]
-            assert await asyncio.to_thread(health, server, "ready") == (200, b'{"status": "ready"}')
+            assert await asyncio.to_thread(health, link, "ready") == (200, b'{"status": "ready"}')
+            early = socket.create_connection(("127.0.0.1", server.port))
+            # Answered after the connection before it was accepted.
+            link.close()
+            assert (await asyncio.to_thread(health, link, "live"))[0] == 200
             server.signal(signal.SIGTERM)
             assert (await end_of(ann))[0] == 4200
             # Bob's turn is in six seconds.
-            draining = await asyncio.to_thread(health, server, "ready")
+            draining = await asyncio.to_thread(health, link, "ready")
             assert draining == (503, b'{"status": "draining"}')
-            assert (await asyncio.to_thread(health, server, "live"))[0] == 200
-            async with connect(server.ws()) as late:
+            assert (await asyncio.to_thread(health, link, "live"))[0] == 200
+            link.close()
+            async with connect(server.ws(), sock=early) as late:
                 assert await end_of(late) == (4200, "the server ends")
+            with pytest.raises(ConnectionRefusedError):
+                async with connect(server.ws()):
+                    pass
             assert (await end_of(bob))[0] == 4200
             await asyncio.to_thread(server.wait)
+
+
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn", "uvicorn-asyncio"])
+async def test_meanwhile_the_next_server_opens_the_port_and_serves_who_comes(database, kind):
+    start, options = SERVERS[kind]
+    env = with_settings(database, DRAIN_WINDOW=600, DRAIN_DEADLINE=900)
+    async with (
+        running(start, env, *options) as first,
+        connect(first.ws()) as ann,
+        connect(first.ws()) as bob,
+    ):
+        first.signal(signal.SIGTERM)
+        assert (await end_of(ann))[0] == 4200
+        async with (
+            running(partial(start, port=first.port), database, *options) as second,
+            connect(first.ws()) as again,
+            connect(first.ws()) as new,
+        ):
+            await again.send("hello")
+            assert await hears(new, 1) == ["hello"]
+            # Bob's turn would be in five minutes.
+            assert first.is_running and bob.state is State.OPEN
+            second.signal(signal.SIGTERM)
+            assert (await end_of(new))[0] == 4200
+        first.signal(signal.SIGTERM)
+        await asyncio.to_thread(first.wait)
 
 
 async def test_a_second_signal_passes_at_once(database):

@@ -35,8 +35,8 @@ BLOCK = 65_536
 class Site(Process):
     """The example on the server of a command line, with ``{port}`` in it."""
 
-    def __init__(self, env, *command):
-        self.port = free_port()
+    def __init__(self, env, *command, port=None):
+        self.port = port or free_port()
         line = [part.format(port=self.port) for part in command]
         super().__init__([sys.executable, "-m", *line], env=env | SITE)
         self.listens_on(self.port)
@@ -51,13 +51,14 @@ class Site(Process):
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def daphne(env, *options):
+def daphne(env, *options, port=None):
     endpoint = "tcp:port={port}:interface=127.0.0.1"
-    return Site(env, "daphne", *TAKES_ITS_TIME, *options, "-e", endpoint, APPLICATION)
+    command = "daphne", *TAKES_ITS_TIME, *options, "-e", endpoint, APPLICATION
+    return Site(env, *command, port=port)
 
 
-def uvicorn(env, *options):
-    return Site(env, "uvicorn", "--port", "{port}", *options, APPLICATION)
+def uvicorn(env, *options, port=None):
+    return Site(env, "uvicorn", "--port", "{port}", *options, APPLICATION, port=port)
 
 
 SANS_IO = ("--ws", "websockets-sansio")
