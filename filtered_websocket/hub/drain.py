@@ -15,7 +15,9 @@ A second signal goes to the server's handler at once.
 """
 
 import asyncio
+import atexit
 import contextvars
+import gc
 import signal
 import threading
 from types import FrameType
@@ -33,11 +35,24 @@ logger = get_logger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: Pause between two checks whether all connections have ended, seconds.
 POLL = 0.01
+#: Where closing takes longer than it may, so many connections are closed in one iteration of
+#: the event loop, until half of the deadline has passed: the others are served meanwhile.
+BATCH = 32
 
 #: Close code and reason while the process drains.
 DRAINING = (RESTART, "the server ends")
 #: Set when this process has begun to end.
 ending = threading.Event()
+
+
+@atexit.register
+def skip_collections() -> None:
+    """
+    Have Python end without looking for garbage, if this process has drained: among what
+    5 000 connections leave behind that takes two seconds, during which nobody serves.
+    """
+    if ending.is_set():
+        gc.freeze()
 
 
 class Host(Protocol):
@@ -137,6 +152,8 @@ class Drain:
                     wait = started + window * number / len(connections) - loop.time()
                     if wait > 0:
                         await asyncio.sleep(wait)
+                    elif number % BATCH == 0 and loop.time() < started + timeout / 2:
+                        await asyncio.sleep(0)
                     connection.close(code, reason)
                 # No server tells when a socket's buffer is empty.
                 while (  # noqa: ASYNC110

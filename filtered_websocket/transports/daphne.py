@@ -7,6 +7,7 @@ sends in the next iteration of the reactor; a direct write takes 2.
 """
 
 import asyncio
+import math
 import random
 import sys
 from collections.abc import Callable, Collection, Set
@@ -31,6 +32,8 @@ logger = get_logger(__name__)
 #: says to come back. Here it is closed this much earlier, seconds: at random, so that
 #: connections that were opened together do not return together.
 CLOSE_EARLIER = (10.0, 60.0)
+#: How long a process that ends waits for the answer to a close frame, seconds.
+ANSWER_TIMEOUT = 1.0
 
 TWISTED = ("twisted.internet.tcp", "twisted.internet.unix", "twisted.protocols.tls")
 #: Methods of the protocol that send bytes. A subclass must not override them.
@@ -74,7 +77,7 @@ class DaphneTransport(Lane):
     ``MAX_OUTBOX``, frames that were not received yet by ``MAX_INBOX``.
     """
 
-    __slots__ = ("_lifetime", "_open_state", "_protocol", "_reader", "_socket")
+    __slots__ = ("_answer_by", "_lifetime", "_open_state", "_protocol", "_reader", "_socket")
 
     def __init__(
         self,
@@ -90,6 +93,8 @@ class DaphneTransport(Lane):
         self._open_state = protocol.STATE_OPEN
         self._reader = SocketReader(protocol, socket)
         self._lifetime: asyncio.TimerHandle | None = None
+        #: Nobody waits for an answer to the close frame after this time of the event loop.
+        self._answer_by = math.inf
 
     def open(self) -> None:
         limit_queue(self._protocol.application_queue, self._reader, conf.MAX_INBOX)
@@ -113,8 +118,10 @@ class DaphneTransport(Lane):
 
     @property
     def leaving(self) -> bool:
-        # Until the client answers the close frame, or autobahn's timeout for that.
-        return bool(self._socket.connected)
+        # Until the client answers the close frame; what it has not read yet is not lost when
+        # the process ends.
+        now = asyncio.get_running_loop().time()
+        return bool(self._socket.connected and (now < self._answer_by or self._buffered()))
 
     def _set_closed(self, code: int, reason: str) -> None:
         # The client's answer to the close frame comes after what is unread.
@@ -136,9 +143,11 @@ class DaphneTransport(Lane):
             self._protocol.sendMessage(frame.payload, not frame.text)
 
     async def send_close(self, code: int, reason: str) -> None:
-        if self._buffered():
-            # Autobahn's default of 1 s is short for a close frame behind a full buffer.
-            self._protocol.closeHandshakeTimeout = self.close_timeout
+        # Autobahn then resets the connection, and what the client has not read is lost. Its
+        # default of 1 s is short for a slow network, a full buffer, or where thousands of
+        # connections are closed at once.
+        self._protocol.closeHandshakeTimeout = self.close_timeout
+        self._answer_by = asyncio.get_running_loop().time() + ANSWER_TIMEOUT
         if self._protocol.state == self._open_state:
             self._protocol.sendClose(code, reason)
 

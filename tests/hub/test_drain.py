@@ -1,9 +1,11 @@
 """The end of a process that serves: drain."""
 
 import asyncio
+import gc
 import os
 import signal
 import threading
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -213,6 +215,65 @@ async def test_a_handler_of_the_event_loop_gets_the_signal_after_the_drain(heard
         for number in SIGNALS:
             assert loop.remove_signal_handler(number)
             signal.signal(number, heard.handler)
+
+
+def test_only_a_process_that_has_drained_ends_without_looking_for_garbage():
+    assert not gc.get_freeze_count()
+    drain.skip_collections()
+    assert not gc.get_freeze_count()
+    drain.ending.set()
+    drain.skip_collections()
+    try:
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
+
+
+async def test_at_its_begin_the_server_stops_to_listen(heard, monkeypatch):
+    stopped = []
+    monkeypatch.setattr(drain, "stop_listening", lambda handlers: stopped.extend(handlers))
+    async with connect([]) as ann:
+        assert stopped == []
+        signal.raise_signal(signal.SIGTERM)
+        assert await ann.closed() == 4200
+        assert stopped == [heard.handler] * 2
+    await get_hub_task()
+
+
+class Closes:
+    """Connections that take so many seconds each to close."""
+
+    def __init__(self, count, seconds):
+        self.over = False
+        self.closed = []
+        self.seconds = seconds
+        self.connections = {n: self for n in range(count)}
+        self.transport = SimpleNamespace(leaving=False)
+
+    def close(self, code, reason):
+        self.loop._now += self.seconds
+        self.closed.append(self.loop.time())
+        self.over = len(self.closed) == len(self.connections)
+
+    async def end(self, timeout, window):
+        """Closes them; how many were closed in each iteration of the event loop."""
+        self.loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(Drain(self).close_all(4200, "the end", timeout, window))
+        steps = [0]
+        while not task.done():
+            await asyncio.sleep(0)
+            steps.append(len(self.closed))
+        return [after - before for before, after in pairwise(steps) if after > before]
+
+
+def test_who_is_late_closes_a_few_at_a_time():
+    host = Closes(100, 0.01)
+    assert run_in_fake_time(host.end(10, window=0)) == [32, 32, 32, 4]
+
+
+def test_in_the_second_half_of_the_deadline_all_that_are_left_are_closed():
+    host = Closes(200, 0.1)
+    assert run_in_fake_time(host.end(10, window=1)) == [32, 168]
 
 
 def test_clients_are_closed_one_after_the_other():

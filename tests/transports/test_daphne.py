@@ -259,7 +259,6 @@ async def test_unsent_bytes_are_bounded_daphnes_included(serving):
     await asyncio.sleep(0)
     await one.transport.stopped()
     assert one.ended[0][0] == 4101
-    # Autobahn drops the socket where the peer does not answer in that time.
     assert one.protocol.closeHandshakeTimeout == AsgiTransport.close_timeout
     found = one.got()
     while one.transport.unsent:
@@ -297,6 +296,22 @@ async def test_a_close_frame_is_leaving_until_the_socket_is_gone(serving):
     assert one.got() and one.transport.leaving and not one.transport.disconnected
     one.end()
     assert not one.transport.leaving and one.transport.disconnected
+
+
+async def test_who_does_not_answer_a_close_frame_is_not_leaving_for_longer_than_a_second(
+    serving, monkeypatch
+):
+    one, now = await serving(), [100.0]
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
+    one.transport.close(4200, "")
+    await one.transport.stopped()
+    now[0] = 100.9
+    assert one.transport.leaving
+    now[0] = 101.0
+    # Not sent yet.
+    assert one.transport.leaving
+    one.reactor.turn()
+    assert one.got() and not one.transport.leaving and not one.transport.disconnected
 
 
 class Timers:
@@ -371,7 +386,9 @@ async def test_a_close_says_why(serving):
     await one.transport.stopped()
     one.reactor.turn()
     assert one.got() == wire("last") + b"\x88\x09\x10\xe1because"
-    assert one.ended == [(4321, "because")] and one.protocol.closeHandshakeTimeout == 0
+    assert one.ended == [(4321, "because")]
+    # Autobahn drops the socket where the peer does not answer in that time.
+    assert one.protocol.closeHandshakeTimeout == AsgiTransport.close_timeout
 
 
 async def test_an_awaited_write_returns_when_most_is_sent(serving, monkeypatch):
