@@ -22,14 +22,15 @@ MIB = 1 << 20
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.stress.site_settings"}
 #: As the documentation says it: Twisted's default of 50 is too short a queue for a storm.
 #: And whoever comes shall wait in line, not be sent away after five seconds.
-DAPHNE = ("daphne", "--access-log", os.devnull, "--websocket_connect_timeout", "30", "-e")
-DAPHNE_ENDPOINT = "tcp:port={port}:interface=127.0.0.1:backlog={backlog}"
+DAPHNE = ("daphne", "--access-log", os.devnull, "--websocket_connect_timeout", "30")
 UVICORN = ("uvicorn", "--ws", "websockets-sansio", "--ws-per-message-deflate", "false")
-UVICORN_ENDPOINT = ("--no-access-log", "--port", "{port}", "--backlog", "{backlog}")
-SERVERS = {
-    "daphne": (*DAPHNE, DAPHNE_ENDPOINT),
-    "uvicorn": (*UVICORN, *UVICORN_ENDPOINT),
+SERVERS = {"daphne": DAPHNE, "uvicorn": (*UVICORN, "--no-access-log")}
+#: A port of its own, or a listening socket that is given to it, as systemd does.
+OPENS = {
+    "daphne": ("-e", "tcp:port={port}:interface=127.0.0.1:backlog={backlog}"),
+    "uvicorn": ("--port", "{port}", "--backlog", "{backlog}"),
 }
+INHERITS = {"daphne": ("--fd", "{fd}"), "uvicorn": ("--fd", "{fd}", "--backlog", "{backlog}")}
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,18 @@ FULL = Sizes(idle=10_000, non_readers=1_000, readers=1_000, storm=5_000, full=Tr
 class Site(Process):
     """The site of these tests on one server."""
 
-    def __init__(self, kind, env, port=None, backlog=1024):
-        self.port = port or free_port()
-        line = [part.format(port=self.port, backlog=backlog) for part in SERVERS[kind]]
-        super().__init__([sys.executable, "-m", *line, "tests.stress.site:application"], env=env)
-        self.listens_on(self.port)
+    def __init__(self, kind, env, port=None, listener=None, backlog=1024):
+        fd = None if listener is None else listener.fileno()
+        self.port = listener.getsockname()[1] if listener else port or free_port()
+        line = (*SERVERS[kind], *(INHERITS if listener else OPENS)[kind])
+        command = [part.format(port=self.port, backlog=backlog, fd=fd) for part in line]
+        super().__init__(
+            [sys.executable, "-m", *command, "tests.stress.site:application"],
+            env=env,
+            pass_fds=() if listener is None else (fd,),
+        )
+        # Not by a connection: those to an inherited socket succeed before anybody listens.
+        self.said("Listening on|Uvicorn running on")
 
     @property
     def memory(self):
