@@ -125,7 +125,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         self.pipeline: Pipeline = self.route.pipeline
         self.hub: Hub = get_hub()
         self._view = self.hub.view(self.pipeline)
-        transport = open_transport(send, conf.MAX_OUTBOX, lambda *end: self._reader.end(*end))
+        transport = open_transport(send, conf.MAX_OUTBOX, self._transport_ended)
         transport.on_drop = self.hub.events.message_dropped
         self.connection = Connection(scope, self._view, transport, self.pipeline.home)
         awaits = self.pipeline.data.awaits or self.pipeline.message.awaits
@@ -258,18 +258,16 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         if connection.deadline is not None and connection.is_expired(self.hub.loop.time()):
             connection.close(UNAUTHORIZED, "expired")
             return
-        frame = bytearray(payload)
-        if len(frame) > self._max_size:
+        if len(payload) > self._max_size:
             connection.close(TOO_LARGE, f"a message has at most {self._max_size} bytes")
             return
         pipeline = self.pipeline
         token = text_event.set(text)
         try:
+            frame = bytearray(payload)
             if pipeline.data.stages:
                 frame = await pipeline.data.pipe(connection, frame)
-            message = frame
-            if pipeline.codec is not None:
-                message = pipeline.codec.decode(frame, text)
+            message = frame if pipeline.codec is None else pipeline.codec.decode(frame, text)
             if pipeline.message.awaits:
                 await pipeline.message.arun(connection, message)
             else:
@@ -288,6 +286,9 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             text_event.reset(token)
 
     # Close
+
+    def _transport_ended(self, code: int, reason: str) -> None:
+        self._reader.end(code, reason)
 
     def _leave(self) -> None:
         self._view.connections.pop(self.connection.id, None)

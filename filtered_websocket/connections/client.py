@@ -1,13 +1,15 @@
 """Who is at the other end of a connection: identity, user, session, address."""
 
 import uuid
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Mapping
 from contextvars import copy_context
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from ..auth.addresses import address_of
 from ..types import Identity, Scope
+
+T = TypeVar("T")
 
 
 class Client:
@@ -74,3 +76,26 @@ class Client:
     def session(self) -> Any:
         """Django's session, to read; it is not saved over a WebSocket."""
         return self.scope.get("session")
+
+
+class Users(Mapping[str, T]):
+    """id -> connection, read-only. Iterating copies the keys first: safe from any thread."""
+
+    def __init__(self, connections: dict[str, T]) -> None:
+        self._connections = connections
+
+    def __getitem__(self, key: str) -> T:
+        return self._connections[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._connections))
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    # The inherited views look up every key again, which may have been removed meanwhile.
+    def items(self) -> Any:
+        return tuple(self._connections.items())
+
+    def values(self) -> Any:
+        return tuple(self._connections.values())

@@ -97,6 +97,8 @@ class Groups:
             allowed = run(may_join, connection, name)
         if inspect.isawaitable(allowed):
             join = object()
+            if not connection.asked:
+                connection.asked = {}
             connection.asked.setdefault(name, set()).add(join)
             steps = self._enter_if(allowed, connection, view, name, join)
             return connection.start_task(steps, "fws-may-join")

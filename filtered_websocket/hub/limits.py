@@ -50,7 +50,7 @@ class Limits:
     def __init__(self) -> None:
         self._counts: Counter[tuple[Hashable, ...]] = Counter()
         #: Connection id -> the counters that it is part of.
-        self._held: dict[str, list[tuple[Hashable, ...]]] = {}
+        self._held: dict[str, tuple[tuple[Hashable, ...], ...]] = {}
 
     def __len__(self) -> int:
         return len(self._held)
@@ -81,11 +81,11 @@ class Limits:
         most = conf.MAX_CONNECTIONS
         if most is not None and len(self) >= most:
             return OVER_CAPACITY, "this server is full"
-        keys: list[tuple[Hashable, ...]] = []
+        keys: tuple[tuple[Hashable, ...], ...] = ()
         most = conf.MAX_CONNECTIONS_PER_ADDRESS
         # On a Unix socket no client has an address: they are not counted together.
         if most is not None and connection.address:
-            keys.append(("address", connection.address))
+            keys = (("address", connection.address),)
             if self._counts[keys[0]] >= most:
                 return TOO_MANY, "too many connections from this address"
         self._held[connection.id] = keys
@@ -101,7 +101,7 @@ class Limits:
         key = ("user", connection.tenant, user)
         if self._counts[key] >= most:
             return TOO_MANY, "too many connections of this user"
-        self._held[connection.id].append(key)
+        self._held[connection.id] += (key,)
         self._counts[key] += 1
         return None
 

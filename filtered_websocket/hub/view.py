@@ -13,7 +13,8 @@ from django.db import transaction
 from ..close_codes import FORBIDDEN
 from ..codecs.frames import Frame, text_event, unpack
 from ..conf import conf
-from ..connections.connection import Connection, Exclude, Users, excluded_ids
+from ..connections.client import Users
+from ..connections.connection import Connection, Exclude, excluded_ids
 from ..connections.result import Result, start
 from ..connections.stalls import Stalls
 from ..connections.token_groups import TOKEN_PREFIX, use_token

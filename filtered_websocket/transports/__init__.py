@@ -21,9 +21,10 @@ from collections.abc import Callable
 
 from ..logs import get_logger
 from ..types import Send
-from .asgi import AsgiTransport, settle
+from .asgi import AsgiTransport
 from .daphne import find_daphne
 from .lane import write_all
+from .scheduling import settle
 from .uvicorn import find_uvicorn
 from .wrappers import describe, unwrap
 

@@ -16,7 +16,7 @@ from ..conf import conf
 from ..logs import get_logger
 from ..types import Send
 from .inbox import Inbox
-from .scheduling import call_in_batches
+from .scheduling import NONE_WAITING, call_in_batches, settle
 
 logger = get_logger(__name__)
 
@@ -66,8 +66,8 @@ class AsgiTransport:
         self._send = send
         self._max_unsent = max_unsent
         self._on_end = on_end
-        #: Frames to send; None stands for the close frame.
-        self._waiting: deque[tuple[Frame | None, asyncio.Future[None] | None]] = deque()
+        #: Frames to send.
+        self._waiting = NONE_WAITING
         self._queued = 0
         self._writer: asyncio.Task[None] | None = None
         self._in_flight: asyncio.Future[None] | None = None
@@ -138,7 +138,7 @@ class AsgiTransport:
             # Awaited in the connect chain, before the handshake is answered.
             settle(done)
         for part in frame.parts:
-            self._waiting.append((part, done))
+            self._queue(part, done)
             self._queued += len(part)
         if self.unsent > self._max_unsent or len(self._waiting) > MAX_FRAMES:
             self._overflow(queued=len(frame.parts))
@@ -153,7 +153,7 @@ class AsgiTransport:
     def _queue_close(self) -> None:
         if self._has_ended:
             return
-        self._waiting.append((None, None))
+        self._queue(None, None)
         # A client that reads nothing would delay the close frame for ever.
         self._timer = asyncio.get_running_loop().call_later(
             self.close_timeout, self._close_timed_out
@@ -198,6 +198,11 @@ class AsgiTransport:
         """The close frame was not sent within ``close_timeout``."""
         self.stop()
 
+    def _queue(self, frame: Frame | None, done: "asyncio.Future[None] | None") -> None:
+        if self._waiting is NONE_WAITING:
+            self._waiting = deque()
+        self._waiting.append((frame, done))
+
     # Limits and the end
 
     def _overflow(self, queued: int = 0) -> None:
@@ -222,7 +227,7 @@ class AsgiTransport:
             else:
                 room -= len(frame)
                 self._queued += len(frame)
-                self._waiting.append((frame, done))
+                self._queue(frame, done)
 
     def _report_drop(self) -> None:
         if self.on_drop is not None:
@@ -248,7 +253,7 @@ class AsgiTransport:
     def _drop_unsent(self) -> None:
         for _, done in self._waiting:
             settle(done)
-        self._waiting.clear()
+        self._waiting = NONE_WAITING
         self._queued = 0
 
     # The writer
@@ -285,6 +290,7 @@ class AsgiTransport:
 
     def _writer_done(self, writer: "asyncio.Task[None]") -> None:
         self._writer = None
+        self._waiting = self._waiting or NONE_WAITING
         settle(self._in_flight)
         if self.closed is not None:
             self._report_end()
@@ -292,9 +298,3 @@ class AsgiTransport:
             self._idle = not self._waiting
             # For frames that were queued since the task ended.
             self._start_writer()
-
-
-def settle(done: "asyncio.Future[None] | None") -> None:
-    """Resolve ``done``, unless it is resolved or cancelled."""
-    if done is not None and not done.done():
-        done.set_result(None)

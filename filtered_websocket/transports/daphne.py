@@ -91,13 +91,13 @@ class DaphneTransport(Lane):
         self._protocol = protocol
         self._socket = socket
         self._open_state = protocol.STATE_OPEN
-        self._reader = SocketReader(protocol, socket)
+        self._reader = SocketReader(protocol, socket, conf.MAX_INBOX)
         self._lifetime: asyncio.TimerHandle | None = None
         #: Nobody waits for an answer to the close frame after this time of the event loop.
         self._answer_by = math.inf
 
     def open(self) -> None:
-        limit_queue(self._protocol.application_queue, self._reader, conf.MAX_INBOX)
+        limit_queue(self._protocol.application_queue, self._reader)
         read_short_frames(self._protocol)
         spread_checks(self._protocol.server)
         left = _lifetime(self._protocol)

@@ -15,8 +15,10 @@ from typing import Any, ClassVar
 from ..codecs.frames import Bundle, Frame
 from ..logs import get_logger
 from ..types import Send
-from .asgi import AsgiTransport, settle
+from .asgi import AsgiTransport
+from .inbox import make_small
 from .lane import NOBODY, Lane
+from .scheduling import settle
 
 logger = get_logger(__name__)
 
@@ -93,6 +95,10 @@ class UvicornLane(Lane):
                     lane._overflow()
             except Exception as error:
                 lane._fail_soon(error)
+
+    def open(self) -> None:
+        make_small(getattr(self._protocol, "queue", None))
+        super().open()
 
     @property
     def disconnected(self) -> bool:

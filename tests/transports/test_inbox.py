@@ -3,13 +3,22 @@
 import asyncio
 import socket
 import struct
+import sys
 
 import pytest
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from filtered_websocket.transports import inbox
-from filtered_websocket.transports.inbox import Inbox, SocketReader, limit_queue, peer_has_closed
+from filtered_websocket.transports.inbox import (
+    MANY,
+    Inbox,
+    SmallQueue,
+    SocketReader,
+    limit_queue,
+    make_small,
+    peer_has_closed,
+)
 
 from ..waiting import until
 from .test_daphne import serving, text, wire  # noqa: F401 - a fixture
@@ -158,8 +167,8 @@ async def test_frames_sent_before_the_answer_count():
         queue, raw = asyncio.Queue(), Socket()
         for _ in range(size):
             queue.put_nowait({"type": "websocket.receive", "text": "x"})
-        reader = SocketReader(None, raw)
-        limit_queue(queue, reader, 4)
+        reader = SocketReader(None, raw, 4)
+        limit_queue(queue, reader)
         assert raw.paused == (size == 4)
         reader.finish()
         await rested()
@@ -168,20 +177,79 @@ async def test_frames_sent_before_the_answer_count():
 
 async def test_a_queue_of_another_kind_is_left_alone():
     queue = asyncio.LifoQueue()
-    limit_queue(queue, SocketReader(None, None), 4)
+    limit_queue(queue, SocketReader(None, None, 4))
     assert type(queue) is asyncio.LifoQueue
 
 
 async def test_a_queue_without_the_expected_attributes_is_left_alone(monkeypatch):
     monkeypatch.setattr(inbox, "QUEUE_ATTRIBUTES", ("_getters", "_no_more"))
     queue = asyncio.Queue()
-    limit_queue(queue, SocketReader(None, None), 4)
+    limit_queue(queue, SocketReader(None, None, 4))
     assert type(queue) is asyncio.Queue
+
+
+@pytest.fixture
+def small():
+    """A queue that was one of asyncio's, with something in it."""
+    queue = asyncio.Queue()
+    queue.put_nowait("first")
+    assert make_small(queue) and type(queue) is SmallQueue
+    return queue
+
+
+async def test_a_small_queue_keeps_the_order_however_much_is_in_it(small):
+    for number in range(3 * MANY):
+        small.put_nowait(number)
+    assert small.qsize() == 3 * MANY + 1
+    assert [await small.get() for _ in range(3 * MANY + 1)] == ["first", *range(3 * MANY)]
+    assert small.empty()
+
+
+async def test_a_small_queue_takes_as_good_as_no_memory_while_it_is_empty(small):
+    def size():
+        return sum(map(sys.getsizeof, (small, vars(small), *vars(small).values())))
+
+    before = sum(map(sys.getsizeof, vars(asyncio.Queue()).values()))
+    for number in range(3 * MANY):
+        small.put_nowait(number)
+    while not small.empty():
+        small.get_nowait()
+    assert size() < 1024 < before
+
+
+async def test_whoever_waits_for_a_small_queue_is_woken_in_order(small):
+    await small.get()
+    waiting = [asyncio.ensure_future(small.get()) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    small.put_nowait("a")
+    small.put_nowait("b")
+    assert await waiting[1] == "a" and await waiting[2] == "b"
+    assert waiting[0].cancelled()
+
+
+async def test_who_gave_up_in_this_very_iteration_is_not_woken(small):
+    await small.get()
+    first, second = (asyncio.ensure_future(small.get()) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    small.put_nowait("a")
+    assert await second == "a"
+
+
+async def test_who_waits_already_gets_the_next_of_a_queue_that_is_made_small():
+    queue = asyncio.Queue()
+    waiting = asyncio.ensure_future(queue.get())
+    await asyncio.sleep(0)
+    make_small(queue)
+    queue.put_nowait("a")
+    assert await waiting == "a"
 
 
 async def test_an_empty_queue_raises_queue_empty():
     queue = asyncio.Queue()
-    limit_queue(queue, SocketReader(None, None), 4)
+    limit_queue(queue, SocketReader(None, None, 4))
     assert type(queue) is Inbox
     with pytest.raises(asyncio.QueueEmpty):
         queue.get_nowait()

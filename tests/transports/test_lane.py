@@ -1,20 +1,30 @@
 """What both lanes do: one message to many in one loop, and many messages in one write."""
 
 import asyncio
+import gc
 import itertools
+import sys
+from collections import deque
+from contextvars import Context
+from types import BuiltinFunctionType, FunctionType, ModuleType
 
 import pytest
+from daphne.server import Server
+from daphne.ws_protocol import WebSocketProtocol
 
 from filtered_websocket import Close, WebSocketMessageFilter
 from filtered_websocket.codecs.frames import Bundle
 from filtered_websocket.connections import reading
 from filtered_websocket.consumers import FilteredWebSocketConsumer
-from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.hub.hub import Hub, get_hub
+from filtered_websocket.hub.view import HubView
+from filtered_websocket.pipelines.pipeline import Pipeline
+from filtered_websocket.pipelines.route import Route
 from filtered_websocket.transports import AsgiTransport, write_all
 from filtered_websocket.transports.lane import MAX_HELD
 
 from ..waiting import limited, until
-from .test_daphne import HANDSHAKE, Serving, text, wire
+from .test_daphne import HANDSHAKE, Reactor, Serving, text, wire
 from .test_daphne import serving as serving  # a fixture
 from .test_daphne_reading import frame
 from .test_uvicorn import serving as uvicorn  # noqa: F401 - a fixture
@@ -297,3 +307,45 @@ async def test_a_middleware_that_wraps_receive_sees_every_message(echoing, short
     one.protocol.dataReceived(frames("1", "2"))
     assert await one.take() == [wire("1"), wire("2")]
     assert seen[-2:] == ["1", "2"]
+
+
+def chain(task):
+    """The coroutines that a task is suspended in, by name."""
+    names, step = [], task.get_coro()
+    while hasattr(step, "cr_await"):
+        names.append(step.__qualname__)
+        step = step.cr_await
+    return names
+
+
+SHARED = (type, ModuleType, FunctionType, BuiltinFunctionType, Hub, HubView, Pipeline, Route)
+SERVERS = (Serving, Server, WebSocketProtocol, Reactor, asyncio.AbstractEventLoop, asyncio.Task)
+
+
+def kept_for(connection, reader):
+    """All that exists for one connection, without what is the server's or all share."""
+    found, left = {}, [connection, reader]
+    while left:
+        thing = left.pop()
+        if id(thing) in found or isinstance(thing, (*SHARED, *SERVERS, Context)):
+            continue
+        found[id(thing)] = thing
+        if thing is not connection.scope:
+            left += gc.get_referents(thing)
+    return found.values()
+
+
+async def test_what_an_idle_connection_keeps_is_little(echoing):
+    one = await echoing(Echo)
+    (connection,) = get_hub().connections.values()
+    assert chain(one.task)[-3:] == [
+        "FilteredWebSocketConsumer.__call__",
+        "Reader.run",
+        "Queue.get",
+    ]
+    kept = kept_for(connection, connection.transport._on_end.__self__._reader)
+    # Each of these takes 0.6 KiB and more before anything is in it.
+    assert not [thing for thing in kept if isinstance(thing, asyncio.Event | asyncio.Lock)]
+    assert not [thing for thing in kept if isinstance(thing, deque) and thing.maxlen is None]
+    assert sum(map(sys.getsizeof, kept)) < 6144
+    assert len(kept) < 80
