@@ -313,6 +313,17 @@ def test_a_result_may_be_closed_or_thrown_into():
     assert stopped.value.value == 2
 
 
+async def test_a_result_may_be_driven_by_hand():
+    """As an event loop does it, or a library that wraps coroutines."""
+    future = asyncio.get_running_loop().create_future()
+    result = Result(future)
+    assert result.send(None) is future
+    future.set_result("done")
+    with pytest.raises(StopIteration) as stopped:
+        result.send(None)
+    assert stopped.value.value == "done"
+
+
 async def test_an_error_that_nobody_awaits_is_told_once_and_never_of_a_closed_loop():
     class View:
         is_current = True

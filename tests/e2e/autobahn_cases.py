@@ -6,6 +6,7 @@ A program, because ``kosoku`` puts a stand-in of its own in the place of autobah
 
 import asyncio
 import json
+import os
 import sys
 
 import kosoku
@@ -24,3 +25,6 @@ async def run(url):
 if __name__ == "__main__":
     results = asyncio.run(run(sys.argv[1]))
     json.dump({case.case_id: [case.passed, case.result] for case in results}, sys.stdout)
+    sys.stdout.flush()
+    # Its compiled part may abort while the interpreter ends, on a busy machine.
+    os._exit(0)

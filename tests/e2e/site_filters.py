@@ -1,12 +1,19 @@
 """Filters that misbehave on demand."""
 
 import asyncio
+import os
 import threading
 import time
 
 from channels.exceptions import StopConsumer
 
 from filtered_websocket import Close, Drop, WebSocketDisconnectFilter, WebSocketMessageFilter
+from filtered_websocket.transports.asgi import AsgiTransport
+
+# Where a test reads later than a close frame has time to leave.
+AsgiTransport.close_timeout = float(
+    os.environ.get("TEST_CLOSE_TIMEOUT", AsgiTransport.close_timeout)
+)
 
 released = threading.Event()
 

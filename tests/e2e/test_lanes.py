@@ -85,7 +85,7 @@ async def running(start, *arguments):
 @pytest.fixture(scope="module", params=SERVERS)
 def site(request, database):
     start, options = SERVERS[request.param]
-    server = start(database, *options)
+    server = start(database | {"TEST_CLOSE_TIMEOUT": str(4 * LIMIT)}, *options)
     yield server
     server.stop()
 

@@ -14,7 +14,7 @@ from filtered_websocket.publishing.items import new_item
 from filtered_websocket.threads import tasks
 from filtered_websocket.threads.tasks import Tasks
 
-from ..waiting import limited
+from ..waiting import limited, until
 
 
 class Layer(InMemoryChannelLayer):
@@ -361,6 +361,39 @@ async def test_a_call_to_a_hanging_layer_ends_after_layer_timeout(settings):
         with pytest.raises(TimeoutError):
             await hub.link.send(BATCH)
         await hub.until(lambda: hub.back)
+
+
+async def test_what_is_being_posted_when_a_link_stops_is_told_to_nobody():
+    class Hanging(Layer):
+        async def group_send(self, group, message):
+            if group != BATCH.key:
+                return await super().group_send(group, message)
+            posting.set()
+            await asyncio.Event().wait()
+
+    posting, told = asyncio.Event(), []
+    async with FakeHub(Hanging()) as hub:
+        assert await is_listening(hub)
+        hub.link.post(BATCH, told.append)
+        await posting.wait()
+        await hub.link.stop()
+    assert told == []
+
+
+async def test_what_the_layer_cancels_has_failed():
+    class Cancels(Layer):
+        async def group_send(self, group, message):
+            if group == BATCH.key:
+                raise asyncio.CancelledError
+            await super().group_send(group, message)
+
+    told = []
+    async with FakeHub(Cancels()) as hub:
+        assert await is_listening(hub)
+        hub.link.post(BATCH, told.append)
+        await until(lambda: told)
+    [error] = told
+    assert isinstance(error, ConnectionError)
 
 
 async def test_a_layer_that_takes_everything_and_brings_nothing_gets_new_connections(
