@@ -19,7 +19,7 @@ from django.apps import apps
 from django.urls import path, re_path
 from django.urls.exceptions import Resolver404
 
-from .auth.authenticators import AUTH_TIMEOUT, load_authenticators
+from .auth.authenticators import load_authenticators
 from .auth.credentials import clean_query
 from .auth.sessions import session_of, session_user
 from .close_codes import FILTER_ERROR
@@ -39,7 +39,6 @@ from .hub.grants import latest_event
 from .hub.registry import note_serving
 from .logs import LogThrottle, get_logger
 from .pipelines.route import Route
-from .threads.database import within
 from .transports import open_transport
 from .types import ASGIApplication, Receive, Scope, Send
 
@@ -170,7 +169,7 @@ class Handshakes:
         possible: an error makes nobody anonymous.
         """
         try:
-            scope["user"] = await within(AUTH_TIMEOUT, session_user(scope))
+            scope["user"] = await session_user(scope)
         except Exception as error:
             if self._throttle.note("session"):
                 logger.error("cannot look up the session of a handshake: %r", error)

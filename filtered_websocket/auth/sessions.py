@@ -1,21 +1,47 @@
 """
-The session and the user of a handshake's cookie: read at the handshake, never written.
+The session and the user of a handshake's cookie: read at the handshake, never written, as
+there is no response that could set another cookie.
 
-There is no response to a WebSocket handshake that could set another cookie.
+::
+
+    handshakes of one moment ── a batch ─┬─ one query for their sessions
+    (and one tenant)                     └─ one query for their users
+
+Only Django's own classes are asked together, with the queries that they would make, for many
+keys at once. Whatever is different, or fails, is looked up alone: what is wrong with one
+session concerns no other.
 """
 
-from collections.abc import Mapping
+import copy
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, load_backend
+from django.contrib.sessions.backends.db import SessionStore
+from django.db import router
+from django.db.models import Manager, QuerySet
+from django.utils import timezone
 from django.utils.functional import LazyObject
 from django.views.decorators.debug import sensitive_variables
 
-from ..threads.database import run_query
+from ..conf import conf
+from ..logs import LogThrottle, get_logger
+from ..threads.batches import Batches, Question
+from ..threads.blocking import call_safely
+from ..threads.database import run_query, within
 from ..types import Scope
-from .validity import is_same_password
+from .authenticators import AUTH_TIMEOUT
+from .tenants import load_tenant
+from .validity import CHUNK, is_same_password
+
+logger = get_logger(__name__)
+_throttle = LogThrottle()
+
+#: The answer for a session that has to be looked up alone.
+ALONE = object()
 
 
 class NewSession(LazyObject):  # type: ignore[type-arg]
@@ -40,26 +66,38 @@ def session_of(cookies: Mapping[str, str]) -> Any:
 @sensitive_variables()
 async def session_user(scope: Scope) -> Any:
     """
-    The user of a handshake's session, or an anonymous one.
+    The user of a handshake's session, or an anonymous one. TimeoutError where the database
+    does not answer within ``AUTH_TIMEOUT``, as its queue allows (see ``QueryTimer``).
 
     As ``django.contrib.auth.get_user``, SECRET_KEY_FALLBACKS included, but the session is
-    only read: there is no response to send another cookie with. (``channels.auth``
-    knows no fallbacks, and flushes the session instead.)
+    only read. (``channels.auth`` knows no fallbacks, and flushes the session instead.)
     """
     from django.contrib.auth.models import AnonymousUser
 
-    session = scope["session"]
+    session, user = scope["session"], None
     if type(session) is NewSession or session.session_key is None:
         return AnonymousUser()
-    return await run_query(_session_user, session) or AnonymousUser()
+    if type(session) is SessionStore and _is_plain(session.session_key):
+        user = await _batches.ask(session, _tenant())
+    else:
+        user = ALONE
+    if user is ALONE:
+        user = await within(AUTH_TIMEOUT, run_query(_user_of, session))
+    return AnonymousUser() if user is None else user
+
+
+def _is_plain(key: str) -> bool:
+    """Whether every database can compare this key: another could make a query of many fail."""
+    return key.isascii() and key.isprintable()
 
 
 @sensitive_variables()
-def _session_user(session: Any) -> Any:
+def _user_of(session: Any, get_user: Callable[[Any, Any], Any] | None = None) -> Any:
     path = session.get(BACKEND_SESSION_KEY)
     if SESSION_KEY not in session or path not in settings.AUTHENTICATION_BACKENDS:
         return None
-    user = load_backend(path).get_user(_primary_key(session[SESSION_KEY]))
+    backend, key = load_backend(path), _primary_key(session[SESSION_KEY])
+    user = backend.get_user(key) if get_user is None else get_user(backend, key)
     known = session.get(HASH_SESSION_KEY, "")
     return user if user is not None and is_same_password(user, known) else None
 
@@ -68,3 +106,98 @@ def _primary_key(text: Any) -> Any:
     from django.contrib.auth import get_user_model
 
     return get_user_model()._meta.pk.to_python(text)
+
+
+# Together
+
+
+def _tenant() -> Hashable:
+    """Handshakes that share queries are of one tenant, and read the same databases."""
+    if conf.TENANT is None and not router.routers:
+        return None
+    from django.contrib.auth import get_user_model
+
+    models = SessionStore.get_model_class(), get_user_model()
+    return load_tenant()(), *map(router.db_for_read, models)
+
+
+@sensitive_variables()
+def find_users(waiting: Sequence[Question]) -> list[Any]:
+    """For each session its user, None, or ``ALONE``; None for who waits no more. It blocks."""
+    sessions = [None if answer.done() else session for session, answer in waiting]
+    left = [session for session in sessions if session is not None]
+    if len(left) == 1:
+        get_user = None
+    else:
+        try:
+            _load_sessions(left)
+            get_user = _load_users(left)
+        except Exception as error:
+            if _throttle.note("together"):
+                logger.info("sessions are looked up one by one, as together it failed: %r", error)
+            return [ALONE] * len(sessions)
+    return [None if session is None else _outcome(session, get_user) for session in sessions]
+
+
+@sensitive_variables()
+def _outcome(session: Any, get_user: Callable[[Any, Any], Any] | None) -> Any:
+    try:
+        return call_safely(_user_of, session, get_user)
+    except Exception as error:
+        return error if get_user is None else ALONE
+
+
+@sensitive_variables()
+def _load_sessions(sessions: Sequence[Any]) -> None:
+    """Load each as ``SessionStore.load`` does, in one query for all."""
+    rows = SessionStore.get_model_class().objects.filter(
+        session_key__in={session.session_key for session in sessions},
+        expire_date__gt=timezone.now(),
+    )
+    found = dict(rows.values_list("session_key", "session_data"))
+    for session in sessions:
+        data = found.get(session.session_key)
+        if data is None:
+            session._session_key = None
+        session._session_cache = {} if data is None else session.decode(data)
+
+
+@sensitive_variables()
+def _load_users(sessions: Sequence[Any]) -> Callable[[Any, Any], Any]:
+    """
+    One query for the users of all. Returns what does for each as ``ModelBackend.get_user``;
+    it raises LookupError for whom it does not know.
+    """
+    from django.contrib.auth import backends
+
+    model: Any = backends.UserModel
+    wanted = Counter(filter(None, map(_key_of_user, sessions)))
+    manager = model._default_manager
+    rows = manager.filter(pk__in=list(wanted))
+    if type(manager).get is not Manager.get or type(rows).get is not QuerySet.get:
+        raise TypeError(f"{type(manager).__name__} has a get() of its own")
+    counts = Counter(user.pk for user in rows)
+    # Where a manager finds several rows for a user, its get() raises.
+    users = {user.pk: user for user in rows if counts[user.pk] == 1}
+
+    def get_user(backend: Any, key: Any) -> Any:
+        if type(backend).get_user is not backends.ModelBackend.get_user:
+            raise LookupError
+        user = users[key]
+        wanted[key] -= 1
+        if wanted[key]:
+            # Filters may set attributes on it: each connection has a user of its own.
+            user = copy.copy(user)
+        return user if backend.user_can_authenticate(user) else None
+
+    return get_user
+
+
+def _key_of_user(session: Any) -> Any:
+    try:
+        return _primary_key(session[SESSION_KEY])
+    except Exception:
+        return None  # nobody, or a mistake that its own lookup reports
+
+
+_batches = Batches(find_users, CHUNK, AUTH_TIMEOUT)

@@ -14,7 +14,7 @@ from typing import Any
 from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.db import router
+from django.db import DEFAULT_DB_ALIAS, router
 
 from ..conf import SettingError, conf, import_object
 from .validity import token_model
@@ -24,7 +24,7 @@ def load_tenant() -> Callable[[], Hashable]:
     """What ``TENANT`` names. :exc:`~filtered_websocket.conf.SettingError` if it is unusable."""
     chosen = conf.TENANT
     if chosen is None:
-        return databases
+        return databases if router.routers else the_only_database
     found = _import(chosen) if isinstance(chosen, str) else chosen
     if not callable(found):
         raise SettingError(
@@ -49,6 +49,11 @@ def tenant_of(context: Context) -> Hashable:
     tenant: Hashable = context.copy().run(load_tenant())
     hash(tenant)
     return tenant
+
+
+def the_only_database() -> Hashable:
+    """Where no router chooses, without asking it about each model."""
+    return DEFAULT_DB_ALIAS
 
 
 def databases() -> Hashable:

@@ -41,13 +41,17 @@ def token_rows() -> Any:
 
 def is_read_from_a_replica(user: Any) -> bool:
     """Whether this user was read from a replica, which may miss the latest changes."""
+    if not router.routers:
+        return False
     model = type(user)
     return bool(router.db_for_read(model) != router.db_for_write(model))
 
 
 def is_token(token: Any) -> bool:
     """Whether this is a ``Token``, not an object of a site's own authenticator."""
-    return apps.is_installed("filtered_websocket") and isinstance(token, token_model())
+    if token is None or not apps.is_installed("filtered_websocket"):
+        return False
+    return isinstance(token, token_model())
 
 
 def is_user(user: Any) -> bool:

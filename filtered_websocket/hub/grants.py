@@ -113,7 +113,8 @@ class Grants:
 
         TypeError for an ``expires_at`` that is not a datetime; whatever ``TENANT`` raises.
         """
-        if is_user(identity.user):
+        has_user = is_user(identity.user)
+        if has_user:
             known = identity.session_hash or password_hash(identity.user)
             active = identity.user.is_active
             identity = replace(identity, session_hash=known, was_active=active)
@@ -121,10 +122,10 @@ class Grants:
         self._set(connection, self._held.get(connection, {}) | {slot: identity})
         if is_token(identity.token):
             self._rechecks.note_used(connection, identity.token.pk)
-        for key in dependencies(identity):
+        for key in dependencies(identity) if self._ended else ():
             if key in self._ended:
                 connection.close(UNAUTHORIZED, self._ended[key])
-        is_stale = is_user(identity.user) and is_read_from_a_replica(identity.user)
+        is_stale = has_user and is_read_from_a_replica(identity.user)
         if self.events_seen > since or is_stale:
             self._rechecks.add([connection])
         if self._unconfirmed is not None and since != math.inf:

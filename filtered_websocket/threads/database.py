@@ -1,9 +1,9 @@
 """
 Threads for the package's own queries: authentication and re-checks.
 
-Queries that are queued share a database connection. ``close_old_connections`` runs when
-the queue is empty, and once a second while it is not: to open a connection (always with
-``CONN_MAX_AGE = 0``) costs about as much as to read a session and its user.
+Queries that come one after another share a database connection. ``close_old_connections``
+runs when none has come for ``LINGER``, and once a second while they come: to open a
+connection (always with ``CONN_MAX_AGE = 0``) costs more than to read a session and its user.
 """
 
 import asyncio
@@ -33,6 +33,8 @@ QUERY_THREADS = 4
 EXTENSIONS = 4
 #: How many seconds queries share a connection before its age is checked.
 SHARED_FOR = 1.0
+#: How long a thread keeps its connection and waits for another query, seconds.
+LINGER = 0.1
 
 
 class QueryQueue:
@@ -43,7 +45,9 @@ class QueryQueue:
         self.answered = 0
         self._waiting: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._threads = 0
-        self._lock = threading.Lock()
+        #: How many of the threads wait for a query.
+        self._idle = 0
+        self._lock = threading.Condition()
 
     @property
     def is_waiting(self) -> bool:
@@ -59,8 +63,9 @@ class QueryQueue:
         future: Future[Any] = Future()
         with self._lock:
             self._waiting.append((call, future))
-            is_enough = self._threads >= QUERY_THREADS
+            is_enough = self._threads >= QUERY_THREADS or self._idle >= len(self._waiting)
             self._threads += not is_enough
+            self._lock.notify()
         if not is_enough:
             try:
                 thread_pool("fws-query", QUERY_THREADS).submit(self._run)
@@ -76,6 +81,10 @@ class QueryQueue:
 
     def _next(self) -> "tuple[Callable[[], Any], Future[Any]] | None":
         with self._lock:
+            if not self._waiting:
+                self._idle += 1
+                self._lock.wait_for(lambda: self._waiting, LINGER)
+                self._idle -= 1
             if self._waiting:
                 return self._waiting.popleft()
             self._threads -= 1
@@ -176,17 +185,25 @@ def _go_on(steps: Coroutine[Any, Any, T], waiting: Any) -> Generator[Any, Any, T
             return result
 
 
-async def run_query(
+def start_query(
     call: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
-) -> Any:
+) -> "asyncio.Future[Any]":
     """
-    Await ``call(*args)`` in a thread for database queries, in a copy of ``context``, which
-    is this task's if it is not given.
+    Run ``call(*args)`` in a thread for database queries, in a copy of ``context``, which is
+    that of the caller if it is not given. Returns the future of its result.
 
-    If the caller is cancelled before a thread has begun with it, the query is skipped.
+    If that is cancelled before a thread has begun with it, the query is skipped.
+    RuntimeError where no thread runs and none can be started.
     """
     copied = contextvars.copy_context() if context is None else context.copy()
     run = functools.partial(copied.run, call_safely, call, *args)
     if is_in_a_test():
-        return await run_in_the_thread_sensitive_thread(run)
-    return await asyncio.wrap_future(_queries.put(run))
+        return asyncio.ensure_future(run_in_the_thread_sensitive_thread(run))
+    return asyncio.wrap_future(_queries.put(run))
+
+
+async def run_query(
+    call: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+) -> Any:
+    """:func:`start_query`, and await it."""
+    return await start_query(call, *args, context=context)

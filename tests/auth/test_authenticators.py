@@ -194,10 +194,10 @@ async def test_a_session_that_cannot_be_looked_up_lets_nobody_in(
 ):
     settings.FILTERED_WEBSOCKET = {"REFUSE_WITH": refuse_with}
 
-    def away(session):
+    def away(*args):
         raise OSError("the database is away")
 
-    monkeypatch.setattr(sessions, "_session_user", away)
+    monkeypatch.setattr(sessions, "_user_of", away)
     application = websocket_app(app)
     for _ in range(2):
         client = await shake_hands(application, **cookie(session))

@@ -25,7 +25,7 @@ from filtered_websocket import (
     WebSocketDisconnectFilter,
     WebSocketMessageFilter,
 )
-from filtered_websocket.auth import authenticators, throttle
+from filtered_websocket.auth import authenticators, sessions, throttle
 from filtered_websocket.auth.keys import new_key
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub import rechecks
@@ -216,6 +216,65 @@ async def test_each_tenant_costs_one_recheck_in_its_own_database(site, app, batc
     # One query for the users, one for the sessions.
     assert sorted(batches) == [("default", 3, 2), ("other", 3, 2)]
     assert [client.close_code for client in clients] == [None] * 6
+    await leave(clients)
+
+
+@pytest.fixture
+def lookups(monkeypatch):
+    """The users that handshakes looked up: the tenant, how many sessions, how many queries."""
+    made = []
+    original = sessions._batches._answer
+
+    def find_users(questions):
+        with CaptureQueriesContext(connections[tenant.get()]) as queries:
+            answers = original(questions)
+        made.append((tenant.get(), len(questions), len(queries)))
+        return answers
+
+    monkeypatch.setattr(sessions._batches, "_answer", find_users)
+    return made
+
+
+@pytest.mark.parametrize("is_chosen_by", ["the routers", "TENANT"])
+async def test_handshakes_of_one_moment_share_queries_within_their_tenant(
+    site, app, lookups, settings, is_chosen_by
+):
+    if is_chosen_by == "TENANT":
+        settings.FILTERED_WEBSOCKET = {"RECHECK": 3600, "TENANT": tenant.get}
+    names = ["default", "other"] * 3
+    clients = await asyncio.gather(*(site.by_session(app, name) for name in names))
+    assert sorted(lookups) == [("default", 3, 2), ("other", 3, 2)]
+    users = sorted(str(one.user) for one in get_hub().connections.values())
+    assert users == ["ann of default"] * 3 + ["ann of other"] * 3
+    await leave(clients)
+
+
+async def test_a_session_of_another_tenant_lets_nobody_in(site, app):
+    """Although it arrives together with that tenant's own handshakes."""
+    clients = await asyncio.gather(
+        site.by_session(app, "other"),
+        site._enter(app, "default", ("cookie", f"sessionid={site.cookies['other']}".encode())),
+        site.by_session(app, "default"),
+    )
+    users = sorted(str(one.user) for one in get_hub().connections.values())
+    assert users == ["AnonymousUser", "ann of default", "ann of other"]
+    await leave(clients)
+
+
+async def test_handshakes_that_read_different_replicas_share_no_query(site, app, lookups, settings):
+    class Replicas(Router):
+        def db_for_read(self, model, **hints):
+            return "default" if trace.get() % 2 else "other"
+
+        def db_for_write(self, model, **hints):
+            return "default"
+
+    Host.traces = itertools.count()
+    settings.DATABASE_ROUTERS = [Replicas()]
+    clients = await asyncio.gather(*(site.by_session(app, "default") for _ in range(4)))
+    assert [count for _, count, _ in lookups] == [2, 2]
+    users = sorted(str(one.user) for one in get_hub().connections.values())
+    assert users == ["AnonymousUser"] * 2 + ["ann of default"] * 2
     await leave(clients)
 
 
