@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .contenders import BY_NAME
-from .curves import CURVES, IN_MEMORY, IN_REDIS, Curve
+from .curves import CURVES, IN_MEMORY, IN_REDIS, LIMIT, Curve
 from .lines import Line, LinePanel
 from .results import Results
 from .stats import Spread
@@ -66,6 +66,8 @@ class Growth:
     contender: str
     metric: str
     points: Points
+    #: The exponent of the limit: what the system's own sockets cost more, whoever writes.
+    least: float = 0.0
 
     @property
     def words(self) -> str:
@@ -76,7 +78,7 @@ class Growth:
     def bound(self) -> float:
         """Of the exponent; of Redis commands there may be no more, whatever grows."""
         allowed = 0.0 if self.metric == "redis_commands" else self.curve.exponent
-        return allowed + TOLERANCE
+        return round(max(allowed, self.least) + TOLERANCE, 2)
 
     @property
     def exponent(self) -> float | None:
@@ -96,8 +98,9 @@ class Growth:
 def growths(results: Results) -> list[Growth]:
     """Of everything that was measured, ours and others."""
     return [
-        Growth(curve, name, metric, found)
+        Growth(curve, name, metric, found, least if metric == "cpu_us" else 0.0)
         for curve in CURVES
+        for least in [exponent(points(results, curve.name, LIMIT, "cpu_us")) or 0.0]
         for metric in METRICS
         for name in curve.names
         if (found := points(results, curve.name, name, metric))
@@ -125,11 +128,13 @@ def verdict(some: Sequence[Growth]) -> str:
     rising = [BY_NAME[one.contender].title for one in ours if not one.is_met]
     if rising:
         return f"**rises**: {'; '.join(rising)}"
-    return "flat" if some[0].bound <= TOLERANCE else "at most proportional"
+    if some[0].curve.exponent and some[0].metric != "redis_commands":
+        return "at most proportional"
+    return "flat" if some[0].bound <= TOLERANCE else "as the limit"
 
 
 def table(results: Results) -> str:
-    names = (*IN_MEMORY, *IN_REDIS)
+    names = (*IN_MEMORY, *IN_REDIS, LIMIT)
     rows = []
     for some in by_plot(results):
         first = some[0]
@@ -147,7 +152,7 @@ def table(results: Results) -> str:
         )
     if not rows:
         return "No curve was measured in this run."
-    titles = [BY_NAME[name].title for name in names]
+    titles = [BY_NAME[name].title.partition(":")[0] for name in names]
     return markdown(["", *titles, "bound of the exponent", "ours"], rows)
 
 

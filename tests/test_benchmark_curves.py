@@ -71,6 +71,16 @@ def test_a_verdict_on_a_curve_names_who_rises_faster_than_it_must(curve, metric,
     assert growth.table(results).splitlines()[-1].endswith(f"| {verdict} |")
 
 
+def test_what_the_sockets_themselves_cost_more_is_left_to_all():
+    results = Results()
+    for name, power in (("ours-daphne", 0.25), ("limit", 0.2)):
+        figures = {f"cpu_us@{size}": size**power for size in (100, 1000, 10_000)}
+        results.add("curve-members", name, 0, figures)
+    [one] = growth.of_ours(results)
+    assert (one.bound, one.is_met) == (0.3, True)
+    assert growth.table(results).endswith("| <= 0.3 | as the limit |")
+
+
 def test_a_peer_that_rises_is_no_verdict_on_ours():
     results = grown("curve-groups", "node-ws", {1: 1.0, 10: 10.0, 100: 100.0})
     assert growth.of_ours(results) == []
