@@ -475,3 +475,17 @@ async def test_a_handshake_while_the_process_ends_is_a_line_too(settings, caplog
     finally:
         ending.clear()
     assert "refused the WebSocket /: the server ends. Connect again." in caplog.text
+
+
+async def test_a_session_that_cannot_be_looked_up_makes_nobody_anonymous(monkeypatch, caplog):
+    async def fail(scope):
+        raise ConnectionError("the database is away")
+
+    monkeypatch.setattr(routing, "session_user", fail)
+    for _ in range(2):
+        client = await connect(websocket_application())
+        assert not client.accepted
+        await client.close()
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    [line] = lines
+    assert "cannot look up the session of a handshake" in line and "is away" in line

@@ -60,6 +60,8 @@ async def test_a_connection_knows_who_it_is(django_user_model):
         assert one.users[other.id] is other
         assert dict(one.users.items()) == dict(zip(one.users, one.users.values(), strict=True))
         one.state["x"] = one.anything = 1
+        other.state = {"y": 2}
+        assert one.state == {"x": 1} and other.state == {"y": 2}
         assert one.token is None and not one.closing
         assert one.groups == {one.home}
         assert repr(one) == f"<Connection {one.id} '/a/'>"

@@ -236,6 +236,12 @@ async def test_who_gave_up_in_this_very_iteration_is_not_woken(small):
     first.cancel()
     small.put_nowait("a")
     assert await second == "a"
+    # Nor is it an error if nobody else waits.
+    only = asyncio.ensure_future(small.get())
+    await asyncio.sleep(0)
+    only.cancel()
+    small.put_nowait("b")
+    assert await small.get() == "b" and only.cancelled()
 
 
 async def test_who_waits_already_gets_the_next_of_a_queue_that_is_made_small():
