@@ -482,8 +482,9 @@ async def test_a_session_that_cannot_be_looked_up_makes_nobody_anonymous(monkeyp
         raise ConnectionError("the database is away")
 
     monkeypatch.setattr(routing, "session_user", fail)
+    application = websocket_application()
     for _ in range(2):
-        client = await connect(websocket_application())
+        client = await connect(application)
         assert not client.accepted
         await client.close()
     lines = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]

@@ -241,7 +241,9 @@ async def test_who_gave_up_in_this_very_iteration_is_not_woken(small):
     await asyncio.sleep(0)
     only.cancel()
     small.put_nowait("b")
-    assert await small.get() == "b" and only.cancelled()
+    assert await small.get() == "b"
+    await asyncio.wait([only])
+    assert only.cancelled()
 
 
 async def test_who_waits_already_gets_the_next_of_a_queue_that_is_made_small():
