@@ -23,6 +23,7 @@ from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_K
 from django.contrib.sessions.backends.db import SessionStore
 from django.db import router
 from django.db.models import Manager, QuerySet
+from django.db.models.manager import BaseManager
 from django.utils import timezone
 from django.utils.functional import LazyObject
 from django.views.decorators.debug import sensitive_variables
@@ -77,7 +78,7 @@ async def session_user(scope: Scope) -> Any:
     session, user = scope["session"], None
     if type(session) is NewSession or session.session_key is None:
         return AnonymousUser()
-    if type(session) is SessionStore and _is_plain(session.session_key):
+    if type(session) is SessionStore and _is_plain(session.session_key) and _may_share():
         user = await _batches.ask(session, _tenant())
     else:
         user = ALONE
@@ -89,6 +90,17 @@ async def session_user(scope: Scope) -> Any:
 def _is_plain(key: str) -> bool:
     """Whether every database can compare this key: another could make a query of many fail."""
     return key.isascii() and key.isprintable()
+
+
+def _may_share() -> bool:
+    """
+    Whether the query of one handshake may find the users of others. A manager that chooses
+    its rows itself may choose them by the context of the handshake; ``TENANT`` tells how.
+    """
+    from django.contrib.auth import get_user_model
+
+    manager = type(get_user_model()._default_manager)
+    return conf.TENANT is not None or manager.get_queryset is BaseManager.get_queryset
 
 
 @sensitive_variables()

@@ -1,6 +1,7 @@
 """The users of sessions: those of handshakes that arrive together in two queries."""
 
 import asyncio
+import contextvars
 import datetime
 import logging
 from importlib import import_module
@@ -297,7 +298,32 @@ async def test_a_manager_or_queryset_with_a_get_of_its_own_is_asked_as_the_backe
         assert sorted(one["pk"] for one in asked) == [ann.user.pk, bob.user.pk]
 
 
-async def test_a_manager_that_finds_a_user_twice_is_an_error_of_that_user(ann, bob, monkeypatch):
+async def test_a_manager_that_chooses_its_rows_by_the_context_is_asked_in_that_of_each(
+    ann, bob, monkeypatch
+):
+    class Own(UserManager):
+        def get_queryset(self):
+            return super().get_queryset().filter(username=mine.get())
+
+    async def enter_as(name, key):
+        mine.set(name)
+        [found] = await names(key)
+        return found
+
+    mine = contextvars.ContextVar("mine")
+    manager = Own()
+    manager.model = User
+    monkeypatch.setitem(vars(User._meta), "default_manager", manager)
+    enter = enter_as("ann", ann.key), enter_as("bob", bob.key), enter_as("ann", bob.key)
+    tasks = [asyncio.create_task(steps) for steps in enter]
+    assert await asyncio.gather(*tasks) == ["ann", "bob", "AnonymousUser"]
+
+
+async def test_a_manager_that_finds_a_user_twice_is_an_error_of_that_user(
+    ann, bob, monkeypatch, settings
+):
+    settings.FILTERED_WEBSOCKET = {"TENANT": lambda: "the only one"}
+
     class Twice(UserManager):
         def get_queryset(self):
             users = super().get_queryset()
