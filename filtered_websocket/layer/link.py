@@ -33,6 +33,7 @@ class LayerLink:
 
     #: Batches may be lost or repeated: their numbers tell.
     is_lossless = False
+    subscriptions_class: Callable[..., Subscriptions] = Subscriptions
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class LayerLink:
             self._probe, self._rejoin_groups, self._report_lost, on_back, self._start
         )
         self._probes = Probes(layer, self._health.note_lost)
-        self._subscriptions = Subscriptions(
+        self._subscriptions = self.subscriptions_class(
             layer, on_joined_late, self._health.note_lost, self._probes.watch_connections
         )
         #: Envelopes received, and probes in a row that were sent without an answer.

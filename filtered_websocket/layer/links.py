@@ -1,5 +1,6 @@
 """Which link a hub has: to Redis by connections of our own, to another layer, or in its process."""
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias, cast
@@ -10,13 +11,66 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import conf
 from ..threads.tasks import Tasks
-from ..types import ChannelLayer
+from ..types import ChannelLayer, GroupLayer
 from .envelope import Batch, seal
 from .health import LOST
 from .link import LayerLink
 from .names import explain
 from .process import ProcessLink
+from .redis_host import OnDone
 from .redis_layer import RedisLayer, redis_layer
+from .subscriptions import Subscriptions
+
+
+class RedisSubscriptions(Subscriptions):
+    """Joins and leaves any number of groups at once, without a task for each."""
+
+    at_once = 1000
+
+    def __init__(self, layer: RedisLayer, *callbacks: Any) -> None:
+        super().__init__(cast(GroupLayer, layer), *callbacks)
+        self._redis = layer
+
+    async def _adjust_some(self, keys: tuple[str, ...], channel: str) -> None:
+        """Adjust all; raises the first error at once, while the others go on."""
+        all_done = asyncio.get_running_loop().create_future()
+        left = len(keys)
+
+        def on_done(key: str, is_wanted: bool, error: Exception | None) -> None:
+            nonlocal left
+            left -= 1
+            if error is None:
+                self._adjusted(key, is_wanted)
+            if all_done.done():
+                return
+            if error is not None:
+                all_done.set_exception(error)
+            elif not left:
+                all_done.set_result(None)
+
+        for key in keys:
+            self._change_one(key, channel, partial(on_done, key, key in self._wanted))
+        async with asyncio.timeout(conf.LAYER_TIMEOUT):
+            await all_done
+
+    def _change_one(self, key: str, channel: str, on_done: OnDone) -> None:
+        if key in self._wanted:
+            if key not in self._joined:
+                self._redis.join(key, channel, on_done)
+                return
+        elif key in self._joined or key in self._unclean:
+            # Not joined from here on: a new member must wait for a new join.
+            self._joined.discard(key)
+            self._unclean.add(key)
+            self._redis.part(key, channel, on_done)
+            return
+        on_done(None)
+
+    def _adjusted(self, key: str, is_joined: bool) -> None:
+        self._unclean.discard(key)
+        if is_joined:
+            self._joined.add(key)
+        self._finish(key)
 
 
 class RedisLink(LayerLink):
@@ -24,6 +78,8 @@ class RedisLink(LayerLink):
     A link without a task for each message sent, and without one for those received: Redis'
     answers and messages are handled as they arrive.
     """
+
+    subscriptions_class = RedisSubscriptions
 
     def __init__(self, redis: RedisLayer, *args: Any, **callbacks: Any) -> None:
         super().__init__(cast(ChannelLayer, redis), *args, **callbacks)

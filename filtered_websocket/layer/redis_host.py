@@ -8,14 +8,17 @@ other.
 
 import asyncio
 import contextvars
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..threads.tasks import pause
 from .redis_connection import OnLost, OnMessage, OnReply, RedisConnection, open_connection, pack
 
 Task = asyncio.Task[None]
+#: Called with None, or with an exception.
+OnDone: TypeAlias = Callable[[Exception | None], object]
+_NOBODY: dict[str, OnDone] = {}
 
 
 class Commands:
@@ -105,36 +108,29 @@ class Subscriber:
         #: What Redis has confirmed, and what it has not answered yet.
         self._subscribed: set[bytes] = set()
         self._asked: set[bytes] = set()
-        self._waiters: dict[bytes, asyncio.Future[None]] = {}
+        #: Channel -> whom to tell when it is as wanted, by name.
+        self._waiters: dict[bytes, dict[str, OnDone]] = {}
 
-    async def subscribe(self, channel: bytes) -> None:
+    def change(self, channel: bytes, is_wanted: bool, who: str, on_done: OnDone) -> None:
         """
-        Return when Redis has confirmed; raises its refusal, or why there is no connection.
-        The channel stays wanted then, and when this is cancelled.
+        Subscribe or unsubscribe. ``on_done`` is called once, maybe at once: with None when
+        Redis has confirmed, or with its refusal, or why there is no connection. It replaces
+        an earlier one of ``who``. What was wanted stays so after an error.
         """
-        self._wanted.add(channel)
-        if self._connection is None and self._opening is None:
-            self._opening = _start(self._open())
-        await self._settle(channel)
-
-    async def unsubscribe(self, channel: bytes) -> None:
-        """Return when Redis has confirmed; raises why the connection has ended."""
-        self.unwant(channel)
-        await self._settle(channel)
+        if is_wanted:
+            self._wanted.add(channel)
+            if self._connection is None and self._opening is None:
+                self._opening = _start(self._open())
+        else:
+            self._wanted.discard(channel)
+        self._waiters.setdefault(channel, {})[who] = on_done
+        self._adjust(channel)
 
     def unwant(self, channel: bytes) -> None:
-        """Unsubscribe, without waiting for Redis."""
+        """Unsubscribe, and tell nobody."""
         self._wanted.discard(channel)
+        self._waiters.pop(channel, None)
         self._adjust(channel)
-
-    async def _settle(self, channel: bytes) -> None:
-        self._adjust(channel)
-        if not self._is_settled(channel):
-            waiter = self._waiters.get(channel)
-            if waiter is None:
-                waiter = self._waiters[channel] = self._loop.create_future()
-            # Who waits for the same channel does not share a cancellation.
-            await asyncio.shield(waiter)
 
     def _is_settled(self, channel: bytes) -> bool:
         return channel not in self._asked and (
@@ -144,9 +140,7 @@ class Subscriber:
     def _adjust(self, channel: bytes) -> None:
         """Ask Redis for what is wanted of ``channel``, unless it is asked already."""
         if self._is_settled(channel):
-            waiter = self._waiters.pop(channel, None)
-            if waiter is not None:
-                waiter.set_result(None)
+            self._tell(channel, None)
         elif self._connection is not None and channel not in self._asked:
             is_wanted = channel in self._wanted
             self._asked.add(channel)
@@ -162,11 +156,12 @@ class Subscriber:
             return  # it was lost, and what follows from that is done
         self._asked.discard(channel)
         if isinstance(reply, Exception):
-            waiter = self._waiters.pop(channel, None)
-            if waiter is None:
+            if channel not in self._waiters:
                 self._on_lost(reply)
-            else:
-                _fail(waiter, reply)
+            self._tell(channel, reply)
+            return
+        if reply[1] != channel:
+            connection.abort(ConnectionError("Redis confirmed a channel out of turn"))
             return
         self._failures = 0
         if is_wanted:
@@ -174,6 +169,10 @@ class Subscriber:
         else:
             self._subscribed.discard(channel)
         self._adjust(channel)
+
+    def _tell(self, channel: bytes, error: Exception | None) -> None:
+        for on_done in self._waiters.pop(channel, _NOBODY).values():
+            on_done(error)
 
     # The connection
 
@@ -207,9 +206,8 @@ class Subscriber:
             self._on_lost(error)
 
     def _fail_waiters(self, error: Exception) -> None:
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters.values():
-            _fail(waiter, error)
+        for channel in tuple(self._waiters):
+            self._tell(channel, error)
 
     def cut(self) -> None:
         """End a connection that seems to receive nothing any more; another one is opened."""
@@ -242,8 +240,3 @@ def _start(run: Coroutine[Any, Any, None]) -> Task:
 
 def _is_current(task: Task | None) -> bool:
     return task is asyncio.current_task()
-
-
-def _fail(waiter: "asyncio.Future[None]", error: Exception) -> None:
-    waiter.set_exception(error)
-    waiter.exception()  # it is no mistake if nobody waits any more

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from ..threads.tasks import end_tasks
 from .redis_connection import OnReply, can_take_over, pack
-from .redis_host import Commands, Subscriber
+from .redis_host import Commands, OnDone, Subscriber
 
 #: Called with the bytes of a message.
 OnData = Callable[[bytes], object]
@@ -88,9 +88,9 @@ getattr(os, "register_at_fork", lambda **hooks: None)(after_in_child=_forget)
 
 class RedisLayer:
     """
-    The part of Channels' layer specification that a link uses; besides that :meth:`publish`,
-    and :meth:`listen` in place of ``receive``. Belongs to one event loop, whose links share
-    it between :meth:`use` and :meth:`leave`.
+    What a link needs of a layer: groups, as in Channels' layer specification, but by
+    callbacks. Belongs to one event loop, whose links share it between :meth:`use` and
+    :meth:`leave`.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -116,22 +116,43 @@ class RedisLayer:
         self._users = 0
         self._idle: asyncio.TimerHandle | None = None
 
-    # As Channels' layers
-
     async def new_channel(self) -> str:
         """A name for :meth:`listen`; Redis knows nothing of it."""
         return f"{self.prefix}specific.{secrets.token_hex(16)}"
 
-    async def group_add(self, group: str, channel: str) -> None:
-        """Return when Redis has subscribed; raises its refusal, or why it cannot be reached."""
+    async def group_send(self, group: str, message: Any) -> None:
+        """Return when Redis has answered; raises its error, or TimeoutError."""
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.publish(group, message, partial(_settle, done))
+        await done
+
+    def publish(self, group: str, message: Any, on_reply: OnReply) -> None:
+        """
+        Send ``message`` at the end of this turn of the event loop. ``on_reply`` is called
+        once, later: with the answer or an exception, within ``LAYER_TIMEOUT``. Raises what
+        the layer's serializer raises.
+        """
+        name = self._get_group_channel_name(group)
+        command = pack(("PUBLISH", name, self._serialize(message)))
+        self._commands[self._get_shard(name)].send(command, on_reply)
+
+    def join(self, group: str, channel: str, on_done: OnDone) -> None:
+        """
+        Have ``channel`` in a group. ``on_done`` is called once, maybe at once: with None
+        when Redis has subscribed, or with its refusal, or why it cannot be reached; not
+        after :meth:`ignore`. The next call for this group and channel replaces it.
+        """
         name = self._get_group_channel_name(group).encode()
         self._groups.setdefault(name, set()).add(channel)
-        await self._subscriber_of(name).subscribe(name)
+        self._subscriber_of(name).change(name, True, channel, on_done)
 
-    async def group_discard(self, group: str, channel: str) -> None:
+    def part(self, group: str, channel: str, on_done: OnDone) -> None:
+        """Undo :meth:`join`; ``on_done`` as there."""
         name = self._get_group_channel_name(group).encode()
         if self._remove(name, channel):
-            await self._subscriber_of(name).unsubscribe(name)
+            self._subscriber_of(name).change(name, False, channel, on_done)
+        else:
+            on_done(None)
 
     def _subscriber_of(self, name: bytes) -> Subscriber:
         return self._subscribers[self._get_shard(name.decode())]
@@ -144,24 +165,6 @@ class RedisLayer:
             self._groups.pop(name, None)
         return not members
 
-    async def group_send(self, group: str, message: Any) -> None:
-        """Return when Redis has answered; raises its error, or TimeoutError."""
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.publish(group, message, partial(_settle, done))
-        await done
-
-    # Hot paths
-
-    def publish(self, group: str, message: Any, on_reply: OnReply) -> None:
-        """
-        Send ``message`` at the end of this turn of the event loop. ``on_reply`` is called
-        once, later: with the answer or an exception, within ``LAYER_TIMEOUT``. Raises what
-        the layer's serializer raises.
-        """
-        name = self._get_group_channel_name(group)
-        command = pack(("PUBLISH", name, self._serialize(message)))
-        self._commands[self._get_shard(name)].send(command, on_reply)
-
     def listen(self, channel: str, on_data: OnData, on_lost: OnLost) -> None:
         """
         Call ``on_data`` with each message to the groups that ``channel`` is in, and
@@ -170,7 +173,7 @@ class RedisLayer:
         self._listeners[channel] = on_data, on_lost
 
     def ignore(self, channel: str) -> None:
-        """Undo :meth:`listen`, and leave every group without waiting for Redis."""
+        """Undo :meth:`listen`, and leave every group, of which ``channel`` is told nothing."""
         self._listeners.pop(channel, None)
         for name, members in tuple(self._groups.items()):
             if channel in members and self._remove(name, channel):

@@ -16,9 +16,6 @@ from ..threads.tasks import pause
 from ..transports import settle
 from ..types import GroupLayer
 
-#: How many groups are joined or left concurrently.
-CONCURRENT_CALLS = 32
-
 
 class AbandonedChannel(NamedTuple):
     """A channel that could not be removed from all its groups when its hub ended."""
@@ -40,6 +37,9 @@ class Subscriptions:
     :meth:`rejoin`, and again before the layer's own expiry removes it. Every call to the
     layer ends within ``LAYER_TIMEOUT``.
     """
+
+    #: How many groups are joined or left concurrently.
+    at_once = 32
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class Subscriptions:
                 continue
             try:
                 while self._changed:
-                    await self._adjust_some(tuple(self._changed)[:CONCURRENT_CALLS], self.channel)
+                    await self._adjust_some(tuple(self._changed)[: self.at_once], self.channel)
                 self.up_to_date.set()
                 self._on_up_to_date()
             except Exception as error:
@@ -200,6 +200,10 @@ class Subscriptions:
                 self._unclean.add(key)
                 await self._layer.group_discard(key, channel)
             self._unclean.discard(key)
+        self._finish(key)
+
+    def _finish(self, key: str) -> None:
+        """A call for this group has ended: if nothing is left to be done, say so."""
         if (key in self._wanted) == (key in self._joined) and key not in self._unclean:
             self._changed.pop(key, None)
             waiter = self._waiters.pop(key, None)

@@ -11,7 +11,7 @@ from filtered_websocket.layer.envelope import seal
 from filtered_websocket.layer.redis_layer import redis_layer
 from filtered_websocket.threads import tasks
 
-from ..waiting import until
+from ..waiting import LIMIT, until
 from .scripted_redis import ScriptedRedis
 from .test_link import BATCH, FakeHub
 
@@ -49,7 +49,7 @@ async def layer(server):
 
 @pytest.fixture(autouse=True)
 def quick(settings, monkeypatch):
-    settings.FILTERED_WEBSOCKET = {"LAYER_SETTLE": 0}
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT, "LAYER_SETTLE": 0}
     monkeypatch.setattr(tasks, "MAX_PAUSE", 0.02)
 
 
@@ -60,10 +60,11 @@ async def join(hub):
 
 async def test_a_group_is_joined_when_redis_has_confirmed_it(server, layer):
     held = []
-    server.answer = lambda command: (
-        held.append(command) if CHANNEL in command else server.confirm(command)
-    )
     async with FakeHub(layer) as hub:
+        assert await hub.link.round_trip()
+        server.answer = lambda command: (
+            held.append(command) if CHANNEL in command else server.confirm(command)
+        )
         hub.link.want("fws.g.x")
         await until(lambda: held, 0)
         assert not hub.link.is_joined("fws.g.x")
@@ -107,14 +108,15 @@ async def test_a_cut_subscription_is_an_outage_that_ends_by_itself(server, layer
 async def test_a_subscription_through_which_nothing_comes_is_cut(
     server, layer, settings, monkeypatch
 ):
-    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.1, "LAYER_SETTLE": 0}
     monkeypatch.setattr(health, "HEARTBEAT", 0.01)
     async with FakeHub(layer) as hub:
         await join(hub)
+        settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.5, "LAYER_SETTLE": 0}
         first = next(client for client in server.clients if CHANNEL in client.channels)
         server.deaf = True
         await until(lambda: first not in server.clients)
         server.deaf = False
+        settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT, "LAYER_SETTLE": 0}
         await hub.until(lambda: hub.back)
         assert len(hub.lost) == 1
 
@@ -147,7 +149,8 @@ async def test_a_link_that_stops_before_it_has_begun_leaves_nothing(server, laye
     hub = FakeHub(layer)
     hub.link.start()
     await hub.link.stop()
-    assert redis_layer(layer)._listeners == {} and server.connections == 0
+    assert redis_layer(layer)._listeners == {}
+    await until(lambda: not server.clients)
 
 
 async def test_what_cannot_be_sent_in_time_is_an_outage(server, layer, settings):
@@ -158,7 +161,8 @@ async def test_what_cannot_be_sent_in_time_is_an_outage(server, layer, settings)
         await hub.link.send(BATCH)
     assert len(hub.lost) == 1
     server.answer = server.confirm
-    assert await hub.link.wait_available(time.monotonic() + 60)
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT, "LAYER_SETTLE": 0}
+    assert await hub.link.wait_available(time.monotonic() + LIMIT)
     await hub.link.send(BATCH)
     await hub.link.stop()
 
@@ -211,3 +215,76 @@ async def test_an_error_of_the_connection_itself_is_no_outage_if_it_is_none_of_r
     hub.link._answered(told.append, ValueError("a bug"))
     assert isinstance(told[0], ValueError) and hub.link.is_available
     await hub.link.stop()
+
+
+# Joining and leaving
+
+
+async def test_leaving_and_joining_again_at_once_ends_joined(server, layer):
+    async with FakeHub(layer) as hub:
+        await join(hub)
+        held = []
+        server.answer = lambda command: (
+            held.append(command) if command[0] == b"UNSUBSCRIBE" else server.confirm(command)
+        )
+        hub.link.unwant("fws.g.x")
+        await until(lambda: held, 0)
+        assert not hub.link.is_joined("fws.g.x")
+        hub.link.want("fws.g.x")
+        subscriber = next(client for client in server.clients if client.channels)
+        subscriber.say(server.confirm(held[0]))
+        assert await hub.link.wait_joined("fws.g.x")
+        assert server.named(b"SUBSCRIBE").count([CHANNEL]) == 2
+        await hub.link.send(BATCH)
+        await hub.until(lambda: hub.publish_queue)
+        server.answer = server.confirm
+
+
+async def test_what_was_wanted_for_a_moment_only_costs_no_command(server, layer):
+    async with FakeHub(layer) as hub:
+        await join(hub)
+        count = len(server.commands)
+        hub.link.want("fws.g.y")
+        hub.link.unwant("fws.g.y")
+        hub.link.unwant("fws.g.x")
+        hub.link.want("fws.g.x")
+        await hub.link._subscriptions.up_to_date.wait()
+        assert len(server.commands) == count and hub.link.is_joined("fws.g.x")
+
+
+async def test_a_confirmation_that_comes_late_counts_and_is_told(server, layer, settings):
+    async with FakeHub(layer) as hub:
+        # The probe's own group is joined, and the connection there.
+        assert await hub.link.round_trip()
+        settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.05, "LAYER_SETTLE": 0}
+        held = []
+        server.answer = lambda command: (
+            held.append(command) if CHANNEL in command else server.confirm(command)
+        )
+        hub.link.want("fws.g.x")
+        assert not await hub.link.wait_joined("fws.g.x")
+        await hub.until(lambda: hub.lost)
+        assert isinstance(hub.lost[0], TimeoutError)
+        settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT, "LAYER_SETTLE": 0}
+        [subscriber] = [client for client in server.clients if client.channels]
+        subscriber.say(server.confirm(held[0]))
+        await hub.until(lambda: hub.late and hub.back)
+        assert hub.late == ["fws.g.x"] and len(held) == 1
+        server.answer = server.confirm
+
+
+async def test_groups_on_a_host_that_is_there_are_joined_although_another_one_is_not():
+    async with Redis() as first, Redis() as second:
+        second.refuse()
+        theirs = RedisPubSubChannelLayer(hosts=[first.url, second.url])
+        keys = [f"fws.g.{number}" for number in range(20)]
+        async with FakeHub(theirs) as hub:
+            for key in keys:
+                hub.link.want(key)
+            await hub.until(lambda: hub.lost)
+            shards = theirs._shards
+            there = [key for key in keys if theirs._get_shard(f"asgi__group__{key}") is shards[0]]
+            assert 0 < len(there) < 20
+            assert all(await asyncio.gather(*map(hub.link.wait_joined, there)))
+            assert not any(map(hub.link.is_joined, set(keys) - set(there)))
+        await redis_layer(theirs).close()

@@ -15,7 +15,7 @@ from filtered_websocket.layer import redis_connection
 from filtered_websocket.layer.redis_connection import can_take_over, open_connection, pack
 from filtered_websocket.threads.tasks import end_tasks
 
-from ..waiting import until
+from ..waiting import LIMIT, until
 from .scripted_redis import HELLO, ScriptedRedis, push
 
 
@@ -28,6 +28,11 @@ async def server(request):
 @pytest.fixture(autouse=True)
 def throttle(monkeypatch):
     monkeypatch.setattr(redis_connection, "_throttle", redis_connection.LogThrottle())
+
+
+@pytest.fixture(autouse=True)
+def time_enough(settings):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
 
 
 class Owner:
@@ -161,8 +166,9 @@ class Clock:
         return asyncio.get_running_loop().call_later(3600, callback)
 
 
-async def test_the_time_of_a_command_begins_when_it_is_given(server, owner):
+async def test_the_time_of_a_command_begins_when_it_is_given(server, owner, settings):
     """One timer serves many commands: it begins again with the oldest without an answer."""
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 2}
     connection = owner.connection
     clock = connection._loop = Clock(connection._loop)
     owner.send("A")
@@ -181,7 +187,8 @@ async def test_the_time_of_a_command_begins_when_it_is_given(server, owner):
     assert isinstance(owner.answers[1], TimeoutError)
 
 
-async def test_a_command_that_waited_before_has_less_time(server, owner):
+async def test_a_command_that_waited_before_has_less_time(server, owner, settings):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 2}
     clock = owner.connection._loop = Clock(owner.connection._loop)
     owner.connection.send(pack(("A",)), owner.answers.append, -0.5)
     assert clock.timers == [1.5]
@@ -322,7 +329,7 @@ async def test_nothing_is_handed_over_after_the_end(server, subscriber, monkeypa
 
 
 async def test_what_redis_does_not_read_is_not_all_written(server, owner, settings):
-    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 60}
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
     server.clients[0].transport.pause_reading()
     sizes = count_writes(owner.connection)
     number = 64 << 20 >> 16

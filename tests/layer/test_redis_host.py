@@ -1,6 +1,7 @@
 """The two connections to one Redis: layer.redis_host."""
 
 import asyncio
+import itertools
 
 import pytest
 import redis
@@ -12,7 +13,7 @@ from filtered_websocket.layer.redis_connection import pack
 from filtered_websocket.layer.redis_host import Commands, Subscriber
 from filtered_websocket.threads.tasks import end_tasks
 
-from ..waiting import limited, until
+from ..waiting import LIMIT, limited, until
 from .scripted_redis import ScriptedRedis
 
 REFUSED = b"-NOPERM No permissions to access a channel\r\n"
@@ -22,6 +23,11 @@ REFUSED = b"-NOPERM No permissions to access a channel\r\n"
 async def server(request):
     async with ScriptedRedis(request.param) as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def time_enough(settings):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
 
 
 async def stop(host, keep=False):
@@ -43,6 +49,32 @@ class Answers(list):
         await until(lambda: len(self) >= count, 0)
 
 
+class Awaited(Subscriber):
+    """A subscriber whose changes can be awaited."""
+
+    names = itertools.count()
+
+    def subscribe(self, channel, who=None):
+        return self._changed(channel, True, who)
+
+    def unsubscribe(self, channel, who=None):
+        return self._changed(channel, False, who)
+
+    async def _changed(self, channel, is_wanted, who):
+        done = asyncio.get_running_loop().create_future()
+
+        def on_done(error):
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        self.change(channel, is_wanted, who or f"{next(self.names)}", on_done)
+        await done
+
+
 class Events:
     """What a subscriber reports."""
 
@@ -62,7 +94,7 @@ def events():
 @pytest.fixture
 async def subscriber(server, events):
     pool = create_pool({"address": server.url})
-    subscriber = Subscriber(pool, events.message, events.lost.append)
+    subscriber = Awaited(pool, events.message, events.lost.append)
     yield subscriber
     await stop(subscriber)
 
@@ -162,7 +194,7 @@ async def test_a_redis_that_does_not_greet_fails_commands_after_layer_timeout(
 
 
 async def test_the_time_until_there_is_a_connection_counts(server, commands, settings):
-    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 60}
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
 
     given = asyncio.get_running_loop().time() - 30
 
@@ -265,6 +297,25 @@ async def test_those_who_want_one_channel_share_a_subscription_but_no_cancellati
     assert joining[0].cancelled() and server.commands == [[b"SUBSCRIBE", b"a"]]
 
 
+async def test_a_confirmation_of_another_channel_is_none(server, subscriber, events, pauses):
+    """It would be taken for joined, and what is published to it would be missed."""
+    await subscriber.subscribe(b"a")
+    server.answer = lambda command: server.confirm([command[0], b"x"])
+    with pytest.raises(ConnectionError, match="out of turn"):
+        await subscriber.subscribe(b"b")
+    server.answer = server.confirm
+    await subscriber.subscribe(b"b")
+    assert subscriber._subscribed == {b"a", b"b"} and len(events.lost) >= 1
+
+
+async def test_a_change_of_the_same_one_replaces_the_earlier(server, subscriber):
+    first, second = [], []
+    subscriber.change(b"a", True, "ann", first.append)
+    subscriber.change(b"a", True, "ann", second.append)
+    await until(lambda: second, 0)
+    assert first == [] and second == [None] and server.commands == [[b"SUBSCRIBE", b"a"]]
+
+
 async def test_a_refusal_is_the_error_of_who_asked_and_the_next_may_ask_again(
     server, subscriber, events
 ):
@@ -289,8 +340,9 @@ async def test_however_long_redis_is_silent_a_channel_has_one_command(server, su
     server.answer = lambda command: None
     for _ in range(20):
         for change in (subscriber.unsubscribe, subscriber.subscribe):
-            task = asyncio.ensure_future(change(b"a"))
+            task = asyncio.ensure_future(change(b"a", "ann"))
             await asyncio.sleep(0)
+            assert len(subscriber._waiters[b"a"]) == 1
             task.cancel()
             await asyncio.wait([task])
     await until(lambda: len(server.commands) == 2, 0)
@@ -309,6 +361,10 @@ async def test_who_leaves_before_there_is_a_connection_is_not_subscribed(server,
     await asyncio.sleep(0)
     await subscriber.unsubscribe(b"a")
     await joining  # nobody would ever confirm it
+    told = []
+    subscriber.change(b"c", True, "ann", told.append)
+    subscriber.unwant(b"c")
+    assert told == [] and subscriber._waiters == {}
     await subscriber.subscribe(b"b")
     assert server.commands == [[b"SUBSCRIBE", b"b"]]
 
@@ -358,7 +414,7 @@ async def test_a_redis_that_greets_and_cuts_is_not_asked_without_a_pause(
     await until(lambda: server.connections > 3)
     assert pauses[:3] == [1, 2, 3]
     server.answer = server.confirm
-    await subscriber.subscribe(b"a")
+    await until(lambda: subscriber._subscribed == {b"a"})
     assert subscriber._failures == 0
 
 

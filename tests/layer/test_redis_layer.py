@@ -20,7 +20,7 @@ from filtered_websocket.threads.tasks import end_tasks
 
 from ..e2e.certificates import write_pair
 from ..e2e.processes import Process, Valkey, free_port
-from ..waiting import limited, until, wait_until
+from ..waiting import LIMIT, limited, until, wait_until
 from .scripted_redis import ScriptedRedis
 
 MESSAGE = {"v": 1, "o": "0123456789abcdef", "g": "fws.g.x", "s": 0, "m": [[1, "t", "", b"a", {}]]}
@@ -37,6 +37,11 @@ def valkey():
     valkey = Valkey()
     yield valkey
     valkey.stop()
+
+
+@pytest.fixture(autouse=True)
+def time_enough(settings):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
 
 
 class Listener:
@@ -64,6 +69,20 @@ class Listener:
 
     async def until(self, count):
         await until(lambda: len(self.data) >= count, 0)
+
+
+async def join(layer, group, channel):
+    await _changed(layer.join, group, channel)
+
+
+async def part(layer, group, channel):
+    await _changed(layer.part, group, channel)
+
+
+async def _changed(change, group, channel):
+    done = asyncio.get_running_loop().create_future()
+    change(group, channel, lambda error: module._settle(done, error))
+    await done
 
 
 def open_layer(*hosts, **options):
@@ -94,7 +113,7 @@ async def test_it_understands_channels_redis_and_is_understood(valkey, options):
     mailbox = await theirs.new_channel()
     await theirs.group_add("g", mailbox)
     async with Listener(ours) as ann:
-        await ours.group_add("g", ann.channel)
+        await join(ours, "g", ann.channel)
         await until(lambda: numsub(valkey, theirs) == 2)
         await theirs.group_send("g", message)
         await ours.group_send("g", message)
@@ -128,7 +147,7 @@ async def test_each_name_is_on_the_host_that_channels_redis_chooses():
             for number in range(20):
                 await theirs.group_send(f"g{number}", MESSAGE)
                 await ours.group_send(f"g{number}", MESSAGE)
-                await ours.group_add(f"g{number}", ann.channel)
+                await join(ours, f"g{number}", ann.channel)
             for server in (first, second):
                 sent = [name for name, _ in server.named(b"PUBLISH")]
                 assert sent and sent[::2] == sent[1::2]
@@ -157,12 +176,12 @@ async def test_a_thousand_groups_of_one_turn_are_one_write_of_one_command_each(s
 async def test_each_listener_gets_the_messages_of_its_own_groups_once(server):
     _, ours = open_layer(server.url)
     async with Listener(ours) as ann, Listener(ours) as bob:
-        await ours.group_add("a", ann.channel)
-        await ours.group_add("a", ann.channel)
-        await ours.group_add("a", bob.channel)
-        await ours.group_add("b", bob.channel)
-        await ours.group_discard("a", ann.channel)
-        await ours.group_add("c", ann.channel)
+        await join(ours, "a", ann.channel)
+        await join(ours, "a", ann.channel)
+        await join(ours, "a", bob.channel)
+        await join(ours, "b", bob.channel)
+        await part(ours, "a", ann.channel)
+        await join(ours, "c", ann.channel)
         subscriber = server.clients[0]
         for name in (b"a", b"b", b"c", b"d"):
             subscriber.say(server.message(b"asgi__group__" + name, name))
@@ -171,8 +190,8 @@ async def test_each_listener_gets_the_messages_of_its_own_groups_once(server):
         assert bob.data == [b"a", b"b"] and ann.data == [b"c"]
         # Both were in it until now.
         assert server.named(b"UNSUBSCRIBE") == []
-        await ours.group_discard("a", bob.channel)
-        await ours.group_discard("a", bob.channel)
+        await part(ours, "a", bob.channel)
+        await part(ours, "a", bob.channel)
         assert server.named(b"UNSUBSCRIBE") == [[b"asgi__group__a"]]
     await ours.close()
 
@@ -180,8 +199,8 @@ async def test_each_listener_gets_the_messages_of_its_own_groups_once(server):
 async def test_who_is_in_a_group_and_does_not_listen_costs_nothing(server):
     _, ours = open_layer(server.url)
     async with Listener(ours) as ann:
-        await ours.group_add("a", "stranger")
-        await ours.group_add("a", ann.channel)
+        await join(ours, "a", "stranger")
+        await join(ours, "a", ann.channel)
         server.clients[0].say(server.message(b"asgi__group__a", b"1"))
         await ann.until(1)
     await ours.close()
@@ -190,10 +209,10 @@ async def test_who_is_in_a_group_and_does_not_listen_costs_nothing(server):
 async def test_a_loss_is_told_to_every_listener(server):
     _, ours = open_layer(server.url)
     async with Listener(ours) as ann, Listener(ours) as bob:
-        await ours.group_add("a", ann.channel)
+        await join(ours, "a", ann.channel)
         ours.close_subscribers()
         assert len(ann.lost) == len(bob.lost) == 1
-        await ours.group_add("a", ann.channel)
+        await join(ours, "a", ann.channel)
     await ours.close()
 
 
@@ -223,7 +242,7 @@ async def test_the_links_of_one_loop_share_connections_that_stay_for_a_while(ser
     for _ in range(3):
         assert redis_layer(theirs) is ours
         async with Listener(ours) as ann:
-            await ours.group_add("a", ann.channel)
+            await join(ours, "a", ann.channel)
             await ours.group_send("a", MESSAGE)
     assert server.connections == 2
     await until(lambda: server.commands[-1] == [b"UNSUBSCRIBE", b"asgi__group__a"], 0)
@@ -235,8 +254,8 @@ async def test_a_link_that_begins_while_another_one_ends_keeps_its_groups(server
     _, ours = open_layer(server.url)
     async with Listener(ours) as ann:
         async with Listener(ours) as bob:
-            await asyncio.gather(*(ours.group_add("a", one.channel) for one in (ann, bob)))
-            await ours.group_add("b", bob.channel)
+            await asyncio.gather(*(join(ours, "a", one.channel) for one in (ann, bob)))
+            await join(ours, "b", bob.channel)
         await ours.group_send("x", MESSAGE)
         await until(lambda: server.named(b"UNSUBSCRIBE"), 0)
         assert server.named(b"UNSUBSCRIBE") == [[b"asgi__group__b"]]
@@ -248,13 +267,13 @@ async def test_connections_that_nobody_uses_are_closed(server, monkeypatch):
     monkeypatch.setattr(module, "IDLE", 0.01)
     _, ours = open_layer(server.url)
     async with Listener(ours) as ann:
-        await ours.group_add("a", ann.channel)
+        await join(ours, "a", ann.channel)
         await ours.group_send("a", MESSAGE)
         assert len(server.clients) == 2
     await until(lambda: not server.clients)
     # The next use opens others.
     async with Listener(ours) as ann:
-        await ours.group_add("a", ann.channel)
+        await join(ours, "a", ann.channel)
     await until(lambda: not server.clients)
     assert server.connections == 3
 
@@ -264,14 +283,16 @@ async def test_the_end_of_the_last_link_ends_every_attempt(server):
     _, ours = open_layer(server.url)
     async with Listener(ours) as ann:
         waiting = [
-            asyncio.ensure_future(ours.group_add("a", ann.channel)),
+            asyncio.ensure_future(join(ours, "a", ann.channel)),
             asyncio.ensure_future(ours.group_send("a", MESSAGE)),
         ]
         await until(lambda: server.chunks == 2, 0)
-    # Nobody is in the group any more: there is nothing left to wait for.
-    assert await waiting[0] is None
     with pytest.raises(ConnectionError):
         await waiting[1]
+    # Who does not listen any more is told nothing.
+    assert not waiting[0].done()
+    waiting[0].cancel()
+    await asyncio.wait(waiting[:1])
     await until(lambda: not server.clients)
     await ours.close()
 
@@ -283,7 +304,7 @@ def test_a_loop_that_is_closed_closes_the_connections(valkey):
     async def use():
         ours = redis_layer(layer)
         ours.use()
-        await ours.group_add("a", await ours.new_channel())
+        await join(ours, "a", await ours.new_channel())
         await ours.group_send("a", MESSAGE)
         return weakref.ref(asyncio.get_running_loop())
 
@@ -378,7 +399,7 @@ async def speaks(*hosts, **options):
     """A message comes back."""
     _, ours = open_layer(*hosts, **options)
     async with Listener(ours) as ann:
-        await ours.group_add("g", ann.channel)
+        await join(ours, "g", ann.channel)
         await ours.group_send("g", MESSAGE)
         await ann.until(1)
         assert ann.messages == [MESSAGE]
@@ -406,7 +427,7 @@ async def test_tls(tmp_path, protocol):
         host = {"address": f"rediss://localhost:{server.port}", "protocol": protocol}
         _, ours = open_layer({**host, "ssl_ca_certs": str(certificate)})
         async with Listener(ours) as ann:
-            await ours.group_add("g", ann.channel)
+            await join(ours, "g", ann.channel)
             [subscriber] = server.clients
             for _ in range(20):
                 await ours.group_send("g", {**MESSAGE, "x": b"x" * 100_000})
@@ -430,8 +451,8 @@ async def test_the_least_rights_and_a_channel_without_one(valkey, protocol):
     host = f"redis://site:secret@127.0.0.1:{valkey.port}/0?protocol={protocol}"
     _, ours = open_layer(host)
     async with Listener(ours) as ann:
-        await ours.group_add("fws.g", ann.channel)
-        for refused in (ours.group_add("other", ann.channel), ours.group_send("other", MESSAGE)):
+        await join(ours, "fws.g", ann.channel)
+        for refused in (join(ours, "other", ann.channel), ours.group_send("other", MESSAGE)):
             with pytest.raises(NoPermissionError):
                 await refused
         await ours.group_send("fws.g", MESSAGE)
@@ -461,7 +482,7 @@ async def test_the_master_that_sentinel_names_is_found_again_after_a_failover(tm
         await asyncio.to_thread(sentinel.said, r"\+slave ")
         _, ours = open_layer({"sentinels": [("127.0.0.1", port)], "master_name": "m"})
         async with Listener(ours) as ann:
-            await ours.group_add("g", ann.channel)
+            await join(ours, "g", ann.channel)
             await ours.group_send("g", MESSAGE)
             await ann.until(1)
             await asyncio.to_thread(first.kill)
