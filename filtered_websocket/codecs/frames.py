@@ -103,6 +103,60 @@ class Bundle:
         return self.wire
 
 
+#: Longest payload of a frame that :func:`read_short_frame` reads: above, the servers' own
+#: libraries unmask faster.
+LONGEST_SHORT = 1024
+
+
+def read_short_frame(data: bytes, at: int) -> tuple[bytes, bool, int] | None:
+    """
+    The frame that begins at ``at``: its payload, whether it is text, and where it ends.
+
+    None unless it is a client's, complete, final, short, a text in UTF-8 or binary, and
+    without extensions (RFC 6455 section 5.2).
+    """
+    end = len(data)
+    if at + 6 > end:
+        return None
+    # Without the mask bit, the size is below zero.
+    first, size = data[at], data[at + 1] - 0x80
+    mask = at + 2
+    if size == 126:
+        size = data[mask] << 8 | data[mask + 1]
+        mask += 2
+        if size < 126:
+            return None
+    elif size == 127:
+        return None
+    start = mask + 4
+    stop = start + size
+    if not (0x81 <= first <= 0x82 and 0 <= size <= LONGEST_SHORT and stop <= end):
+        return None
+    # All bytes at once: XOR of two numbers of that many bytes (section 5.3).
+    key = (data[mask:start] * ((size + 3) >> 2))[:size]
+    number = int.from_bytes(data[start:stop], "little") ^ int.from_bytes(key, "little")
+    payload = number.to_bytes(size, "little")
+    text = first == 0x81
+    if text and not is_utf8(payload):
+        return None
+    return payload, text, stop
+
+
+def begins_short_frame(data: bytes) -> bool:
+    """Whether the rest of ``data`` may make it a frame that :func:`read_short_frame` reads."""
+    if len(data) < 2:
+        return data in (b"", b"\x81", b"\x82")
+    size = data[1] - 0x80
+    if not 0x81 <= data[0] <= 0x82 or not 0 <= size <= 126:
+        return False
+    begin = 6
+    if size == 126:
+        begin = 8
+        if len(data) >= 4:
+            size = data[2] << 8 | data[3]
+    return size <= LONGEST_SHORT and len(data) < begin + size
+
+
 def is_utf8(payload: bytes) -> bool:
     if payload.isascii():
         return True

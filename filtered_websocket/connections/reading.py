@@ -113,10 +113,7 @@ class Reader:
         awaits, receive = self._awaits, self._receive
         task: Any = asyncio.current_task()
         self._task = task
-        inbox = transport.inbox
-        # A middleware that wraps ``receive`` sees every event.
-        if inbox is not getattr(receive, "__self__", None):
-            inbox = None
+        inbox = transport.inbox_of(receive)
         event: Event | Message
         worked = ended = 0.0
         while transport.closed is None:

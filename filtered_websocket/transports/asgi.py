@@ -14,8 +14,8 @@ from ..close_codes import SLOW_READER
 from ..codecs.frames import Bundle, Frame
 from ..conf import conf
 from ..logs import get_logger
-from ..types import Send
-from .inbox import Inbox
+from ..types import Receive, Send
+from .inbox import MessageQueue
 from .scheduling import NONE_WAITING, call_in_batches, settle
 
 logger = get_logger(__name__)
@@ -97,9 +97,8 @@ class AsgiTransport:
         """Whether the writer task runs."""
         return self._writer is not None
 
-    @property
-    def inbox(self) -> Inbox | None:
-        """What has been received and was not taken, where the server's own queue limits it."""
+    def inbox_of(self, receive: Receive) -> MessageQueue | None:
+        """What ``receive`` would return, if it is the server's own and its queue is known."""
         return None
 
     def hold(self) -> None:

@@ -19,11 +19,11 @@ from ..close_codes import RESTART
 from ..codecs.frames import Bundle, Frame
 from ..conf import conf
 from ..logs import get_logger
-from ..types import Send
+from ..types import Receive, Send
 from .asgi import AsgiTransport
 from .daphne_periodic import spread_checks
 from .daphne_reading import read_short_frames
-from .inbox import Inbox, SocketReader, limit_queue
+from .inbox import MessageQueue, SocketReader, limit_queue
 from .lane import NOBODY, Lane
 
 logger = get_logger(__name__)
@@ -107,10 +107,10 @@ class DaphneTransport(Lane):
             self._lifetime = loop.call_later(left, self.close, RESTART, reason)
         super().open()
 
-    @property
-    def inbox(self) -> Inbox | None:
+    def inbox_of(self, receive: Receive) -> MessageQueue | None:
         queue = self._protocol.application_queue
-        return queue if type(queue) is Inbox else None
+        is_bare = getattr(receive, "__self__", None) is queue
+        return queue if is_bare and isinstance(queue, MessageQueue) else None
 
     @property
     def disconnected(self) -> bool:

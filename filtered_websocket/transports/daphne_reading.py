@@ -13,14 +13,12 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
-from ..codecs.frames import is_utf8
+from ..codecs.frames import LONGEST_SHORT, read_short_frame
 from ..logs import get_logger
 from .inbox import Inbox
 
 logger = get_logger(__name__)
 
-#: Longest payload that is parsed here, bytes: above, autobahn's masker is faster.
-LONGEST = 1024
 #: Methods of the protocol that parse what arrives. A subclass must not override them.
 RECEIVING_METHODS = (
     "_dataReceived",
@@ -113,36 +111,21 @@ def data_received(self: Any, data: bytes) -> None:
         # Any traffic may cancel this timeout: autobahn does that.
         or self.autoPingTimeoutCall is not None
         or self._listeners is not None
-        or 0 < self.maxMessagePayloadSize < LONGEST
-        or 0 < self.maxFramePayloadSize < LONGEST
+        or 0 < self.maxMessagePayloadSize < LONGEST_SHORT
+        or 0 < self.maxFramePayloadSize < LONGEST_SHORT
     ):
         autobahn.dataReceived(self, data)
         return
     put = _message_handler(self)
     at = count = octets = 0
-    end = len(data)
-    while at + 6 <= end and self.state == is_open and not reader.is_paused:
-        # RFC 6455 section 5.2; without the mask bit, the size is below zero.
-        first, size = data[at], data[at + 1] - 0x80
-        mask = at + 2
-        if size == 126:
-            size = data[mask] << 8 | data[mask + 1]
-            mask += 2
-            if size < 126:
-                break
-        elif size == 127:
+    while self.state == is_open and not reader.is_paused:
+        found = read_short_frame(data, at)
+        if found is None:
             break
-        start = mask + 4
-        stop = start + size
-        if not (0x81 <= first <= 0x82 and 0 <= size <= LONGEST and stop <= end):
-            break
-        payload = _unmask(data[mask:start], data[start:stop], size)
-        if first == 0x81 and not is_utf8(payload):
-            break
-        at = stop
+        payload, text, at = found
         count += 1
-        octets += size
-        put(payload, first == 0x81)
+        octets += len(payload)
+        put(payload, text)
     if count:
         stats = self.trafficStats
         stats.incomingOctetsWireLevel += at
@@ -150,7 +133,7 @@ def data_received(self: Any, data: bytes) -> None:
         stats.incomingOctetsAppLevel += octets
         stats.incomingWebSocketFrames += count
         stats.incomingWebSocketMessages += count
-    if at == end:
+    if at == len(data):
         return
     if reader.is_paused:
         reader.unparsed = data[at:]
@@ -195,13 +178,6 @@ def _missing(protocol: Any, data: bytes) -> int:
     if size == 126:
         return 8 + (head[2] << 8 | head[3]) - begun
     return 6 + size - begun if 0 <= size < 126 else 0
-
-
-def _unmask(mask: bytes, payload: bytes, size: int) -> bytes:
-    """RFC 6455 section 5.3 for all bytes at once: XOR of two numbers of ``size`` bytes."""
-    key = (mask * ((size + 3) >> 2))[:size]
-    number = int.from_bytes(payload, "little") ^ int.from_bytes(key, "little")
-    return number.to_bytes(size, "little")
 
 
 #: Class of a protocol -> its subclass that parses short frames; None where it must not.

@@ -154,15 +154,8 @@ class SmallQueue(asyncio.Queue[Any]):
                 return
 
 
-class Inbox(SmallQueue):
-    """daphne's queue of one connection; :func:`limit_queue` sets its class."""
-
-    @property
-    def reader(self) -> SocketReader:
-        # In the place of something that a small queue does not use: with a new attribute
-        # Python would give each queue a dict of its own.
-        reader: SocketReader = self._putters  # type: ignore[attr-defined]
-        return reader
+class MessageQueue(SmallQueue):
+    """A server's queue of one connection, in which a message is kept as its bytes."""
 
     @property
     def items(self) -> Sequence[Event | Message]:
@@ -174,30 +167,15 @@ class Inbox(SmallQueue):
         if event["type"] == "websocket.receive":
             self.put_message(*message_of(event))
         else:
-            self._put_limited(event, 0)
+            super().put_nowait(event)
 
     def put_message(self, payload: bytes, text: bool) -> None:
-        """Queue a message, which is kept as its bytes; those of a text are UTF-8."""
-        if not self.reader.discards:
-            self._put_limited((payload, text), len(payload))
-
-    def _put_limited(self, item: Event | Message, size: int) -> None:
-        super().put_nowait(item)
-        reader = self.reader
-        reader.size += size
-        if len(self._queue) >= reader.max_frames or reader.size >= MAX_BYTES:
-            reader.pause()
+        """Queue a message; the bytes of a text are UTF-8."""
+        super().put_nowait((payload, text))
 
     def take(self) -> Event | Message:
         """The next message as its bytes, or the next other event; QueueEmpty if there is none."""
         item: Event | Message = super().get_nowait()
-        reader = self.reader
-        if type(item) is tuple:
-            reader.size -= len(item[0])
-        if reader.is_paused:
-            few = len(self._queue) <= reader.max_frames // 2
-            if few and reader.size <= MAX_BYTES // 2:
-                reader.resume()
         return item
 
     def get_nowait(self) -> Event:
@@ -208,6 +186,73 @@ class Inbox(SmallQueue):
         if text:
             return {"type": "websocket.receive", "text": payload.decode()}
         return {"type": "websocket.receive", "bytes": payload}
+
+
+class Inbox(MessageQueue):
+    """daphne's queue of one connection; :func:`limit_queue` sets its class."""
+
+    #: Its reader, in the place of something that a small queue does not use: with a new
+    #: attribute Python would give each queue a dict of its own.
+    _putters: Any
+
+    @property
+    def reader(self) -> SocketReader:
+        reader: SocketReader = self._putters
+        return reader
+
+    # Called once per frame, and so without calls of ``super().take()`` and the like.
+
+    def put_message(self, payload: bytes, text: bool) -> None:
+        reader = self._putters
+        if not reader.discards:
+            reader.size += len(payload)
+            SmallQueue.put_nowait(self, (payload, text))
+            if len(self._queue) >= reader.max_frames or reader.size >= MAX_BYTES:
+                reader.pause()
+
+    def take(self) -> Event | Message:
+        item: Event | Message = SmallQueue.get_nowait(self)
+        reader = self._putters
+        if type(item) is tuple:
+            reader.size -= len(item[0])
+        if reader.is_paused:
+            few = len(self._queue) <= reader.max_frames // 2
+            if few and reader.size <= MAX_BYTES // 2:
+                reader.resume()
+        return item
+
+
+class Received(MessageQueue):
+    """uvicorn's queue of one connection."""
+
+    #: The protocol whose short frames are parsed by ``transports.uvicorn``, or None; in the
+    #: place of something that a small queue does not use.
+    _putters: Any
+
+    @property
+    def is_fed(self) -> bool:
+        """Whether its protocol's frames are parsed by this package."""
+        return self._putters is not None
+
+    def feed_from(self, protocol: Any) -> None:
+        """``protocol`` has paused after a read, where it says so: resume it once this is empty."""
+        self._putters = protocol
+
+    def forget_protocol(self) -> None:
+        """The connection has ended: leave no cycle of references."""
+        self._putters = None
+
+    def take(self) -> Event | Message:
+        item = super().take()
+        protocol = self._putters
+        if protocol is not None and protocol.read_paused and not self._queue:
+            if protocol.conn.reader.buffer:
+                protocol.data_received(b"")
+            if not self._queue:
+                # As uvicorn's ``receive`` does: it pauses after each read.
+                protocol.read_paused = False
+                protocol.transport.resume_reading()
+        return item
 
 
 def make_small(queue: Any, kind: type[SmallQueue] = SmallQueue) -> bool:

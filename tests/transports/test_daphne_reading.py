@@ -8,10 +8,10 @@ import pytest
 from autobahn.twisted.websocket import WebSocketAdapterProtocol
 from daphne.ws_protocol import WebSocketProtocol
 
+from filtered_websocket.codecs.frames import LONGEST_SHORT as LONGEST
 from filtered_websocket.server.daphne_protocol import Protocol as OurProtocol
 from filtered_websocket.transports import daphne_reading
 from filtered_websocket.transports.daphne_reading import (
-    LONGEST,
     data_received,
     read_short_frames,
     reading_attributes,

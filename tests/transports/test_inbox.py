@@ -175,6 +175,11 @@ async def test_frames_sent_before_the_answer_count():
         assert raw.paused == 0
 
 
+async def test_long_frames_that_autobahn_reads_are_queued_and_pause_reading_once(reading):
+    reading.arrives(*[b"x" * 2000] * 6)
+    assert reading.queue.qsize() == 6 and not is_read(reading)
+
+
 async def test_a_queue_of_another_kind_is_left_alone():
     queue = asyncio.LifoQueue()
     limit_queue(queue, SocketReader(None, None, 4))
@@ -244,6 +249,15 @@ async def test_who_gave_up_in_this_very_iteration_is_not_woken(small):
     assert await small.get() == "b"
     await asyncio.wait([only])
     assert only.cancelled()
+
+
+async def test_what_nobody_waits_for_any_more_stays_in_a_small_queue(small):
+    await small.get()
+    gave_up = asyncio.ensure_future(small.get())
+    await asyncio.sleep(0)
+    gave_up.cancel()
+    small.put_nowait("a")
+    assert await small.get() == "a"
 
 
 async def test_who_waits_already_gets_the_next_of_a_queue_that_is_made_small():

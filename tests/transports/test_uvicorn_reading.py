@@ -1,0 +1,257 @@
+"""Short frames are taken; what comes of any bytes is what websockets alone makes of them."""
+
+import random
+import struct
+
+import pytest
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.server import ServerProtocol
+
+from filtered_websocket.codecs.frames import LONGEST_SHORT as LONGEST
+from filtered_websocket.codecs.frames import begins_short_frame, read_short_frame
+from filtered_websocket.transports import uvicorn as lanes
+from filtered_websocket.transports.inbox import Received
+from filtered_websocket.transports.uvicorn import MAX_AT_ONCE, read_short_frames
+
+from .test_daphne_reading import BINARY, CLOSE, PING, TEXT, any_frame, frame, pieces, received
+from .test_uvicorn import Serving
+
+
+class Reading(Serving):
+    """A connection, what its application would get, and what its client does."""
+
+    async def accept(self, taking=True):
+        await super().accept()
+        self.written = []
+        self.paused = False
+        self.protocol.transport.write = self.written.append
+        self.protocol.transport.pause_reading = lambda: self.note(True)
+        self.protocol.transport.resume_reading = lambda: self.note(False)
+        if not taking:
+            self.protocol.queue.forget_protocol()
+            self.protocol.__class__ = WebSocketsSansIOProtocol
+        return self
+
+    def note(self, paused):
+        assert self.paused is not paused
+        self.paused = paused
+
+    def receive(self, data):
+        if not self.protocol.transport.is_closing():
+            self.protocol.data_received(data)
+
+    def events(self):
+        queue, found = self.protocol.queue, []
+        while queue.qsize():
+            found.append(queue.get_nowait())
+        return found
+
+    def outcome(self):
+        """All that anybody can see of what was received."""
+        protocol = self.protocol
+        return (
+            self.events(),
+            b"".join(self.written),
+            protocol.conn.state,
+            protocol.close_sent,
+            repr(protocol.conn.parser_exc),
+            protocol.transport.is_closing(),
+        )
+
+
+@pytest.fixture
+async def reading():
+    made = []
+
+    async def start(*, deflate=False, **kwargs):
+        made.append(await Reading(deflate).accept(**kwargs))
+        return made[-1]
+
+    yield start
+    for one in made:
+        del one.protocol.transport.write
+        one.protocol.transport.abort()
+        await one.end()
+
+
+@pytest.fixture
+def left(monkeypatch):
+    """The bytes that websockets gets."""
+    found = []
+    receive = ServerProtocol.receive_data
+
+    def note(self, data):
+        if not data.startswith(b"GET"):
+            found.append(bytes(data))
+        receive(self, data)
+
+    monkeypatch.setattr(ServerProtocol, "receive_data", note)
+    return found
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 125, 126, 127, LONGEST])
+async def test_short_frames_never_reach_websockets(reading, left, size):
+    one = await reading()
+    letters, octets = "x" * size, bytes(range(256)) * 5
+    one.protocol.data_received(frame(letters.encode()) + frame(octets[:size], BINARY))
+    one.protocol.data_received(frame("ü€𝄞".encode()))
+    assert one.events() == [received(letters), received(octets[:size]), received("ü€𝄞")]
+    assert left == []
+
+
+@pytest.mark.parametrize("size", [0, 5, 126, LONGEST])
+async def test_a_short_frame_that_arrives_in_pieces_is_taken(reading, left, size):
+    one = await reading()
+    whole = frame(b"first") + frame(b"x" * size) + frame(b"last")
+    for at in range(1, len(whole)):
+        one.protocol.data_received(whole[:at])
+        one.protocol.data_received(whole[at:])
+        assert one.events() == [received("first"), received("x" * size), received("last")]
+    for octet in whole:
+        one.protocol.data_received(bytes([octet]))
+    assert len(one.events()) == 3 and left == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        frame(b"x" * (LONGEST + 1)),
+        frame(b"x" * 70_000, BINARY),
+        frame(b"ping", PING),
+        frame(b"first ", final=False),
+        frame(struct.pack("!H", 4321), CLOSE),
+        frame(b"unmasked", mask=b""),
+        frame(b"reserved", reserved=4),
+        frame(b"unknown", 3),
+        frame(b"short, in 16 bits", form=16),
+        frame(b"short, in 64 bits", form=64),
+        frame(b"\xff"),
+        frame("ü".encode()[:1]),
+        frame(b"x" * 2000)[:4],
+        b"\x89",
+    ],
+    ids=lambda data: f"{len(data)}-{data[:4].hex()}",
+)
+async def test_from_the_first_other_frame_on_all_is_websockets(reading, left, other):
+    one, alone = await reading(), await reading(taking=False)
+    one.protocol.data_received(frame(b"before") + other + frame(b"behind"))
+    assert left == [other + frame(b"behind")]
+    # Of what arrives together with a wrong frame, uvicorn forgets all.
+    alone.protocol.data_received(frame(b"before"))
+    alone.protocol.data_received(other + frame(b"behind"))
+    assert one.outcome() == alone.outcome()
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_what_comes_of_any_stream_is_what_websockets_makes_of_it(reading, seed):
+    chance = random.Random(seed)
+    for _ in range(4):
+        one, alone = await reading(), await reading(taking=False)
+        frames = [any_frame(chance) for _ in range(chance.randrange(1, 20))]
+        closing = chance.randrange(-12, 6)
+        for at, piece in enumerate(pieces(chance, b"".join(frames))):
+            for each in (one, alone):
+                each.receive(piece)
+                if at == closing and not each.protocol.close_sent:
+                    await each.send({"type": "websocket.close", "code": 4000})
+        (events, *seen), (expected, *others) = one.outcome(), alone.outcome()
+        assert seen == others
+        if alone.protocol.conn.parser_exc is not None:
+            # Of what arrives together with a wrong frame, uvicorn forgets all.
+            assert events.pop() == expected.pop()
+            events = events[: len(expected)]
+        is_same = events == expected
+        assert is_same, seed
+
+
+async def test_no_more_than_a_few_are_taken_before_they_are_handled(reading, left):
+    one = await reading()
+    count = 2 * MAX_AT_ONCE + 10
+    one.protocol.data_received(b"".join(frame(b"%d" % n) for n in range(count)))
+    queue = one.protocol.queue
+    assert queue.qsize() == MAX_AT_ONCE and one.paused and one.protocol.read_paused
+    for number in range(count):
+        assert one.paused
+        assert await one.protocol.receive() == received(str(number))
+        assert queue.qsize() <= MAX_AT_ONCE
+    assert not one.paused and not one.protocol.read_paused and left == []
+
+
+async def test_what_waits_is_taken_before_what_arrives(reading):
+    one = await reading()
+    one.protocol.data_received(b"".join(frame(b"%d" % n) for n in range(MAX_AT_ONCE + 1)))
+    one.protocol.data_received(frame(b"later"))
+    assert [event["text"] for event in one.events()][-2:] == [str(MAX_AT_ONCE), "later"]
+
+
+async def test_reading_goes_on_once_all_that_was_read_is_handled(reading):
+    one = await reading()
+    one.protocol.data_received(frame(b"1") + frame(b"2"))
+    queue = one.protocol.queue
+    assert queue.take() == (b"1", True) and one.paused
+    assert queue.take() == (b"2", True) and not one.paused and not one.protocol.read_paused
+
+
+async def test_where_the_client_compresses_short_frames_in_clear_are_taken(reading, left):
+    one = await reading(deflate=True)
+    one.protocol.data_received(frame(b"clear"))
+    assert one.events() == [received("clear")] and left == []
+
+
+async def test_a_queue_refers_to_its_protocol_until_the_connection_has_ended(reading):
+    one = await reading()
+    queue = one.protocol.queue
+    assert type(queue) is Received and queue.is_fed
+    assert one.transport.inbox_of(one.protocol.receive) is queue
+    assert one.transport.inbox_of(print) is None
+    one.transport.lost(1001)
+    assert not queue.is_fed and one.transport.inbox_of(one.protocol.receive) is None
+
+
+@pytest.mark.parametrize("what", ["debug", "size", "queue", "attribute"])
+async def test_where_it_cannot_be_done_websockets_reads(reading, monkeypatch, caplog, left, what):
+    one = await reading(taking=False)
+    if what == "debug":
+        one.protocol.conn.debug = True
+    elif what == "size":
+        one.protocol.config.ws_max_size = LONGEST - 1
+    elif what == "queue":
+        del one.protocol.queue
+    else:
+        del one.protocol.conn.reader
+    assert not read_short_frames(one.protocol)
+    assert ("differs from those" in caplog.text) == (what in ("queue", "attribute"))
+    assert type(one.protocol) is WebSocketsSansIOProtocol
+
+
+async def test_the_shape_is_that_of_the_installed_versions(reading):
+    """What is gone, or means something else, shows here and not on a site."""
+    one = await reading()
+    lanes.reading_attributes(one.protocol)
+    conn = one.protocol.conn
+    assert one.protocol.is_between_frames()
+    conn.receive_data(frame(b"x" * 9)[:7])
+    assert not one.protocol.is_between_frames()
+    conn.receive_data(frame(b"x" * 9)[7:])
+    assert one.protocol.is_between_frames()
+    assert getattr(conn, one.protocol.begun_size) is None
+    conn.receive_data(frame(b"first", final=False))
+    assert one.protocol.is_between_frames()
+    assert getattr(conn, one.protocol.begun_size) == 5
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@pytest.mark.parametrize("size", [0, 1, 125, 126, LONGEST])
+def test_every_part_of_a_short_frame_begins_one(opcode, size):
+    whole = frame(b"x" * size, opcode)
+    for at in range(len(whole)):
+        assert begins_short_frame(whole[:at]) and read_short_frame(whole[:at], 0) is None
+    assert not begins_short_frame(whole)
+    assert read_short_frame(b"?" + whole, 1) == (b"x" * size, opcode == TEXT, len(whole) + 1)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x88", b"\x81\x05", b"\x81\xff", b"\x01\x85", frame(b"x" * (LONGEST + 1))[:4]]
+)
+def test_other_frames_begin_no_short_one(data):
+    assert not begins_short_frame(data)
