@@ -21,7 +21,7 @@ from ..conf import conf
 from ..logs import get_logger
 from ..types import Receive, Send
 from .asgi import AsgiTransport
-from .daphne_periodic import spread_checks
+from .daphne_costs import format_options_later, spread_checks
 from .daphne_reading import read_short_frames
 from .inbox import MessageQueue, SocketReader, limit_queue
 from .lane import NOBODY, Lane
@@ -276,6 +276,7 @@ def find_daphne(
             error,
         )
         return None
+    format_options_later()
     return (DaphneTls if is_wrapped else DaphneLane)(protocol, socket, send, max_unsent, on_end)
 
 

@@ -1,4 +1,4 @@
-"""daphne's periodic checks, a few connections at a time: transports.daphne_periodic."""
+"""daphne's periodic checks, a few connections at a time: transports.daphne_costs."""
 
 import asyncio
 import time
@@ -9,8 +9,8 @@ import pytest
 from daphne import server as daphne_server
 from daphne.server import Server
 
-from filtered_websocket.transports import daphne_periodic
-from filtered_websocket.transports.daphne_periodic import (
+from filtered_websocket.transports import daphne_costs
+from filtered_websocket.transports.daphne_costs import (
     PERIODIC_METHODS,
     SpreadMethod,
     spread_checks,
@@ -58,7 +58,7 @@ def later(monkeypatch):
     """Calls that are made later by asyncio's loop: seconds and what."""
     made = []
     loop = SimpleNamespace(call_later=lambda *call: made.append(call))
-    monkeypatch.setattr(daphne_periodic.asyncio, "get_running_loop", lambda: loop)
+    monkeypatch.setattr(daphne_costs.asyncio, "get_running_loop", lambda: loop)
     return made
 
 
@@ -83,7 +83,7 @@ def test_a_server_that_overrides_a_check_is_left_alone(monkeypatch):
     spread_checks(plain)
     assert "application_checker" not in vars(plain) and "timeout_checker" not in vars(plain)
     other = Server(None, endpoints=["tcp:0"])
-    monkeypatch.delitem(daphne_periodic.sys.modules, "daphne.server")
+    monkeypatch.delitem(daphne_costs.sys.modules, "daphne.server")
     spread_checks(other)
     assert "timeout_checker" not in vars(other)
 
