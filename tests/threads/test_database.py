@@ -212,6 +212,47 @@ class Pool:
         self.given.append(run)
 
 
+def test_a_thread_waits_a_moment_for_the_next_query_before_connections_are_closed(
+    monkeypatch, closings
+):
+    line, ran = database.QueryQueue(), []
+    pool = Pool(True)
+    monkeypatch.setattr(database, "thread_pool", lambda name, threads: pool)
+    line.put(lambda: ran.append(len(closings)))
+    [run] = pool.given
+    # While a thread waits, none is started for a query that it can take.
+    pool.starts = False
+    arrivals = [lambda: line.put(lambda: ran.append(len(closings)))] * 2
+    waits = []
+
+    def wait_for(is_there, seconds):
+        waits.append(seconds)
+        if arrivals:
+            arrivals.pop()()
+        return is_there()
+
+    monkeypatch.setattr(line._lock, "wait_for", wait_for)
+    run()
+    assert ran == [1, 1, 1] and len(closings) == 2
+    assert waits == [database.LINGER] * 3 and not line.is_waiting
+    # It has ended: another one is started.
+    pool.starts = True
+    line.put(lambda: None)
+    assert len(pool.given) == 2
+
+
+def test_a_thread_that_waits_serves_one_query_and_another_is_started_for_the_next(
+    monkeypatch, closings
+):
+    line, pool = database.QueryQueue(), Pool(True)
+    monkeypatch.setattr(database, "thread_pool", lambda name, threads: pool)
+    line._threads = line._idle = 1
+    line.put(lambda: None)
+    assert not pool.given
+    line.put(lambda: None)
+    assert len(pool.given) == 1
+
+
 def test_threads_that_cannot_be_started_do_not_count(monkeypatch, closings):
     pool, line, ran = Pool(False), database.QueryQueue(), []
     monkeypatch.setattr(database, "thread_pool", lambda name, threads: pool)
