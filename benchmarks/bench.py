@@ -140,7 +140,7 @@ class Session:
     def warm_up(self, streams: list[Stream], in_flight: int = 8) -> None:
         """A few messages one by one, then some together; they are not counted."""
         self.load.paced(streams[0], 3, 0.0, 5.0)
-        seconds = self.bench.seconds / 4
+        seconds = self.bench.seconds * self.contender.warm_up
         self.load.throughput(streams, seconds, self.in_flight(in_flight))
 
     def measure(self, streams: list[Stream], seconds: float, in_flight: int) -> Figures:

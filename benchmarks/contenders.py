@@ -27,6 +27,8 @@ PAYLOAD = b"x" * 128
 RAW = Wire(PAYLOAD)
 SOCKETIO = SocketIOWire(PAYLOAD)
 
+#: The compilers of Node and Bun are not done any sooner.
+COMPILED = 1.0
 #: Paths that a contender serves.
 GROUPS = frozenset({"fan", "self", "echo"})
 
@@ -48,6 +50,8 @@ class Contender:
     missing: Need = lambda: None
     #: Messages that are on their way at once; None: as many as the scenario says.
     in_flight: int | None = None
+    #: How long it is warmed up, as a part of what is measured.
+    warm_up: float = 0.25
     #: The only group it has, if it has no named groups.
     one_group: bool = False
     #: The command line of another process that publishes to so many groups of it.
@@ -169,7 +173,13 @@ CONTENDERS = (
         publisher=publisher("socketio"),
     ),
     Contender("websockets", "`websockets.broadcast`, uvloop", module("websockets_broadcast")),
-    Contender("node-ws", "Node `ws`", node("node_ws.js"), missing=needs_node("ws")),
+    Contender(
+        "node-ws",
+        "Node `ws`",
+        node("node_ws.js"),
+        missing=needs_node("ws"),
+        warm_up=COMPILED,
+    ),
     Contender(
         "node-socketio",
         "socket.io (Node), Redis",
@@ -177,9 +187,10 @@ CONTENDERS = (
         "redis",
         wire=SOCKETIO,
         missing=needs_node(*ADAPTER, *EMITTER),
+        warm_up=COMPILED,
         publisher=lambda groups: [*node("publisher.js")(groups), str(groups)],
     ),
-    Contender("bun", "Bun, `server.publish`", bun, missing=needs_bun),
+    Contender("bun", "Bun, `server.publish`", bun, missing=needs_bun, warm_up=COMPILED),
     Contender(
         "legacy",
         "filtered-websocket 0.4.1 (2014)",

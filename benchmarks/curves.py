@@ -58,6 +58,8 @@ class Curve:
             empty, last = session.resident_bytes(), 0
             for size in self.sizes[: bench.count(len(self.sizes), 3)]:
                 streams = grow(session, last, size)
+                if not last:
+                    session.warm_up(streams)
                 last = size
                 self._warm_up(session, streams)
                 figures[f"cpu_us@{size}"] = median(
