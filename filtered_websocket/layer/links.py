@@ -100,7 +100,12 @@ class RedisLink(LayerLink):
 
     async def _listen(self) -> None:
         channel = await self._subscriptions.open()
-        self._redis.listen(channel, self._receive, self._health.note_lost)
+        self._redis.listen(channel, self._receive, self._cut_off)
+
+    def _cut_off(self, error: Exception) -> None:
+        # Also during an outage: no group counts as joined before Redis confirms it again.
+        self._subscriptions.rejoin()
+        self._health.note_lost(error)
 
     def _receive(self, data: bytes) -> None:
         try:

@@ -105,20 +105,36 @@ async def test_a_cut_subscription_is_an_outage_that_ends_by_itself(server, layer
         assert len(hub.lost) == len(hub.back) == 1
 
 
+async def test_a_subscription_that_is_cut_during_an_outage_is_none_until_it_is_confirmed(
+    server, layer, settings
+):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT, "LAYER_SETTLE": 3600}
+    async with FakeHub(layer) as hub:
+        await join(hub)
+        hub.link._health.note_lost(ConnectionError("away"))
+        await until(lambda: hub.link._subscriptions.up_to_date.is_set(), 0)
+        server.answer = lambda command: None
+        subscriber = next(client for client in server.clients if CHANNEL in client.channels)
+        subscriber.transport.abort()
+        await until(lambda: server.connections == 3, 0)
+        assert not hub.link.is_joined("fws.g.x")
+        assert len(hub.lost) == 1
+
+
 async def test_a_subscription_through_which_nothing_comes_is_cut(
     server, layer, settings, monkeypatch
 ):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.5, "LAYER_SETTLE": 0}
     monkeypatch.setattr(health, "HEARTBEAT", 0.01)
     async with FakeHub(layer) as hub:
-        await join(hub)
-        settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.5, "LAYER_SETTLE": 0}
+        hub.link.want("fws.g.x")
+        await until(lambda: hub.link.is_joined("fws.g.x"))
         first = next(client for client in server.clients if CHANNEL in client.channels)
         server.deaf = True
         await until(lambda: first not in server.clients)
         server.deaf = False
-        settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT, "LAYER_SETTLE": 0}
         await hub.until(lambda: hub.back)
-        assert len(hub.lost) == 1
+        assert hub.lost
 
 
 async def test_a_missing_right_is_named_and_reported_once(server, layer):
