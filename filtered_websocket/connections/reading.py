@@ -17,7 +17,7 @@ from ..conf import conf
 from ..logs import get_logger
 from ..transports.asgi import ABNORMAL
 from ..transports.inbox import MAX_BYTES, message_of
-from ..transports.scheduling import YIELD_ITERATIONS, settle
+from ..transports.scheduling import TURN, YIELD_ITERATIONS, settle
 from ..types import Event, Message, Receive
 from .connection import Connection
 from .stalls import Grace, Stalls, check_interval
@@ -26,8 +26,6 @@ logger = get_logger(__name__)
 
 #: RFC 6455 section 7.1.5: the code of a close frame that had none.
 NO_STATUS = 1005
-#: How long the messages of one connection are handled before others are served, seconds.
-TURN = 0.0003
 
 
 class Queues(Protocol):

@@ -6,8 +6,10 @@ over their limit, closing them all at once would delay all other connections.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..codecs.frames import Frame
@@ -16,6 +18,10 @@ from ..codecs.frames import Frame
 #: many iterations of the event loop: a message of another client takes about as many from
 #: its socket through the layer to all members.
 YIELD_ITERATIONS = 16
+#: How long bytes and messages of one connection are handled before others are served, seconds.
+TURN = 0.0003
+#: So many bytes are parsed without a look at the clock.
+SLICE = 4096
 #: How many functions are called together, and the seconds until the next ones.
 BATCH_SIZE, BATCH_INTERVAL = 4, 0.004
 
@@ -50,3 +56,50 @@ def settle(done: "asyncio.Future[None] | None") -> None:
     """Resolve ``done``, unless it is resolved or cancelled."""
     if done is not None and not done.done():
         done.set_result(None)
+
+
+# Methods of uvicorn's protocol where the package reads its short frames: what is left to its
+# own class is parsed in turns.
+
+
+def parse_in_turns(protocol: Any, data: bytes) -> bool:
+    """
+    Have uvicorn's own class parse ``data`` for ``TURN`` seconds, and the rest later: the
+    socket is not read meanwhile. Returns whether all is parsed.
+    """
+    base: Any = type(protocol).__base__
+    began = time.perf_counter()
+    for at in range(0, max(1, len(data)), SLICE):
+        if at and time.perf_counter() - began >= TURN:
+            protocol.unparsed = data[at:]
+            if not protocol.read_paused:
+                protocol.transport.pause_reading()
+            # Else it would be resumed as soon as the queue is empty.
+            protocol.read_paused = False
+            asyncio.get_running_loop().call_soon(_parse_on, protocol, YIELD_ITERATIONS)
+            return False
+        base.data_received(protocol, data[at : at + SLICE])
+        if protocol.conn.parser_exc is not None:
+            break  # it has failed, and what follows is ignored
+    protocol.unparsed = b""
+    return True
+
+
+def _parse_on(protocol: Any, iterations: int) -> None:
+    """Parse more, ``iterations`` of the event loop later: others come first."""
+    if iterations:
+        asyncio.get_running_loop().call_soon(_parse_on, protocol, iterations - 1)
+    elif protocol.unparsed and parse_in_turns(protocol, protocol.unparsed):
+        # It is resumed when the last message was taken.
+        protocol.read_paused = not protocol.queue.empty()
+        if not protocol.read_paused:
+            protocol.transport.resume_reading()
+
+
+def parse_rest(protocol: Any, error: Exception | None) -> None:
+    """``connection_lost``: what came before the end is not lost."""
+    base: Any = type(protocol).__base__
+    unparsed, protocol.unparsed = protocol.unparsed, b""
+    if unparsed:
+        base.data_received(protocol, unparsed)
+    base.connection_lost(protocol, error)

@@ -62,14 +62,17 @@ class Serving:
         self.protocol = WebSocketsSansIOProtocol(self.config, self.state, {})
         #: The socket is closed, and what was unsent forgotten.
         self.lost = asyncio.Event()
-        forget = self.protocol.connection_lost
-        self.protocol.connection_lost = lambda error: (forget(error), self.lost.set())
+        self.protocol.connection_lost = self.forget
         self.reader, self.peer = await asyncio.open_connection(sock=theirs)
         self.peer.write(HANDSHAKE + DEFLATE * self.deflate + b"\r\n")
         await loop.connect_accepted_socket(lambda: self.protocol, ours)
         answer = await self.reader.readuntil(b"\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 101")
         return self
+
+    def forget(self, error):
+        type(self.protocol).connection_lost(self.protocol, error)
+        self.lost.set()
 
     async def end(self):
         self.transport.stop()

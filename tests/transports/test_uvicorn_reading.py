@@ -1,7 +1,11 @@
 """Short frames are taken; what comes of any bytes is what websockets alone makes of them."""
 
+import asyncio
+import itertools
+import math
 import random
 import struct
+from types import SimpleNamespace
 
 import pytest
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -9,6 +13,7 @@ from websockets.server import ServerProtocol
 
 from filtered_websocket.codecs.frames import LONGEST_SHORT as LONGEST
 from filtered_websocket.codecs.frames import begins_short_frame, read_short_frame
+from filtered_websocket.transports import scheduling
 from filtered_websocket.transports import uvicorn as lanes
 from filtered_websocket.transports.inbox import Received
 from filtered_websocket.transports.uvicorn import MAX_AT_ONCE, read_short_frames
@@ -60,7 +65,9 @@ class Reading(Serving):
 
 
 @pytest.fixture
-async def reading():
+async def reading(monkeypatch):
+    """Starts connections; a machine that is slow does not parse in turns."""
+    monkeypatch.setattr(scheduling, "TURN", math.inf)
     made = []
 
     async def start(*, deflate=False, **kwargs):
@@ -135,7 +142,7 @@ async def test_a_short_frame_that_arrives_in_pieces_is_taken(reading, left, size
 async def test_from_the_first_other_frame_on_all_is_websockets(reading, left, other):
     one, alone = await reading(), await reading(taking=False)
     one.protocol.data_received(frame(b"before") + other + frame(b"behind"))
-    assert left == [other + frame(b"behind")]
+    assert b"".join(left) == other + frame(b"behind")
     # Of what arrives together with a wrong frame, uvicorn forgets all.
     alone.protocol.data_received(frame(b"before"))
     alone.protocol.data_received(other + frame(b"behind"))
@@ -255,3 +262,116 @@ def test_every_part_of_a_short_frame_begins_one(opcode, size):
 )
 def test_other_frames_begin_no_short_one(data):
     assert not begins_short_frame(data)
+
+
+LONG = [f"{number:02000d}" for number in range(100)]
+
+
+class Flooded(Reading):
+    """It has received 100 long messages and ``end`` at once."""
+
+    async def accept(self, end=b""):
+        await super().accept()
+        self.receive(b"".join(frame(text.encode()) for text in LONG) + end)
+        return self
+
+    def note(self, paused):
+        self.paused = paused
+
+    async def turn(self):
+        for _ in range(scheduling.YIELD_ITERATIONS + 1):
+            await asyncio.sleep(0)
+
+    def texts(self):
+        return [event.get("text", event["type"]) for event in self.events()]
+
+
+@pytest.fixture
+async def flooded(monkeypatch):
+    """On a machine that takes a whole turn for each slice."""
+    clock, made = itertools.count(), []
+    monkeypatch.setattr(scheduling, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+
+    async def start(end=b""):
+        made.append(await Flooded().accept(end))
+        return made[-1]
+
+    yield start
+    for one in made:
+        del one.protocol.transport.write
+        one.protocol.transport.abort()
+        await one.end()
+
+
+async def test_long_frames_are_parsed_a_slice_at_a_time_while_others_are_served(flooded):
+    one = await flooded()
+    assert one.texts() == LONG[:2] and one.paused
+    # It is not read before the rest is parsed, though the queue is empty.
+    one.protocol.queue.put_nowait(received("x"))
+    one.protocol.queue.take()
+    assert one.paused
+    await asyncio.sleep(0)
+    assert one.texts() == []
+    got = LONG[:2]
+    while one.protocol.unparsed:
+        await one.turn()
+        new = one.texts() if one.protocol.unparsed else []
+        assert len(new) <= 3
+        got += new
+    # Then it is, when the last message was taken.
+    while one.protocol.queue.items:
+        assert one.paused
+        got.append(one.protocol.queue.take()[0].decode())
+    assert got == LONG and not one.paused
+
+
+async def test_a_part_of_a_long_message_makes_nobody_wait_for_the_application(flooded):
+    one = await flooded()
+    while one.protocol.unparsed:
+        await one.turn()
+    while one.protocol.queue.items:
+        one.protocol.queue.take()
+    long = frame(b"x" * 20_000)
+    one.receive(long[:-1])
+    assert one.protocol.unparsed and one.paused
+    while one.protocol.unparsed:
+        assert one.texts() == []
+        await one.turn()
+    assert not one.paused
+    one.receive(long[-1:])
+    assert one.texts() == ["x" * 20_000]
+
+
+async def test_what_was_decrypted_before_the_pause_comes_behind(flooded):
+    one = await flooded()
+    one.receive(frame(b"last"))
+    while one.protocol.unparsed:
+        await one.turn()
+    assert one.texts() == [*LONG, "last"]
+
+
+async def test_what_came_before_the_end_is_not_lost(flooded):
+    one = await flooded()
+    one.protocol.transport.abort()
+    await one.lost.wait()
+    assert one.texts() == [*LONG, "websocket.disconnect"]
+    await one.turn()
+    assert one.texts() == []
+
+
+async def test_behind_a_flood_a_close_frame_is_answered_in_its_place(flooded):
+    one = await flooded(frame(struct.pack("!H", 4000), CLOSE))
+    while one.protocol.unparsed:
+        await one.turn()
+    assert one.texts()[: len(LONG) + 1] == [*LONG, "websocket.disconnect"]
+    assert one.written == [b"\x88\x02\x0f\xa0"]
+
+
+async def test_what_follows_a_wrong_frame_is_not_parsed(flooded):
+    one = await flooded(b"\xff" + bytes(5) + frame(b"late") * 5000)
+    while one.protocol.unparsed:
+        await one.turn()
+    *texts, last = one.texts()
+    # uvicorn drops what was parsed together with it.
+    assert texts == LONG[: len(texts)] and len(texts) >= len(LONG) - 3
+    assert last == "websocket.disconnect"
