@@ -138,14 +138,14 @@ async def test_an_error_is_an_answer_of_redis_pys_class(server, owner):
 
 
 async def test_without_an_answer_in_time_all_fail_and_the_connection_ends(server, owner, settings):
-    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.05}
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.5}
     server.answer = lambda command: b":1\r\n" if command[0] == b"A" else None
     for name in ("A", "B", "C"):
         owner.send(name)
     await owner.until_answers(3)
     assert owner.answers[0] == 1 and len(owner.lost) == 1
     for error in owner.answers[1:]:
-        assert isinstance(error, TimeoutError) and "within 0.05 s" in str(error)
+        assert isinstance(error, TimeoutError) and "within 0.5 s" in str(error)
     await until(lambda: not server.clients)
     assert owner.connection.is_idle and len(owner.answers) == 3
 
