@@ -58,6 +58,8 @@ async def test_a_raising_filter_is_logged_once_and_everybody_lives(fresh_site):
             await ann.send("raise")
         await ann.send("next")
         assert await hears(bob, 1) == ["next"]
+    # Said after what is counted.
+    await until(lambda: fresh_site.output.count("GOODBYE") == 2)
     words = "tests.e2e.site_filters.Misbehave raised KeyError on connection"
     assert fresh_site.output.count(words) == 1
     assert fresh_site.output.count("Traceback") == 1
@@ -154,6 +156,7 @@ async def test_100_clients_whose_messages_raise_do_not_disturb_a_good_one(fresh_
             ended.set()
         measure("a message beside 100 clients whose messages raise, p99", sorted(waits)[-2], 0.2)
         assert all(socket.close_code is None for socket in bad)
+    await until(lambda: fresh_site.output.count("GOODBYE") == len(bad) + 2)
     raised = fresh_site.output.count("Misbehave raised KeyError on connection")
     # A line in ten seconds, with how many there were.
     assert 1 <= raised <= errors / 50

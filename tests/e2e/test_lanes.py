@@ -158,6 +158,8 @@ async def test_which_lane_a_server_takes_is_said_once(database, start, options, 
         async with connect(server.ws()) as ann, connect(server.ws()) as bob:
             await ann.send("heard")
             assert await hears(bob, 1) == ["heard"]
+        # Said after what is counted.
+        await until(lambda: server.output.count("GOODBYE") == 2)
         said = [line for line in server.output.splitlines() if "frames leave by" in line]
         assert len(said) == 1 and lane in said[0]
 
