@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from ..auth.dependencies import Dependency, dependencies, expiries
+from ..auth.dependencies import Dependency, Dependents, dependencies, expiries
 from ..auth.tenants import tenant_of
 from ..auth.validity import is_read_from_a_replica, is_token, is_user, password_hash
 from ..close_codes import UNAUTHORIZED
@@ -81,7 +81,7 @@ class Grants:
         #: By slot: what the handshake showed, and the token that was used since.
         self._held: dict[Connection, dict[Slot, Identity]] = {}
         #: ("token" | "user" | "session", id) -> the connections that depend on it.
-        self._dependent: dict[Dependency, set[Connection]] = {}
+        self._dependent: Dependents[Connection] = Dependents()
         self._timers: dict[Connection, asyncio.TimerHandle] = {}
         self._rechecks = Rechecks(hub.tasks, hub.loop, self._held, self._replace)
         self._ended: dict[Dependency, str] = {}
@@ -149,12 +149,9 @@ class Grants:
         before = _all_dependencies(self._held.pop(connection, {}))
         after = _all_dependencies(held)
         for key in before - after:
-            dependent = self._dependent[key]
-            dependent.discard(connection)
-            if not dependent:
-                del self._dependent[key]
+            self._dependent.drop(key, connection)
         for key in after - before:
-            self._dependent.setdefault(key, set()).add(connection)
+            self._dependent.hold(key, connection)
         if held:
             self._held[connection] = held
         self._set_timer(connection)
