@@ -14,13 +14,11 @@ from pathlib import Path
 
 from . import machine, report
 from .bench import Bench, make_sessions
-from .clients import LoadError
 from .contenders import BY_NAME, Contender
 from .needs import peer_versions
-from .processes import ROOT, ServerFailed, Valkey
+from .processes import ROOT, Valkey
 from .results import Results
 from .scenarios import SCENARIOS, Scenario
-from .wire import WireError
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = ROOT / "docs" / "performance.md"
@@ -100,10 +98,11 @@ def run(options: argparse.Namespace) -> Results:
                 bar.set_description(f"{scenario.name} {number + 1}, {contender.name}")
                 try:
                     figures = scenario.measure(bench, contender)
-                except (LoadError, ServerFailed, WireError, OSError) as error:
-                    reason = f"failed in round {number + 1}: {error}"
+                # Whatever failed: it must not cost the figures of all others.
+                except Exception as error:
+                    reason = f"failed in round {number + 1}: {str(error) or repr(error)}"
                     results.skip(scenario.name, contender.name, reason)
-                    bar.write(f"{scenario.name}, {contender.name}: {error}")
+                    bar.write(f"{scenario.name}, {contender.name}: {error!r}")
                 else:
                     results.add(scenario.name, contender.name, number, figures)
     results.about["minutes"] = round((time.monotonic() - started) / 60, 1)

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -53,9 +53,9 @@ class Bench:
             "REDIS_URL": self.valkey.url,
         }
 
-    def start(self, contender: Contender) -> Process:
+    def start(self, contender: Contender, **variables: str) -> Process:
         port = free_port()
-        environment = self.environment(contender, port)
+        environment = self.environment(contender, port) | variables
         command = contender.command(port)
         return Process(command, port, machine.SERVER_CORE, environment, contender.folder)
 
@@ -67,9 +67,14 @@ class Bench:
 
     @contextmanager
     def loaded(
-        self, contender: Contender, processes: int = 1, *, anonymous: bool = False
+        self,
+        contender: Contender,
+        processes: int = 1,
+        *,
+        anonymous: bool = False,
+        **variables: str,
     ) -> Iterator["Session"]:
-        """A contender that runs, and a load for it."""
+        """A contender that runs, with these variables of its environment, and a load for it."""
         if contender.redis:
             self.valkey.flush()
         with ExitStack() as stack:
@@ -77,7 +82,7 @@ class Bench:
             gc.collect()
             gc.disable()
             stack.callback(gc.enable)
-            session = Session(self, contender, stack, load)
+            session = Session(self, contender, stack, load, variables)
             for _ in range(processes):
                 session.add_server()
             yield session
@@ -86,16 +91,25 @@ class Bench:
 class Session:
     """One contender under load."""
 
-    def __init__(self, bench: Bench, contender: Contender, stack: ExitStack, load: Load) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        contender: Contender,
+        stack: ExitStack,
+        load: Load,
+        variables: Mapping[str, str],
+    ) -> None:
         self.bench = bench
         self.contender = contender
         self.servers: list[Process] = []
         self.load = load
         self._stack = stack
+        self._variables = variables
 
     def add_server(self) -> Process:
         """One more process, which ends with the others."""
-        server = self._stack.enter_context(self.bench.start(self.contender))
+        started = self.bench.start(self.contender, **self._variables)
+        server = self._stack.enter_context(started)
         self.servers.append(server)
         return server
 

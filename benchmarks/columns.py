@@ -34,6 +34,9 @@ USERS = (
     Column("first to each, us", "users-5000", "first_us"),
     Column("next to each, us", "users-5000", "next_us"),
     Column("all in one go, us", "users-5000", "all_us"),
+    Column("Python's own GC: first", "users-5000-gc", "first_us"),
+    Column("next", "users-5000-gc", "next_us"),
+    Column("all", "users-5000-gc", "all_us"),
 )
 CROWDS = (
     Column("5 000 connect, s", "drain-5000", "arrived_s"),

@@ -53,33 +53,40 @@ def groups_of_three(bench: Bench, contender: Contender) -> Figures:
         return session.measure(streams, bench.seconds, MESSAGES_IN_FLIGHT)
 
 
-def published(bench: Bench, contender: Contender) -> Figures:
+def published(**variables: str) -> Measure:
     """
     A group per client, and one message to each of them from another process: the first one
     that a client gets, the next, and where it can be said so, all in one go.
     """
-    clients = bench.count(5000, 500)
-    with bench.loaded(contender) as session, bench.start_publisher(contender, clients) as other:
-        streams = [Stream() for _ in range(clients)]
-        session.load.connect(
-            Place(session.server.port, session.target("fan", f"g{n}"), stream, False, True)
-            for n, stream in enumerate(streams)
-        )
 
-        def once(how: str) -> float:
-            for stream in streams:
-                session.load.expect(stream)
-            cpu = session.cpu_seconds()
-            other.tell(how)
-            session.load.receive(clients)
-            other.has_sent()
-            time.sleep(SETTLE)
-            return (session.cpu_seconds() - cpu) / clients * 1e6
+    def measure(bench: Bench, contender: Contender) -> Figures:
+        clients = bench.count(5000, 500)
+        with (
+            bench.loaded(contender, **variables) as session,
+            bench.start_publisher(contender, clients) as other,
+        ):
+            streams = [Stream() for _ in range(clients)]
+            session.load.connect(
+                Place(session.server.port, session.target("fan", f"g{n}"), stream, False, True)
+                for n, stream in enumerate(streams)
+            )
 
-        figures = {"first_us": once("each"), "next_us": once("each")}
-        if contender.publishes_all:
-            figures["all_us"] = once("all")
-        return figures
+            def once(how: str) -> float:
+                for stream in streams:
+                    session.load.expect(stream)
+                cpu = session.cpu_seconds()
+                other.tell(how)
+                session.load.receive(clients)
+                other.has_sent()
+                time.sleep(SETTLE)
+                return (session.cpu_seconds() - cpu) / clients * 1e6
+
+            figures = {"first_us": once("each"), "next_us": once("each")}
+            if contender.publishes_all:
+                figures["all_us"] = once("all")
+            return figures
+
+    return measure
 
 
 def echo(bench: Bench, contender: Contender) -> Figures:

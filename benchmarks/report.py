@@ -41,7 +41,7 @@ def missed(results: Results) -> str:
         elif not one.is_met:
             lines.append((one.words, f"exponent {one.exponent:.2f}, the bound is <= {one.bound:g}"))
     text = [
-        f"- {words}: {figures}. {REASONS.get(words, 'The reason is not known yet.')}"
+        f"- {words}: {figures}. {REASONS.get(words, 'The reason is not known yet')}."
         for words, figures in lines
     ] or ["Nothing that was measured."]
     if unknown:

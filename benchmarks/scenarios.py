@@ -59,7 +59,14 @@ SCENARIOS = (
     # Fewer at once: so many clients make a queue of every message.
     Scenario("fanout-3000", "3 000 clients in one group", fan_out(3000, 4, 30), 2),
     Scenario("groups-1000", "1 000 groups of 3", groups_of_three, 2, excuse=needs_groups),
-    Scenario("users-5000", "5 000 groups of 1, from another process", published, 2, PUBLISHING),
+    Scenario("users-5000", "5 000 groups of 1, from another process", published(), 2, PUBLISHING),
+    Scenario(
+        "users-5000-gc",
+        "the same with Python's own garbage collection",
+        published(BENCH_GC="python"),
+        2,
+        (*OURS_THROUGH_REDIS, "before-daphne-redis", "before-uvicorn-redis"),
+    ),
     Scenario(
         "echo",
         "echo, ours also through ten filters",

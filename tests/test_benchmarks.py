@@ -147,10 +147,10 @@ def test_a_claim_for_both_servers_is_two():
 def test_what_is_missed_is_listed_with_its_reason_and_what_was_not_measured(monkeypatch):
     monkeypatch.setattr(report, "CLAIMS", [claim(words="a"), claim(words="b", of="ours-uvicorn")])
     results = measured(ours_daphne=3.0, limit=2.0)
-    for reason, said in [({}, "The reason is not known yet."), ({"a": "Because."}, "Because.")]:
+    for reason, said in [({}, "The reason is not known yet"), ({"a": "Because"}, "Because")]:
         monkeypatch.setattr(report, "REASONS", reason)
         assert report.missed(results).splitlines() == [
-            f"- a: 1.5 (1.5-1.5), the bound is <= 1.4. {said}",
+            f"- a: 1.5 (1.5-1.5), the bound is <= 1.4. {said}.",
             "- Not measured in this run: b.",
         ]
     met = measured(ours_daphne=2.0, ours_uvicorn=2.0, limit=2.0)

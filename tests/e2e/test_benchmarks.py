@@ -14,6 +14,7 @@ FEW = 4
 #: What a scenario measures, where it is not CPU.
 FIGURES = {
     "users-5000": {"first_us", "next_us", "all_us"},
+    "users-5000-gc": {"first_us", "next_us", "all_us"},
     "connect": {"connect_rate", "connect_cpu_us"},
     "anonymous": {"connect_rate", "connect_cpu_us"},
     "idle-10000": {"memory_kb"},
