@@ -113,8 +113,12 @@ class TicketAuthenticator:
         return identity
 
 
-#: Authenticators that know nobody who offers no credential: they are not asked then.
-_NEED_CREDENTIALS = (_TokenAuthenticator.authenticate, TicketAuthenticator.authenticate)
+#: They know nobody who has neither a credential nor a session: they are not asked then.
+_BUNDLED = (
+    SessionAuthenticator.authenticate,
+    _TokenAuthenticator.authenticate,
+    TicketAuthenticator.authenticate,
+)
 
 
 @functools.cache
@@ -162,8 +166,10 @@ async def authenticate(scope: Scope) -> Identity | None:
         if len(offers) > 1:
             logger.info("a handshake offers %d credentials at once", len(offers))
             raise refusal()
+        user = scope.get("user")
+        is_nobody = not offers and (user is None or not user.is_authenticated)
         for authenticator in load_authenticators():
-            if not offers and type(authenticator).authenticate in _NEED_CREDENTIALS:
+            if is_nobody and type(authenticator).authenticate in _BUNDLED:
                 continue
             identity = await authenticator.authenticate(scope)
             if identity is not None:

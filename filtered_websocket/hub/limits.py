@@ -89,7 +89,8 @@ class Limits:
             if self._counts[keys[0]] >= most:
                 return TOO_MANY, "too many connections from this address"
         self._held[connection.id] = keys
-        self._counts.update(keys)
+        if keys:
+            self._counts.update(keys)
         return None
 
     def identified(self, connection: Connection) -> Refusal | None:
