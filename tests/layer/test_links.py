@@ -8,6 +8,8 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 
 from filtered_websocket.layer import health
 from filtered_websocket.layer.envelope import seal
+from filtered_websocket.layer.link import LayerLink
+from filtered_websocket.layer.links import RedisLink, open_link
 from filtered_websocket.layer.redis_layer import redis_layer
 from filtered_websocket.threads import tasks
 
@@ -51,6 +53,21 @@ async def layer(server):
 def quick(settings, monkeypatch):
     settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT, "LAYER_SETTLE": 0}
     monkeypatch.setattr(tasks, "MAX_PAUSE", 0.02)
+
+
+class Sub(RedisPubSubChannelLayer):
+    """It may change messages."""
+
+
+async def test_connections_of_our_own_are_for_the_pubsub_layer_itself(layer, settings):
+    for kind, expected in ((RedisPubSubChannelLayer, RedisLink), (Sub, LayerLink)):
+        settings.CHANNEL_LAYERS = {
+            "default": {"BACKEND": f"{kind.__module__}.{kind.__name__}", "CONFIG": layer._kwargs}
+        }
+        callbacks = "on_lost", "on_back", "on_bad_envelope", "on_joined_late"
+        link = open_link(None, None, **dict.fromkeys(callbacks))
+        assert type(link) is expected
+        await link.stop()
 
 
 async def join(hub):
