@@ -46,6 +46,7 @@ class AsgiTransport:
         "_idle",
         "_in_flight",
         "_is_open",
+        "_is_stopped",
         "_max_unsent",
         "_on_end",
         "_queued",
@@ -71,9 +72,8 @@ class AsgiTransport:
         self._queued = 0
         self._writer: asyncio.Task[None] | None = None
         self._in_flight: asyncio.Future[None] | None = None
-        self._is_open = False
-        #: Open, not closed, and no writer task runs: a lane may write directly, without
-        #: changing the order of frames.
+        self._is_open = self._is_stopped = False
+        #: Open, not closed, no writer task runs: a lane may write without changing the order.
         self._idle = False
         #: Code and reason of the close that was requested, or of the lost connection.
         self.closed: tuple[int, str] | None = None
@@ -150,7 +150,7 @@ class AsgiTransport:
             self._queue_close()
 
     def _queue_close(self) -> None:
-        if self._has_ended:
+        if self._has_ended or self._is_stopped:
             return
         self._queue(None, None)
         # A client that reads nothing would delay the close frame for ever.
@@ -167,6 +167,7 @@ class AsgiTransport:
 
     def stop(self) -> None:
         """Drop what is unsent and report the end."""
+        self._is_stopped = True
         self._drop_unsent()
         if self.closed is None:
             self._set_closed(ABNORMAL, "")
@@ -177,7 +178,7 @@ class AsgiTransport:
 
     async def stopped(self) -> None:
         """Return when the writer has ended."""
-        if self._writer is not None:
+        while self._writer is not None:
             await asyncio.wait([self._writer])
 
     # Overridden for particular servers
@@ -291,9 +292,9 @@ class AsgiTransport:
         self._writer = None
         self._waiting = self._waiting or NONE_WAITING
         settle(self._in_flight)
-        if self.closed is not None:
+        if self._waiting:
+            self._start_writer()  # queued since the task ended, maybe the close frame
+        elif self.closed is not None:
             self._report_end()
         else:
-            self._idle = not self._waiting
-            # For frames that were queued since the task ended.
-            self._start_writer()
+            self._idle = True

@@ -72,6 +72,40 @@ async def test_frames_and_close_keep_their_order():
     assert peer.ended == [(4000, "bye")]
 
 
+async def test_what_is_queued_in_the_very_iteration_in_which_the_writer_ends_leaves():
+    """A thread may write and close while the last frame leaves."""
+    peer = Peer()
+    loop = asyncio.get_running_loop()
+
+    async def send(event):
+        peer.events.append(event)
+        if event.get("text") == "1":
+            loop.call_soon(peer.transport.write, text("2"))
+        elif event.get("text") == "2":
+            loop.call_soon(peer.transport.close, 4000, "bye")
+
+    peer.transport._send = send
+    peer.transport.open()
+    peer.transport.write(text("1"))
+    await peer.transport.stopped()
+    assert peer.texts == ["1", "2"]
+    assert peer.events[-1] == {"type": "websocket.close", "code": 4000, "reason": "bye"}
+    assert peer.ended == [(4000, "bye")]
+
+
+async def test_nothing_is_sent_after_a_stop_not_even_a_close_that_is_due(monkeypatch):
+    monkeypatch.setattr(asgi, "call_in_batches", asyncio.get_running_loop().call_soon)
+    peer = Peer()
+    peer.gate.clear()
+    peer.transport.open()
+    for _ in range(3):
+        peer.transport.write(text("x" * 60))  # too slow: its close frame is due
+    peer.transport.stop()
+    await asyncio.sleep(0)
+    await peer.transport.stopped()
+    assert peer.events == [] and [code for code, _ in peer.ended] == [4101]
+
+
 async def test_a_waiter_is_told_when_its_frame_has_left_or_never_can():
     peer = Peer()
     peer.transport.open()
