@@ -1,5 +1,6 @@
 """Real processes for tests: started, waited for by what they say, ended by their pid."""
 
+import fcntl
 import itertools
 import os
 import random
@@ -12,6 +13,7 @@ import tempfile
 import threading
 from collections import deque
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import redis
@@ -257,16 +259,30 @@ class Uvicorn(Process):
 
 
 #: Ports that no connection takes for its own end meanwhile: those are from 32768 on.
-#: pytest's workers, which are called gw0, gw1 and so on, share them out.
 PORTS = range(10_000, 32_000)
-SHARE = 2_000
-_ports = itertools.count(random.randrange(SHARE))
+SHARE = 1_000
+
+
+@cache
+def share_of_ports():
+    """
+    Ports that no other process on this machine takes from here: neither another of pytest's
+    workers nor a second run of the tests. The lock is free again when this process ends.
+    """
+    for first in random.sample(PORTS[::SHARE], len(PORTS[::SHARE])):
+        name = f"{tempfile.gettempdir()}/fws-ports-{os.getuid()}-{first}"
+        lock = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)  # kept open
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+        else:
+            return itertools.cycle(range(first, first + SHARE))
+    raise RuntimeError(f"all {len(PORTS)} ports from {PORTS[0]} on are taken by other tests")
 
 
 def free_port():
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-    while True:
-        port = PORTS[(worker * SHARE + next(_ports) % SHARE) % len(PORTS)]
+    for port in share_of_ports():
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port
