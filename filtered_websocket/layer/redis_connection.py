@@ -249,6 +249,11 @@ class RedisConnection(asyncio.Protocol):
             self._transport.abort()
             self._end(error)
 
+    def drop(self) -> None:
+        """End a connection that was never used: nobody is told."""
+        self._ended = True
+        self._transport.abort()
+
     def connection_lost(self, error: Exception | None) -> None:
         if not self._ended:
             lost = ConnectionError(f"lost the connection to Redis: {error or 'it was closed'}")

@@ -55,7 +55,7 @@ class Commands:
             return
         if not _is_current(self._opening):
             # Closed meanwhile, but redis-py has lost the cancellation.
-            connection.abort(ConnectionError("closed meanwhile"))
+            connection.drop()
             return
         self._opening, self._connection = None, connection
         waiting, self._waiting = self._waiting, []
@@ -189,7 +189,7 @@ class Subscriber:
                 continue
             if not _is_current(self._opening):
                 # Closed meanwhile, but redis-py has lost the cancellation.
-                connection.abort(ConnectionError("closed meanwhile"))
+                connection.drop()
                 return
             self._opening, self._connection = None, connection
             for channel in tuple(self._wanted):

@@ -472,3 +472,21 @@ async def test_a_subscriber_that_opens_although_it_was_stopped_is_closed(server,
     await asyncio.wait([task])
     await until(lambda: not server.clients)
     assert len(deaf) == 1 and subscriber._connection is None and server.commands == []
+
+
+async def test_a_connection_that_comes_too_late_does_not_end_the_current_one(
+    server, events, subscriber, deaf
+):
+    greet, held = server.greet, []
+    server.greet = held.append
+    refused = asyncio.ensure_future(subscriber.subscribe(b"x"))
+    await until(lambda: held, 0)
+    [late] = server.clients
+    subscriber.stop().cancel()
+    await asyncio.gather(refused, return_exceptions=True)
+    server.greet = greet
+    await subscriber.subscribe(b"y")
+    for command in held:
+        late.say(greet(command))
+    await until(lambda: late not in server.clients, 0)
+    assert (server.connections, events.lost) == (2, [])
