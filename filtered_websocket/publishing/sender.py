@@ -107,8 +107,12 @@ class Sender:
         self._will_send = False
         if self._outage is not None:
             return
+        if not self._ready:
+            # Given up meanwhile: the hub may have ended, and would open another link.
+            self._tell_progress()
+            return
         link = self._link()
-        if self._ready and not link.is_available:
+        if not link.is_available:
             self._wait_for_layer()
             return
         oldest = time.monotonic() - conf.PUBLISH_MAX_AGE

@@ -494,3 +494,15 @@ async def test_failures_that_cannot_be_reported_are_logged_seldom(caplog):
         layer.publish_queue.put(name, new_item("x"))
     await layer.publish_queue.sent()
     assert len(caplog.records) <= 1 and layer.publish_queue.size == 0
+
+
+async def test_no_link_is_opened_for_what_was_given_up():
+    layer = Layer()
+    asked = []
+    layer.publish_queue = PublishQueue(
+        Tasks(Counter()), lambda: asked.append(layer) or layer, lambda *args: layer.fail(*args)
+    )
+    layer.publish_queue.put("g", new_item("1"))
+    await layer.publish_queue.give_up()
+    await asyncio.sleep(0)
+    assert asked == [] and len(layer.failed) == 1
