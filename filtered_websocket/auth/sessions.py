@@ -45,6 +45,10 @@ _throttle = LogThrottle()
 ALONE = object()
 
 
+class TogetherFailed(Exception):
+    """A query for many sessions has failed: each has to be looked up alone."""
+
+
 class NewSession(LazyObject):  # type: ignore[type-arg]
     """The session of a client without one: made when something first uses it."""
 
@@ -79,7 +83,10 @@ async def session_user(scope: Scope) -> Any:
     if type(session) is NewSession or session.session_key is None:
         return AnonymousUser()
     if type(session) is SessionStore and _is_plain(session.session_key) and _may_share():
-        user = await _batches.ask(session, _tenant())
+        try:
+            user = await _batches.ask(session, _tenant())
+        except TogetherFailed:
+            user = ALONE
     else:
         user = ALONE
     if user is ALONE:
@@ -135,28 +142,32 @@ def _tenant() -> Hashable:
 
 @sensitive_variables()
 def find_users(waiting: Sequence[Question]) -> list[Any]:
-    """For each session its user, None, or ``ALONE``; None for who waits no more. It blocks."""
+    """
+    For each session its user, None, or ``ALONE``; None for who waits no more. It blocks.
+
+    Raises what the lookup of a single session raises, and :exc:`TogetherFailed`: the thread
+    keeps no connection to the database that an error may have broken.
+    """
     sessions = [None if answer.done() else session for session, answer in waiting]
     left = [session for session in sessions if session is not None]
-    if len(left) == 1:
-        get_user = None
-    else:
-        try:
-            _load_sessions(left)
-            get_user = _load_users(left)
-        except Exception as error:
-            if _throttle.note("together"):
-                logger.info("sessions are looked up one by one, as together it failed: %r", error)
-            return [ALONE] * len(sessions)
+    if len(sessions) == 1:
+        return [_user_of(session) for session in left] or [None]
+    try:
+        _load_sessions(left)
+        get_user = _load_users(left)
+    except Exception as error:
+        if _throttle.note("together"):
+            logger.info("sessions are looked up one by one, as together it failed: %r", error)
+        raise TogetherFailed from None
     return [None if session is None else _outcome(session, get_user) for session in sessions]
 
 
 @sensitive_variables()
-def _outcome(session: Any, get_user: Callable[[Any, Any], Any] | None) -> Any:
+def _outcome(session: Any, get_user: Callable[[Any, Any], Any]) -> Any:
     try:
         return call_safely(_user_of, session, get_user)
-    except Exception as error:
-        return error if get_user is None else ALONE
+    except Exception:
+        return ALONE
 
 
 @sensitive_variables()

@@ -20,7 +20,9 @@ from django.utils import timezone
 
 from filtered_websocket.auth import sessions
 from filtered_websocket.auth.sessions import session_of, session_user
+from filtered_websocket.threads import blocking, database
 from filtered_websocket.threads.blocking import in_the_thread_sensitive_thread
+from filtered_websocket.threads.database import run_query
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -275,6 +277,29 @@ async def test_where_the_query_of_many_fails_each_is_looked_up_alone(
     [line] = caplog.messages
     assert line == f"sessions are looked up one by one, as together it failed: {error!r}"
     assert ann.key not in caplog.text
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_connection_that_an_error_may_have_broken_is_not_used_for_the_next_query(
+    count, monkeypatch
+):
+    def fail(*args):
+        if "fail" not in seen:
+            seen.append("fail")
+            raise OperationalError("the server closed the connection")
+
+    seen = []
+    monkeypatch.setattr(blocking, "_thread_sensitive", 0)
+    monkeypatch.setattr(database, "QUERY_THREADS", 1)
+    monkeypatch.setattr(database, "close_old_connections", lambda: seen.append("close"))
+    for lookup in ("_load_sessions", "_load_users", "_user_of"):
+        monkeypatch.setattr(sessions, lookup, fail)
+    try:
+        await enter(*["x" * 32] * count)
+        await run_query(seen.append, "next")
+    finally:
+        assert blocking.shut_down(10)
+    assert seen[seen.index("fail") + 1] == "close" and seen.index("next") > seen.index("fail")
 
 
 async def test_a_manager_or_queryset_with_a_get_of_its_own_is_asked_as_the_backend_asks_it(
