@@ -15,6 +15,7 @@ session concerns no other.
 import copy
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextvars import Context, copy_context
 from importlib import import_module
 from typing import Any
 
@@ -84,7 +85,7 @@ async def session_user(scope: Scope) -> Any:
         return AnonymousUser()
     if type(session) is SessionStore and _is_plain(session.session_key) and _may_share():
         try:
-            user = await _batches.ask(session, _tenant())
+            user = await _batches.ask((session, copy_context()), _tenant())
         except TogetherFailed:
             user = ALONE
     else:
@@ -143,14 +144,15 @@ def _tenant() -> Hashable:
 @sensitive_variables()
 def find_users(waiting: Sequence[Question]) -> list[Any]:
     """
-    For each session its user, None, or ``ALONE``; None for who waits no more. It blocks.
+    For each session, which comes with the context of its handshake, its user, None, or
+    ``ALONE``; None for who waits no more. It blocks.
 
     Raises what the lookup of a single session raises, and :exc:`TogetherFailed`: the thread
     keeps no connection to the database that an error may have broken.
     """
-    sessions = [None if answer.done() else session for session, answer in waiting]
-    left = [session for session in sessions if session is not None]
-    if len(sessions) == 1:
+    asked = [None if answer.done() else question for question, answer in waiting]
+    left = [question[0] for question in asked if question is not None]
+    if len(asked) == 1:
         return [_user_of(session) for session in left] or [None]
     try:
         _load_sessions(left)
@@ -159,13 +161,15 @@ def find_users(waiting: Sequence[Question]) -> list[Any]:
         if _throttle.note("together"):
             logger.info("sessions are looked up one by one, as together it failed: %r", error)
         raise TogetherFailed from None
-    return [None if session is None else _outcome(session, get_user) for session in sessions]
+    return [None if question is None else _outcome(question, get_user) for question in asked]
 
 
 @sensitive_variables()
-def _outcome(session: Any, get_user: Callable[[Any, Any], Any]) -> Any:
+def _outcome(question: tuple[Any, Context], get_user: Callable[[Any, Any], Any]) -> Any:
+    session, context = question
     try:
-        return call_safely(_user_of, session, get_user)
+        # A backend may decide by what a middleware of the site has set.
+        return context.run(call_safely, _user_of, session, get_user)
     except Exception:
         return ALONE
 

@@ -344,6 +344,46 @@ async def test_a_manager_that_chooses_its_rows_by_the_context_is_asked_in_that_o
     assert await asyncio.gather(*tasks) == ["ann", "bob", "AnonymousUser"]
 
 
+class ByContext(ModelBackend):
+    """Lets in the one whose name a middleware has set."""
+
+    mine = contextvars.ContextVar("mine")
+
+    def user_can_authenticate(self, user):
+        return user.username == self.mine.get()
+
+
+class OwnByContext(ByContext):
+    def get_user(self, user_id):
+        return User.objects.filter(pk=user_id, username=self.mine.get()).first()
+
+
+@pytest.mark.parametrize("backend", [ByContext, OwnByContext])
+async def test_a_backend_that_decides_by_the_context_is_asked_in_that_of_each(
+    ann, bob, settings, backend
+):
+    async def enter_as(name, visitor):
+        ByContext.mine.set(name)
+        [found] = await names(visitor.key)
+        return found
+
+    path = f"{__name__}.{backend.__name__}"
+    settings.AUTHENTICATION_BACKENDS = [MODEL, path]
+    for visitor in (ann, bob):
+        await sync_to_async(visitor.change)(**{BACKEND_SESSION_KEY: path})
+    tasks = [
+        asyncio.create_task(enter_as(name, visitor))
+        for name, visitor in (("bob", bob), ("bob", ann), ("ann", ann), ("ann", bob))
+    ]
+    assert await asyncio.gather(*tasks) == ["bob", "AnonymousUser", "ann", "AnonymousUser"]
+    # Also if the first, in whose context the database is asked, waits no more.
+    tasks = [asyncio.create_task(enter_as(name, bob)) for name in ("bob", "ann")]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    assert await tasks[1] == "AnonymousUser"
+
+
 async def test_a_manager_that_finds_a_user_twice_is_an_error_of_that_user(
     ann, bob, monkeypatch, settings
 ):
