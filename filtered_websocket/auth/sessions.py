@@ -213,8 +213,8 @@ def _load_users(sessions: Sequence[Any]) -> Callable[[Any, Any], Any]:
         user = users[key]
         wanted[key] -= 1
         if wanted[key]:
-            # Filters may set attributes on it: each connection has a user of its own.
-            user = copy.copy(user)
+            # Each connection has a user of its own, and whatever is in it: filters may change it.
+            user = copy.deepcopy(user)
         return user if backend.user_can_authenticate(user) else None
 
     return get_user

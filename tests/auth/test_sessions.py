@@ -146,6 +146,21 @@ async def test_two_connections_of_one_session_share_no_object(ann):
     assert len({id(user) for user in found}) == 3
 
 
+async def test_what_one_connection_changes_in_its_user_no_other_one_sees(ann, monkeypatch):
+    def from_db(cls, *args):
+        user = original(cls, *args)
+        # As a JSONField, and as what watches the fields of its own instance.
+        user.choices, user.me = {}, user
+        return user
+
+    original = User.from_db.__func__
+    monkeypatch.setattr(User, "from_db", classmethod(from_db))
+    (one, two), _ = await enter(ann.key, ann.key)
+    one.choices["color"] = "red"
+    assert one == two and two.choices == {}
+    assert one.me is one and two.me is two
+
+
 # Whatever is wrong with one
 
 
