@@ -83,7 +83,7 @@ async def session_user(scope: Scope) -> Any:
     session, user = scope["session"], None
     if type(session) is NewSession or session.session_key is None:
         return AnonymousUser()
-    if type(session) is SessionStore and _is_plain(session.session_key) and _may_share():
+    if _is_unread(session) and _is_plain(session.session_key) and _may_share():
         try:
             user = await _batches.ask((session, copy_context()), _tenant())
         except TogetherFailed:
@@ -93,6 +93,11 @@ async def session_user(scope: Scope) -> Any:
     if user is ALONE:
         user = await within(AUTH_TIMEOUT, run_query(_user_of, session))
     return AnonymousUser() if user is None else user
+
+
+def _is_unread(session: Any) -> bool:
+    """Whether it is one of Django's database, and no middleware of the site has used it."""
+    return type(session) is SessionStore and not hasattr(session, "_session_cache")
 
 
 def _is_plain(key: str) -> bool:

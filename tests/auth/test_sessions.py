@@ -161,6 +161,14 @@ async def test_what_one_connection_changes_in_its_user_no_other_one_sees(ann, mo
     assert one.me is one and two.me is two
 
 
+async def test_what_a_middleware_of_the_site_has_put_in_a_session_stays_there(ann, bob):
+    scopes = [{"session": session_of({"sessionid": one.key})} for one in (ann, bob, ann)]
+    await sync_to_async(scopes[0]["session"].update)({"color": "red"})
+    found = await asyncio.gather(*map(session_user, scopes))
+    assert found == [ann.user, bob.user, ann.user]
+    assert [scope["session"].get("color") for scope in scopes] == ["red", None, None]
+
+
 # Whatever is wrong with one
 
 
