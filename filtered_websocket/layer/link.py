@@ -18,9 +18,6 @@ from .subscriptions import Subscriptions
 
 logger = get_logger(__name__)
 
-#: After this many probes in a row without an answer, subscriber connections are closed.
-MAX_UNANSWERED = 2
-
 
 class LayerLink:
     """
@@ -60,8 +57,10 @@ class LayerLink:
         self._subscriptions = self.subscriptions_class(
             layer, on_joined_late, self._health.note_lost, self._probes.watch_connections
         )
-        #: Envelopes received, and probes in a row that were sent without an answer.
-        self._arrived = self._unanswered = 0
+        #: Envelopes received.
+        self._arrived = 0
+        #: What of :meth:`_heard` the last probe was sent for, and did not change.
+        self._unchanged: set[object] = set()
         self.want = self._subscriptions.want
         self.unwant = self._subscriptions.unwant
         self.is_joined = self._subscriptions.is_joined
@@ -233,7 +232,7 @@ class LayerLink:
 
         A link that does not receive (a publisher) only checks that it can send.
         """
-        arrived, is_sent = self._arrived, False
+        heard, is_sent = self._heard(), False
         try:
             async with asyncio.timeout(conf.LAYER_TIMEOUT):
                 if self._listens:
@@ -244,17 +243,29 @@ class LayerLink:
                 if self._listens:
                     await self._probes.wait_returned()
         except Exception as error:
-            got_nothing = is_sent and arrived == self._arrived
-            self._unanswered = self._unanswered + 1 if got_nothing else 0
-            if self._unanswered >= MAX_UNANSWERED:
-                self._unanswered = 0
-                await self._cut_subscriptions()
+            is_sent = is_sent or await self._can_send()
+            unchanged = heard & self._heard() if is_sent else set()
+            twice = unchanged & self._unchanged
+            self._unchanged = unchanged - twice
+            if twice:
+                await self._cut_subscriptions(twice)
             return error
-        self._unanswered = 0
+        self._unchanged = set()
         return None
 
-    async def _cut_subscriptions(self) -> None:
-        """Nothing comes through them any more: close their connections, and have others."""
+    def _heard(self) -> set[object]:
+        """For each connection for subscriptions what changes when anything arrives there."""
+        return {self._arrived}
+
+    async def _can_send(self) -> bool:
+        """Whether the layer takes messages, although it does not confirm subscriptions."""
+        return False
+
+    async def _cut_subscriptions(self, unchanged: set[object]) -> None:
+        """
+        Nothing comes through these of :meth:`_heard` any more: close their connections, and
+        have others.
+        """
         await self._probes.close_connections()
 
     async def _rejoin_groups(self, at_once: bool) -> None:

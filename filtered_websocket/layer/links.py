@@ -113,11 +113,24 @@ class RedisLink(LayerLink):
         except Exception as error:
             self._on_bad_envelope(error)
         else:
-            self._arrived += 1
             self._handle(envelope)
 
-    async def _cut_subscriptions(self) -> None:
-        self._redis.close_subscribers()
+    def _heard(self) -> set[object]:
+        return self._redis.heard()
+
+    async def _can_send(self) -> bool:
+        if not self._listens or all(map(self.is_joined, self._probes.keys)):
+            return False  # that is what has just failed
+        # A Redis that is silent altogether may go on, and then confirms what it was asked.
+        try:
+            async with asyncio.timeout(conf.LAYER_TIMEOUT):
+                await self._probes.send()
+        except LOST:
+            return False
+        return True
+
+    async def _cut_subscriptions(self, unchanged: set[object]) -> None:
+        self._redis.close_subscribers(unchanged)
 
     async def _leave_groups(self) -> None:
         """:meth:`_close` leaves all at once."""

@@ -133,6 +133,8 @@ class RedisConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._is_draining = False
         self._ended = False
+        #: How often anything has arrived.
+        self.arrived = 0
         #: Its end would close the transport.
         self._writer = connection._writer
         connection._reader = connection._writer = None
@@ -187,6 +189,7 @@ class RedisConnection(asyncio.Protocol):
     # Answers and messages
 
     def data_received(self, data: bytes) -> None:
+        self.arrived += 1
         self._replies.feed(data)
         if not self._is_draining:
             self._drain()

@@ -209,6 +209,12 @@ class Subscriber:
         for channel in tuple(self._waiters):
             self._tell(channel, error)
 
+    @property
+    def heard(self) -> tuple[RedisConnection, int] | None:
+        """The connection, and how often anything has arrived there."""
+        connection = self._connection
+        return None if connection is None else (connection, connection.arrived)
+
     def cut(self) -> None:
         """End a connection that seems to receive nothing any more; another one is opened."""
         if self._connection is not None:

@@ -192,13 +192,19 @@ class RedisLayer:
 
     # The connections
 
-    def close_subscribers(self) -> None:
+    def heard(self) -> set[object]:
+        """For each connection for subscriptions what changes when anything arrives there."""
+        heard = (subscriber.heard for subscriber in self._subscribers.values())
+        return {one for one in heard if one is not None}
+
+    def close_subscribers(self, unchanged: set[object]) -> None:
         """
-        Close the connections for subscriptions, and open others. Otherwise one whose other
-        end has vanished would never receive anything again.
+        Close the connections of which :meth:`heard` is in ``unchanged``, and open others.
+        Otherwise one whose other end has vanished would never receive anything again.
         """
         for subscriber in self._subscribers.values():
-            subscriber.cut()
+            if subscriber.heard in unchanged:
+                subscriber.cut()
 
     def use(self) -> None:
         """A link uses this layer until :meth:`leave`."""

@@ -319,3 +319,58 @@ async def test_groups_on_a_host_that_is_there_are_joined_although_another_one_is
             assert all(await asyncio.gather(*map(hub.link.wait_joined, there)))
             assert not any(map(hub.link.is_joined, set(keys) - set(there)))
         await redis_layer(theirs).close()
+
+
+# Connections through which nothing comes
+
+
+def confirm_nothing(server, silent):
+    """Have the connections in ``silent`` subscribe to nothing, and answer nothing."""
+
+    def answer(command):
+        asking = [client for client in server.clients if command[1] in client.channels]
+        if command[0] == b"SUBSCRIBE" and asking:
+            silent[:] = silent or asking
+            if asking[-1] in silent:
+                asking[-1].channels.clear()
+                return None
+        return server.confirm(command)
+
+    server.answer = answer
+
+
+async def test_a_connection_that_confirms_nothing_is_replaced(server, layer, settings):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.1, "LAYER_SETTLE": 0}
+    confirm_nothing(server, [])
+    async with FakeHub(layer) as hub:
+        hub.link.want("fws.g.x")
+        await until(lambda: hub.lost and hub.link.is_joined("fws.g.x"))
+        await until(lambda: hub.link.is_available)
+
+
+async def test_a_connection_that_confirms_nothing_is_replaced_beside_one_that_works(settings):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.1, "LAYER_SETTLE": 0}
+    async with Redis() as first, Redis() as second:
+        confirm_nothing(second, [])
+        theirs = RedisPubSubChannelLayer(hosts=[first.url, second.url])
+        async with FakeHub(theirs) as hub:
+            await until(lambda: [client for client in first.clients if client.channels])
+            [there] = [client for client in first.clients if client.channels]
+            await until(lambda: hub.lost and hub.link.is_available)
+            assert [client for client in first.clients if client.channels] == [there]
+        await redis_layer(theirs).close()
+
+
+async def test_a_redis_that_is_silent_altogether_keeps_the_connections(server, layer, settings):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.05, "LAYER_SETTLE": 0}
+    held = []
+    server.answer = held.append
+    async with FakeHub(layer) as hub:
+        hub.link.want("fws.g.x")
+        await until(lambda: len(server.named(b"PUBLISH")) > 3)
+        [subscriber] = [client for client in server.clients if client.channels]
+        server.answer = server.confirm
+        for command in [command for command in held if command[0] == b"SUBSCRIBE"]:
+            subscriber.say(server.confirm(command))
+        await until(lambda: hub.link.is_joined("fws.g.x") and hub.link.is_available)
+        assert [client for client in server.clients if client.channels] == [subscriber]

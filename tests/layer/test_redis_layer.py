@@ -210,7 +210,7 @@ async def test_a_loss_is_told_to_every_listener(server):
     _, ours = open_layer(server.url)
     async with Listener(ours) as ann, Listener(ours) as bob:
         await join(ours, "a", ann.channel)
-        ours.close_subscribers()
+        ours.close_subscribers(ours.heard())
         assert len(ann.lost) == len(bob.lost) == 1
         await join(ours, "a", ann.channel)
     await ours.close()
