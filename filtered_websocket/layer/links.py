@@ -56,6 +56,8 @@ class RedisSubscriptions(Subscriptions):
     def _change_one(self, key: str, channel: str, on_done: OnDone) -> None:
         if key in self._wanted:
             if key not in self._joined:
+                # What has no answer in time may be joined later: leaving must undo it.
+                self._unclean.add(key)
                 self._redis.join(key, channel, on_done)
                 return
         elif key in self._joined or key in self._unclean:

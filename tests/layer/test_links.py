@@ -321,6 +321,65 @@ async def test_groups_on_a_host_that_is_there_are_joined_although_another_one_is
         await redis_layer(theirs).close()
 
 
+async def test_a_group_that_is_left_before_it_is_confirmed_is_left_in_redis(
+    server, layer, settings
+):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.5, "LAYER_SETTLE": 0}
+    async with FakeHub(layer) as hub:
+        await until(lambda: hub.link.is_joined(hub.link._probes.keys[0]))
+        held = []
+        server.answer = lambda command: (
+            held.append(command) if CHANNEL in command else server.confirm(command)
+        )
+        hub.link.want("fws.g.x")
+        await hub.until(lambda: hub.lost)
+        hub.link.unwant("fws.g.x")
+        await hub.until(lambda: hub.back)
+        server.answer = server.confirm
+        [subscriber] = [client for client in server.clients if client.channels]
+        subscriber.say(server.confirm(held[0]))
+        await until(lambda: [CHANNEL] in server.named(b"UNSUBSCRIBE"))
+
+
+async def test_a_group_that_came_and_went_during_an_outage_is_not_subscribed(server, layer):
+    async with FakeHub(layer) as hub:
+        await until(lambda: hub.link.is_joined(hub.link._probes.keys[0]))
+
+        def cut(command):
+            for client in tuple(server.clients):
+                client.transport.abort()
+
+        server.answer = cut
+        hub.link.want("fws.g.x")
+        await until(lambda: server.named(b"SUBSCRIBE").count([CHANNEL]) > 3)
+        hub.link.unwant("fws.g.x")
+        await until(lambda: "fws.g.x" not in hub.link._subscriptions._changed)
+        server.commands.clear()
+        server.answer = server.confirm
+        await hub.until(lambda: hub.back)
+        assert server.named(b"SUBSCRIBE")
+        assert [CHANNEL] not in server.named(b"SUBSCRIBE")
+
+
+async def test_a_group_that_is_refused_and_left_is_asked_for_no_more(server, layer):
+    server.answer = lambda command: (
+        b"-NOPERM No permissions to access a channel\r\n"
+        if command == [b"SUBSCRIBE", CHANNEL]
+        else server.confirm(command)
+    )
+    async with FakeHub(layer) as hub:
+        hub.link.want("fws.g.x")
+        await hub.until(lambda: hub.lost)
+        hub.link.unwant("fws.g.x")
+        await hub.until(lambda: hub.back)
+        await until(hub.link._subscriptions.up_to_date.is_set)
+        server.commands.clear()
+        subscriber = next(client for client in server.clients if client.channels)
+        subscriber.transport.abort()
+        await hub.until(lambda: len(hub.back) == 2)
+        assert [CHANNEL] not in server.named(b"SUBSCRIBE")
+
+
 # Connections through which nothing comes
 
 
