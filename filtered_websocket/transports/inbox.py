@@ -248,7 +248,8 @@ class Received(MessageQueue):
         if protocol is not None and protocol.read_paused and not self._queue:
             if protocol.conn.reader.buffer:
                 protocol.data_received(b"")
-            if not self._queue:
+            # While the rest is parsed in turns, the socket stays paused.
+            if protocol.read_paused and not self._queue:
                 # As uvicorn's ``receive`` does: it pauses after each read.
                 protocol.read_paused = False
                 protocol.transport.resume_reading()

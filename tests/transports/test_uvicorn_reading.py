@@ -375,3 +375,17 @@ async def test_what_follows_a_wrong_frame_is_not_parsed(flooded):
     # uvicorn drops what was parsed together with it.
     assert texts == LONG[: len(texts)] and len(texts) >= len(LONG) - 3
     assert last == "websocket.disconnect"
+
+
+async def test_the_socket_is_not_read_while_pings_behind_many_messages_are_parsed(flooded):
+    one = await flooded()
+    while one.protocol.unparsed:
+        await one.turn()
+    one.events()
+    assert not one.paused
+    one.receive(frame(b"x") * MAX_AT_ONCE + frame(b"", PING) * 5000)
+    assert len(one.events()) == MAX_AT_ONCE
+    assert one.protocol.unparsed and one.paused
+    while one.protocol.unparsed:
+        await one.turn()
+    assert not one.paused
