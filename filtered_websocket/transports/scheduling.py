@@ -90,8 +90,9 @@ def _parse_on(protocol: Any, iterations: int) -> None:
     if iterations:
         asyncio.get_running_loop().call_soon(_parse_on, protocol, iterations - 1)
     elif protocol.unparsed and parse_in_turns(protocol, protocol.unparsed):
-        # It is resumed when the last message was taken.
-        protocol.read_paused = not protocol.queue.empty()
+        # It is resumed when the last message was taken. After our close frame nobody takes
+        # messages, and the client's answer has to be read.
+        protocol.read_paused = not (protocol.close_sent or protocol.queue.empty())
         if not protocol.read_paused:
             protocol.transport.resume_reading()
 

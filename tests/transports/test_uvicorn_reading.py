@@ -389,3 +389,14 @@ async def test_the_socket_is_not_read_while_pings_behind_many_messages_are_parse
     while one.protocol.unparsed:
         await one.turn()
     assert not one.paused
+
+
+async def test_behind_a_flood_the_answer_to_our_close_frame_is_read(flooded):
+    one = await flooded()
+    one.transport.close(4000, "enough")
+    await one.over.wait()
+    while one.protocol.unparsed:
+        await one.turn()
+    assert not one.paused
+    one.receive(frame(struct.pack("!H", 4000), CLOSE))
+    assert one.protocol.transport.is_closing()
