@@ -15,13 +15,7 @@ from collections.abc import Callable, Collection, Set
 from operator import attrgetter
 from typing import Any, ClassVar
 
-from ..codecs.frames import (
-    LONGEST_SHORT,
-    Bundle,
-    Frame,
-    begins_short_frame,
-    read_short_frame,
-)
+from ..codecs.frames import LONGEST_SHORT, Bundle, Frame, begins_short_frame, read_short_frame
 from ..logs import get_logger
 from ..types import Receive, Send
 from .asgi import AsgiTransport
@@ -142,6 +136,12 @@ class UvicornLane(Lane):
         size: int = self._transport.get_write_buffer_size()
         return size
 
+    async def send_close(self, code: int, reason: str) -> None:
+        await super().send_close(code, reason)
+        if type(self._protocol) in _reading_classes.values():
+            # The client's close frame may wait behind messages that nobody takes any more.
+            self._protocol.data_received(b"")
+
     def _close_timed_out(self) -> None:
         # uvicorn would wait for a client that does not read, and keep what is unsent.
         _abort(self._transport)
@@ -162,27 +162,28 @@ class UvicornLane(Lane):
 # In one function: it runs for every read of every socket.
 def data_received(self: Any, data: bytes) -> None:
     """
-    ``data_received`` of a protocol whose short frames are parsed here.
+    ``data_received`` of a protocol whose short frames are parsed here, ``MAX_AT_ONCE`` at most.
 
-    At most ``MAX_AT_ONCE``: the rest, and the begin of a short frame, wait in the buffer of
-    websockets' parser. From the first other frame on, and in any other state, it gets all.
+    The rest, and the begin of a short frame, wait in the buffer of websockets' parser. From
+    the first other frame on, and in any other state, it gets all.
     """
     if self.unparsed:
         self.unparsed += data  # under TLS, some was decrypted before the pause
         return
     conn = self.conn
+    kept = conn.reader.buffer
+    is_between = self.is_between_frames()
+    if kept and is_between:
+        data = bytes(kept) + data
+        kept.clear()
     if (
         conn.state is not self.open_state
         or getattr(conn, self.begun_size) is not None
         or self.close_sent
-        or not self.is_between_frames()
+        or not is_between
     ):
         parse_in_turns(self, data)
         return
-    kept = conn.reader.buffer
-    if kept:
-        data = bytes(kept) + data
-        kept.clear()
     put = self.queue.put_message
     at = count = 0
     while count < MAX_AT_ONCE and (found := read_short_frame(data, at)) is not None:

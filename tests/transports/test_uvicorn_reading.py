@@ -400,3 +400,32 @@ async def test_behind_a_flood_the_answer_to_our_close_frame_is_read(flooded):
     assert not one.paused
     one.receive(frame(struct.pack("!H", 4000), CLOSE))
     assert one.protocol.transport.is_closing()
+
+
+MANY = [str(number) for number in range(MAX_AT_ONCE + 10)]
+
+
+def many(end=b""):
+    return b"".join(frame(text.encode()) for text in MANY) + end
+
+
+async def test_the_clients_close_frame_behind_many_messages_answers_ours(reading):
+    one = await reading()
+    one.receive(many(frame(struct.pack("!H", 1000), CLOSE)))
+    one.transport.close(4000, "enough")
+    await one.over.wait()
+    assert one.protocol.transport.is_closing()
+
+
+async def test_what_waits_behind_many_messages_is_parsed_in_turns_once_we_close(flooded):
+    one = await flooded()
+    while one.protocol.unparsed:
+        await one.turn()
+    one.events()
+    one.receive(many(frame(b"x") * 5000 + frame(struct.pack("!H", 1000), CLOSE)))
+    one.transport.close(4000, "enough")
+    await one.over.wait()
+    assert one.protocol.unparsed
+    while one.protocol.unparsed:
+        await one.turn()
+    assert one.protocol.transport.is_closing()
