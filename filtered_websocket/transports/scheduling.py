@@ -100,6 +100,11 @@ def _parse_on(protocol: Any, iterations: int) -> None:
 def parse_rest(protocol: Any, error: Exception | None) -> None:
     """``connection_lost``: what came before the end is not lost."""
     base: Any = type(protocol).__base__
+    kept, size = protocol.conn.reader.buffer, 0
+    while not protocol.unparsed and size != len(kept):
+        # Short frames, a number of them each time.
+        size = len(kept)
+        protocol.data_received(b"")
     unparsed, protocol.unparsed = protocol.unparsed, b""
     if unparsed:
         base.data_received(protocol, unparsed)

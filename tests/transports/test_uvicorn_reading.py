@@ -429,3 +429,26 @@ async def test_what_waits_behind_many_messages_is_parsed_in_turns_once_we_close(
     while one.protocol.unparsed:
         await one.turn()
     assert one.protocol.transport.is_closing()
+
+
+async def test_what_waits_behind_many_messages_is_not_lost_at_the_end(reading):
+    one = await reading()
+    one.receive(many())
+    one.protocol.transport.abort()
+    await one.lost.wait()
+    assert [event.get("text", event["type"]) for event in one.events()] == [
+        *MANY,
+        "websocket.disconnect",
+    ]
+
+
+async def test_nor_is_what_follows_short_frames(flooded):
+    one = await flooded()
+    while one.protocol.unparsed:
+        await one.turn()
+    one.events()
+    long = "x" * (LONGEST + 1)
+    one.receive(many(frame(long.encode()) * 20))
+    one.protocol.transport.abort()
+    await one.lost.wait()
+    assert one.texts() == [*MANY, *[long] * 20, "websocket.disconnect"]
