@@ -13,6 +13,8 @@ session concerns no other.
 """
 
 import copy
+import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextvars import Context, copy_context
@@ -107,13 +109,30 @@ def _is_plain(key: str) -> bool:
 
 def _may_share() -> bool:
     """
-    Whether the query of one handshake may find the users of others. A manager that chooses
-    its rows itself may choose them by the context of the handshake; ``TENANT`` tells how.
+    Whether the query of one handshake may find the users of others. A manager or queryset that
+    chooses its rows itself may choose them by the context of the handshake; ``TENANT`` tells
+    how.
     """
     from django.contrib.auth import get_user_model
 
-    manager = type(get_user_model()._default_manager)
-    return conf.TENANT is not None or manager.get_queryset is BaseManager.get_queryset
+    if conf.TENANT is not None:
+        return True
+    manager = get_user_model()._default_manager
+    if type(manager).get_queryset is not BaseManager.get_queryset:
+        return False
+    return _is_plain_queryset(type(manager.get_queryset()))
+
+
+@functools.cache
+def _is_plain_queryset(kind: type) -> bool:
+    """Whether it has no method of a ``QuerySet`` in its own way."""
+    own = itertools.takewhile(lambda one: one is not QuerySet, kind.__mro__)
+    methods = vars(QuerySet).keys()
+    return not any(
+        name in methods and hasattr(value, "__get__")
+        for one in own
+        for name, value in vars(one).items()
+    )
 
 
 @sensitive_variables()

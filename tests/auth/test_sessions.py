@@ -346,25 +346,48 @@ async def test_a_manager_or_queryset_with_a_get_of_its_own_is_asked_as_the_backe
         assert sorted(one["pk"] for one in asked) == [ann.user.pk, bob.user.pk]
 
 
-async def test_a_manager_that_chooses_its_rows_by_the_context_is_asked_in_that_of_each(
-    ann, bob, monkeypatch
-):
-    class Own(UserManager):
-        def get_queryset(self):
-            return super().get_queryset().filter(username=mine.get())
+mine = contextvars.ContextVar("mine")
 
+
+class OwnManager(UserManager):
+    def get_queryset(self):
+        return super().get_queryset().filter(username=mine.get())
+
+
+class OwnQuerySet(QuerySet):
+    def filter(self, *args, **kwargs):
+        return super().filter(*args, username=mine.get(), **kwargs)
+
+
+@pytest.mark.parametrize("kind", [OwnManager, UserManager.from_queryset(OwnQuerySet)])
+async def test_a_manager_that_chooses_its_rows_by_the_context_is_asked_in_that_of_each(
+    ann, bob, monkeypatch, kind
+):
     async def enter_as(name, key):
         mine.set(name)
         [found] = await names(key)
         return found
 
-    mine = contextvars.ContextVar("mine")
-    manager = Own()
+    manager = kind()
     manager.model = User
     monkeypatch.setitem(vars(User._meta), "default_manager", manager)
-    enter = enter_as("ann", ann.key), enter_as("bob", bob.key), enter_as("ann", bob.key)
+    enter = enter_as("ann", ann.key), enter_as("bob", ann.key), enter_as("ann", bob.key)
     tasks = [asyncio.create_task(steps) for steps in enter]
-    assert await asyncio.gather(*tasks) == ["ann", "bob", "AnonymousUser"]
+    assert await asyncio.gather(*tasks) == ["ann", "AnonymousUser", "AnonymousUser"]
+
+
+async def test_a_queryset_that_only_adds_methods_is_asked_once_for_many(ann, bob, monkeypatch):
+    class More(QuerySet):
+        """With a docstring of its own."""
+
+        def named(self, name):
+            return self.filter(username=name)
+
+    manager = UserManager.from_queryset(More)()
+    manager.model = User
+    monkeypatch.setitem(vars(User._meta), "default_manager", manager)
+    (found, _), asked = await queries_of(enter(ann.key, bob.key))
+    assert found == [ann.user, bob.user] and len(asked) == 2
 
 
 class ByContext(ModelBackend):
