@@ -50,7 +50,10 @@ class Batches:
         Only questions of the same ``kind`` are asked together: in the context of the first.
         """
         loop = asyncio.get_running_loop()
-        lines = self._lines.setdefault(loop, {})
+        lines = self._lines.get(loop)
+        if lines is None:
+            self._drop_closed_loops()
+            lines = self._lines[loop] = {}
         line = lines.get(kind)
         if line is None:
             line = lines[kind] = _Line(loop, lambda: lines.pop(kind))
@@ -63,6 +66,13 @@ class Batches:
         if len(batch.questions) >= self._most:
             line.start(batch)
         return future
+
+    def _drop_closed_loops(self) -> None:
+        """Those that ended while questions waited: what waits refers to its loop."""
+        for reference in self._lines.keyrefs():
+            loop = reference()
+            if loop is not None and loop.is_closed():
+                self._lines.pop(loop, None)
 
 
 class _Line:

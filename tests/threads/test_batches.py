@@ -184,3 +184,23 @@ async def test_who_waits_for_a_thread_or_for_others_is_told_in_time_too(monkeypa
         assert await slow[0] == "SLOW"
         assert await asked.ask("in time")[0] == "IN TIME"
     assert [texts for _, texts in asked.calls if texts] == [["slow"], ["in time"]]
+
+
+def test_a_loop_that_ends_while_questions_wait_is_not_kept():
+    """Neither are the questions: each has a session."""
+
+    async def leave(text):
+        gates.append(asked.closed_gate(text))
+        asked.ask(text)
+        await until(lambda: len(asked.calls) == len(gates))
+
+    asked, gates = Asked(), []
+    try:
+        with asyncio.Runner() as other:
+            other.run(leave("a"))
+            for text in "bc":
+                asyncio.run(leave(text))
+            assert len(asked.batches._lines) == 2 and other.get_loop() in asked.batches._lines
+    finally:
+        for gate in gates:
+            gate.set()
