@@ -252,7 +252,8 @@ class Received(MessageQueue):
             if protocol.read_paused and not self._queue:
                 # As uvicorn's ``receive`` does: it pauses after each read.
                 protocol.read_paused = False
-                protocol.transport.resume_reading()
+                if not protocol.transport.is_closing():  # under TLS it might raise
+                    protocol.transport.resume_reading()
         return item
 
 

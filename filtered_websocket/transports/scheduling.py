@@ -62,6 +62,15 @@ def settle(done: "asyncio.Future[None] | None") -> None:
 # own class is parsed in turns.
 
 
+def is_between_frames(protocol: Any) -> bool:
+    """Whether websockets' parser waits for the first byte of a frame."""
+    step = protocol.conn.parser
+    while step.gi_yieldfrom is not None:
+        step = step.gi_yieldfrom
+    is_between: bool = step.gi_code is protocol.waits_for_more
+    return is_between
+
+
 def parse_in_turns(protocol: Any, data: bytes) -> bool:
     """
     Have uvicorn's own class parse ``data`` for ``TURN`` seconds, and the rest later: the
@@ -89,6 +98,8 @@ def _parse_on(protocol: Any, iterations: int) -> None:
     """Parse more, ``iterations`` of the event loop later: others come first."""
     if iterations:
         asyncio.get_running_loop().call_soon(_parse_on, protocol, iterations - 1)
+    elif protocol.transport.is_closing():
+        pass  # ``parse_rest`` will; and under TLS it may raise to pause or to resume
     elif protocol.unparsed and parse_in_turns(protocol, protocol.unparsed):
         # It is resumed when the last message was taken. After our close frame nobody takes
         # messages, and the client's answer has to be read.
@@ -100,6 +111,7 @@ def _parse_on(protocol: Any, iterations: int) -> None:
 def parse_rest(protocol: Any, error: Exception | None) -> None:
     """``connection_lost``: what came before the end is not lost."""
     base: Any = type(protocol).__base__
+    protocol.read_paused = True  # there is nothing to pause any more
     kept, size = protocol.conn.reader.buffer, 0
     while not protocol.unparsed and size != len(kept):
         # Short frames, a number of them each time.

@@ -21,7 +21,7 @@ from ..types import Receive, Send
 from .asgi import AsgiTransport
 from .inbox import MessageQueue, Received, make_small
 from .lane import NOBODY, Lane
-from .scheduling import parse_in_turns, parse_rest, settle
+from .scheduling import is_between_frames, parse_in_turns, parse_rest, settle
 
 logger = get_logger(__name__)
 
@@ -133,8 +133,7 @@ class UvicornLane(Lane):
         return closing
 
     def _buffered(self) -> int:
-        size: int = self._transport.get_write_buffer_size()
-        return size
+        return _unsent(self._transport)
 
     async def send_close(self, code: int, reason: str) -> None:
         await super().send_close(code, reason)
@@ -200,15 +199,6 @@ def data_received(self: Any, data: bytes) -> None:
         parse_in_turns(self, data)
 
 
-def _is_between_frames(self: Any) -> bool:
-    """Whether websockets' parser waits for the first byte of a frame."""
-    step = self.conn.parser
-    while step.gi_yieldfrom is not None:
-        step = step.gi_yieldfrom
-    is_between: bool = step.gi_code is self.waits_for_more
-    return is_between
-
-
 #: Class of a protocol -> its subclass that parses short frames.
 _reading_classes: dict[type, type] = {}
 
@@ -247,7 +237,7 @@ def _make_reading_class(kind: type, conn: Any) -> type:
         "unparsed": b"",
         "data_received": data_received,
         "connection_lost": parse_rest,
-        "is_between_frames": _is_between_frames,
+        "is_between_frames": is_between_frames,
         "open_state": sys.modules["websockets.protocol"].State.OPEN,
         "waits_for_more": type(conn.reader).at_eof.__code__,
         # As websockets 15 and 17 name it.
@@ -257,14 +247,23 @@ def _make_reading_class(kind: type, conn: Any) -> type:
     return type(kind.__name__, (kind,), names)
 
 
+def _unsent(transport: Any) -> int:
+    try:
+        size: int = transport.get_write_buffer_size()
+    except AttributeError:
+        # asyncio's for TLS, closed twice: uvicorn does that. It has forgotten its socket.
+        return 0
+    return size
+
+
 def _abort_unsent(transport: Any) -> None:
-    if transport.get_write_buffer_size():
+    if _unsent(transport):
         _abort(transport)
 
 
 def _abort(transport: Any) -> None:
     """Reset the connection, so that the system, too, forgets what nobody will read."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(AttributeError, OSError):
         at_once = struct.pack("ii", 1, 0)
         endpoint = transport.get_extra_info("socket")
         endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)

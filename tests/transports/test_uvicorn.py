@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import socket
+import ssl
+import struct
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +17,7 @@ from filtered_websocket.transports import AsgiTransport, asgi, open_transport
 from filtered_websocket.transports import uvicorn as lanes
 from filtered_websocket.transports.uvicorn import UvicornLane
 
+from ..e2e.certificates import write_pair
 from ..waiting import limited
 
 HANDSHAKE = (
@@ -27,11 +30,13 @@ DEFLATE = b"Sec-WebSocket-Extensions: permessage-deflate\r\n"
 class Serving:
     """One accepted connection, as uvicorn has it; the application ends when told to."""
 
-    def __init__(self, deflate=False, max_unsent=1000):
+    def __init__(self, deflate=False, max_unsent=1000, tls=(None, None)):
         self.ended = []
         self.over = asyncio.Event()
         self.deflate = deflate
         self.max_unsent = max_unsent
+        #: The server's context and the client's.
+        self.tls = tls
         self.config = uvicorn.Config(
             self.application,
             ws="websockets-sansio",
@@ -63,9 +68,13 @@ class Serving:
         #: The socket is closed, and what was unsent forgotten.
         self.lost = asyncio.Event()
         self.protocol.connection_lost = self.forget
-        self.reader, self.peer = await asyncio.open_connection(sock=theirs)
+        context, trusting = self.tls
+        name = trusting and "localhost"
+        (self.reader, self.peer), _ = await asyncio.gather(
+            asyncio.open_connection(sock=theirs, ssl=trusting, server_hostname=name),
+            loop.connect_accepted_socket(lambda: self.protocol, ours, ssl=context),
+        )
         self.peer.write(HANDSHAKE + DEFLATE * self.deflate + b"\r\n")
-        await loop.connect_accepted_socket(lambda: self.protocol, ours)
         answer = await self.reader.readuntil(b"\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 101")
         return self
@@ -96,6 +105,15 @@ async def serving():
     yield start
     for one in made:
         await one.end()
+
+
+@pytest.fixture
+def tls(tmp_path):
+    """Contexts of a server and of a client that trusts it."""
+    key, certificate = write_pair(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context, ssl.create_default_context(cafile=certificate)
 
 
 def text(payload="a"):
@@ -220,6 +238,29 @@ async def test_a_close_frame_that_nobody_reads_is_aborted_too(serving, monkeypat
 def test_a_close_frame_that_is_read_in_time_is_not_aborted():
     transport = SimpleNamespace(get_write_buffer_size=lambda: 0)
     lanes._abort_unsent(transport)
+
+
+#: Of a client, masked with zeros.
+HELLO = b"\x81\x85\0\0\0\0hello"
+CLOSE = b"\x88\x82\0\0\0\0" + struct.pack("!H", 4000)
+
+
+async def test_the_end_of_a_connection_under_tls_raises_nothing(serving, tls):
+    """asyncio's transport for TLS has no methods left once it is closed twice."""
+    one = await serving(tls=tls)
+    one.peer.write(HELLO + CLOSE)
+    async with limited():
+        await one.lost.wait()
+    queue = one.protocol.queue
+    assert queue.take() == (b"hello", True)
+    assert queue.take()["code"] == 4000
+    assert queue.take()["code"] == 1005
+    with pytest.raises(AttributeError):
+        one.protocol.transport.get_write_buffer_size()
+    assert not one.transport.leaving
+    lanes._abort(one.protocol.transport)
+    one.transport.lost(4000)
+    assert one.ended == [(4000, "")]
 
 
 async def test_a_bundle_over_the_bound_is_no_reason_to_close(serving):

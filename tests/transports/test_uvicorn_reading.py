@@ -452,3 +452,24 @@ async def test_nor_is_what_follows_short_frames(flooded):
     one.protocol.transport.abort()
     await one.lost.wait()
     assert one.texts() == [*MANY, *[long] * 20, "websocket.disconnect"]
+
+
+async def test_once_the_server_closes_the_socket_all_that_is_left_is_parsed_at_its_end(flooded):
+    """Under TLS, a transport that is closed twice raises where it is paused."""
+    one = await flooded()
+    one.events()
+    transport = one.protocol.transport
+    transport.is_closing = lambda: True
+    transport.pause_reading = transport.resume_reading = None
+    await one.turn()
+    assert one.texts() == [] and one.protocol.unparsed
+    transport.abort()
+    await one.lost.wait()
+    assert one.texts() == [*LONG[2:], "websocket.disconnect"]
+
+
+async def test_where_websockets_reads_a_close_frame_is_sent_as_well(reading):
+    one = await reading(taking=False)
+    one.transport.close(4000, "")
+    await one.over.wait()
+    assert one.written == [b"\x88\x02\x0f\xa0"]
