@@ -26,6 +26,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import types
 from contextlib import suppress
 from pathlib import Path
@@ -72,6 +73,8 @@ class Forked:
             json.dump({"arguments": arguments, "env": env, "files": files}, file)
         self.stdout = os.fdopen(out, errors="backslashreplace")
         self.returncode = None
+        #: Of threads that wait, one reads the status.
+        self._lock = threading.Lock()
         self.pid = int(self._next_line())
 
     def _next_line(self):
@@ -84,11 +87,19 @@ class Forked:
 
     def wait(self, timeout=None):
         if self.returncode is None:
-            if not select.select([self._ended], [], [], timeout)[0]:
-                raise subprocess.TimeoutExpired(self.pid, timeout)
-            self.returncode = int(self._next_line())
-            os.close(self._ended)
+            self._wait_readable(timeout)
+            with self._lock:
+                if self.returncode is None:
+                    self.returncode = int(self._next_line())
+                    os.close(self._ended)
         return self.returncode
+
+    def _wait_readable(self, timeout):
+        # select.select() takes no descriptor above 1023, and crowds of clients have thousands.
+        poll = select.poll()
+        poll.register(self._ended, select.POLLIN)
+        if not poll.poll(None if timeout is None else timeout * 1000):
+            raise subprocess.TimeoutExpired(self.pid, timeout)
 
     def poll(self):
         with suppress(subprocess.TimeoutExpired):
