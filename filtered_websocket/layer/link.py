@@ -50,8 +50,9 @@ class LayerLink:
         self._listens = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_lost = on_lost
+        self._on_back = on_back
         self._health = LayerHealth(
-            self._probe, self._rejoin_groups, self._report_lost, on_back, self._start
+            self._probe, self._rejoin_groups, self._report_lost, self._report_back, self._start
         )
         self._probes = Probes(layer, self._health.note_lost)
         self._subscriptions = self.subscriptions_class(
@@ -181,6 +182,11 @@ class LayerLink:
 
     def _report_lost(self, error: Exception) -> None:
         self._on_lost(explain(error, self._layer))
+
+    def _report_back(self, seconds: float) -> None:
+        # Before the callback, which may raise. What these miss from here on is told by nothing.
+        self._subscriptions.report_interrupted(self._probes.keys)
+        self._on_back(seconds)
 
     def _start(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         task = self._supervisor.start(run, name)

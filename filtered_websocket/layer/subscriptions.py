@@ -8,7 +8,7 @@ them; as nothing else changes those, no two changes can race.
 import asyncio
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ..conf import conf
@@ -59,6 +59,8 @@ class Subscriptions:
         #: The layer failed while one of these was left: it may be joined still.
         self._unclean: set[str] = set()
         self._to_report: set[str] = set()
+        #: These were joined, and have to be joined again.
+        self._interrupted: set[str] = set()
         self._changed: dict[str, None] = {}
         self._change = asyncio.Event()
         #: Set while the joined groups are the wanted ones.
@@ -110,9 +112,17 @@ class Subscriptions:
         """Call ``on_joined_late`` once ``key`` is joined."""
         self._to_report.add(key)
 
+    def report_interrupted(self, keys: Iterable[str]) -> None:
+        """
+        Call ``on_joined_late`` once for each group that is still to be joined again, except
+        for ``keys``.
+        """
+        self._to_report |= self._interrupted.difference(keys)
+
     def rejoin(self) -> None:
         """Join every group again: the layer may have forgotten any of them."""
         self._unclean |= self._joined
+        self._interrupted |= self._joined
         self._joined.clear()
         for key in self._wanted:
             self._mark_changed(key)
@@ -206,6 +216,7 @@ class Subscriptions:
         """A call for this group has ended: if nothing is left to be done, say so."""
         if (key in self._wanted) == (key in self._joined) and key not in self._unclean:
             self._changed.pop(key, None)
+            self._interrupted.discard(key)
             waiter = self._waiters.pop(key, None)
             if waiter is not None:
                 settle(waiter)

@@ -177,6 +177,29 @@ async def test_a_join_that_takes_too_long_answers_false_and_happens_later(settin
     assert len(hub.lost) == 1 and isinstance(hub.lost[0], ConnectionError)
 
 
+async def test_a_group_that_is_joined_again_only_after_the_outage_is_told():
+    gate = asyncio.Event()
+    gate.set()
+
+    class Slow(Layer):
+        async def group_add(self, group, channel):
+            if group == "fws.g.x":
+                await gate.wait()
+            await super().group_add(group, channel)
+
+    async with FakeHub(Slow()) as hub:
+        for key in ("fws.g.x", "fws.g.y"):
+            hub.link.want(key)
+            assert await hub.link.wait_joined(key)
+        gate.clear()
+        hub.link._health.note_lost(ConnectionError("away"))
+        await hub.until(lambda: hub.back)
+        assert hub.link.is_joined("fws.g.y") and not hub.link.is_joined("fws.g.x")
+        gate.set()
+        await hub.until(lambda: hub.late)
+        assert hub.late == ["fws.g.x"]
+
+
 async def test_a_slow_layer_joins_many_groups_side_by_side_and_tells_the_late(settings):
     settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.2, "LAYER_SETTLE": 0}
     gate = asyncio.Event()

@@ -101,3 +101,19 @@ async def test_an_unwanted_group_is_left_and_may_be_wanted_again():
         hub.link.unwant("fws.g.x")
         hub.link.want("fws.g.x")
         assert await hub.link.wait_joined("fws.g.x")
+
+
+async def test_only_a_group_that_has_to_be_joined_again_is_reported():
+    async with FakeHub(Layer()) as hub:
+        keys = ["fws.g.x", "fws.g.y", "fws.g.z"]
+        for key in keys:
+            hub.link.want(key)
+            assert await hub.link.wait_joined(key)
+        subscriptions = hub.link._subscriptions
+        subscriptions.report_interrupted([])
+        subscriptions.rejoin()
+        hub.link.want("fws.g.new")
+        hub.link.unwant("fws.g.z")
+        subscriptions.report_interrupted(["fws.g.y"])
+        await subscriptions.up_to_date.wait()
+        assert hub.late == ["fws.g.x"]
