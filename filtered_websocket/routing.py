@@ -40,6 +40,7 @@ from .hub.registry import note_serving
 from .logs import LogThrottle, get_logger
 from .pipelines.route import Route
 from .transports import open_transport
+from .transports.listening import limit_accepts
 from .types import ASGIApplication, Receive, Scope, Send
 
 logger = get_logger(__name__)
@@ -132,6 +133,7 @@ class Handshakes:
         self._throttle = LogThrottle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit_accepts()
         inside = {**scope, CHECKED: True, LATEST_EVENT: latest_event()}
         _hide_query(scope)
         problem = refusal_reason(inside, self._rule, any_host=self._any_host)

@@ -1,18 +1,60 @@
 """
-The listening sockets of daphne and uvicorn, which a process that ends closes at once.
+The listening sockets of daphne and uvicorn: how many clients are accepted at a time, and how
+a process that ends closes them at once.
 
-Else it would answer clients that return too early with a refusal, and they would wait for
-longer before they try again. Here the system refuses them, a proxy passes them on, and the
-next process can open the port. Where the server cannot be found, it refuses them.
+Twisted accepts 100 clients in one turn of the event loop, and 20 more in each further turn for
+as long as there are so many. When thousands reconnect, a turn soon takes half a second, and a
+handshake takes ten: daphne ends it unanswered, the client comes again, and most of the work is
+done for nobody. Here few are accepted in a turn. The others wait in the system's queue, in
+order and for nothing, and those that are accepted are answered soon.
+
+A process that ends would answer clients that return too early with a refusal, and they would
+wait for longer before they try again. Here the system refuses them, a proxy passes them on,
+and the next process can open the port. Where the server cannot be found, it refuses them.
 """
 
+import asyncio
 import sys
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..logs import get_logger
 
 logger = get_logger(__name__)
+
+#: How many clients each port of daphne accepts in one turn of the event loop.
+ACCEPTS_PER_TURN = 20
+
+#: The event loops whose ports are limited.
+_limited: "weakref.WeakSet[asyncio.AbstractEventLoop]" = weakref.WeakSet()
+
+
+def limit_accepts() -> None:
+    """
+    Have daphne's ports accept ``ACCEPTS_PER_TURN`` clients in a turn of the event loop, which
+    is the running one. Does nothing from the second call on, or where they differ.
+    """
+    loop = asyncio.get_running_loop()
+    if loop in _limited:
+        return
+    _limited.add(loop)
+    for port in _daphne_ports():
+        if type(getattr(port, "numberAccepts", None)) is int and hasattr(port, "doRead"):
+            port.doRead = FewAccepts(port, port.doRead)
+
+
+class FewAccepts:
+    """``doRead`` of one of Twisted's ports, which has found that clients wait."""
+
+    def __init__(self, port: Any, accept: Callable[[], object]) -> None:
+        self._port = port
+        self._accept = accept
+
+    def __call__(self) -> object:
+        # Twisted sets it anew in every turn.
+        self._port.numberAccepts = min(self._port.numberAccepts, ACCEPTS_PER_TURN)
+        return self._accept()
 
 
 def stop_listening(handlers: Iterable[Any]) -> None:
@@ -28,15 +70,19 @@ def stop_listening(handlers: Iterable[Any]) -> None:
 
 
 def _daphne_stops() -> list[Any]:
-    """``stopListening`` of each port of the reactor that is daphne's."""
+    """``stopListening`` of each port that is daphne's."""
+    return [port.stopListening for port in _daphne_ports() if hasattr(port, "stopListening")]
+
+
+def _daphne_ports() -> list[Any]:
+    """The ports of the reactor that are daphne's."""
     # Looked up, not imported: importing the reactor installs one.
     reactor = sys.modules.get("twisted.internet.reactor")
     known = getattr(sys.modules.get("daphne.http_protocol"), "HTTPFactory", None)
     if reactor is None or known is None:
         return []
     readers: list[Any] = getattr(reactor, "getReaders", list)()
-    ports = [port for port in readers if isinstance(_factory(port), known)]
-    return [port.stopListening for port in ports if hasattr(port, "stopListening")]
+    return [port for port in readers if isinstance(_factory(port), known)]
 
 
 def _factory(port: Any) -> Any:

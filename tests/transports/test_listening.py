@@ -1,12 +1,18 @@
-"""The listening sockets of daphne and uvicorn, which a process that ends closes."""
+"""
+The listening sockets of daphne and uvicorn: few clients are accepted at a time, and a process
+that ends closes them.
+"""
 
 import asyncio
+import contextlib
+import itertools
 import socket
 import sys
 from types import SimpleNamespace
 
 import pytest
 import uvicorn
+from channels.testing import WebsocketCommunicator
 from daphne.http_protocol import HTTPFactory
 from daphne.server import Server
 from twisted.internet import tcp
@@ -14,8 +20,14 @@ from twisted.internet.protocol import Factory
 from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from filtered_websocket.routing import websocket_application
 from filtered_websocket.transports import listening
-from filtered_websocket.transports.listening import stop_listening
+from filtered_websocket.transports.listening import (
+    ACCEPTS_PER_TURN,
+    FewAccepts,
+    limit_accepts,
+    stop_listening,
+)
 
 from ..e2e.certificates import write_pair
 
@@ -64,6 +76,67 @@ def is_open(port):
 
 def factory():
     return HTTPFactory(Server(None, endpoints=["tcp:0"]))
+
+
+class Accepting(HTTPFactory):
+    """Notes the port of each client that is accepted, and wants none."""
+
+    def __init__(self):
+        super().__init__(Server(None, endpoints=["tcp:0"]))
+        self.accepted = []
+
+    def buildProtocol(self, address):
+        self.accepted.append(address.port)
+
+
+@contextlib.contextmanager
+def clients(port, count):
+    """Connect so many; their ports."""
+    with contextlib.ExitStack() as stack:
+        made = (socket.create_connection(("127.0.0.1", port)) for _ in range(count))
+        yield [stack.enter_context(client).getsockname()[1] for client in made]
+
+
+async def test_of_many_clients_daphne_accepts_few_in_each_turn_and_in_their_order(reactor):
+    factory = Accepting()
+    number = reactor.listen(factory)
+    [port] = reactor.getReaders()
+    limit_accepts()
+    for _ in range(2):
+        factory.accepted.clear()
+        with clients(number, 2 * ACCEPTS_PER_TURN + 5) as known:
+            counts = []
+            while len(factory.accepted) < len(known):
+                port.doRead()
+                counts.append(len(factory.accepted))
+            assert factory.accepted == known
+        # After a quiet turn Twisted begins with few, and accepts more in the next one.
+        steps = [after - before for before, after in itertools.pairwise([0, *counts])]
+        assert max(steps) == ACCEPTS_PER_TURN and len(steps) <= 4
+
+
+async def test_twisted_alone_accepts_them_all_at_once(reactor):
+    """Where this fails, Twisted has a limit of its own, and ours is not needed."""
+    factory = Accepting()
+    number = reactor.listen(factory)
+    [port] = reactor.getReaders()
+    with clients(number, 2 * ACCEPTS_PER_TURN + 5) as known:
+        port.doRead()
+        assert factory.accepted == known
+
+
+async def test_a_port_is_limited_from_the_first_handshake_on(reactor):
+    reactor.listen(factory())
+    other = tcp.Port(0, Factory(), interface="127.0.0.1", reactor=reactor)
+    other.startListening()
+    limited = {port for port in reactor.readers if port is not other}
+    application = websocket_application([])
+    for _ in range(2):
+        client = WebsocketCommunicator(application, "/")
+        assert not (await client.connect())[0]
+        calls = {port: vars(port).get("doRead") for port in reactor.readers}
+        assert {port for port, call in calls.items() if type(call) is FewAccepts} == limited
+        assert not any(type(call._accept) is FewAccepts for call in calls.values() if call)
 
 
 async def test_daphnes_ports_are_closed_and_no_others(reactor, tmp_path):
@@ -130,6 +203,8 @@ async def test_a_reactor_that_differs_stays_as_it_is(monkeypatch):
     for reactor in (Reactor(), object()):
         monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
         assert listening._daphne_stops() == []
+        limit_accepts()
+        listening._limited.clear()
     monkeypatch.delitem(sys.modules, "twisted.internet.reactor")
     assert listening._daphne_stops() == []
 
