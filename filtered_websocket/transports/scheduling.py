@@ -13,6 +13,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..codecs.frames import Frame
+from ..logs import get_logger
+
+logger = get_logger(__name__)
 
 #: A connection that has sent more than its limit, or has used its share of time, waits this
 #: many iterations of the event loop: a message of another client takes about as many from
@@ -71,12 +74,26 @@ def is_between_frames(protocol: Any) -> bool:
     return is_between
 
 
+def _parse(protocol: Any, data: bytes) -> bool:
+    """Have uvicorn's own class parse ``data``. Returns False where all that follows is ignored."""
+    base: Any = type(protocol).__base__
+    try:
+        base.data_received(protocol, data)
+    except Exception as error:
+        # As asyncio does where a read fails: a wrong text and a close frame that come together
+        # are too much for uvicorn. Else the connection would never be read again, or ended.
+        logger.warning("closed a connection: uvicorn cannot parse what it received (%r)", error)
+        protocol.transport.abort()
+        return False
+    failed: bool = protocol.conn.parser_exc is not None
+    return not failed
+
+
 def parse_in_turns(protocol: Any, data: bytes) -> bool:
     """
     Have uvicorn's own class parse ``data`` for ``TURN`` seconds, and the rest later: the
     socket is not read meanwhile. Returns whether all is parsed.
     """
-    base: Any = type(protocol).__base__
     began = time.perf_counter()
     for at in range(0, max(1, len(data)), SLICE):
         if at and time.perf_counter() - began >= TURN:
@@ -87,9 +104,8 @@ def parse_in_turns(protocol: Any, data: bytes) -> bool:
             protocol.read_paused = False
             asyncio.get_running_loop().call_soon(_parse_on, protocol, YIELD_ITERATIONS)
             return False
-        base.data_received(protocol, data[at : at + SLICE])
-        if protocol.conn.parser_exc is not None:
-            break  # it has failed, and what follows is ignored
+        if not _parse(protocol, data[at : at + SLICE]):
+            break
     protocol.unparsed = b""
     return True
 
@@ -119,5 +135,5 @@ def parse_rest(protocol: Any, error: Exception | None) -> None:
         protocol.data_received(b"")
     unparsed, protocol.unparsed = protocol.unparsed, b""
     if unparsed:
-        base.data_received(protocol, unparsed)
+        _parse(protocol, unparsed)
     base.connection_lost(protocol, error)

@@ -18,6 +18,7 @@ from filtered_websocket.transports import uvicorn as lanes
 from filtered_websocket.transports.inbox import Received
 from filtered_websocket.transports.uvicorn import MAX_AT_ONCE, read_short_frames
 
+from ..waiting import limited
 from .test_daphne_reading import BINARY, CLOSE, PING, TEXT, any_frame, frame, pieces, received
 from .test_uvicorn import Serving
 
@@ -473,3 +474,25 @@ async def test_where_websockets_reads_a_close_frame_is_sent_as_well(reading):
     one.transport.close(4000, "")
     await one.over.wait()
     assert one.written == [b"\x88\x02\x0f\xa0"]
+
+
+#: uvicorn raises where it parses these together: it answers the text by closing, and cannot.
+WRONG = frame("ü".encode()[:1]) + frame(struct.pack("!H", 1000), CLOSE)
+
+
+async def test_a_connection_whose_bytes_uvicorn_cannot_parse_later_is_ended(flooded, caplog):
+    one = await flooded(WRONG)
+    async with limited():
+        while not one.lost.is_set():
+            await one.turn()
+    assert one.texts()[-1] == "websocket.disconnect"
+    assert not one.state.connections and not one.protocol.unparsed
+    assert "uvicorn cannot parse what it received (InvalidState(" in caplog.text
+
+
+async def test_nor_does_that_keep_a_connection_that_is_lost(flooded):
+    one = await flooded(WRONG)
+    one.protocol.transport.abort()
+    await one.lost.wait()
+    assert one.texts()[-1] == "websocket.disconnect"
+    assert not one.state.connections
