@@ -312,16 +312,18 @@ async def test_a_connection_that_an_error_may_have_broken_is_not_used_for_the_ne
             raise OperationalError("the server closed the connection")
 
     seen = []
-    monkeypatch.setattr(blocking, "_thread_sensitive", 0)
-    monkeypatch.setattr(database, "QUERY_THREADS", 1)
-    monkeypatch.setattr(database, "close_old_connections", lambda: seen.append("close"))
-    for lookup in ("_load_sessions", "_load_users", "_user_of"):
-        monkeypatch.setattr(sessions, lookup, fail)
-    try:
-        await enter(*["x" * 32] * count)
-        await run_query(seen.append, "next")
-    finally:
-        assert blocking.shut_down(10)
+    # Undone here: a fixture counts it, and ends before monkeypatch does.
+    with monkeypatch.context() as patched:
+        patched.setattr(blocking, "_thread_sensitive", 0)
+        patched.setattr(database, "QUERY_THREADS", 1)
+        patched.setattr(database, "close_old_connections", lambda: seen.append("close"))
+        for lookup in ("_load_sessions", "_load_users", "_user_of"):
+            patched.setattr(sessions, lookup, fail)
+        try:
+            await enter(*["x" * 32] * count)
+            await run_query(seen.append, "next")
+        finally:
+            assert blocking.shut_down(10)
     assert seen[seen.index("fail") + 1] == "close" and seen.index("next") > seen.index("fail")
 
 
