@@ -178,6 +178,14 @@ async def test_a_publisher_opens_a_connection_for_commands_only(server, layer):
     assert server.connections == 1 and server.named(b"SUBSCRIBE") == []
 
 
+async def test_a_publisher_whose_probe_is_refused_sends_no_other_one(server, layer):
+    server.answer = lambda command: b"-NOPERM No permissions to access a channel\r\n"
+    hub = FakeHub(layer)
+    assert not await hub.link.round_trip()
+    assert len(server.named(b"PUBLISH")) == 1
+    await hub.link.stop()
+
+
 async def test_a_link_that_stops_before_it_has_begun_leaves_nothing(server, layer):
     hub = FakeHub(layer)
     hub.link.start()
