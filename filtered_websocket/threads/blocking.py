@@ -8,6 +8,7 @@ asgiref's one thread-sensitive thread, where one slow call delays the whole proc
 import asyncio
 import contextvars
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,16 @@ def thread_pool(name: str, threads: int) -> ThreadPoolExecutor:
     if name not in _pools:
         _pools[name] = ThreadPoolExecutor(threads, thread_name_prefix=name)
     return _pools[name]
+
+
+def _forget() -> None:
+    """After a fork: the threads are those of the parent process."""
+    _pools.clear()
+    abandoned.clear()
+
+
+# Windows has no fork.
+getattr(os, "register_at_fork", lambda **hooks: None)(after_in_child=_forget)
 
 
 def shut_down(timeout: float) -> bool:

@@ -9,6 +9,7 @@ connection (always with ``CONN_MAX_AGE = 0``) costs more than to read a session 
 import asyncio
 import contextvars
 import functools
+import os
 import threading
 import time
 import types
@@ -120,6 +121,16 @@ def _close_old_connections() -> None:
 
 
 _queries = QueryQueue()
+
+
+def _forget() -> None:
+    """After a fork: the threads, and what waits for them, are those of the parent process."""
+    global _queries
+    _queries = QueryQueue()
+
+
+# Windows has no fork.
+getattr(os, "register_at_fork", lambda **hooks: None)(after_in_child=_forget)
 
 
 class QueryTimer:

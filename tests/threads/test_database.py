@@ -1,7 +1,9 @@
 """Threads for database queries."""
 
 import asyncio
+import os
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -267,3 +269,37 @@ def test_threads_that_cannot_be_started_do_not_count(monkeypatch, closings):
     [run] = pool.given
     run()
     assert ran == [1, 2] and not line.is_waiting
+
+
+def test_a_forked_child_starts_threads_of_its_own(closings):
+    """Those of its parent are not there, although a thread waits for a query."""
+
+    async def ask():
+        async with limited():
+            return await run_query(lambda: 3), await blocking.run_blocking(lambda: 4)
+
+    def fork():
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            with suppress(BaseException):
+                status = 0 if asyncio.run(ask()) == (3, 4) else 2
+            os._exit(status)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert asyncio.run(ask()) == (3, 4)
+    assert fork() == 0
+    assert asyncio.run(ask()) == (3, 4)
+
+
+async def test_after_a_fork_no_thread_is_counted(closings):
+    queue, pools = database._queries, blocking._pools
+    assert await run_query(lambda: 3) == 3
+    kept = dict(pools)
+    blocking._forget()
+    database._forget()
+    try:
+        assert not pools and database._queries._threads == 0
+    finally:
+        pools.update(kept)
+        database._queries = queue
