@@ -66,9 +66,11 @@ async def test_a_raising_filter_is_logged_once_and_everybody_lives(fresh_site):
 
 
 async def test_a_forgotten_await_is_a_line_in_the_log(site):
-    async with connect(site.ws()) as ann:
+    async with connect(site.ws()) as ann, connect(site.ws()) as bob:
         await ann.send("forget")
         assert "'forgotten'" in (await hears(ann, 1))[0]
+        # Sent on after that: who connects in the next test must not get it.
+        assert await hears(bob, 1) == ["forget"]
     line = await asyncio.to_thread(site.said, "was never awaited")
     assert "site_filters.py" in line.string and "coroutine 'sleep'" in line.string
 
