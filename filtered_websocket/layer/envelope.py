@@ -4,11 +4,13 @@ The format of messages on the channel layer: version, origin, sequence numbers, 
 ::
 
     {"v": 1, "o": origin, "g": group key, "s": first number, "m": [item, ...]}
+    {"v": 2, "o": origin, "g": group key, "m": [item, ...], "e": epoch, "s": first offset}
     item = [id, kind, sender, payload, meta]
 
-A batch has consecutive numbers per origin and group, so a receiver recognises repeated and
-missed batches. An unknown ``v`` is skipped: during a rolling deploy two versions share the
-layer.
+A batch of version 1 has consecutive numbers per origin and group, so a receiver recognises
+repeated and missed batches. One of version 2 is in the history of its group, and has its
+place there instead. An unknown ``v`` is skipped: during a rolling deploy two versions share
+the layer.
 """
 
 import hashlib
@@ -21,6 +23,8 @@ from ..conf import conf
 from ..threads.budget import OVERHEAD
 
 VERSION = 1
+#: The version of a batch that is in the history of its group.
+HISTORY_VERSION = 2
 #: Longest group name, in characters.
 MAX_GROUP_NAME = 1024
 #: The hashes of names up to this length, in characters, are kept for the next message.
@@ -32,10 +36,12 @@ MAX_HOLES = 64
 MAX_ORIGINS = 1024
 #: The group of control events: a name that :func:`check_group` refuses to sites.
 CONTROL = ""
-#: Longest origin, in characters: receivers remember many of them.
+#: Longest origin, and longest epoch, in characters: receivers remember many of them.
 MAX_ORIGIN = 64
 #: ``meta`` key: ids of connections that must not get the message.
 EXCLUDE = "x"
+#: ``meta`` key: the name of the publication, if it has one.
+EVENT = "e"
 
 #: About the bytes of memory that such an id takes.
 ID_SIZE = 90
@@ -74,6 +80,8 @@ class Batch(NamedTuple):
     key: str
     first: int
     items: list[Item]
+    #: Not empty where ``first`` is an offset in the history of the group: its epoch.
+    epoch: str = ""
 
 
 def new_origin() -> str:
@@ -124,7 +132,16 @@ def _hash(group: str) -> str:
 
 
 def seal(batch: Batch) -> dict[str, Any]:
-    """The envelope for ``batch``."""
+    """The envelope for ``batch``: of version 2 where it has an epoch."""
+    if batch.epoch:
+        return {
+            "v": HISTORY_VERSION,
+            "o": batch.origin,
+            "g": batch.key,
+            "m": [list(item) for item in batch.items],
+            "e": batch.epoch,
+            "s": batch.first,
+        }
     return {
         "v": VERSION,
         "o": batch.origin,
@@ -134,7 +151,8 @@ def seal(batch: Batch) -> dict[str, Any]:
     }
 
 
-def _open_item(raw: Any) -> Item:
+def open_item(raw: Any) -> Item:
+    """The item that :func:`seal` made a list of; raises for anything else."""
     number, kind, sender, payload, meta = raw
     if not (
         isinstance(number, int)
@@ -144,23 +162,30 @@ def _open_item(raw: Any) -> Item:
         # A text frame that is not UTF-8 would end every connection that receives it.
         and (kind == "b" or is_utf8(payload))
         and isinstance(meta, dict)
-        and (not meta or _is_list_of_ids(meta.get(EXCLUDE, [])))
+        and (not meta or _is_meta(meta))
     ):
         raise BadEnvelope(f"not an item: {raw!r:.80}")
     return Item(number, kind, sender, payload, meta)
 
 
-def _is_list_of_ids(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(key, str) for key in value)
+def _is_meta(meta: dict[str, Any]) -> bool:
+    left_out = meta.get(EXCLUDE, [])
+    return (
+        isinstance(left_out, list)
+        and all(isinstance(key, str) for key in left_out)
+        and isinstance(meta.get(EVENT, ""), str)
+    )
 
 
 def unseal(envelope: Any) -> Batch:
     """The batch in ``envelope``; raises :exc:`BadEnvelope` for anything else."""
     try:
-        if envelope["v"] != VERSION:
-            raise BadEnvelope(f"envelope version {envelope['v']!r:.80}")
+        version = envelope["v"]
+        if version not in (VERSION, HISTORY_VERSION):
+            raise BadEnvelope(f"envelope version {version!r:.80}")
         origin, key, first = envelope["o"], envelope["g"], envelope["s"]
-        items = [_open_item(raw) for raw in envelope["m"]]
+        epoch = "" if version == VERSION else _open_epoch(envelope["e"], first)
+        items = [open_item(raw) for raw in envelope["m"]]
     except Exception as error:
         # Of any class: repr() of data that is nested deeply raises RecursionError, say.
         raise BadEnvelope(f"not an envelope: {error!r:.200}") from error
@@ -168,7 +193,13 @@ def unseal(envelope: Any) -> Batch:
         raise BadEnvelope("not an envelope: its origin, group or number")
     if len(origin) > MAX_ORIGIN:
         raise BadEnvelope(f"not an envelope: an origin of {len(origin)} characters")
-    return Batch(origin, key, first, items)
+    return Batch(origin, key, first, items, epoch)
+
+
+def _open_epoch(epoch: Any, first: Any) -> str:
+    if not (isinstance(epoch, str) and 0 < len(epoch) <= MAX_ORIGIN and first > 0):
+        raise BadEnvelope("its epoch or offset")
+    return epoch
 
 
 class Stamper:

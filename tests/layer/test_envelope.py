@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from filtered_websocket.layer.envelope import (
     CONTROL,
+    EVENT,
     ID_SIZE,
     MAX_HOLES,
     BadEnvelope,
@@ -34,7 +35,14 @@ def test_an_envelope_opens_as_it_was_sealed():
     assert batch.items[0].packed == ("b", b"\xff")
 
 
+def test_a_batch_of_a_history_opens_as_it_was_sealed():
+    batch = Batch("origin", "key", 7, [Item(1, "b", "me", b"\xff", {EVENT: "news"})], "epoch")
+    assert unseal(seal(batch)) == batch
+    assert unseal(seal(batch._replace(epoch=""))) == batch._replace(epoch="")
+
+
 GOOD = seal(Batch("o", "k", 0, items()))
+KEPT = seal(Batch("o", "k", 1, items(), "epoch"))
 
 
 @pytest.mark.parametrize(
@@ -61,6 +69,14 @@ GOOD = seal(Batch("o", "k", 0, items()))
         {**GOOD, "m": [[1, "t", "", b"", []]]},
         {**GOOD, "m": [[1, "t", "", b"", {"x": "abc"}]]},
         {**GOOD, "m": [[1, "t", "", b"", {"x": [["a"]]}]]},
+        {**GOOD, "m": [[1, "t", "", b"", {"e": 1}]]},
+        {**GOOD, "v": 3},
+        {**KEPT, "e": ""},
+        {**KEPT, "e": None},
+        {**KEPT, "e": "e" * 65},
+        {**KEPT, "s": 0},
+        {**KEPT, "s": "1"},
+        {**KEPT, "s": 1.5},
         {"type": "chat.message", "text": "hello"},
     ],
 )

@@ -14,7 +14,17 @@ import pytest
 from filtered_websocket.control import orders
 from filtered_websocket.disconnect import disconnect_session, disconnect_token, disconnect_user
 from filtered_websocket.hub.hub import get_hub
-from filtered_websocket.layer.envelope import CONTROL, Batch, Item, group_key, seal, unseal
+from filtered_websocket.layer.envelope import (
+    CONTROL,
+    HISTORY_VERSION,
+    VERSION,
+    BadEnvelope,
+    Batch,
+    Item,
+    group_key,
+    seal,
+    unseal,
+)
 from filtered_websocket.layer.health import Probes
 from filtered_websocket.publishing.items import new_item
 from filtered_websocket.testing import connect
@@ -57,6 +67,31 @@ def test_an_envelope_has_the_bytes_that_it_always_had():
 
 def test_what_an_old_process_sent_is_read():
     assert unseal(msgpack.unpackb(bytes.fromhex(BYTES))) == BATCH
+
+
+#: ``BATCH`` in a history, from offset 7 on. What Redis writes itself has offsets of nine bytes.
+KEPT_BYTES = (
+    "86a17602a16fb030313233343536373839616263646566a167d9266677732e672e3337613865656331636531"
+    "393638376431333266653239303531646361363239a16d939501a174a26331c402c3a9809502a162a0c401ff"
+    "81a17892a161a1629503a16aa26332c4077b2261223a317d80a165b066656463626139383736353433323130"
+    "a17307"
+)
+KEPT = BATCH._replace(epoch="fedcba9876543210")
+
+
+def test_a_batch_of_a_history_has_the_bytes_that_it_always_had():
+    assert msgpack.packb(seal(KEPT)).hex() == KEPT_BYTES
+    wide = KEPT_BYTES[:-2] + "cf" + "07".zfill(16)
+    for written in (KEPT_BYTES, wide):
+        assert unseal(msgpack.unpackb(bytes.fromhex(written))) == KEPT
+
+
+def test_a_process_without_histories_skips_it():
+    """It reads version 1 only, and counts another as no envelope."""
+    assert msgpack.unpackb(bytes.fromhex(KEPT_BYTES))["v"] != VERSION
+    for version in (0, HISTORY_VERSION + 1):
+        with pytest.raises(BadEnvelope, match="envelope version"):
+            unseal({**seal(BATCH), "v": version})
 
 
 @pytest.mark.parametrize(
