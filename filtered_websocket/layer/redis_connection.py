@@ -135,6 +135,8 @@ class RedisConnection(asyncio.Protocol):
         self._ended = False
         #: How often anything has arrived.
         self.arrived = 0
+        #: Which server this is, where whoever opens the connection has asked.
+        self.run_id = ""
         #: Its end would close the transport.
         self._writer = connection._writer
         connection._reader = connection._writer = None

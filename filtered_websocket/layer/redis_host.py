@@ -8,7 +8,7 @@ other.
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -18,6 +18,10 @@ from .redis_connection import OnLost, OnMessage, OnReply, RedisConnection, open_
 Task = asyncio.Task[None]
 #: Called with None, or with an exception.
 OnDone: TypeAlias = Callable[[Exception | None], object]
+#: Makes a packed command for the connection on which it is sent.
+Build: TypeAlias = Callable[[RedisConnection], bytes]
+#: Connects to the host of a pool; the callable gets the loss of that connection.
+Open: TypeAlias = Callable[[Any, OnLost], Awaitable[RedisConnection]]
 _NOBODY: dict[str, OnDone] = {}
 
 
@@ -27,26 +31,38 @@ class Commands:
     ``LAYER_TIMEOUT``, never inside :meth:`send`.
     """
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, pool: Any, open_by: Open | None = None) -> None:
         self._pool = pool
+        self._open_by = open_by
         self._loop = asyncio.get_running_loop()
         self._connection: RedisConnection | None = None
         self._opening: Task | None = None
         #: Commands until there is a connection, and since when they wait.
-        self._waiting: list[tuple[bytes, OnReply, float]] = []
+        self._waiting: list[tuple[bytes | Build, OnReply, float]] = []
 
     def send(self, command: bytes, on_reply: OnReply) -> None:
         """Send a packed command; ``on_reply`` gets the answer, or an exception."""
         if self._connection is not None:
             self._connection.send(command, on_reply)
-            return
+        else:
+            self._wait(command, on_reply)
+
+    def send_built(self, build: Build, on_reply: OnReply) -> None:
+        """:meth:`send` for a command that depends on the connection; ``build`` never raises."""
+        if self._connection is not None:
+            self._connection.send(build(self._connection), on_reply)
+        else:
+            self._wait(build, on_reply)
+
+    def _wait(self, command: bytes | Build, on_reply: OnReply) -> None:
         self._waiting.append((command, on_reply, self._loop.time()))
         if self._opening is None:
             self._opening = _start(self._open())
 
     async def _open(self) -> None:
         try:
-            connection = await open_connection(self._pool, self._lost)
+            # Not as a default argument: tests replace it.
+            connection = await (self._open_by or open_connection)(self._pool, self._lost)
         except BaseException as error:
             if _is_current(self._opening):
                 self._fail(error)
@@ -60,7 +76,8 @@ class Commands:
         self._opening, self._connection = None, connection
         waiting, self._waiting = self._waiting, []
         for command, on_reply, given in waiting:
-            connection.send(command, on_reply, given)
+            packed = command if isinstance(command, bytes) else command(connection)
+            connection.send(packed, on_reply, given)
 
     def _fail(self, error: BaseException) -> None:
         if not isinstance(error, Exception):

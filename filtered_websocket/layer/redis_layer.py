@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from ..threads.tasks import end_tasks
 from .redis_connection import OnReply, can_take_over, pack
-from .redis_host import Commands, OnDone, Subscriber
+from .redis_host import Commands, OnDone, Open, Subscriber
 
 #: Called with the bytes of a message.
 OnData = Callable[[bytes], object]
@@ -102,13 +102,15 @@ class RedisLayer:
         self._shards: list[Any] = shape._shards
         self._get_shard: Callable[[str], Any] = shape._get_shard
         self._get_group_channel_name: Callable[[str], str] = shape._get_group_channel_name
-        pools = {shard: create_pool(shard.host) for shard in self._shards}
+        pools = self._pools = {shard: create_pool(shard.host) for shard in self._shards}
         if not all(map(can_take_over, pools.values())):
             raise ValueError("redis-py has to do the work with these options")
         self._commands = {shard: Commands(pool) for shard, pool in pools.items()}
         self._subscribers = {
             shard: Subscriber(pool, self._received, self._lost) for shard, pool in pools.items()
         }
+        #: Those of :meth:`more_commands`, by what opens them.
+        self._more_commands: dict[Open, dict[Any, Commands]] = {}
         #: Who listens: to messages, and to losses of a subscriber's connection.
         self._listeners: dict[str, tuple[OnData, OnLost]] = {}
         #: Channel in Redis -> the listeners that are in this group.
@@ -135,6 +137,22 @@ class RedisLayer:
         name = self._get_group_channel_name(group)
         command = pack(("PUBLISH", name, self._serialize(message)))
         self._commands[self._get_shard(name)].send(command, on_reply)
+
+    def more_commands(self, open_by: Open) -> Callable[[str], tuple[str, Commands]]:
+        """
+        For each group the channel in Redis, and a connection to its host beside the one of
+        :meth:`publish`: opened by ``open_by``, and closed with this layer.
+        """
+        commands = self._more_commands.get(open_by)
+        if commands is None:
+            commands = {shard: Commands(pool, open_by) for shard, pool in self._pools.items()}
+            self._more_commands[open_by] = commands
+
+        def find(group: str) -> tuple[str, Commands]:
+            name = self._get_group_channel_name(group)
+            return name, commands[self._get_shard(name)]
+
+        return find
 
     def join(self, group: str, channel: str, on_done: OnDone) -> None:
         """
@@ -233,6 +251,8 @@ class RedisLayer:
         self._groups.clear()
         self._listeners.clear()
         hosts: list[Commands | Subscriber] = [*self._commands.values()]
+        for commands in self._more_commands.values():
+            hosts += commands.values()
         hosts += self._subscribers.values()
         return [task for host in hosts if (task := host.stop(keep)) is not None]
 

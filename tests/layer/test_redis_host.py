@@ -490,3 +490,33 @@ async def test_a_connection_that_comes_too_late_does_not_end_the_current_one(
         late.say(greet(command))
     await until(lambda: late not in server.clients, 0)
     assert (server.connections, events.lost) == (2, [])
+
+
+# Commands that depend on the connection
+
+
+async def test_a_command_is_built_for_the_connection_on_which_it_is_sent(server):
+    async def open_named(pool, on_lost):
+        connection = await redis_host.open_connection(pool, on_lost)
+        connection.run_id = f"server {server.connections}"
+        return connection
+
+    def build(connection):
+        return pack(("EVAL", connection.run_id))
+
+    commands, answers = Commands(create_pool({"address": server.url}), open_named), Answers()
+    commands.send_built(build, answers.append)
+    commands.send(pack(("PING",)), answers.append)
+    await answers.until(2)
+    commands.send_built(build, answers.append)
+    await answers.until(3)
+    await stop(commands)
+    commands.send_built(build, answers.append)
+    await answers.until(4)
+    assert server.commands == [
+        [b"EVAL", b"server 1"],
+        [b"PING"],
+        [b"EVAL", b"server 1"],
+        [b"EVAL", b"server 2"],
+    ]
+    await stop(commands)

@@ -1,0 +1,329 @@
+"""The histories in Redis: history.redis."""
+
+import asyncio
+import contextlib
+import shutil
+
+import msgpack
+import pytest
+import redis
+from channels_redis.pubsub import RedisPubSubChannelLayer
+from redis.exceptions import OutOfMemoryError, ResponseError
+
+from filtered_websocket.history.base import Position, Retention
+from filtered_websocket.history.redis import RIGHTS, RedisHistory
+from filtered_websocket.layer.envelope import Item, group_key, unseal
+from filtered_websocket.layer.health import LOST
+from filtered_websocket.layer.names import needed_rights
+from filtered_websocket.layer.redis_layer import redis_layer
+
+from ..e2e.processes import Process, Valkey, free_port
+from ..layer.scripted_redis import ScriptedRedis
+from ..waiting import LIMIT, limited, until, wait_until
+from .worlds import KEY, RETENTION, append, batch_of, texts
+
+BASE = "fws:{" + KEY.partition(".g.")[2] + "}:"
+INFO = b"$8\r\nrun_id:a\r\n"
+
+
+@pytest.fixture(autouse=True)
+def time_enough(settings):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
+
+
+@pytest.fixture(scope="module")
+def valkey():
+    valkey = Valkey()
+    yield valkey
+    valkey.stop()
+
+
+@pytest.fixture
+def client(valkey):
+    with valkey.client() as client:
+        client.flushall()
+        client.config_resetstat()
+        yield client
+
+
+@pytest.fixture
+async def server():
+    async with ScriptedRedis() as server:
+        server.answer = lambda command: INFO if command[0] == b"INFO" else b"+?\r\n"
+        yield server
+
+
+class Opened:
+    """``async with``: the store of a layer with these hosts."""
+
+    def __init__(self, *hosts, **options):
+        self.layer = RedisPubSubChannelLayer(hosts=list(hosts), **options)
+
+    async def __aenter__(self):
+        self.redis = redis_layer(self.layer)
+        self.store = RedisHistory(self.layer, self.redis)
+        return self.store
+
+    async def __aexit__(self, *_):
+        await self.redis.close()
+
+
+# Publishing
+
+
+async def test_a_batch_is_published_with_the_offsets_that_it_gets(valkey, client):
+    item = Item(1, "b", "ann", b"\xff", {"x": ["bob"], "e": "news"})
+    batch = batch_of(*"ab")._replace(items=[item] * 20)
+    with redis.Redis.from_url(valkey.url) as listener, listener.pubsub() as pubsub:
+        pubsub.subscribe(f"asgi__group__{KEY}")
+        assert pubsub.get_message(timeout=LIMIT)["type"] == "subscribe"
+        async with Opened(valkey.url) as store:
+            assert store.publishes
+            first = await append(store, batch)
+            assert await append(store, batch) == first
+            second = await append(store, batch._replace(first=20, items=[item]))
+        assert second == Position(first.epoch, 21)
+        received = [pubsub.get_message(timeout=LIMIT)["data"] for _ in range(2)]
+        # A batch that came again is not published again.
+        assert pubsub.get_message(timeout=0) is None
+    for data, count, offset in zip(received, (20, 1), (1, 21), strict=True):
+        kept = batch._replace(first=offset, items=[item] * count, epoch=first.epoch)
+        assert unseal(msgpack.unpackb(data)) == kept
+        assert data.endswith(b"\xa1s\xcf" + offset.to_bytes(8, "big"))
+
+
+async def test_what_is_encrypted_is_kept_encrypted_and_sent_by_the_caller(valkey, client):
+    async with Opened(valkey.url, symmetric_encryption_keys=["secret"]) as store:
+        assert not store.publishes
+        await append(store, batch_of("plain words"))
+        assert texts(await store.read(KEY)) == ["plain words"]
+    [stored] = client.lrange(BASE + "h", 0, -1)
+    assert "plain" not in stored and client.info("commandstats").get("cmdstat_publish") is None
+
+
+async def test_a_layer_of_another_format_publishes_nothing_by_itself(valkey, client):
+    async with Opened(valkey.url, serializer_format="json") as store:
+        assert not store.publishes
+        await append(store, batch_of("a"))
+        assert texts(await store.read(KEY)) == ["a"]
+
+
+async def test_many_positions_are_asked_for_in_one_write(server):
+    answer = b"*5\r\n$1\r\ne\r\n:7\r\n:1\r\n:8\r\n*0\r\n"
+    server.answer = lambda command: INFO if command[0] == b"INFO" else answer
+    async with Opened(server.url) as store:
+        await store.tops([KEY])
+        chunks = server.chunks
+        keys = [group_key(f"g{number}") for number in range(100)]
+        assert await store.tops(iter(keys)) == dict.fromkeys(keys, Position("e", 7))
+        assert server.chunks - chunks <= 2 and len(server.named(b"EVALSHA")) == 101
+
+
+# How long it is kept
+
+
+async def test_each_key_has_its_time(valkey, client):
+    async with Opened(valkey.url) as store:
+        await append(store, batch_of("a"), Retention(9, 50), key="order 1")
+        await store.read(group_key("empty"))
+    names = sorted(client.keys())
+    ttls = {name.rpartition("}:")[2][0] for name in names if 0 < client.ttl(name) <= 604_850}
+    assert len(names) == 5 and ttls == {"m", "h", "p", "k"}
+    assert client.ttl(BASE + "h") <= 50 < client.ttl(BASE + "m") - 600_000
+    assert client.ttl(BASE + "p:o") <= 300
+
+
+async def test_what_is_unknown_is_forgotten_without_a_trace(valkey, client):
+    async with Opened(valkey.url) as store:
+        await store.forget(KEY)
+    assert client.keys() == []
+
+
+async def test_an_item_that_cannot_be_read_is_told_as_a_loss(valkey, client, caplog):
+    async with Opened(valkey.url) as store:
+        position = await append(store, batch_of("a"))
+        client.rpush(BASE + "h", "no item")
+        for _ in range(2):
+            page = await store.read(KEY)
+            assert page == ([], position, False)
+        await store.forget(KEY)
+        assert (await store.read(KEY)).recovered
+    assert caplog.text.count("cannot read what Redis keeps of the group fws.g.") == 1
+
+
+# Another server
+
+
+async def test_what_a_replica_had_not_got_is_told_when_it_is_the_master():
+    old = await asyncio.to_thread(Valkey)
+    new = await asyncio.to_thread(Valkey, None, "--replicaof", f"127.0.0.1 {old.port}")
+    try:
+        async with Opened(old.url) as before, Opened(new.url) as after:
+            with new.client() as replica:
+                assert wait_until(lambda: replica.info()["master_link_status"] == "up")
+                seen = await append(before, batch_of(*"abc"))
+                assert wait_until(lambda: replica.llen(BASE + "h") == 3)
+                # A reader of a replica that has all is served; a writer must go elsewhere.
+                with pytest.raises(ConnectionError, match="no longer the master"):
+                    await append(after, batch_of("x", origin="p"))
+                replica.replicaof("no", "one")
+                lost = await append(before, batch_of("d", number=3))
+            for since in (seen, lost):
+                page = await after.read(KEY, since)
+                assert not page.recovered and page.position.offset == 3
+            again = await append(after, batch_of("d", number=3))
+            assert (again.offset, again.epoch) == (4, page.position.epoch) != lost
+            assert texts(await after.read(KEY, page.position)) == ["d"]
+            assert texts(await after.read(KEY)) == list("abcd")
+    finally:
+        for server in (new, old):
+            await asyncio.to_thread(server.stop)
+
+
+async def test_a_server_that_starts_again_without_data_is_told():
+    valkey = await asyncio.to_thread(Valkey)
+    try:
+        async with Opened(valkey.url) as store:
+            seen = await append(store, batch_of(*"abc"))
+            valkey = await asyncio.to_thread(valkey.restart)
+            page = await read_when_it_is_back(store, seen)
+            assert not page.recovered and page.position.offset == 0
+            assert (await append(store, batch_of("d", number=3))).offset == 1
+            assert not (await store.read(KEY, seen)).recovered
+    finally:
+        await asyncio.to_thread(valkey.stop)
+
+
+async def read_when_it_is_back(store, since):
+    async with limited():
+        while True:
+            with contextlib.suppress(*LOST):
+                return await store.read(KEY, since)
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("error", ["-OOM command not allowed", "-ERR no such thing"])
+async def test_an_error_of_redis_is_the_answer(server, error):
+    server.answer = lambda command: (
+        INFO if command[0] == b"INFO" else error.encode() + b" when used\r\n"
+    )
+    async with Opened(server.url) as store:
+        with pytest.raises(OutOfMemoryError if "OOM" in error else ResponseError):
+            await append(store, batch_of("a"))
+
+
+async def test_a_server_without_a_run_id_keeps_nothing(server):
+    server.answer = lambda command: b"$8\r\nrun_id:\r\r\n"
+    async with Opened(server.url) as store:
+        with pytest.raises(RuntimeError, match="has no run_id"):
+            await append(store, batch_of("a"))
+        assert server.named(b"EVALSHA") == []
+        await until(lambda: not server.clients)
+
+
+async def test_who_waits_no_longer_is_no_problem_for_the_answer(server):
+    server.answer = lambda command: INFO if command[0] == b"INFO" else None
+    async with Opened(server.url) as store:
+        reading = asyncio.ensure_future(store.read(KEY))
+        await until(lambda: server.named(b"EVALSHA"), 0)
+        reading.cancel()
+        await asyncio.wait([reading])
+        server.answer = lambda command: b"$1\r\n?\r\n"
+        server.clients[0].say(b"$1\r\n?\r\n")
+        async with limited():
+            await store.forget(KEY)
+
+
+async def test_a_layer_that_is_closed_waits_for_no_run_id(server):
+    server.answer = lambda command: None
+    async with Opened(server.url) as store:
+        reading = asyncio.ensure_future(store.read(KEY))
+        await until(lambda: server.named(b"INFO"), 0)
+    with pytest.raises(ConnectionError):
+        await reading
+    await until(lambda: not server.clients)
+
+
+# Rights, versions and topologies
+
+
+async def test_the_rights_that_are_named_are_enough_and_a_missing_one_is_named(valkey, client):
+    layer = RedisPubSubChannelLayer(hosts=[valkey.url])
+    rights = f"{needed_rights(layer)} ~fws:* {RIGHTS}".split()
+    client.acl_setuser("site", enabled=True, nopass=True)
+    url = valkey.url.replace("//", "//site:x@")
+    for given, missing in ((rights, False), ([r for r in rights if r != "+info"], True)):
+        client.execute_command("ACL", "SETUSER", "site", "reset", "on", "nopass", *given)
+        async with Opened(url) as store:
+            if missing:
+                with pytest.raises(PermissionError, match=r"needs .* ~fws:\* \+info"):
+                    await append(store, batch_of("a"))
+                continue
+            seen = await append(store, batch_of(*"abcdefg"), key="order 1")
+            assert (await store.read(KEY, seen)).recovered
+            await store.forget(KEY)
+            client.delete(BASE + "m")
+            assert texts(await store.read(KEY)) == []
+    client.acl_deluser("site")
+
+
+async def speaks(url):
+    async with Opened(url) as store:
+        seen = await append(store, batch_of("a"))
+        await append(store, batch_of(*"bc", number=1))
+        page = await store.read(KEY, seen)
+        assert texts(page) == ["b", "c"] and page.recovered
+        assert texts(await store.read(KEY, limit=2, reverse=True)) == ["c", "b"]
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_both_versions_of_the_protocol(valkey, client, protocol):
+    await speaks(f"{valkey.url}?protocol={protocol}")
+
+
+async def test_the_redis_of_debian(tmp_path):
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed")
+    port = free_port()
+    options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path))
+    server = Process([program, *options])
+    try:
+        server.said("Ready to accept connections")
+        await speaks(f"redis://127.0.0.1:{port}")
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_a_cluster_has_all_keys_of_a_group_in_one_slot():
+    valkey = await asyncio.to_thread(Valkey, None, "--cluster-enabled", "yes")
+    try:
+        with valkey.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            assert wait_until(
+                lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok"
+            )
+            await speaks(valkey.url)
+            async with Opened(valkey.url) as store:
+                await append(store, batch_of("d", number=3), RETENTION, key="order 1")
+            slots = {
+                client.execute_command("CLUSTER", "KEYSLOT", name) for name in client.scan_iter()
+            }
+            assert len(client.keys()) == 4 and len(slots) == 1
+    finally:
+        await asyncio.to_thread(valkey.stop)
+
+
+async def test_each_group_is_kept_where_its_channel_is():
+    async with ScriptedRedis() as one, ScriptedRedis() as other:
+        for server in (one, other):
+            server.answer = lambda command: INFO if command[0] == b"INFO" else b"*0\r\n"
+        async with Opened(one.url, other.url) as store:
+            for number in range(20):
+                key = group_key(f"g{number}")
+                await store.forget(key)
+                store.append(batch_of("a", key=key), RETENTION, lambda answer: None)
+                await store.forget(key)
+            for server in (one, other):
+                names = [command[2] for command in server.named(b"EVALSHA")]
+                assert names and names[::3] == names[1::3] == names[2::3]
