@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 from channels_redis.utils import create_pool
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError
+from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
+from redis.exceptions import MovedError, NoPermissionError
+from redis.sentinel import MasterNotFoundError
 
 from ..conf import DATABASE_0, conf, default_namespace
 from ..logs import get_logger
@@ -32,6 +34,8 @@ class Health(Protocol):
     def note_lost(self, error: Exception) -> None: ...
 
 
+NO_MASTER = (MasterNotFoundError, AsyncMasterNotFoundError)
+
 #: By event loop: who reports what channels_redis only logs.
 _watching: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Health]]" = (
     weakref.WeakKeyDictionary()
@@ -43,7 +47,19 @@ _is_asked = False
 
 
 def explain(error: Exception, layer: Any) -> Exception:
-    """``error``; for a missing right, a PermissionError that names what is needed."""
+    """
+    ``error``; for a missing right, a PermissionError that names what is needed; for a master
+    that is not found, and for a node of a Redis Cluster, a ConnectionError in plain words.
+    """
+    if isinstance(error, NO_MASTER):
+        # redis-py's text has all options of all Sentinels.
+        words = str(error).partition(" : ")[0]
+        return ConnectionError(f"{words}: no Sentinel answers, or none knows one that is up")
+    if isinstance(error, MovedError):
+        return ConnectionError(
+            f"Redis answers 'MOVED {error}', as it is a node of a Redis Cluster:"
+            " channels_redis.core needs a Redis of its own, or use channels_redis.pubsub"
+        )
     if not isinstance(error, NoPermissionError):
         return error
     return PermissionError(f"Redis refuses it ({error}): its user needs {needed_rights(layer)}")

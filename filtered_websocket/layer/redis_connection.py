@@ -11,7 +11,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -47,6 +47,9 @@ CLASSES = (
 )
 #: Options with which a connection of redis-py may behave in other ways.
 FOREIGN = ("parser_class", "encoder_class", "redis_connect_func")
+
+#: How long connecting and an answer may take, seconds.
+SOCKET_LIMITS = ("socket_connect_timeout", "socket_timeout")
 
 #: What Redis says unasked in RESP3; hiredis before 3.2 has no class for it.
 _PUSH = getattr(hiredis, "PushNotification", None)
@@ -99,6 +102,21 @@ async def open_connection(
         raise
     # No await from here on: the caller must know it before it can be lost.
     return RedisConnection(connection, on_lost, on_message)
+
+
+def limit_sentinels(host: Mapping[str, Any], limit: float, retry: object) -> dict[str, Any]:
+    """
+    One entry of a layer's hosts, in which no Sentinel takes more than its share of ``limit``
+    seconds. redis-py asks one after the other: with its own limits and retries the first one
+    that is gone could take all the time, at each attempt, and the others would never be asked.
+    ``retry`` is redis-py's word for no retries, which its two clients have each.
+    """
+    if "address" in host or host.get("master_name") is None:
+        return dict(host)
+    given = host.get("sentinel_kwargs") or {}
+    share = limit / (len(host["sentinels"]) + 1)
+    limits = {name: min(given.get(name) or share, share) for name in SOCKET_LIMITS}
+    return {**host, "sentinel_kwargs": {"retry": retry, **given, **limits}}
 
 
 async def _close_sentinels(pool: Any) -> None:

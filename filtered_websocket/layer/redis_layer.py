@@ -16,10 +16,13 @@ from typing import Any
 
 from channels_redis.pubsub import RedisPubSubChannelLayer, RedisPubSubLoopLayer
 from channels_redis.utils import create_pool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from ..conf import conf
 from ..threads.tasks import end_tasks
-from .redis_connection import OnReply, can_take_over, pack
+from .redis_connection import OnReply, can_take_over, limit_sentinels, pack
 from .redis_host import Commands, OnDone, Open, Subscriber
 
 #: Called with the bytes of a message.
@@ -86,6 +89,17 @@ def _forget() -> None:
 getattr(os, "register_at_fork", lambda **hooks: None)(after_in_child=_forget)
 
 
+def _make_pool(host: Any) -> Any:
+    """
+    As channels_redis does. One for each connection: redis-py sorts a pool's Sentinels while it
+    asks them, and loses some where two connections ask at the same time.
+    """
+    pool = create_pool(limit_sentinels(host, conf.LAYER_TIMEOUT, Retry(NoBackoff(), 0)))
+    if not can_take_over(pool):
+        raise ValueError("redis-py has to do the work with these options")
+    return pool
+
+
 class RedisLayer:
     """
     What a link needs of a layer: groups, as in Channels' layer specification, but by
@@ -102,12 +116,10 @@ class RedisLayer:
         self._shards: list[Any] = shape._shards
         self._get_shard: Callable[[str], Any] = shape._get_shard
         self._get_group_channel_name: Callable[[str], str] = shape._get_group_channel_name
-        pools = self._pools = {shard: create_pool(shard.host) for shard in self._shards}
-        if not all(map(can_take_over, pools.values())):
-            raise ValueError("redis-py has to do the work with these options")
-        self._commands = {shard: Commands(pool) for shard, pool in pools.items()}
+        self._commands = {shard: Commands(_make_pool(shard.host)) for shard in self._shards}
         self._subscribers = {
-            shard: Subscriber(pool, self._received, self._lost) for shard, pool in pools.items()
+            shard: Subscriber(_make_pool(shard.host), self._received, self._lost)
+            for shard in self._shards
         }
         #: Those of :meth:`more_commands`, by what opens them.
         self._more_commands: dict[Open, dict[Any, Commands]] = {}
@@ -145,8 +157,9 @@ class RedisLayer:
         """
         commands = self._more_commands.get(open_by)
         if commands is None:
-            commands = {shard: Commands(pool, open_by) for shard, pool in self._pools.items()}
-            self._more_commands[open_by] = commands
+            commands = self._more_commands[open_by] = {
+                shard: Commands(_make_pool(shard.host), open_by) for shard in self._shards
+            }
 
         def find(group: str) -> tuple[str, Commands]:
             name = self._get_group_channel_name(group)

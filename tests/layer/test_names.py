@@ -10,13 +10,14 @@ from channels_redis import pubsub
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError
+from redis.exceptions import MovedError, NoPermissionError
 
 from filtered_websocket.layer import link as link_module
 from filtered_websocket.layer import names
 from filtered_websocket.layer.envelope import Batch
 from filtered_websocket.layer.link import LayerLink
 from filtered_websocket.layer.names import (
+    NO_MASTER,
     asks_for_old_name,
     explain,
     needed_rights,
@@ -46,11 +47,29 @@ def test_the_rights_of_the_core_layer_are_keys():
     assert rights.startswith("~live:group:fws.* ~livespecific.* ")
 
 
-def test_only_a_missing_right_is_explained():
+def test_what_tells_its_cause_itself_is_not_explained():
     error = RedisConnectionError("away")
     assert explain(error, RedisChannelLayer()) is error
     explained = explain(REFUSED, RedisChannelLayer())
     assert isinstance(explained, PermissionError) and str(REFUSED) in str(explained)
+
+
+@pytest.mark.parametrize("found_by", NO_MASTER, ids=["plain", "asyncio"])
+def test_a_master_that_is_not_found_is_explained_in_one_line(found_by):
+    options = "Redis<ConnectionPool<host=10.0.0.1>> - TimeoutError('')"
+    error = found_by(f"No master found for 'm' : {options}, {options}")
+    explained = explain(error, RedisPubSubChannelLayer())
+    assert isinstance(explained, ConnectionError)
+    assert str(explained) == (
+        "No master found for 'm': no Sentinel answers, or none knows one that is up"
+    )
+
+
+def test_a_node_of_a_cluster_is_explained():
+    explained = explain(MovedError("42 10.0.0.2:6379"), RedisChannelLayer())
+    assert isinstance(explained, ConnectionError)
+    assert "'MOVED 42 10.0.0.2:6379'" in str(explained)
+    assert "use channels_redis.pubsub" in str(explained)
 
 
 class Layer(InMemoryChannelLayer):

