@@ -21,7 +21,6 @@ from django.core.exceptions import ImproperlyConfigured
 from .codecs.frames import Frame, text_event, to_frame
 from .connections.connection import Connection
 from .connections.handshake import Handshake
-from .connections.result import Result
 from .connections.token_groups import token_of
 from .exceptions import Close, Drop, FilterError
 from .layer.envelope import check_group
@@ -29,6 +28,7 @@ from .pipelines.pipeline import Pipeline
 from .publishing.items import new_item
 from .server.standalone import Parser, error_line, set_up
 from .storage_objects import get_storage_object
+from .threads.result import Result
 from .transports import AsgiTransport, settle
 
 

@@ -10,11 +10,11 @@ from ..close_codes import FORBIDDEN
 from ..codecs.frames import Frame, text_event, to_frame
 from ..exceptions import Close, check_close
 from ..layer.envelope import check_group
+from ..threads.result import Result, start
 from ..threads.tasks import GuardedTask
 from ..transports import AsgiTransport
 from ..types import Codec, Scope
 from .client import Client
-from .result import Result, start
 
 #: Connections, or ids of connections, that do not get a message.
 Exclude = Iterable["Connection | str"]

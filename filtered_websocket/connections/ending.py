@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..chains.chain import Chain
+from ..chains.stalls import Grace
 from ..close_codes import FILTER_ERROR
 from ..exceptions import Close, Drop
 from ..logs import get_logger
 from ..threads.tasks import GuardedTask, end_tasks
 from ..types import Send
 from .connection import Connection
-from .stalls import Grace
 
 logger = get_logger(__name__)
 

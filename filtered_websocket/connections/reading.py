@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from ..chains.stalls import Grace, Stalls, check_interval
 from ..conf import conf
 from ..logs import get_logger
 from ..transports.asgi import ABNORMAL
@@ -20,7 +21,6 @@ from ..transports.inbox import MAX_BYTES, message_of
 from ..transports.scheduling import TURN, YIELD_ITERATIONS, settle
 from ..types import Event, Message, Receive
 from .connection import Connection
-from .stalls import Grace, Stalls, check_interval
 
 logger = get_logger(__name__)
 

@@ -17,8 +17,8 @@ from ..exceptions import Close, only_exceptions
 from ..layer.envelope import Batch, Item, Sequence, group_key
 from ..layer.links import Link
 from ..pipelines.pipeline import Pipeline
+from ..publishing.fan_out import Members
 from .events import Events
-from .fan_out import Members
 
 NOT_ALLOWED = "may not join this group"
 

@@ -10,26 +10,26 @@ from typing import Any, Protocol
 
 from django.db import transaction
 
+from ..chains.stalls import Stalls
 from ..close_codes import FORBIDDEN
 from ..codecs.frames import Frame, text_event, unpack
 from ..conf import conf
 from ..connections.client import Users
 from ..connections.connection import Connection, Exclude, excluded_ids
-from ..connections.result import Result, start
-from ..connections.stalls import Stalls
 from ..connections.token_groups import TOKEN_PREFIX, use_token
 from ..exceptions import Close, Drop, PublishError, ends_the_task
 from ..layer.envelope import EXCLUDE, Item, check_group
 from ..pipelines.pipeline import Pipeline
+from ..publishing.fan_out import make_frame, write, write_items
 from ..publishing.items import new_item
 from ..publishing.queue import PublishQueue
 from ..storage_objects import get_storage_object
 from ..threads.budget import Budget, size_of_event, wait_room
+from ..threads.result import Result, start
 from ..threads.serial_queue import SerialQueue
 from ..threads.tasks import Tasks
 from ..types import Codec
 from .events import EventQueue
-from .fan_out import make_frame, write, write_items
 from .grants import Grants
 from .groups import Groups
 

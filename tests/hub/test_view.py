@@ -2,9 +2,9 @@
 
 from filtered_websocket import Drop, WebSocketGroupFilter, WebSocketMessageFilter
 from filtered_websocket.consumers import FilteredWebSocketConsumer
-from filtered_websocket.hub.fan_out import MAX_RUN
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.envelope import Batch, group_key
+from filtered_websocket.publishing.fan_out import MAX_RUN
 from filtered_websocket.publishing.items import new_item
 from filtered_websocket.testing import connect
 from filtered_websocket.transports import AsgiTransport

@@ -11,17 +11,17 @@ from asgiref.sync import async_to_sync, iscoroutinefunction
 from channels.layers import channel_layers
 
 from filtered_websocket import Close, PublishError, WebSocketDisconnectFilter
-from filtered_websocket.connections.result import Result, WatchedResult
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
 from filtered_websocket.hub import groups as groups_module
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.testing import connect
+from filtered_websocket.threads.result import Result, WatchedResult
 
+from ..connections.test_connection import held, message_filter
 from ..hub.test_hub import noted
 from ..layer.test_link import Layer
 from ..waiting import until
-from .test_connection import held, message_filter
 
 
 @pytest.fixture

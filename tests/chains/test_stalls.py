@@ -10,15 +10,15 @@ from filtered_websocket import (
     WebSocketDisconnectFilter,
     WebSocketMessageFilter,
 )
-from filtered_websocket.connections import stalls as stalls_module
+from filtered_websocket.chains import stalls as stalls_module
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.logs import LogThrottle
 from filtered_websocket.testing import connect
 from filtered_websocket.transports import AsgiTransport
 
+from ..connections.test_connection import held, message_filter
 from ..waiting import limited, until
-from .test_connection import held, message_filter
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ left. Handlers that take long are therefore watched::
 import asyncio
 from typing import Any, Protocol
 
-from ..chains.watchdog import filter_of_task
 from ..conf import conf
 from ..logs import LogThrottle, get_logger
+from .watchdog import filter_of_task
 
 logger = get_logger(__name__)
 _throttle = LogThrottle()
