@@ -6,7 +6,7 @@ These names can be imported before ``django.setup()``; the rest of the public
 surface is imported from its own module.
 """
 
-from .exceptions import Close, Drop, PublishError
+from .exceptions import Close, Drop, NotAllowed, PublishError
 from .filters.base import (
     FilterBase,
     FilterMeta,
@@ -25,6 +25,7 @@ __all__ = [
     "Drop",
     "FilterBase",
     "FilterMeta",
+    "NotAllowed",
     "PublishError",
     "WebSocketConnectFilter",
     "WebSocketConsumerFilter",

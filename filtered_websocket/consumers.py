@@ -16,7 +16,7 @@ database thread for every event of every socket.
 import asyncio
 import functools
 import inspect
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, ClassVar
 
 from asgiref.sync import markcoroutinefunction
@@ -25,7 +25,6 @@ from django.apps import apps
 
 from .auth.authenticators import AUTH_TIMEOUT, authenticate
 from .auth.credentials import credentials, without_credentials
-from .chains.watchdog import filter_of_error
 from .close_codes import FILTER_ERROR, FORBIDDEN, TOO_LARGE, UNAUTHORIZED
 from .codecs.frames import text_event
 from .conf import conf
@@ -33,15 +32,20 @@ from .connections.connection import Connection
 from .connections.ending import close_cancelled, finish
 from .connections.handshake import Handshake, check_once, event_before
 from .connections.reading import Reader
-from .connections.refusals import log_refused, refuse
+from .connections.refusals import log_refused, refusal_by, refuse
 from .exceptions import Close, Drop, ends_the_task
+from .groups import GroupRule
 from .hub.hub import Hub, get_hub
+from .hub.joining import join_route_groups
 from .pipelines.entries import Entry
 from .pipelines.pipeline import MayJoin, Pipeline
-from .pipelines.route import Route, check_route_group
+from .pipelines.route import Route
 from .threads.database import within
 from .transports import open_transport
 from .types import ASGIApplication, Codec, Receive, Scope, Send
+
+#: Of :meth:`FilteredWebSocketConsumer.as_asgi`.
+ARGUMENTS = {"codec", "filters", "group_rules", "groups", "personal"}
 
 
 class FilteredWebSocketConsumer(AsyncConsumer):
@@ -63,6 +67,11 @@ class FilteredWebSocketConsumer(AsyncConsumer):
     #: the pipeline joins.
     may_join: ClassVar[MayJoin | None] = None
 
+    #: Group rules, or the dotted path of them; without, those that ``GROUPS`` names.
+    group_rules: ClassVar[Sequence[GroupRule] | str | None] = None
+    #: Whether connections of users who are logged in join their user's own group.
+    personal: ClassVar[bool] = False
+
     def __init__(self, route: Route) -> None:
         self.route = route
         self._accepted = False
@@ -70,17 +79,17 @@ class FilteredWebSocketConsumer(AsyncConsumer):
     @classmethod
     def as_asgi(cls, *, build: bool = True, **initkwargs: Any) -> ASGIApplication:
         """
-        The ASGI application of a route: ``filters=``, ``groups=``, ``codec=``.
+        The ASGI application of a route. ``initkwargs`` are ``filters``, ``groups``, ``codec``,
+        ``group_rules`` and ``personal``.
 
         Builds the pipeline at once if Django's apps are ready, else (and with
         ``build=False``) for the first connection. Raises
         :exc:`~django.core.exceptions.ImproperlyConfigured` with the message of
         ``manage.py check`` for a pipeline that cannot be built.
         """
-        unknown = set(initkwargs) - {"filters", "groups", "codec"}
-        if unknown:
+        if unknown := set(initkwargs) - ARGUMENTS:
             raise TypeError(
-                f"{cls.__name__}.as_asgi() takes filters, groups and codec,"
+                f"{cls.__name__}.as_asgi() takes {', '.join(sorted(ARGUMENTS))},"
                 f" not {', '.join(sorted(unknown))}"
             )
         route = Route(
@@ -88,6 +97,8 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             initkwargs.get("groups", cls.groups),
             initkwargs.get("codec", cls.codec),
             cls.may_join,
+            initkwargs.get("group_rules", cls.group_rules),
+            personal=initkwargs.get("personal", cls.personal),
             dynamic=cls.get_groups is not FilteredWebSocketConsumer.get_groups,
             is_offered=not build,
         )
@@ -215,14 +226,12 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         try:
             if self.pipeline.connect:
                 await self.pipeline.connect.arun(self.connection, handshake)
-            await self._join_groups()
-        except Drop as drop:
-            self._reason = f"{filter_of_error(drop)} raised Drop"
-            return FORBIDDEN, "refused"
-        except Close as close:
-            if path := filter_of_error(close):
-                self._reason = f"{path} raised Close({close.code}, {close.reason!r})"
-            return close.code, close.reason
+            chosen = self.get_groups()
+            names: Any = await chosen if inspect.isawaitable(chosen) else chosen
+            await self._join_groups(names)
+        except (Drop, Close) as error:
+            code, reason, self._reason = refusal_by(error)
+            return code, reason
         except BaseException as error:
             if ends_the_task(error):
                 raise
@@ -230,25 +239,11 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             return FILTER_ERROR, "a filter failed"
         return None
 
-    async def _join_groups(self) -> None:
-        chosen = self.get_groups()
-        names: Any = await chosen if inspect.isawaitable(chosen) else chosen
+    async def _join_groups(self, names: Any) -> None:
         if not isinstance(names, Iterable) or isinstance(names, str):
             raise TypeError(f"{type(self).__name__}.get_groups() gave {names!r:.80}, not a list")
-        names = list(names)  # outside of the try: a generator may raise
-        try:
-            groups = [check_route_group(name) for name in names]
-        except (TypeError, ValueError) as error:
-            # Such a name comes from the URL: a mistake of the client, not of the site.
-            self._reason = str(error)
-            raise Close(FORBIDDEN, "no such group") from None
-        if groups:
-            self.connection.home = groups[0]
-        if not self.connection.may_subscribe:
-            return  # its token lets it publish only
-        # All at the same time: a layer that does not answer costs one timeout, not many.
-        for joined in [self.connection.join(group) for group in groups]:
-            await joined
+        # A list: a generator may raise.
+        await join_route_groups(self.connection, list(names), self.route)
 
     # Receive
 
@@ -272,8 +267,8 @@ class FilteredWebSocketConsumer(AsyncConsumer):
                 await pipeline.message.arun(connection, message)
             else:
                 pipeline.message.run(connection, message)
-        except Drop:
-            pass
+        except Drop as drop:
+            self._view.dropped(drop, f"connection {connection.id}")
         except Close as close:
             connection.close(close.code, close.reason)
         except BaseException as error:

@@ -4,6 +4,7 @@ Everything this package raises on purpose::
     Exception
     └── FilteredWebSocketError
         ├── Drop             by a filter: no later filter sees this event
+        │   └── NotAllowed   by the package: this connection may not do that
         ├── Close            by a filter: close this connection
         ├── FilterError      by the package: a filter raised something else
         ├── AuthFault        by the package: authentication does not work now
@@ -26,6 +27,24 @@ class Drop(FilteredWebSocketError):
 
     In the connect chain it refuses the connection.
     """
+
+
+class NotAllowed(Drop):
+    """
+    Raised where a connection may not do what it asks for, as ``connection.join(group)``.
+
+    A filter that does not catch it ends as with :exc:`Drop`; it is counted, and logged in one
+    line. In the connect chain it refuses the connection.
+    """
+
+    def __init__(self, reason: str = "not allowed", group: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        #: The group it is about, or None.
+        self.group = group
+
+    def __str__(self) -> str:
+        return self.reason if self.group is None else f"{self.reason}: {self.group!r:.80}"
 
 
 class Close(FilteredWebSocketError):

@@ -21,8 +21,11 @@ from django.core.exceptions import ImproperlyConfigured
 from .codecs.frames import Frame, text_event, to_frame
 from .connections.connection import Connection
 from .connections.handshake import Handshake
+from .connections.subscription import Subscription
 from .connections.token_groups import token_of
-from .exceptions import Close, Drop, FilterError
+from .exceptions import Close, Drop, FilterError, NotAllowed
+from .groups import Action
+from .hub import joining
 from .layer.envelope import check_group
 from .pipelines.pipeline import Pipeline
 from .publishing.items import new_item
@@ -91,18 +94,35 @@ class StandInView:
         else:
             self.loop.call_soon_threadsafe(function, *args)
 
-    def join(self, connection: Connection, group: str) -> bool:
+    def join(self, connection: Connection, group: str, trusted: bool, data: Any) -> Any:
+        return joining.join(self, connection, group, trusted, data)
+
+    def enter(self, connection: Connection, group: str) -> Any:
+        return joining.enter(self, connection, group, trusted=True)
+
+    def allows(self, connection: Connection, action: Action, group: str) -> Any:
+        return joining.allows(self, connection, action, group)
+
+    def become_member(
+        self, connection: Connection, group: str, subscription: Subscription | None = None
+    ) -> bool:
         self.groups.add(group)
+        if subscription is not None:
+            connection.add_subscription(subscription)
         connection.joined.add(group)
         return True
 
+    def not_allowed(self, error: NotAllowed, where: str) -> None:
+        """Never called: without group rules nothing is refused later."""
+
     def leave(self, connection: Connection, group: str) -> None:
         connection.joined.discard(group)
+        connection.remove_subscription(group)
 
     async def use_token(self, connection: Connection, key: str | None) -> Any:
         connection.token = await token_of(connection, key)
         if connection.token is not None:
-            self.join(connection, connection.token.group_name)
+            self.become_member(connection, connection.token.group_name)
         return connection.token
 
     def submit(
@@ -165,6 +185,9 @@ class Pipe:
         """
         try:
             await running
+        except NotAllowed as refusal:
+            self._report(f"{where}: {refusal}")
+            return False
         except Drop:
             return False
         except Close as close:

@@ -61,6 +61,18 @@ def test_a_filter_in_a_thread_may_push_and_join():
     assert err == "pipe: 1 published\npipe: 1 groups joined\n"
 
 
+def test_groups_that_it_may_not_join_are_told_with_their_line():
+    async def join(web_socket_instance, data):
+        assert not await web_socket_instance.is_allowed("see", "room")
+        await web_socket_instance.enter("own")
+        await web_socket_instance.join(data.decode())
+
+    status, out, err = piped("token:x\nroom\n", message_filter(join))
+    assert (status, out) == (0, "room\n")
+    words = "names that begin with 'token:' are the groups of tokens: 'token:x'"
+    assert err == f"pipe: line 1: {words}\npipe: 2 groups joined\n"
+
+
 def test_an_error_is_told_with_its_line_and_the_next_line_goes_on():
     def fail(web_socket_instance, data):
         if data == b"x":

@@ -17,6 +17,7 @@ from django.contrib.auth import get_user_model
 from django.db import DEFAULT_DB_ALIAS, router
 
 from ..conf import SettingError, conf, import_object
+from ..groups import PERSONAL_PREFIX
 from .validity import token_model
 
 
@@ -49,6 +50,28 @@ def tenant_of(context: Context) -> Hashable:
     tenant: Hashable = context.copy().run(load_tenant())
     hash(tenant)
     return tenant
+
+
+def personal_group(user: Any, context: Context) -> str:
+    """
+    The name of the own group of a user (or of the user with that primary key), who belongs
+    to the tenant of this context: ``user:<pk>``, and the tenant where a site has several.
+
+    Raises as :func:`tenant_of`; ValueError for a user without a primary key, TypeError for a
+    tenant that has another name in each process.
+    """
+    key = getattr(user, "pk", user)
+    if key is None or isinstance(key, bool) or not str(key):
+        raise ValueError(f"{user!r:.80} has no primary key: nobody is logged in as that user")
+    tenant = tenant_of(context)
+    names = set(tenant) if isinstance(tenant, tuple) else {tenant}
+    if names <= {DEFAULT_DB_ALIAS}:
+        return f"{PERSONAL_PREFIX}{key}"
+    name = tenant if isinstance(tenant, str) else repr(tenant)
+    if " at 0x" in name:
+        raise TypeError(f"TENANT returned {name:.80}: for groups of users it must be a text")
+    # No primary key that a database stores has the character in between.
+    return f"{PERSONAL_PREFIX}{key}\0{name}"
 
 
 def the_only_database() -> Hashable:

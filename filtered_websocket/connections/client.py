@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from ..auth.addresses import address_of
+from ..auth.tenants import personal_group
 from ..types import Identity, Scope
 
 T = TypeVar("T")
@@ -63,6 +64,12 @@ class Client:
         key = getattr(self.user, "pk", None)
         # A custom model may have keys of anonymous users too.
         return None if key is None or not self.user.is_authenticated else str(key)
+
+    @property
+    def personal_group(self) -> str | None:
+        """The name of its user's own group; None where nobody is logged in."""
+        user = self.user_id
+        return None if user is None else personal_group(user, self.context)
 
     @cached_property
     def address(self) -> str:

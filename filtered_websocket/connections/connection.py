@@ -1,7 +1,7 @@
 """The connection that filters get: one socket, its user, its groups, and how to send."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from asgiref.sync import markcoroutinefunction
@@ -9,31 +9,18 @@ from asgiref.sync import markcoroutinefunction
 from ..close_codes import FORBIDDEN
 from ..codecs.frames import Frame, text_event, to_frame
 from ..exceptions import Close, check_close
-from ..layer.envelope import check_group
 from ..threads.result import Result, start
-from ..threads.tasks import GuardedTask
 from ..transports import AsgiTransport
 from ..types import Codec, Scope
-from .client import Client
+from . import member
 
 #: Connections, or ids of connections, that do not get a message.
 Exclude = Iterable["Connection | str"]
 
 
-#: For all connections that have none, as an empty set takes 0.2 KiB. Never changed.
-NO_TASKS: set["asyncio.Task[Any]"] = set()
-NOTHING_ASKED: dict[str, set[object]] = {}
-
-
-class View(Protocol):
+class View(member.View, Protocol):
     """The part of :class:`~filtered_websocket.hub.view.HubView` that a connection uses."""
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop: ...
-    @property
-    def is_current(self) -> bool: ...
-    @property
-    def pipeline(self) -> Any: ...
     @property
     def codec(self) -> Codec | None: ...
     @property
@@ -41,10 +28,6 @@ class View(Protocol):
     @property
     def users(self) -> Mapping[str, "Connection"]: ...
     def queue_of(self, connection: "Connection") -> Any: ...
-    def call(self, function: Callable[..., object], *args: Any) -> None: ...
-    def join(self, connection: "Connection", group: str) -> Any: ...
-    def leave(self, connection: "Connection", group: str) -> None: ...
-    async def use_token(self, connection: "Connection", key: str | None) -> Any: ...
     def submit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
     ) -> None: ...
@@ -53,7 +36,7 @@ class View(Protocol):
     ) -> Result[None]: ...
 
 
-class Connection(Client):
+class Connection(member.Member):
     """
     One socket. A filter may set any attribute on it; ``state`` is a dict for the same
     use, and ``token`` is such an attribute: setting it grants nothing.
@@ -73,17 +56,9 @@ class Connection(Client):
         self.has_queued = False
         #: ``publish`` without a group publishes to this one.
         self.home = home
-        #: The names of its groups; only the hub changes it.
-        self.joined: set[str] = set()
-        #: Group -> joins that wait for an async ``may_join``.
-        self.asked: dict[str, set[object]] = NOTHING_ASKED
-        #: Its groups when it ended; None before.
-        self.last_groups: frozenset[str] | None = None
-        #: Joins and token lookups in progress; cancelled when the connection ends.
-        self.tasks: set[asyncio.Task[Any]] = NO_TASKS
         #: Sends the frames. Private to this package.
         self.transport = transport
-        self._view = view
+        self._view: View = view
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {self.scope['path']!r}>"
@@ -98,11 +73,6 @@ class Connection(Client):
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
         self._state = state
-
-    @property
-    def groups(self) -> frozenset[str]:
-        """The names of its groups; in the disconnect chain, of those it was in at the end."""
-        return frozenset(self.joined) if self.last_groups is None else self.last_groups
 
     @property
     def users(self) -> Mapping[str, "Connection"]:
@@ -213,73 +183,6 @@ class Connection(Client):
     def _excluded(self, exclude: Exclude, to_self: bool) -> list[str]:
         ids = excluded_ids(exclude) if exclude else []
         return ids if to_self else [self.id, *ids]
-
-    @markcoroutinefunction
-    def join(self, group: str) -> Result[bool]:
-        """
-        Join ``group``: what is published to it from now on reaches this connection.
-
-        False if the layer did not answer within ``LAYER_TIMEOUT``: the connection then
-        joins as soon as the layer answers, and the consumer chain gets a ``gap`` event.
-        Raises :exc:`~filtered_websocket.Close` (4403) if the route or its token does not
-        allow it, and for names that begin with ``token:``. If nobody awaits a refusal by
-        an async ``may_join``, the connection is closed with it.
-        """
-        joined: Result[bool] = start(
-            self._view,
-            self._view.join,
-            self,
-            check_group(group),
-            on_error=self._failed,
-            value=False,
-        )
-        return joined
-
-    @markcoroutinefunction
-    def use_token(self, key: str | None = None) -> Result[Any]:
-        """
-        Join the broadcast group of the token ``key`` and leave that of a token used
-        before. Returns the token, which has ``label``, ``group_name`` and ``can_publish``.
-
-        Without a key, joins the group of the token it connected with. None if there is no
-        such token, or it is not valid. When the token is revoked or expires, the
-        connection is closed.
-        """
-        used: Result[Any] = start(self._view, self._use_token, key, on_error=self._failed)
-        return used
-
-    def _use_token(self, key: str | None) -> "asyncio.Task[Any]":
-        return self.start_task(self._view.use_token(self, key), "fws-use-token")
-
-    @markcoroutinefunction
-    def leave(self, group: str) -> Result[None]:
-        """Leave ``group`` at once; no error if it is not a member."""
-        left: Result[None] = start(self._view, self._view.leave, self, group, on_error=self._failed)
-        return left
-
-    def start_task(self, steps: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
-        """
-        A task in the context of the handshake, cancelled when the connection ends. Private
-        to this package.
-        """
-        context = self.context.copy()
-        task = GuardedTask(steps, loop=self._view.loop, name=name, context=context)
-        if not self.tasks:
-            self.tasks = set()
-        self.tasks.add(task)
-        task.add_done_callback(self._task_ended)
-        return task
-
-    def _task_ended(self, task: "asyncio.Task[Any]") -> None:
-        self.tasks.discard(task)
-        self.tasks = self.tasks or NO_TASKS
-
-    def _failed(self, error: BaseException) -> None:
-        """A call has failed later, and nobody awaits it. From any thread."""
-        if isinstance(error, Close):
-            self.close(error.code, error.reason)
-        else:
-            self._view.pipeline.failed(error, f"connection {self.id}", "a call that is not awaited")
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """

@@ -11,7 +11,7 @@ from typing import Any
 from ..chains.chain import Chain
 from ..chains.stalls import Grace
 from ..close_codes import FILTER_ERROR
-from ..exceptions import Close, Drop
+from ..exceptions import Close, Drop, NotAllowed
 from ..logs import get_logger
 from ..threads.tasks import GuardedTask, end_tasks
 from ..types import Send
@@ -77,6 +77,8 @@ async def run_disconnect_chains(
         grace = Grace(task, connection.id) if chain.awaits else None
         try:
             await chain.pipe(connection)
+        except NotAllowed as refusal:
+            connection.not_allowed(refusal)
         except (Drop, Close, asyncio.CancelledError):
             pass
         except Exception as error:

@@ -6,8 +6,10 @@ from django.conf import settings
 
 from ..auth.addresses import address_of
 from ..auth.credentials import SUBPROTOCOL
-from ..close_codes import FILTER_ERROR, OVER_CAPACITY, TOO_MANY, UNAUTHORIZED
+from ..chains.watchdog import filter_of_error
+from ..close_codes import FILTER_ERROR, FORBIDDEN, OVER_CAPACITY, TOO_MANY, UNAUTHORIZED
 from ..conf import conf
+from ..exceptions import Close, Drop, NotAllowed
 from ..logs import LogThrottle, get_logger
 from ..types import Scope, Send
 from .client import Client
@@ -93,6 +95,17 @@ def log_refused(connection: Client, code: int, reason: str) -> None:
             connection.user_id or "none",
             reason,
         )
+
+
+def refusal_by(error: Drop | Close) -> tuple[int, str, str]:
+    """Code and reason of a refusal by the connect chain or a group; more words for the log."""
+    path = filter_of_error(error)
+    if isinstance(error, NotAllowed):
+        return FORBIDDEN, error.reason, str(error.__cause__ or error)
+    if isinstance(error, Drop):
+        return FORBIDDEN, "refused", f"{path} raised Drop"
+    words = f"{path} raised Close({error.code}, {error.reason!r})" if path else ""
+    return error.code, error.reason, words
 
 
 async def refuse(

@@ -5,11 +5,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from ..auth.authenticators import identity_of, use_key
 from ..conf import conf
+from ..groups import TOKEN_PREFIX
 from ..types import Identity
 from .connection import Connection
-
-#: Prefix of the names of groups that can only be joined with a token.
-TOKEN_PREFIX = "token:"
 
 
 class OpenToken(NamedTuple):

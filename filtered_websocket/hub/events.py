@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ..conf import conf
 from ..connections.connection import Connection
-from ..exceptions import PublishError
+from ..exceptions import NotAllowed, PublishError
 from ..layer.envelope import Item
 from ..logs import LogThrottle, get_logger
 from ..pipelines.pipeline import Pipeline
@@ -136,6 +136,14 @@ class Events:
         self._hub.counts["publish_failed"] += len(items)
         if self._throttle.note("publish_failed"):
             logger.error("%s (%d messages so far)", error, self._hub.counts["publish_failed"])
+
+    def not_allowed(self, error: NotAllowed, where: str) -> None:
+        """A connection asked for something that it may not do."""
+        self._hub.counts["not_allowed"] += 1
+        if self._throttle.note(f"not allowed {where}"):
+            logger.info(
+                "%s: %s (%d refusals so far)", where, error, self._hub.counts["not_allowed"]
+            )
 
     def message_dropped(self) -> None:
         """``SLOW_READER`` dropped a message on its way to one connection."""

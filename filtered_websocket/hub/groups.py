@@ -5,22 +5,17 @@ Joining and leaving take effect here at once; the channel layer's subscriptions 
 """
 
 import asyncio
-import inspect
 from collections import Counter
-from collections.abc import Awaitable
 from collections.abc import Sequence as Items
 from typing import Protocol
 
-from ..close_codes import FORBIDDEN
 from ..connections.connection import Connection
-from ..exceptions import Close, only_exceptions
+from ..connections.subscription import Subscription
 from ..layer.envelope import Batch, Item, Sequence, group_key
 from ..layer.links import Link
 from ..pipelines.pipeline import Pipeline
 from ..publishing.fan_out import Members
 from .events import Events
-
-NOT_ALLOWED = "may not join this group"
 
 
 class View(Protocol):
@@ -81,49 +76,13 @@ class Groups:
         group = self._by_name.get(name)
         return {} if group is None else group.members.get(view, {})
 
-    def enter(self, connection: Connection, view: View, name: str) -> "bool | asyncio.Future[bool]":
-        """
-        :meth:`join` if its token and the route's ``may_join`` allow it, else Close (4403).
-
-        An async ``may_join`` decides in a task; :meth:`leave` takes such a join back.
-        """
-        if not connection.may_subscribe:
-            raise Close(FORBIDDEN, "this token may not subscribe")
-        may_join = view.pipeline.may_join
-        if may_join is None:
-            return self.join(connection, view, name)
-        run = connection.context.copy().run
-        with only_exceptions("may_join"):
-            allowed = run(may_join, connection, name)
-        if inspect.isawaitable(allowed):
-            join = object()
-            if not connection.asked:
-                connection.asked = {}
-            connection.asked.setdefault(name, set()).add(join)
-            steps = self._enter_if(allowed, connection, view, name, join)
-            return connection.start_task(steps, "fws-may-join")
-        if not allowed:
-            raise Close(FORBIDDEN, NOT_ALLOWED)
-        return self.join(connection, view, name)
-
-    async def _enter_if(
-        self, decision: Awaitable[bool], connection: Connection, view: View, name: str, join: object
-    ) -> bool:
-        try:
-            with only_exceptions("may_join"):
-                allowed = await decision
-        finally:
-            asked = connection.asked.get(name, set())
-            is_wanted = join in asked
-            asked.discard(join)
-            if not asked:
-                connection.asked.pop(name, None)
-        if not allowed:
-            raise Close(FORBIDDEN, NOT_ALLOWED)
-        joined = is_wanted and self.join(connection, view, name)
-        return await joined if isinstance(joined, asyncio.Future) else joined
-
-    def join(self, connection: Connection, view: View, name: str) -> "bool | asyncio.Future[bool]":
+    def join(
+        self,
+        connection: Connection,
+        view: View,
+        name: str,
+        subscription: Subscription | None = None,
+    ) -> "bool | asyncio.Future[bool]":
         """
         Make ``connection`` a member, unless it has ended.
 
@@ -139,6 +98,8 @@ class Groups:
             self._by_key[group.key] = group
             link.want(group.key)
         group.members.setdefault(view, {})[connection.id] = connection.transport
+        if subscription is not None and name not in connection.joined:
+            connection.add_subscription(subscription)
         connection.joined.add(name)
         if link.is_joined(group.key):
             return True
@@ -151,6 +112,7 @@ class Groups:
         if group is None or name not in connection.joined:
             return
         connection.joined.discard(name)
+        connection.remove_subscription(name)
         members = group.members[view]
         del members[connection.id]
         if not members:

@@ -4,32 +4,30 @@ import asyncio
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
-from django.db import transaction
-
 from ..chains.stalls import Stalls
-from ..close_codes import FORBIDDEN
 from ..codecs.frames import Frame, text_event, unpack
 from ..conf import conf
 from ..connections.client import Users
 from ..connections.connection import Connection, Exclude, excluded_ids
-from ..connections.token_groups import TOKEN_PREFIX, use_token
-from ..exceptions import Close, Drop, PublishError, ends_the_task
-from ..layer.envelope import EXCLUDE, Item, check_group
+from ..connections.subscription import Subscription
+from ..connections.token_groups import use_token
+from ..exceptions import Drop, NotAllowed, PublishError, ends_the_task
+from ..groups import Action
+from ..layer.envelope import EXCLUDE, Item
 from ..pipelines.pipeline import Pipeline
 from ..publishing.fan_out import make_frame, write, write_items
-from ..publishing.items import new_item
 from ..publishing.queue import PublishQueue
+from ..publishing.submitting import Submits
 from ..storage_objects import get_storage_object
 from ..threads.budget import Budget, size_of_event, wait_room
-from ..threads.result import Result, start
 from ..threads.serial_queue import SerialQueue
 from ..threads.tasks import Tasks
 from ..types import Codec
-from .events import EventQueue
+from . import joining
+from .events import EventQueue, Events
 from .grants import Grants
 from .groups import Groups
 
@@ -42,6 +40,7 @@ class Host(Protocol):
     backlog: Budget
     publish_queue: PublishQueue
     counts: Counter[str]
+    events: Events
     grants: Grants
     groups: Groups
 
@@ -51,7 +50,7 @@ class Host(Protocol):
     def call(self, function: Callable[..., object], *args: Any) -> None: ...
 
 
-class HubView:
+class HubView(Submits):
     """``fan_out``, ``publish`` and ``queue.put`` may be called from any thread."""
 
     def __init__(self, hub: Host, pipeline: Pipeline) -> None:
@@ -75,6 +74,11 @@ class HubView:
         #: The filters that run for its connections now.
         self.stalls = Stalls(hub.loop)
         self._backlogs: dict[str, SerialQueue[tuple[str, Item]]] = {}
+
+    @property
+    def host(self) -> Host:
+        """The hub, as far as it is used here."""
+        return self._hub
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -114,15 +118,31 @@ class HubView:
 
     # Groups
 
-    def join(self, connection: Connection, group: str) -> "bool | asyncio.Future[bool]":
+    def join(
+        self, connection: Connection, group: str, trusted: bool = False, data: Any = None
+    ) -> "bool | asyncio.Future[bool]":
         """See :meth:`Connection.join`; the result, or a future of it."""
-        if group.startswith(TOKEN_PREFIX):
-            raise Close(FORBIDDEN, "a token's group is joined with use_token()")
-        return self.enter(connection, group)
+        return joining.join(self, connection, group, trusted, data)
 
     def enter(self, connection: Connection, group: str) -> "bool | asyncio.Future[bool]":
-        """Join a group, also a token's, if ``may_join`` of the route allows it."""
-        return self._hub.groups.enter(connection, self, group)
+        """Join a group of the route, a token's, or the user's own: no rule is asked."""
+        return joining.enter(self, connection, group, trusted=True)
+
+    def allows(
+        self, connection: Connection, action: Action, group: str
+    ) -> "bool | asyncio.Future[bool]":
+        """See :meth:`Connection.is_allowed`; the result, or a future of it."""
+        return joining.allows(self, connection, action, group)
+
+    def become_member(
+        self, connection: Connection, group: str, subscription: Subscription | None = None
+    ) -> "bool | asyncio.Future[bool]":
+        """Join a group at once: whatever had to be asked has been asked."""
+        return self._hub.groups.join(connection, self, group, subscription)
+
+    def not_allowed(self, error: NotAllowed, where: str) -> None:
+        """Count a refusal, and log it: at most once in 10 s for the same place. Any thread."""
+        self.call(self._hub.events.not_allowed, error, where)
 
     async def use_token(self, connection: Connection, key: str | None) -> Any:
         """See :meth:`Connection.use_token`."""
@@ -152,39 +172,6 @@ class HubView:
             exclude=excluded_ids(exclude),
             on_commit=on_commit,
         )
-
-    def submit(
-        self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
-    ) -> None:
-        """Check and queue one publish; PublishError for a mistake in it."""
-        batches = self._hub.publish_queue
-        item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
-        check_group(group)
-        if on_commit:
-            batches.check_room(item)
-            transaction.on_commit(partial(self.call, batches.put, group, item))
-        else:
-            batches.admit(item)
-            self._hub.call(batches.put_admitted, group, item)
-
-    def asubmit(
-        self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
-    ) -> Result[None]:
-        """:meth:`submit`; awaiting the result waits until the layer has taken the message."""
-        item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
-        check_group(group)
-        self._hub.publish_queue.admit(item)
-
-        def not_awaited(error: Any) -> None:
-            self.call(self._hub.publish_failed, group, [item], error)
-
-        result: Result[None] = start(self, self._put, group, item, on_error=not_awaited)
-        return result
-
-    def _put(self, group: str, item: Item) -> "asyncio.Future[None]":
-        done: asyncio.Future[None] = self.loop.create_future()
-        self._hub.publish_queue.put_admitted(group, item, done)
-        return done
 
     def fan_out(self, group: str, message: Any, *, exclude: Exclude = ()) -> None:
         """Push ``message`` to the members of ``group`` in this process and pipeline."""
@@ -229,8 +216,8 @@ class HubView:
             message, text = unpack(item.packed, pipeline.codec)
             token = text_event.set(text)
             self._finish(group, item, pipeline.group.run(self, message), text)
-        except Drop:
-            pass
+        except Drop as drop:
+            self.dropped(drop, f"group {group!r:.80}")
         except BaseException as error:
             if ends_the_task(error):
                 raise
@@ -246,8 +233,8 @@ class HubView:
             message, text = unpack(item.packed, self.codec)
             text_event.set(text)
             self._finish(group, item, await self.pipeline.group.arun(self, message), text)
-        except Drop:
-            pass
+        except Drop as drop:
+            self.dropped(drop, f"group {group!r:.80}")
         except BaseException as error:
             if ends_the_task(error):
                 raise
@@ -269,11 +256,16 @@ class HubView:
         except queue.Full:
             self._hub.counts["event_dropped"] += 1
 
+    def dropped(self, drop: Drop, where: str) -> None:
+        """A filter has ended an event: a :exc:`NotAllowed` is counted and logged."""
+        if isinstance(drop, NotAllowed):
+            self.not_allowed(drop, where)
+
     async def _handle_event(self, event: Any) -> None:
         try:
             await self.pipeline.consumer.pipe(self, event)
-        except Drop:
-            pass
+        except Drop as drop:
+            self.dropped(drop, "the hub")
         except Exception as error:
             self.pipeline.failed(error, "the hub")
 

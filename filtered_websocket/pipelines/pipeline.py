@@ -15,6 +15,7 @@ from ..filters import base
 from ..logs import LogThrottle, get_logger
 from ..types import Codec
 from .entries import Entry, PipelineError, load_entry
+from .rules import Rules
 
 logger = get_logger(__name__)
 
@@ -47,11 +48,16 @@ class Pipeline:
         codec: Codec | None = None,
         may_join: MayJoin | None = None,
         home: str = DEFAULT_GROUP,
+        rules: Rules | None = None,
     ) -> None:
         #: The group of ``publish`` calls that name none.
         self.home = home
         self.codec = codec
         self.may_join = may_join
+        #: What its connections may join; None: whatever its filters join.
+        self.rules = rules
+        #: Whether its connections keep a ``Subscription`` of each of their groups.
+        self.has_subscriptions = rules is not None
         found = [pair for entry in entries for pair in load_entry(entry)]
         self._labels: dict[str, list[str]] = {}
         chains: dict[str, Chain] = {}

@@ -6,17 +6,19 @@ A pipeline is built once, and again after a setting has changed.
 
 import itertools
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.conf import settings
 from django.core.signals import setting_changed
 
 from ..conf import SettingError, conf, describe, import_object
+from ..groups import GroupRule
 from ..layer.envelope import MAX_GROUP_NAME, check_group
 from ..types import Codec
 from .entries import Entry, PipelineError, entry_name
 from .pipeline import DEFAULT_GROUP, MayJoin, Pipeline
+from .rules import Rules, load_rules, make_rules
 
 #: The home group of a route with an empty list of filters.
 NO_FILTERS = "(no filters)"
@@ -31,12 +33,16 @@ class Route:
         groups: Iterable[str] | None,
         codec: Codec | str | None,
         may_join: MayJoin | None,
+        group_rules: Sequence[GroupRule] | str | None = None,
         *,
+        personal: bool = False,
         dynamic: bool = False,
         is_offered: bool = False,
     ) -> None:
         #: Whether it may not be served at all, as the one that ``routing`` offers to sites.
         self.is_offered = is_offered
+        #: Whether connections join the own group of their user.
+        self.personal = personal
         #: The paths it is served at, noted by ``with_websockets``.
         self.paths: list[str] = []
         #: Whether ``get_groups`` is overridden, so that connections have groups of their own.
@@ -46,6 +52,7 @@ class Route:
         self._groups: tuple[str, ...] | None = _tuple("groups", groups)
         self._codec = codec
         self._may_join = may_join
+        self._group_rules = group_rules
         #: The pipeline, if it has been built.
         self.built: Pipeline | None = None
         _routes.add(self)
@@ -60,10 +67,12 @@ class Route:
             codec = conf.CODEC if self._codec is None else self._codec
             home = self.groups[0]
             named = codec if isinstance(codec, str) else id(codec)
-            key = (tuple(map(_cache_key, entries)), named, self._may_join, home)
+            rules = conf.GROUPS if self._group_rules is None else self._group_rules
+            declared = rules if isinstance(rules, str) else id(rules)
+            key = (tuple(map(_cache_key, entries)), named, self._may_join, home, declared)
             pipeline = _built.get(key)
             if pipeline is None:
-                pipeline = Pipeline(entries, _codec(codec), self._may_join, home)
+                pipeline = Pipeline(entries, _codec(codec), self._may_join, home, _rules(rules))
                 _built[key] = pipeline
             self.built = pipeline
         return self.built
@@ -165,6 +174,12 @@ def _codec(codec: Any) -> Codec | None:
         raise PipelineError(f"CODEC {codec!r} has no decode and encode.", "Give it both.", 13)
     chosen: Codec | None = codec
     return chosen
+
+
+def _rules(rules: Sequence[GroupRule] | str | None) -> Rules | None:
+    if rules is None:
+        return None
+    return load_rules(rules) if isinstance(rules, str) else make_rules(rules, "group_rules")
 
 
 def _forget(setting: str, **kwargs: Any) -> None:

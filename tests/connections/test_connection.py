@@ -255,9 +255,11 @@ async def test_a_route_may_refuse_a_join():
         await ann.send("yes")
         assert await ann.receive() == "joined"
         await ann.send("no")
-        assert await ann.closed() == 4403
+        assert await ann.received_nothing() and get_hub().counts["not_allowed"] == 1
+        await ann.send("yes")
+        assert await ann.receive() == "joined"
     refused = await connect(Closed.as_asgi())
-    assert not refused.accepted
+    assert not refused.accepted and refused.close_code == 4403
     await refused.close()
 
 

@@ -12,6 +12,7 @@ from django.urls import reverse
 
 from filtered_websocket.checks.settings import check_filters
 from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.groups import History, group, personal
 from filtered_websocket.pipelines import route as routes
 from filtered_websocket.views import demo, live
 
@@ -41,6 +42,41 @@ def test_filters_prints_no_pipeline_that_no_route_runs(settings, monkeypatch):
     served = "/  home group 'default'\n  message    | lone_filter.Pop\n"
     assert output("filters") == served + expected
     del own
+
+
+def test_groups_prints_the_rules_as_one_would_type_them(settings, monkeypatch):
+    def is_member(connection, room):
+        return True
+
+    listed = [
+        group("news"),
+        group("room:<int:room>", join=is_member, publish=True, presence=True, join_leave=True),
+        group("board:<slug:name>", join="board.view", see=False, history=History(1, 60.5)),
+        personal(history=History(size=20, ttl=3600), latest=True),
+    ]
+    monkeypatch.setattr(routes, "_routes", set())
+    with pytest.raises(CommandError, match="no group rules: name a module"):
+        call_command("groups")
+    one = FilteredWebSocketConsumer.as_asgi(filters=[], group_rules=listed)
+    other = FilteredWebSocketConsumer.as_asgi(filters=[], group_rules=listed)
+    without = FilteredWebSocketConsumer.as_asgi(filters=[])
+    without.route.paths.append("/without/")
+    one.route.paths += ["/one/", "/first/"]
+    other.route.paths.append("/other/")
+    lines = """/one/, /first/, /other/
+  group('news')
+  group('room:<int:room>', join=NAME, publish=True, presence=True, join_leave=True)
+  group('board:<slug:name>', join='board.view', see=False, history=History(size=1, ttl=60.5))
+  personal(history=History(size=20, ttl=3600), latest=True)
+"""
+    assert output("groups") == lines.replace("NAME", is_member.__qualname__)
+    other.route.paths.clear()
+    one.route.paths.clear()
+    assert output("groups").startswith("group_rules\n")
+    wrong = FilteredWebSocketConsumer.as_asgi(build=False, filters=[], group_rules="nowhere")
+    with pytest.raises(CommandError, match="GROUPS 'nowhere': there is no module"):
+        call_command("groups", skip_checks=True)
+    del wrong
 
 
 def test_filters_prints_every_route_as_pipes():

@@ -10,7 +10,7 @@ import pytest
 from asgiref.sync import async_to_sync, iscoroutinefunction
 from channels.layers import channel_layers
 
-from filtered_websocket import Close, PublishError, WebSocketDisconnectFilter
+from filtered_websocket import Close, NotAllowed, PublishError, WebSocketDisconnectFilter
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
 from filtered_websocket.hub import groups as groups_module
@@ -60,17 +60,22 @@ async def test_calls_that_are_not_awaited_act_all_the_same():
         assert await ann.received_nothing()
 
 
-async def test_a_join_that_is_refused_at_once_closes_the_connection_without_await():
+async def test_a_join_that_is_refused_at_once_ends_the_event_without_await():
     def act(web_socket_instance, data):
-        web_socket_instance.join("staff")
+        web_socket_instance.join(data.decode())
+        web_socket_instance.push("joined")
 
-    async with connect(route(act, lambda connection, group: group == "home")) as ann:
-        await ann.send("x")
-        assert await ann.closed() == 4403
+    async with connect(route(act, lambda connection, group: group != "staff")) as ann:
+        await ann.send("staff")
+        assert await ann.received_nothing() and get_hub().counts["not_allowed"] == 1
+        await ann.send("other")
+        assert await ann.receive() == "joined"
 
 
 @pytest.mark.parametrize("answer", [False, ValueError("on demand")])
 async def test_a_join_that_is_refused_later_is_not_silent_either(answer, caplog):
+    caplog.set_level("INFO")
+
     async def may_join(connection, group):
         await asyncio.sleep(0)
         if group != "home" and isinstance(answer, Exception):
@@ -82,12 +87,27 @@ async def test_a_join_that_is_refused_later_is_not_silent_either(answer, caplog)
 
     async with connect(route(act, may_join)) as ann:
         await ann.send("x")
-        if answer is False:
-            assert await ann.closed() == 4403
-        else:
-            await until(lambda: "on demand" in caplog.text)
+        words = "may not join this group: 'staff'" if answer is False else "on demand"
+        await until(lambda: words in caplog.text)
+        if answer is not False:
             assert "a call that is not awaited raised ValueError" in caplog.text
-            assert get_hub().groups.names == ("home",)
+        assert get_hub().counts["not_allowed"] == (answer is False)
+        assert get_hub().groups.names == ("home",) and ann.close_code is None
+
+
+async def test_a_close_that_a_join_raises_later_closes():
+    async def may_join(connection, group):
+        await asyncio.sleep(0)
+        if group != "home":
+            raise Close(4321, "banned")
+        return True
+
+    def act(web_socket_instance, data):
+        web_socket_instance.join("staff")
+
+    async with connect(route(act, may_join)) as ann:
+        await ann.send("x")
+        assert (await ann.closed(), ann.close_reason) == (4321, "banned")
 
 
 @pytest.mark.parametrize("order", ["JL", "JLJ", "JJ", "JJL"])
@@ -174,7 +194,7 @@ async def test_a_call_from_another_loop_acts_on_that_of_the_connection(layer):
         async_to_sync(web_socket_instance.apublish)("published", "far", to_self=True)
         async_to_sync(web_socket_instance.leave)("far")
         assert "far" not in web_socket_instance.groups
-        with pytest.raises(Close):
+        with pytest.raises(NotAllowed):
             async_to_sync(web_socket_instance.join)("token:x")
         assert async_to_sync(web_socket_instance.use_token)(None) is None
         web_socket_instance.push("done")
@@ -213,7 +233,7 @@ async def test_a_thread_need_not_wait(caplog):
                 assert await ann.receive() == "published"
                 await until(lambda: "far" in get_hub().groups.names)
             else:
-                assert await ann.closed() == 4403
+                await until(lambda: get_hub().counts["not_allowed"] == 1)
 
 
 async def test_a_thread_that_waits_for_the_layer_is_told_when_the_connection_ends(layer):
@@ -242,13 +262,13 @@ async def test_a_thread_that_waits_gets_what_goes_wrong_later():
     def wait(connection):
         try:
             async_to_sync(connection.join)("staff")
-        except Close as close:
-            told.set_result(close.code)
+        except NotAllowed as refusal:
+            told.set_result(refusal.group)
 
     async with connect(route(in_a_thread(lambda connection, data: wait(connection)), may_join)):
         [connection] = get_hub().connections.values()
         await asyncio.to_thread(wait, connection)
-        assert told.result() == 4403 and not connection.closing
+        assert told.result() == "staff" and not connection.closing
 
 
 async def test_a_publish_that_fails_and_is_not_awaited_is_an_event(layer, settings):

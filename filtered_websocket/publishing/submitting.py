@@ -1,0 +1,72 @@
+"""Queues what the connections and filters of one pipeline publish, from any thread."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from django.db import transaction
+
+from ..codecs.frames import text_event
+from ..exceptions import PublishError
+from ..layer.envelope import Item, check_group
+from ..threads.result import Result, start
+from .items import new_item
+from .queue import PublishQueue
+
+
+class Host(Protocol):
+    """The part of a hub that is used here."""
+
+    @property
+    def publish_queue(self) -> PublishQueue: ...
+    def publish_failed(self, group: str, items: list[Item], error: PublishError) -> None: ...
+
+
+class Submits:
+    """A part of a hub's view."""
+
+    #: Calls a function on the hub's loop.
+    call: Callable[..., None]
+
+    if TYPE_CHECKING:
+
+        @property
+        def host(self) -> Host: ...
+        @property
+        def loop(self) -> asyncio.AbstractEventLoop: ...
+        @property
+        def is_current(self) -> bool: ...
+
+    def submit(
+        self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
+    ) -> None:
+        """Check and queue one publish; PublishError for a mistake in it."""
+        batches = self.host.publish_queue
+        item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
+        check_group(group)
+        if on_commit:
+            batches.check_room(item)
+            transaction.on_commit(partial(self.call, batches.put, group, item))
+        else:
+            batches.admit(item)
+            self.call(batches.put_admitted, group, item)
+
+    def asubmit(
+        self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
+    ) -> Result[None]:
+        """:meth:`submit`; awaiting the result waits until the layer has taken the message."""
+        item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
+        check_group(group)
+        self.host.publish_queue.admit(item)
+
+        def not_awaited(error: Any) -> None:
+            self.call(self.host.publish_failed, group, [item], error)
+
+        result: Result[None] = start(self, self._put, group, item, on_error=not_awaited)
+        return result
+
+    def _put(self, group: str, item: Item) -> "asyncio.Future[None]":
+        done: asyncio.Future[None] = self.loop.create_future()
+        self.host.publish_queue.put_admitted(group, item, done)
+        return done
