@@ -14,11 +14,11 @@ The thread is made at its first publish, again after a fork; flushed when the pr
 import asyncio
 import atexit
 import os
-import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -26,18 +26,18 @@ from asgiref.sync import sync_to_async
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.db import transaction
 
+from .auth.tenants import personal_group
 from .codecs.frames import text_event
 from .conf import conf
 from .connections.connection import Exclude, excluded_ids
 from .exceptions import PublishError
 from .hub.hub import Hub, get_hub
 from .hub.registry import active_hub, may_serve, runs_a_loop
-from .layer.envelope import CONTROL, Item, Stamper, check_group, group_key
-from .layer.health import LOST
+from .layer.envelope import CONTROL, Item, check_group
 from .logs import LogThrottle, get_logger
 from .publishing.direct import close_senders, sender_for
 from .publishing.items import captures, new_item
-from .threads.tasks import pause
+from .publishing.thread import PublisherThread
 
 logger = get_logger(__name__)
 
@@ -96,6 +96,27 @@ async def apublish(
     told = _hand_over(check_group(group), item, wait=True)
     if told is not None:
         await asyncio.wrap_future(told)
+
+
+def publish_to_user(
+    user: Any, message: Any, *, exclude: Exclude = (), on_commit: bool = False
+) -> None:
+    """
+    :func:`publish` to every connection of ``user`` (or of the user with that primary key), on
+    routes with ``personal=True``, in all processes.
+
+    Nothing happens where the user is not connected. ValueError for a user who has no primary
+    key. Where a site has several tenants, that of this context is meant.
+    """
+    publish(message, personal_group(user, copy_context()), exclude=exclude, on_commit=on_commit)
+
+
+async def apublish_to_user(
+    user: Any, message: Any, *, exclude: Exclude = (), on_commit: bool = False
+) -> None:
+    """:func:`publish_to_user`, returning as :func:`apublish` does."""
+    group = personal_group(user, copy_context())
+    await apublish(message, group, exclude=exclude, on_commit=on_commit)
 
 
 def _hand_over(group: str, item: Item, wait: bool = False) -> "Future[None] | None":
@@ -193,85 +214,17 @@ def _warn_not_received() -> None:
     )
 
 
-class _Loop(asyncio.SelectorEventLoop):
-    """Resolves names in its own thread: at exit, Python has closed the executor."""
-
-    async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
-        return socket.getaddrinfo(*args, **kwargs)
-
-
-class _Publisher:
-    """The daemon thread of a process that serves no WebSockets."""
-
-    def __init__(self) -> None:
-        self._loop = _Loop()
-        self._ready: Future[Hub] = Future()
-        self._thread = threading.Thread(target=self._run, name="fws-publish", daemon=True)
-        self._thread.start()
-        self.hub = self._ready.result()
-        # Numbers messages that are sent at once, without the queue.
-        self._stamper = Stamper()
-        self._turn = asyncio.Lock()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.call_soon(lambda: self._ready.set_result(get_hub()))
-        self._loop.run_forever()
-
-    def send(self, group: str, item: Item) -> None:
-        """As :meth:`DirectSender.send <filtered_websocket.publishing.direct.DirectSender.send>`."""
-        sending = asyncio.run_coroutine_threadsafe(self._send(group, item), self._loop)
-        try:
-            sending.result()
-        except (*LOST, TypeError, ValueError) as error:
-            raise PublishError(
-                f"the channel layer did not confirm the message: {type(error).__name__}: {error}"
-            ) from error
-        except BaseException:
-            sending.cancel()
-            raise
-
-    async def _send(self, group: str, item: Item) -> None:
-        failures = 0
-        async with asyncio.timeout(conf.LAYER_TIMEOUT), self._turn:
-            batch = self._stamper.stamp(group_key(group), [item])
-            while True:
-                try:
-                    return await self.hub.link.send(batch)
-                except LOST:
-                    failures += 1
-                    await asyncio.sleep(pause(failures))
-
-    def close(self) -> None:
-        """Send what is queued, ``LAYER_TIMEOUT`` at most, and end the thread."""
-        asyncio.run_coroutine_threadsafe(self._finish(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        # channels_redis closes its connections when the loop is closed.
-        self._loop.close()
-
-    async def _finish(self) -> None:
-        try:
-            async with asyncio.timeout(conf.LAYER_TIMEOUT):
-                await self.hub.publish_queue.sent()
-        except TimeoutError:
-            logger.error("%d published messages were not sent at exit", self.hub.publish_queue.size)
-            await self.hub.publish_queue.give_up()
-        # Its time is limited by ``LAYER_TIMEOUT``, too.
-        await self.hub.release()
-
-
-_publisher: _Publisher | None = None
+_publisher: PublisherThread | None = None
 _lock = threading.Lock()
 #: Publishers of the parent, kept after a fork: their end would close its connections.
-_orphans: list[_Publisher | None] = []
+_orphans: list[PublisherThread | None] = []
 
 
-def _the_publisher() -> _Publisher:
+def _the_publisher() -> PublisherThread:
     global _publisher
     with _lock:
         if _publisher is None:
-            _publisher = _Publisher()
+            _publisher = PublisherThread(get_hub)
         return _publisher
 
 
@@ -297,4 +250,4 @@ atexit.register(_close)
 # Windows has no fork.
 getattr(os, "register_at_fork", lambda **hooks: None)(after_in_child=_forget)
 
-__all__ = ["PublishError", "apublish", "publish"]
+__all__ = ["PublishError", "apublish", "apublish_to_user", "publish", "publish_to_user"]

@@ -11,8 +11,9 @@ Test your own filters without a server, Redis or threads.
 
 import asyncio
 import contextlib
+import inspect
 import math
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -21,11 +22,15 @@ from django.contrib.auth.models import AnonymousUser
 from django.test.utils import override_settings
 
 from .codecs.frames import unpack
+from .connections.client import Client as StandIn
 from .connections.handshake import LATEST_EVENT
 from .consumers import FilteredWebSocketConsumer
+from .groups import Action, GroupRule
 from .hub.registry import active_hub
 from .layer.envelope import EXCLUDE, Item
 from .pipelines.entries import Entry
+from .pipelines.permissions import ask
+from .pipelines.rules import load_rules, make_rules
 from .publishing.items import captures
 from .threads.blocking import in_the_thread_sensitive_thread
 from .types import ASGIApplication, Event
@@ -196,9 +201,9 @@ class connect:
     A connection to an ASGI application, or to a pipeline of ``filters``:
     ``client = await connect(...)``, or ``async with connect(...) as client``, which closes it.
 
-    ``user`` becomes ``web_socket_instance.user``. If the connection is refused,
-    ``async with`` raises :exc:`Refused`; ``await`` returns a client whose ``accepted`` is
-    False and whose ``close_code`` says why.
+    ``user`` becomes ``web_socket_instance.user``; ``group_rules`` and ``personal`` are those of
+    ``as_asgi``. If the connection is refused, ``async with`` raises :exc:`Refused`; ``await``
+    returns a client whose ``accepted`` is False and whose ``close_code`` says why.
     """
 
     def __init__(
@@ -209,13 +214,18 @@ class connect:
         user: Any = None,
         headers: Mapping[str, str] | None = None,
         subprotocols: Iterable[str] = (),
+        group_rules: Sequence[GroupRule] | str | None = None,
+        personal: bool = False,
     ) -> None:
         if callable(app_or_filters):
+            if group_rules is not None or personal:
+                raise TypeError("group_rules and personal are those of the application")
             app = app_or_filters
-        elif app_or_filters is None:
-            app = FilteredWebSocketConsumer.as_asgi()
         else:
-            app = FilteredWebSocketConsumer.as_asgi(filters=list(app_or_filters))
+            filters = None if app_or_filters is None else list(app_or_filters)
+            app = FilteredWebSocketConsumer.as_asgi(
+                filters=filters, group_rules=group_rules, personal=personal
+            )
         parts = urlsplit(path)
         scope = {
             "type": "websocket",
@@ -251,6 +261,24 @@ class connect:
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.close()
+
+
+async def allows(
+    rules: Sequence[GroupRule] | str, action: Action, group: str, user: Any = None
+) -> bool:
+    """
+    Whether group rules (a list, or the dotted path of one) allow ``"join"``, ``"publish"`` or
+    ``"see"`` to a connection of ``user``, who is anonymous if None. No client may where no
+    rule declares the name, or to a name that is reserved.
+    """
+    loaded = load_rules(rules) if isinstance(rules, str) else make_rules(rules, "the rules")
+    match = loaded.find(group)
+    if match is None or (action == "join" and match.rule is loaded.personal):
+        return False
+    connection = StandIn({"path": "/", "user": AnonymousUser() if user is None else user})
+    with in_the_thread_sensitive_thread():
+        answer: Any = ask(match.rule.allowed(action), connection, match.captured)
+        return bool(await answer if inspect.isawaitable(answer) else answer)
 
 
 @contextlib.asynccontextmanager

@@ -8,12 +8,15 @@ import sys
 import threading
 from collections import Counter
 from concurrent.futures import Future
+from contextlib import AsyncExitStack
 
 import msgpack
 import pytest
 from asgiref.sync import sync_to_async
 from channels.layers import InMemoryChannelLayer, channel_layers
+from django.contrib.auth.models import AnonymousUser, Group, User
 from django.db import transaction
+from django.db.models.signals import post_save
 
 from filtered_websocket import PublishError
 from filtered_websocket import publish as publish_module
@@ -23,11 +26,14 @@ from filtered_websocket.disconnect import disconnect_user
 from filtered_websocket.hub import registry
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.hub.registry import active_hub
+from filtered_websocket.layer.envelope import Batch, group_key
 from filtered_websocket.logs import LogThrottle
-from filtered_websocket.publish import apublish, publish
+from filtered_websocket.publish import apublish, apublish_to_user, publish, publish_to_user
+from filtered_websocket.publishing.items import new_item
 from filtered_websocket.routing import with_websockets
 from filtered_websocket.testing import connect, published
 
+from .costs import steps
 from .layer.fake_redis import FakeRedis
 
 app = FilteredWebSocketConsumer.as_asgi(filters=[], groups=["news"])
@@ -509,3 +515,69 @@ def test_a_script_that_publishes_and_ends_says_where_nobody_can_hear_it():
     )
     [line] = done.stderr.splitlines()
     assert done.returncode == 0 and "nobody receives it" in line
+
+
+# To a user
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_view_a_signal_and_a_task_publish_to_every_device_of_a_user():
+    ann, bob = User(pk=7, username="ann"), User(pk=77, username="bob")
+
+    def view():
+        with transaction.atomic():
+            publish_to_user(ann, {"n": 1}, on_commit=True)
+            assert active_hub().publish_queue.size == 0
+
+    def told(sender, instance, created, **kwargs):
+        publish_to_user(7, f"new: {instance.name}", on_commit=True)
+
+    async with (
+        connect([], user=ann, personal=True) as one,
+        connect([], user=ann, personal=True) as two,
+        connect([], user=bob, personal=True) as other,
+    ):
+        await sync_to_async(view)()
+        post_save.connect(told, sender=Group)
+        try:
+            await Group.objects.acreate(name="staff")
+        finally:
+            post_save.disconnect(told, sender=Group)
+        await apublish_to_user("7", b"task", exclude=[])
+        for client in (one, two):
+            assert await client.receive() == '{"n":1}'
+            assert await client.receive() == "new: staff"
+            assert await client.receive() == b"task"
+        assert await other.received_nothing()
+
+
+def test_a_worker_publishes_to_a_user_when_the_call_returns(redis_server):
+    publish_to_user(7, "hi")
+    [published] = redis_server.published
+    assert published[1].endswith(group_key("user:7").encode())
+
+
+@pytest.mark.parametrize("nobody", [AnonymousUser(), User(), None, "", True])
+def test_who_is_nobody_gets_nothing_but_the_caller_an_error(nobody):
+    with pytest.raises(ValueError, match="has no primary key"):
+        publish_to_user(nobody, "hi")
+
+
+async def test_users_who_are_online_cost_one_subscription_each_and_no_work_for_others():
+    """Counted: how long it takes says little on a busy machine."""
+    costs = []
+    for online in (10, 100):
+        async with AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(connect([], user=User(pk=pk), personal=True))
+                for pk in range(1, online + 1)
+            ]
+            hub = get_hub()
+            assert len(hub.groups) == online + 1  # that of the route
+            items = [new_item("hi")]
+            batches = [Batch("o", group_key("user:7"), number, items) for number in range(2)]
+            hub.groups.deliver(batches[0])
+            costs.append(steps(hub.groups.deliver, batches[1]))
+            assert await clients[6].receive() == await clients[6].receive() == "hi"
+            assert await clients[7].received_nothing()
+    assert costs[0] == costs[1]

@@ -63,15 +63,24 @@ def personal_group(user: Any, context: Context) -> str:
     key = getattr(user, "pk", user)
     if key is None or isinstance(key, bool) or not str(key):
         raise ValueError(f"{user!r:.80} has no primary key: nobody is logged in as that user")
-    tenant = tenant_of(context)
-    names = set(tenant) if isinstance(tenant, tuple) else {tenant}
-    if names <= {DEFAULT_DB_ALIAS}:
-        return f"{PERSONAL_PREFIX}{key}"
+    tenant = tenant_name(tenant_of(context))
+    # No primary key that a database stores has the character in between.
+    return f"{PERSONAL_PREFIX}{key}\0{tenant}" if tenant else f"{PERSONAL_PREFIX}{key}"
+
+
+def tenant_name(tenant: Hashable) -> str:
+    """
+    The name of a tenant in all processes; empty where a site has one only.
+
+    TypeError for one that has another name in each process.
+    """
+    databases = set(tenant) if isinstance(tenant, tuple) else {tenant}
+    if databases <= {DEFAULT_DB_ALIAS, None}:
+        return ""
     name = tenant if isinstance(tenant, str) else repr(tenant)
     if " at 0x" in name:
-        raise TypeError(f"TENANT returned {name:.80}: for groups of users it must be a text")
-    # No primary key that a database stores has the character in between.
-    return f"{PERSONAL_PREFIX}{key}\0{name}"
+        raise TypeError(f"TENANT returned {name:.80}: users and groups need a text, or a number")
+    return name
 
 
 def the_only_database() -> Hashable:

@@ -65,7 +65,9 @@ def may_serve() -> bool:
     """
     # asgiref's note, in a thread, of the loop that waits for it.
     notes = getattr(SyncToAsync, "threadlocal", None)
-    is_under_a_loop = runs_a_loop() or getattr(notes, "main_event_loop", None) is not None
+    loop = getattr(notes, "main_event_loop", None)
+    # The note stays when that loop has ended.
+    is_under_a_loop = runs_a_loop() or (loop is not None and loop.is_running())
     return _serves or (is_under_a_loop and bool(known_routes()))
 
 
