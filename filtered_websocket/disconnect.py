@@ -1,16 +1,23 @@
 """
-Close the connections of a user, a token or a session, in all processes.
+Close the connections of a user, a token or a session, or change the groups that they are in,
+in all processes.
 
-Saving, deleting and logging out do this by themselves (see ``signals``); these functions
-are for everything else.
+Saving, deleting and logging out close connections by themselves (see ``signals``); these
+functions are for everything else.
 """
 
+import secrets
+from contextvars import copy_context
 from typing import Any
 
 from .auth.keys import digest_of
+from .auth.tenants import tenant_name, tenant_of
 from .close_codes import UNAUTHORIZED
+from .connections.connection import Connection
 from .control.orders import send
 from .exceptions import check_close
+from .groups import RESERVED
+from .layer.envelope import check_group
 
 
 def disconnect_user(
@@ -40,6 +47,47 @@ def disconnect_session(session_key: str, reason: str = "logged out") -> None:
     While the session exists, clients may connect again with it.
     """
     _close("session", digest_of(session_key), UNAUTHORIZED, reason)
+
+
+def disconnect_connection(
+    connection: Connection | str, code: int = UNAUTHORIZED, reason: str = "disconnected by the site"
+) -> None:
+    """Close one connection (or that with this id); as :func:`disconnect_user`."""
+    who = connection.id if isinstance(connection, Connection) else connection
+    _close("connection", who, code, reason)
+
+
+def subscribe(who: Any, group: str) -> None:
+    """
+    Have the connections of a user (or of the user with that primary key), or the connection
+    (or that with this id), join ``group`` wherever they are.
+
+    Group rules are not asked, ``may_join`` of each route is. Returns as
+    :func:`disconnect_user`; whoever connects later is not subscribed. ValueError for names
+    that begin with ``token:`` or ``user:``.
+    """
+    _order("subscribe", who, group)
+
+
+def unsubscribe(who: Any, group: str) -> None:
+    """
+    Take ``group`` away from them, and joins of it that are not decided yet; as
+    :func:`subscribe`. They may join again if they are still allowed to.
+    """
+    _order("unsubscribe", who, group)
+
+
+def _order(kind: str, who: Any, group: str) -> None:
+    for prefix, whose in RESERVED.items():
+        if check_group(group).startswith(prefix):
+            raise ValueError(f"group {group!r:.80}: names that begin with {prefix!r} are {whose}")
+    name = who.id if isinstance(who, Connection) else getattr(who, "pk", who)
+    if name is None:
+        raise ValueError(f"{who!r:.80} has no primary key: nobody is logged in as that user")
+    event = {"is": "changed", "kind": kind, "id": str(name), "group": group}
+    if tenant := tenant_name(tenant_of(copy_context())):
+        event["tenant"] = tenant
+    send({**event, "n": secrets.token_hex(8)})
 
 
 def _close(kind: str, who: Any, code: int, reason: str) -> None:

@@ -1,6 +1,7 @@
 """End connections from anywhere."""
 
 import asyncio
+import contextvars
 import json
 import uuid
 
@@ -11,12 +12,26 @@ from django.contrib.auth.models import AnonymousUser
 from filtered_websocket import publish as publish_module
 from filtered_websocket.auth.keys import digest_of
 from filtered_websocket.close_codes import UNAUTHORIZED
+from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.control import orders
 from filtered_websocket.control.orders import recheck, send
-from filtered_websocket.disconnect import disconnect_session, disconnect_token, disconnect_user
+from filtered_websocket.disconnect import (
+    disconnect_connection,
+    disconnect_session,
+    disconnect_token,
+    disconnect_user,
+    subscribe,
+    unsubscribe,
+)
+from filtered_websocket.groups import group
+from filtered_websocket.hub import joining
 from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.publish import apublish, apublish_to_user
 from filtered_websocket.publishing.items import new_item
 from filtered_websocket.testing import connect, published
+
+from .connections.test_connection import message_filter
+from .hub.test_grants import control_batch
 
 User = get_user_model()
 
@@ -150,3 +165,177 @@ def test_an_event_that_cannot_be_sent_is_logged_and_not_raised(caplog):
     send({"is": "close", "id": object()})
     send({"is": "close", "id": "x" * 1_000_000})
     assert caplog.text.count("cannot send a control event") == 2
+
+
+# One connection
+
+
+async def test_one_connection_is_closed_by_itself_or_its_id():
+    async with connect([]) as ann, connect([]) as bob, connect([]) as cy:
+        one, two, _ = get_hub().connections.values()
+        disconnect_connection(one, 4000, "bye")
+        await asyncio.to_thread(disconnect_connection, two.id)
+        assert (await ann.closed(), ann.close_reason) == (4000, "bye")
+        assert await bob.closed() == UNAUTHORIZED
+        disconnect_connection("nobody's")
+        assert await cy.received_nothing()
+
+
+# Subscriptions
+
+
+def in_rooms():
+    return {
+        connection.user.username: sorted(connection.groups - {connection.home})
+        for connection in get_hub().connections.values()
+    }
+
+
+RULES = [group("room:<int:room>", join=False)]
+
+
+@pytest.mark.parametrize("rules", [None, RULES])
+@pytest.mark.parametrize(
+    "by",
+    [
+        lambda user, connection: user,
+        lambda user, connection: user.pk,
+        lambda user, connection: str(user.pk),
+        lambda user, connection: connection,
+        lambda user, connection: connection.id,
+    ],
+)
+async def test_connections_are_subscribed_and_unsubscribed_from_anywhere(rules, by):
+    ann, bob = User(pk=7, username="ann"), User(pk=77, username="bob")
+    async with (
+        connect([], user=ann, group_rules=rules) as one,
+        connect([], user=bob, group_rules=rules) as other,
+    ):
+        connection = next(iter(get_hub().connections.values()))
+        await asyncio.to_thread(subscribe, by(ann, connection), "room:1")
+        await one.settle()
+        assert in_rooms() == {"ann": ["room:1"], "bob": []}
+        await apublish("hi", "room:1")
+        assert await one.receive() == "hi" and await other.received_nothing()
+        await asyncio.to_thread(unsubscribe, by(ann, connection), "room:1")
+        await one.settle()
+        assert in_rooms() == {"ann": [], "bob": []}
+        await apublish("hi", "room:1")
+        assert await one.received_nothing() and one.close_code is None
+
+
+async def test_every_device_of_a_user_is_subscribed():
+    ann = User(pk=7, username="ann")
+    async with connect([], user=ann) as one, connect([], user=ann) as two:
+        subscribe(ann, "room")
+        await apublish("hi", "room")
+        assert await one.receive() == await two.receive() == "hi"
+
+
+async def test_an_order_that_comes_back_by_the_layer_is_not_carried_out_again():
+    """What the user's filters did meanwhile stays."""
+    ann = User(pk=7, username="ann")
+    async with connect([], user=ann) as one:
+        [connection] = get_hub().connections.values()
+        subscribe(ann, "room")
+        assert "room" in connection.groups
+        connection.leave("room")
+        await one.settle()
+        assert "room" not in connection.groups
+        # One of another process is carried out once.
+        batch = control_batch(
+            {"is": "changed", "kind": "subscribe", "id": "7", "group": "room", "n": "1"}
+        )
+        get_hub().grants.receive(batch)
+        assert "room" in connection.groups
+        get_hub().grants.receive(batch)
+        assert "room" in connection.groups
+
+
+async def test_only_so_many_orders_are_remembered(monkeypatch):
+    monkeypatch.setattr(joining, "MAX_DONE", 2)
+    async with connect([]):
+        for number in range(5):
+            event = {"is": "changed", "kind": "subscribe", "id": "", "group": "x", "n": number}
+            get_hub().grants.handle(event)
+        assert list(get_hub().grants._orders._done) == ["3", "4"]
+
+
+async def test_an_order_without_a_group_is_a_bad_envelope():
+    async with connect([]):
+        for group_name in (None, 7, ""):
+            event = {"is": "changed", "kind": "subscribe", "id": "7", "group": group_name, "n": 1}
+            get_hub().grants.receive(control_batch(event, origin=f"of {group_name!r}"))
+        assert get_hub().counts["bad_envelope"] == 3
+
+
+async def test_an_order_asks_may_join_and_a_refusal_is_counted():
+    class Route(FilteredWebSocketConsumer):
+        filters = ()
+        groups = ("home",)
+
+        @staticmethod
+        def may_join(connection, group):
+            return group == "home"
+
+    async with connect(Route.as_asgi(), user=User(pk=7)):
+        subscribe(7, "room")
+        assert get_hub().counts["not_allowed"] == 1 and get_hub().groups.names == ("home",)
+
+
+async def test_a_join_that_is_not_decided_yet_is_taken_back_by_unsubscribe():
+    decide = asyncio.Event()
+
+    async def slow(connection):
+        await decide.wait()
+        return True
+
+    def join(web_socket_instance, data):
+        joins.append(web_socket_instance.join("slow"))
+
+    joins = []
+    rules = [group("slow", join=slow)]
+    async with connect([message_filter(join)], group_rules=rules, user=User(pk=7)) as ann:
+        await ann.send("x")
+        await ann.settle()
+        unsubscribe(7, "slow")
+        decide.set()
+        assert await joins[0] is False and "slow" not in get_hub().groups.names
+
+
+@pytest.mark.parametrize("order", [subscribe, unsubscribe])
+def test_what_cannot_be_ordered_is_a_value_error(told, order):
+    for group_name in ("token:1", "user:1", "", "x" * 1025):
+        with pytest.raises(ValueError):
+            order(7, group_name)
+    with pytest.raises(ValueError, match="has no primary key"):
+        order(AnonymousUser(), "room")
+    with pytest.raises(TypeError):
+        order(7, None)
+    assert told == []
+
+
+async def test_the_user_of_another_tenant_with_the_same_key_is_left_alone(settings):
+    tenant = contextvars.ContextVar("tenant", default="acme")
+    settings.FILTERED_WEBSOCKET = {"TENANT": tenant.get}
+    filters = [message_filter(lambda connection, data: None)]
+    async with connect(filters, user=User(pk=7, username="ann"), personal=True) as ann:
+        tenant.set("other")
+        async with connect(filters, user=User(pk=7, username="eve"), personal=True) as eve:
+            subscribe(7, "room")
+            assert in_rooms() == {"ann": ["user:7\0acme"], "eve": ["room", "user:7\0other"]}
+            await apublish_to_user(7, "for eve")
+            assert await eve.receive() == "for eve" and await ann.received_nothing()
+            unsubscribe(7, "room")
+            assert in_rooms()["eve"] == ["user:7\0other"]
+
+
+def test_a_tenant_without_a_name_cannot_be_meant(settings, told):
+    settings.FILTERED_WEBSOCKET = {"TENANT": object}
+    with pytest.raises(TypeError, match="need a text, or a number"):
+        subscribe(7, "room")
+    settings.FILTERED_WEBSOCKET = {"TENANT": lambda: ("default", "default")}
+    subscribe(7, "room")
+    settings.FILTERED_WEBSOCKET = {"TENANT": lambda: 5}
+    subscribe(7, "room")
+    assert [event.get("tenant") for event in told] == [None, "5"]

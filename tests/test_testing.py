@@ -3,12 +3,17 @@
 import asyncio
 
 import pytest
+from django.contrib.auth.models import User
 from django.test import TestCase
 
 from filtered_websocket import WebSocketDisconnectFilter
 from filtered_websocket import testing as testing_module
+from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.disconnect import subscribe
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
-from filtered_websocket.testing import Closed, connect, only_filters, published
+from filtered_websocket.groups import group, personal
+from filtered_websocket.publish import apublish
+from filtered_websocket.testing import Closed, allows, connect, only_filters, published
 
 from .connections.test_connection import message_filter
 from .lone_filter import Pop
@@ -102,3 +107,77 @@ async def test_leaving_the_block_runs_the_disconnect_chain():
     async with connect([message_filter(note, WebSocketDisconnectFilter)]):
         pass
     assert codes == [1000]
+
+
+# Group rules
+
+
+def is_ann(connection, room):
+    return connection.user.username == "ann" and room == 7
+
+
+async def is_seven(connection, room):
+    return room == 7
+
+
+RULES = [
+    group("room:<int:room>", join=is_ann, publish=is_seven),
+    group("board", join="auth.view_user"),
+    personal(see=True),
+]
+
+
+async def test_rules_are_asked_without_a_connection():
+    ann = User(username="ann", pk=1, is_superuser=True)
+    assert await allows(RULES, "join", "room:7", ann)
+    assert await allows(RULES, "publish", "room:7")
+    assert await allows(RULES, "join", "board", ann)
+    assert await allows(RULES, "see", "user:1")
+    assert await allows("tests.test_testing.RULES", "join", "room:7", ann)
+    for action, name in [
+        ("join", "room:7"),
+        ("publish", "room:8"),
+        ("join", "board"),
+        ("join", "user:1"),
+        ("see", "token:1"),
+        ("see", "elsewhere"),
+    ]:
+        assert not await allows(RULES, action, name)
+
+
+class RoomsInATestCase(TestCase):
+    """Rules that use the ORM run in the test's transaction, and each test has its own world."""
+
+    async def join(self, username):
+        user = await User.objects.acreate(username=username)
+
+        def is_saved(connection):
+            return User.objects.filter(pk=connection.user.pk).count() == User.objects.count() == 1
+
+        is_saved.blocking = True
+        rules = [group("room", join=is_saved), personal()]
+        async with connect([message_filter(join)], group_rules=rules, user=user) as client:
+            await client.send("room")
+            assert await client.receive() == "joined"
+            subscribe(user, "other")
+            await apublish("hi", "other")
+            assert await client.receive() == "hi"
+            assert await client.received_nothing()
+
+    async def test_one(self):
+        await self.join("ann")
+
+    async def test_two(self):
+        await self.join("bob")
+
+
+async def join(web_socket_instance, data):
+    await web_socket_instance.join(data.decode())
+    web_socket_instance.push("joined")
+
+
+def test_rules_are_not_given_beside_an_application():
+    app = FilteredWebSocketConsumer.as_asgi(filters=[])
+    for options in ({"group_rules": RULES}, {"personal": True}):
+        with pytest.raises(TypeError, match="those of the application"):
+            connect(app, **options)

@@ -184,3 +184,7 @@ class Member(Client):
     def not_allowed(self, error: NotAllowed) -> None:
         """Count and log a refusal that no filter has caught. Private to this package."""
         self._view.not_allowed(error, f"connection {self.id}")
+
+    def rule_failed(self, error: BaseException) -> None:
+        """Log what a group rule raised that was asked again. Private to this package."""
+        self._view.pipeline.failed(error, f"connection {self.id}", "a group rule")

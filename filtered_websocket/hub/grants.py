@@ -17,27 +17,26 @@ import itertools
 import json
 import math
 import secrets
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from ..auth.dependencies import Dependency, Dependents, dependencies, expiries
-from ..auth.tenants import tenant_of
+from ..auth.dependencies import Dependency, Dependents, dependencies
+from ..auth.tenants import tenant_name, tenant_of
 from ..auth.validity import is_read_from_a_replica, is_token, is_user, password_hash
 from ..close_codes import UNAUTHORIZED
 from ..connections.connection import Connection
 from ..exceptions import check_close
 from ..layer.envelope import Batch, Sequence
+from ..pipelines.rule_rechecks import RuleRechecks
 from ..threads.tasks import Tasks
 from ..types import Identity
 from .events import Events
-from .rechecks import Rechecks, Slot
+from .joining import ORDERS, Orders
+from .rechecks import Deadlines, Rechecks, Slot
 
 #: How many sessions that have just ended are remembered.
 MAX_ENDED = 1024
-#: The longest timer, seconds; a later expiry is looked at again then.
-MAX_TIMER = 86_400.0
 #: Pause before another attempt to find out whether control events arrive, seconds.
 CONFIRM_AGAIN = 1.0
 #: Control events about counts: they change nobody's access.
@@ -64,6 +63,7 @@ class Host(Protocol):
     tasks: Tasks
     events: Events
     layer_is_lost: bool
+    connections: dict[str, Connection]
 
     async def receive_control(self) -> None: ...
     def send_control(self, event: dict[str, Any]) -> None: ...
@@ -82,10 +82,13 @@ class Grants:
         self._held: dict[Connection, dict[Slot, Identity]] = {}
         #: ("token" | "user" | "session", id) -> the connections that depend on it.
         self._dependent: Dependents[Connection] = Dependents()
-        self._timers: dict[Connection, asyncio.TimerHandle] = {}
+        self._deadlines = Deadlines(hub.loop)
         self._rechecks = Rechecks(hub.tasks, hub.loop, self._held, self._replace)
         self._ended: dict[Dependency, str] = {}
         self._sequence = Sequence()
+        #: Re-checks of group rules.
+        self.rule_rechecks = RuleRechecks(hub)
+        self._orders = Orders()
         #: Number of the latest control event; who was authenticated before it is re-checked.
         self.events_seen = 0
         self._number_event()
@@ -154,17 +157,18 @@ class Grants:
             self._dependent.hold(key, connection)
         if held:
             self._held[connection] = held
-        self._set_timer(connection)
+        self._deadlines.set(connection, held)
 
     def _replace(self, connection: Connection, slot: Slot, identity: Identity) -> None:
         """The same access as the database has it now; its expiry may have changed."""
         self._held[connection][slot] = identity
-        self._set_timer(connection)
+        self._deadlines.set(connection, self._held[connection])
 
     def recheck_all(self) -> None:
         """Re-check every connection: control events may have been missed."""
         self._number_event()
         self._rechecks.add(self._held)
+        self.rule_rechecks.begin()
 
     def count(self) -> dict[str, int]:
         """Token id -> connections of this hub that depend on it."""
@@ -173,6 +177,7 @@ class Grants:
     async def stop(self) -> None:
         """Do the re-checks that wait, write when tokens were used, and end the task."""
         self._stop_confirming()
+        await self.rule_rechecks.stop()
         await self._rechecks.stop()
 
     # Whether control events arrive
@@ -226,9 +231,21 @@ class Grants:
 
     def _handle(self, event: dict[str, Any]) -> None:
         handler = self._handlers[event["is"]]
+        if event.get("kind") in ORDERS:
+            self._orders.handle(event, self._named(event))
+            return
         if event["is"] not in COUNTS:
             self._number_event()
         handler(self, event)
+
+    def _named(self, event: dict[str, Any]) -> list[Connection]:
+        """The connections that an order is about."""
+        one = self._hub.connections.get(str(event["id"]))
+        # Also those of a user whose key looks like that.
+        of_user = self._dependent.get(("user", str(event["id"])), ())
+        tenant = event.get("tenant", "")
+        found = [other for other in of_user if tenant_name(other.tenant) == tenant]
+        return [*([one] if one is not None and one not in found else []), *found]
 
     def _changed(self, event: dict[str, Any]) -> None:
         key = str(event["kind"]), str(event["id"])
@@ -238,7 +255,8 @@ class Grants:
         key = str(event["kind"]), str(event["id"])
         code, reason = int(event["code"]), str(event["reason"])
         check_close(code, reason)
-        for connection in tuple(self._dependent.get(key, ())):
+        one = self._hub.connections.get(key[1]) if key[0] == "connection" else None
+        for connection in (*self._dependent.get(key, ()), *([one] if one is not None else [])):
             connection.close(code, reason)
         if event["kind"] == "session":
             # Django sends this just before the row is deleted: whoever connects in between
@@ -264,30 +282,6 @@ class Grants:
         "ask": _send_count,
         "count": _note_count,
     }
-
-    # Expiry
-
-    def _set_timer(self, connection: Connection) -> None:
-        """One timer, for the earliest expiry of what this connection depends on."""
-        timer = self._timers.pop(connection, None)
-        if timer is not None:
-            timer.cancel()
-        held = self._held.get(connection, {}).values()
-        ends = [end for one in held for end in expiries(one)]
-        connection.deadline = None
-        if ends:
-            loop = self._hub.loop
-            left = min(ends) - time.time()
-            connection.deadline = loop.time() + left
-            self._timers[connection] = loop.call_later(
-                min(max(left, 0.0), MAX_TIMER), self._due, connection
-            )
-
-    def _due(self, connection: Connection) -> None:
-        if connection.is_expired(self._hub.loop.time()):
-            connection.close(UNAUTHORIZED, "expired")
-        else:
-            self._set_timer(connection)
 
 
 def _all_dependencies(held: dict[Slot, Identity]) -> set[Dependency]:

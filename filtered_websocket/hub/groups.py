@@ -16,6 +16,7 @@ from ..layer.links import Link
 from ..pipelines.pipeline import Pipeline
 from ..publishing.fan_out import Members
 from .events import Events
+from .grants import Grants
 
 
 class View(Protocol):
@@ -32,6 +33,7 @@ class Host(Protocol):
     connections: dict[str, Connection]
     counts: Counter[str]
     events: Events
+    grants: Grants
 
     @property
     def link(self) -> Link: ...
@@ -100,6 +102,8 @@ class Groups:
         group.members.setdefault(view, {})[connection.id] = connection.transport
         if subscription is not None and name not in connection.joined:
             connection.add_subscription(subscription)
+            if subscription.rule is not None and subscription.rule.recheck:
+                self._hub.grants.rule_rechecks.start()
         connection.joined.add(name)
         if link.is_joined(group.key):
             return True

@@ -20,6 +20,7 @@ from ..connections.connection import Connection
 from ..connections.subscription import Subscription
 from ..exceptions import NotAllowed, only_exceptions
 from ..groups import MAX_NAME, PERSONAL_PREFIX, RESERVED, Action
+from ..layer.envelope import check_group
 from ..pipelines.permissions import ask
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.route import Route, check_route_group
@@ -37,6 +38,12 @@ class View(Protocol):
         self, connection: Connection, group: str, subscription: Subscription | None = None
     ) -> "bool | asyncio.Future[bool]": ...
 
+
+#: The kinds of control events that are orders. Processes of earlier versions take them for
+#: changes of a row that nobody depends on.
+ORDERS = ("subscribe", "unsubscribe")
+#: How many orders are remembered until they come back.
+MAX_DONE = 1024
 
 #: Asks one question: None if it is answered with yes, raises :exc:`NotAllowed` if not.
 Ask = Callable[[], Awaitable[None] | None]
@@ -203,8 +210,10 @@ def allows(
     """See :meth:`Connection.is_allowed`; the result, or a future of it."""
     rules = view.pipeline.rules
     match = None if rules is None or len(name) > MAX_NAME else rules.find(name)
-    if match is None:
+    if rules is None or match is None:
         return False
+    if action == "join" and match.rule is rules.personal:
+        return False  # it is joined by itself, and no client names it
     answer: Any = ask(match.rule.allowed(action), connection, match.captured)
     if not inspect.isawaitable(answer):
         return bool(answer)
@@ -213,3 +222,29 @@ def allows(
 
 async def _wait(answer: Awaitable[bool]) -> bool:
     return await answer
+
+
+class Orders:
+    """Joins and leaves that are ordered from anywhere in Django: ``subscribe``, ``unsubscribe``."""
+
+    def __init__(self) -> None:
+        #: Those that this process sent and has carried out: they come back by the layer.
+        self._done: dict[str, None] = {}
+
+    def handle(self, event: dict[str, Any], connections: list[Connection]) -> None:
+        """Carry out an order, once."""
+        group, number = check_group(event["group"]), str(event["n"])
+        if number in self._done:
+            del self._done[number]
+            return
+        self._done[number] = None
+        if len(self._done) > MAX_DONE:
+            del self._done[next(iter(self._done))]
+        for connection in connections:
+            if event["kind"] == "unsubscribe":
+                connection.leave(group)
+                continue
+            try:
+                connection.join(group, trusted=True)
+            except NotAllowed as refusal:
+                connection.not_allowed(refusal)

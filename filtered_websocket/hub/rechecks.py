@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
+from ..auth.dependencies import expiries
 from ..auth.validity import PASSWORD_CHANGED, RENEWED, find_invalid, token_model
 from ..close_codes import FILTER_ERROR, SESSION_RENEWED, UNAUTHORIZED
 from ..conf import conf
@@ -33,6 +34,8 @@ GRACE = 10
 #: How long after a password has changed its sessions' connections are closed, seconds. By
 #: then Django has saved the session that stays valid, and the browser has its new key.
 PASSWORD_GRACE = 1.0
+#: The longest timer, seconds; a later expiry is looked at again then.
+MAX_TIMER = 86_400.0
 #: How long the end of a hub waits for the database, seconds.
 STOP_TIMEOUT = 2.0
 
@@ -202,6 +205,34 @@ class Rechecks:
         self._writing.discard(task)
         if self._used:
             self._wake.set()
+
+
+class Deadlines:
+    """Closes connections whose access expires: one timer each, for the earliest moment."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._timers: dict[Connection, asyncio.TimerHandle] = {}
+
+    def set(self, connection: Connection, held: Mapping[Slot, Identity]) -> None:
+        """What its access depends on now; nothing when it has ended."""
+        timer = self._timers.pop(connection, None)
+        if timer is not None:
+            timer.cancel()
+        ends = [end for one in held.values() for end in expiries(one)]
+        connection.deadline = None
+        if ends:
+            left = min(ends) - time.time()
+            connection.deadline = self._loop.time() + left
+            self._timers[connection] = self._loop.call_later(
+                min(max(left, 0.0), MAX_TIMER), self._due, connection, held
+            )
+
+    def _due(self, connection: Connection, held: Mapping[Slot, Identity]) -> None:
+        if connection.is_expired(self._loop.time()):
+            connection.close(UNAUTHORIZED, "expired")
+        else:
+            self.set(connection, held)
 
 
 def _try_to(call: Callable[[Any], Any], argument: Any) -> Any:

@@ -1,16 +1,18 @@
 """Asks whether a connection may do something, as a group rule says."""
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
 from typing import Any
+
+from django.db import router
 
 from ..exceptions import only_exceptions
 from ..groups import Allowed
 from ..threads.blocking import run_blocking
 
 
-def ask(who: Allowed, connection: Any, captured: dict[str, Any]) -> "bool | Awaitable[bool]":
+def ask(who: Allowed, connection: Any, captured: dict[str, Any]) -> bool | Awaitable[bool]:
     """
     Whether ``connection`` may, as ``who`` says; to be awaited where that takes time, in the
     context of its handshake. Permissions and functions with ``blocking = True`` run in a
@@ -22,37 +24,74 @@ def ask(who: Allowed, connection: Any, captured: dict[str, Any]) -> "bool | Awai
         return who
     if isinstance(who, str):
         user = connection.user
-        return user is not None and run_blocking(has_permission, user, who)
-    name = describe_allowed(who)
-    if getattr(who, "blocking", False):
+        return user is not None and run_blocking(_has_permission_now, user, who)
+    if is_blocking(who):
         # Not a partial, which has no name: it is logged where it does not return.
-        call = wraps(who)(lambda: who(connection, **captured))
-        return _checked(name, run_blocking(call))
-    with only_exceptions(name):
-        answer = connection.context.copy().run(who, connection, **captured)
-    return _checked(name, answer) if inspect.isawaitable(answer) else _yes_or_no(name, answer)
+        awaited = run_blocking(wraps(who)(lambda: ask_blocking(who, connection, captured)))
+        return awaited
+    answer = _call(who, connection, captured)
+    if inspect.isawaitable(answer):
+        return _later(who, answer)
+    return _yes_or_no(who, answer)
 
 
-async def _checked(name: str, answer: Awaitable[Any]) -> bool:
-    with only_exceptions(name):
-        return _yes_or_no(name, await answer)
+def is_blocking(who: Allowed) -> bool:
+    """Whether it is a function that must not run on the event loop."""
+    return bool(getattr(who, "blocking", False))
 
 
-def _yes_or_no(name: str, answer: Any) -> bool:
+def ask_blocking(who: Allowed, connection: Any, captured: dict[str, Any]) -> bool:
+    """The answer of a function with ``blocking = True``. In a thread."""
+    return _yes_or_no(who, _call(who, connection, captured))
+
+
+def _call(who: Any, connection: Any, captured: dict[str, Any]) -> Any:
+    with only_exceptions(describe_allowed(who)):
+        return connection.context.copy().run(who, connection, **captured)
+
+
+async def _later(who: Allowed, answer: Awaitable[Any]) -> bool:
+    with only_exceptions(describe_allowed(who)):
+        return _yes_or_no(who, await answer)
+
+
+def _yes_or_no(who: Allowed, answer: Any) -> bool:
     if not isinstance(answer, bool):
-        raise TypeError(f"{name} returned {answer!r:.80}, not True or False")
+        raise TypeError(f"{describe_allowed(who)} returned {answer!r:.80}, not True or False")
     return answer
 
 
+# Permissions of users
+
+
+def _has_permission_now(user: Any, permission: str) -> bool:
+    return has_permission(fresh_users([user])[0], permission)
+
+
 def has_permission(user: Any, permission: str) -> bool:
-    """
-    Whether ``user`` has it now: Django keeps a user's permissions with the object, which is
-    as old as the connection.
-    """
-    state = getattr(user, "_state", None)
-    if state is not None and not state.adding and user.pk is not None:
-        user = type(user)._default_manager.filter(pk=user.pk).first()
+    """Whether a user, None where there is none any more, has it."""
     return user is not None and bool(user.has_perm(permission))
+
+
+def fresh_users(users: Sequence[Any]) -> list[Any]:
+    """
+    Each user as the database has it now, None where it is not there: Django keeps a user's
+    permissions with the object, which is as old as the connection. One query for all.
+
+    A user that is not from the database is returned as it is.
+    """
+    stored = {user.pk: user for user in users if _is_stored(user)}
+    if not stored:
+        return list(users)
+    model = next(iter(stored.values()))._meta.model
+    # In the database that is written to: a replica may not have the latest changes.
+    found = model._base_manager.using(router.db_for_write(model)).in_bulk(list(stored))
+    return [found.get(user.pk) if _is_stored(user) else user for user in users]
+
+
+def _is_stored(user: Any) -> bool:
+    state = getattr(user, "_state", None)
+    return state is not None and not state.adding and user.pk is not None
 
 
 def describe_allowed(who: Allowed | Callable[..., Any]) -> str:

@@ -164,7 +164,7 @@ async def test_nothing_is_kept_of_a_connection_that_ended(app, token):
     grants = get_hub().grants
     assert grants._held and grants._dependent
     await client.close()
-    assert not (grants._held or grants._dependent or grants._timers)
+    assert not (grants._held or grants._dependent or grants._deadlines._timers)
 
 
 # Expiry
@@ -174,7 +174,7 @@ async def test_a_connection_ends_when_its_token_expires(app, user, monkeypatch):
     end = timezone.now() + datetime.timedelta(hours=1)
     # When its timer is set, the token has but a moment left.
     clock = SimpleNamespace(time=lambda: end.timestamp() - 0.05)
-    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(rechecks, "time", clock)
     _, key = await sync_to_async(make_token)(name="short", expires_at=end)
     client = await by_token(app, key)
     assert await client.closed() == 4401
@@ -188,7 +188,7 @@ async def test_an_identity_of_a_sites_own_may_expire_too(app, user, monkeypatch)
         connection = next(iter(get_hub().connections.values()))
         end = timezone.now() + datetime.timedelta(hours=1)
         with monkeypatch.context() as patch:
-            patch.setattr(module, "time", SimpleNamespace(time=lambda: end.timestamp() - 3600))
+            patch.setattr(rechecks, "time", SimpleNamespace(time=lambda: end.timestamp() - 3600))
             patch.setattr(asyncio.get_running_loop(), "time", lambda: 100.0)
             grants.add(connection, Identity(user=user, expires_at=end), grants.events_seen)
         assert connection.deadline == pytest.approx(3700)
@@ -206,19 +206,19 @@ async def test_a_message_after_the_end_is_not_handled_though_the_timer_is_late(a
 
 
 async def test_an_expiry_in_years_is_looked_at_again_and_again(app, user, monkeypatch):
-    monkeypatch.setattr(module, "MAX_TIMER", 0.01)
+    monkeypatch.setattr(rechecks, "MAX_TIMER", 0.01)
     end = timezone.now() + datetime.timedelta(days=3650)
     record, key = await sync_to_async(make_token)(name="long", expires_at=end)
     client = await by_token(app, key)
     grants = get_hub().grants
     await until(lambda: grants._unconfirmed is None, 0)
-    [first] = grants._timers.values()
-    await until(lambda: first not in grants._timers.values(), 0)
+    [first] = grants._deadlines._timers.values()
+    await until(lambda: first not in grants._deadlines._timers.values(), 0)
     # Whatever else sets it again, this does.
     [connection] = get_hub().connections.values()
-    [second] = grants._timers.values()
-    grants._due(connection)
-    assert second not in grants._timers.values()
+    [second] = grants._deadlines._timers.values()
+    grants._deadlines._due(connection, grants._held[connection])
+    assert second not in grants._deadlines._timers.values()
     assert client.close_code is None
     # And an expiry that is brought forward counts at once.
     monkeypatch.undo()

@@ -1,0 +1,209 @@
+"""
+Asks group rules with ``recheck=True`` again, every ``RECHECK`` seconds: whether who is
+subscribed may still be.
+
+Questions are asked together: one query for the users of a batch whose permissions are asked,
+one thread and database connection for a batch of functions that block.
+"""
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from ..conf import conf
+from ..logs import get_logger
+from ..threads.blocking import run_blocking
+from ..threads.tasks import end_tasks
+from .permissions import ask, ask_blocking, fresh_users, has_permission, is_blocking
+
+logger = get_logger(__name__)
+
+#: How many rules are asked in one batch, and how many batches at the same time.
+BATCH, AT_ONCE = 100, 4
+#: How long one round may take, seconds.
+TIME_LIMIT = 60.0
+#: How many times in a row a rule may fail before the subscription ends.
+GRACE = 10
+
+
+class Held(NamedTuple):
+    """A live subscription."""
+
+    connection: Any
+    subscription: Any
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has not ended meanwhile."""
+        one = self.connection.subscriptions.get(self.subscription.group)
+        return one is self.subscription
+
+
+class Host(Protocol):
+    """The part of a hub that is used here."""
+
+    loop: asyncio.AbstractEventLoop
+    connections: Mapping[str, Any]
+
+
+class RuleRechecks:
+    """Belongs to the hub's event loop."""
+
+    def __init__(self, hub: Any) -> None:
+        self._hub: Host = hub
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        #: Connection id and group -> how often the rule has failed in a row.
+        self._failures: dict[tuple[str, str], int] = {}
+
+    def start(self) -> None:
+        """There is a subscription to be asked about, in ``RECHECK`` seconds."""
+        if self._timer is None and self._task is None:
+            self._timer = self._hub.loop.call_later(
+                conf.RECHECK, self.begin, context=contextvars.Context()
+            )
+
+    def begin(self) -> None:
+        """Ask about all subscriptions, unless that is being done."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        held = list(self._held())
+        if self._task is None and held:
+            context = contextvars.Context()
+            steps = self._run(held)
+            self._task = self._hub.loop.create_task(steps, name="fws-rules", context=context)
+
+    async def stop(self) -> None:
+        """End what runs."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._task is not None:
+            await end_tasks([self._task])
+
+    def _held(self) -> Iterator[Held]:
+        for connection in tuple(self._hub.connections.values()):
+            for subscription in tuple(connection.subscriptions.values()):
+                rule = subscription.rule
+                if rule is not None and rule.recheck and not subscription.trusted:
+                    yield Held(connection, subscription)
+
+    async def _run(self, held: list[Held]) -> None:
+        try:
+            async with asyncio.timeout(TIME_LIMIT):
+                await self._ask(held)
+        except TimeoutError:
+            logger.error(
+                "group rules have not answered within %g s whether %d subscriptions may stay;"
+                " they are asked again",
+                TIME_LIMIT,
+                len(held),
+            )
+        finally:
+            self._task = None
+        self._failures = {
+            key: count for key, count in self._failures.items() if key[0] in self._hub.connections
+        }
+        if any(True for _ in self._held()):
+            self.start()
+
+    async def _ask(self, held: list[Held]) -> None:
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def in_turn(batch: list[Held], answer: Any) -> None:
+            async with turns:
+                await answer(batch)
+
+        kinds: dict[Any, list[Held]] = {}
+        for one in held:
+            kinds.setdefault((_kind(one), one.connection.tenant), []).append(one)
+        async with asyncio.TaskGroup() as group:
+            for (kind, _), members in kinds.items():
+                answer = self._ask_in_thread if kind else self._ask_here
+                for batch in _batches(members):
+                    group.create_task(in_turn(batch, answer))
+
+    async def _ask_here(self, batch: list[Held]) -> None:
+        answers = [_try_to(ask, *_question(one)) for one in batch]
+        later = [number for number, answer in enumerate(answers) if inspect.isawaitable(answer)]
+        waiting = [_wait(batch[number].connection, answers[number]) for number in later]
+        # The others are served meanwhile.
+        told = await asyncio.gather(asyncio.sleep(0), *waiting, return_exceptions=True)
+        for number, answer in zip(later, told[1:], strict=True):
+            answers[number] = answer
+        for one, answer in zip(batch, answers, strict=True):
+            self._note(one, answer)
+
+    async def _ask_in_thread(self, batch: list[Held]) -> None:
+        try:
+            answers = await run_blocking(functools.wraps(_answers)(lambda: _answers(batch)))
+        except Exception as error:
+            answers = [error] * len(batch)
+        for one, answer in zip(batch, answers, strict=True):
+            self._note(one, answer)
+
+    def _note(self, one: Held, answer: bool | BaseException) -> None:
+        connection, group = one.connection, one.subscription.group
+        key = connection.id, group
+        if not one.is_live:
+            return
+        if isinstance(answer, BaseException):
+            self._failures[key] = self._failures.get(key, 0) + 1
+            connection.rule_failed(answer)
+            if self._failures[key] < GRACE:
+                return
+        else:
+            self._failures.pop(key, None)
+        if answer is not True:
+            logger.info("connection %s may no longer be in group %r", connection.id, group)
+            connection.leave(group)
+
+
+def _wait(connection: Any, answer: Any) -> "asyncio.Task[bool]":
+    async def steps() -> bool:
+        allowed: bool = await answer
+        return allowed
+
+    return asyncio.create_task(steps(), context=connection.context.copy())
+
+
+def _kind(one: Held) -> str:
+    """How its rule is asked: in a thread, if not empty."""
+    who = one.subscription.rule.join
+    if isinstance(who, str):
+        return "permission"
+    return "blocking" if is_blocking(who) else ""
+
+
+def _batches(members: Sequence[Held]) -> Iterable[list[Held]]:
+    rest = iter(members)
+    while batch := list(itertools.islice(rest, BATCH)):
+        yield batch
+
+
+def _answers(batch: list[Held]) -> list[Any]:
+    """One of each: whether it may stay, or why that cannot be found out. In a thread."""
+    if _kind(batch[0]) == "blocking":
+        return [_try_to(ask_blocking, *_question(one)) for one in batch]
+    run = batch[0].connection.context.copy().run
+    users = run(fresh_users, [one.connection.user for one in batch])
+    return [
+        _try_to(run, has_permission, user, one.subscription.rule.join)
+        for one, user in zip(batch, users, strict=True)
+    ]
+
+
+def _question(one: Held) -> tuple[Any, Any, Any]:
+    return one.subscription.rule.join, one.connection, one.subscription.captured
+
+
+def _try_to(call: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return call(*args)
+    except Exception as error:
+        return error

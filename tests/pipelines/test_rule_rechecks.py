@@ -1,0 +1,292 @@
+"""Rules with ``recheck=True`` are asked again: a right that ends, ends the subscription."""
+
+import asyncio
+import threading
+from types import SimpleNamespace
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.auth.models import Permission, User
+from django.test.utils import CaptureQueriesContext
+
+from filtered_websocket.groups import group
+from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.pipelines import rule_rechecks as module
+from filtered_websocket.testing import connect
+
+from ..connections.test_connection import message_filter
+from ..waiting import until
+
+
+async def join_all(web_socket_instance, data):
+    for name in data.decode().split():
+        assert await web_socket_instance.join(name)
+    web_socket_instance.push("joined")
+
+
+JOIN = [message_filter(join_all)]
+allowed = {"here": True, "later": True, "blocking": True}
+
+
+def here(connection):
+    return allowed["here"]
+
+
+async def later(connection):
+    await asyncio.sleep(0)
+    return allowed["later"]
+
+
+def blocking(connection):
+    return allowed["blocking"]
+
+
+blocking.blocking = True
+RULES = [
+    group("here", join=here, recheck=True),
+    group("later", join=later, recheck=True),
+    group("blocking", join=blocking, recheck=True),
+    group("once", join=here),
+    group("open", recheck=True),
+]
+
+
+@pytest.fixture(autouse=True)
+def short(settings):
+    settings.FILTERED_WEBSOCKET = {"RECHECK": 0.01}
+    allowed.update(here=True, later=True, blocking=True)
+
+
+async def joined(client, names):
+    await client.send(names)
+    assert await client.receive() == "joined"
+
+
+@pytest.mark.parametrize("name", ["here", "later", "blocking"])
+async def test_a_right_that_ends_ends_the_subscription_alone(name, caplog):
+    caplog.set_level("INFO")
+    names = {"here", "later", "blocking", "once", "open"}
+    async with connect(JOIN, group_rules=RULES) as ann:
+        await joined(ann, " ".join(sorted(names)))
+        [connection] = get_hub().connections.values()
+        allowed[name] = False
+        await until(lambda: name not in connection.groups)
+        assert connection.groups == {connection.home, *(names - {name})}
+        assert set(connection.subscriptions) == connection.groups and ann.close_code is None
+        assert f"connection {connection.id} may no longer be in group {name!r}" in caplog.text
+
+
+async def test_what_the_site_joined_is_not_asked_again():
+    async with connect(JOIN, group_rules=[group("here", join=False, recheck=True)]):
+        [connection] = get_hub().connections.values()
+        await connection.join("here", trusted=True)
+        rechecks = get_hub().grants.rule_rechecks
+        rechecks.begin()
+        assert rechecks._task is None and rechecks._timer is None
+
+
+async def test_rules_are_asked_while_somebody_is_subscribed_and_no_longer():
+    asked = []
+
+    def note(connection):
+        asked.append(connection)
+        return True
+
+    async with connect(JOIN, group_rules=[group("here", join=note, recheck=True)]) as ann:
+        await joined(ann, "here")
+        await until(lambda: len(asked) > 3)
+        [connection] = get_hub().connections.values()
+        connection.leave("here")
+        rechecks = get_hub().grants.rule_rechecks
+        await until(lambda: rechecks._task is None and rechecks._timer is None)
+
+
+async def test_what_was_missed_on_the_layer_is_asked_at_once(settings):
+    settings.FILTERED_WEBSOCKET = {"RECHECK": 600}
+    async with connect(JOIN, group_rules=RULES) as ann:
+        await joined(ann, "here")
+        [connection] = get_hub().connections.values()
+        allowed["here"] = False
+        get_hub().grants.recheck_all()
+        await until(lambda: "here" not in connection.groups)
+
+
+async def test_the_hub_ends_while_rules_are_asked():
+    begun = asyncio.Event()
+
+    async def hangs(connection):
+        if allowed["later"]:
+            return True
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with connect(JOIN, group_rules=[group("x", join=hangs, recheck=True)]) as ann:
+        await joined(ann, "x")
+        allowed["later"] = False
+        await begun.wait()
+
+
+async def test_a_rule_that_hangs_is_given_up_and_asked_again(monkeypatch, caplog):
+    monkeypatch.setattr(module, "TIME_LIMIT", 0.01)
+    answers = []
+
+    async def hangs(connection):
+        answers.append(1)
+        if len(answers) == 2:
+            await asyncio.Event().wait()
+        return len(answers) < 4
+
+    async with connect(JOIN, group_rules=[group("x", join=hangs, recheck=True)]) as ann:
+        await joined(ann, "x")
+        [connection] = get_hub().connections.values()
+        await until(lambda: "x" not in connection.groups)
+        assert "group rules have not answered within" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["here", "later", "blocking"])
+async def test_a_rule_that_fails_is_asked_again_and_ends_the_subscription_in_the_end(
+    kind, monkeypatch, caplog
+):
+    answers = []
+
+    def fails(connection):
+        answers.append(1)
+        if len(answers) == 1:
+            return True
+        raise KeyError("on demand")
+
+    async def fails_later(connection):
+        return fails(connection)
+
+    rule = fails_later if kind == "later" else fails
+    rule.blocking = kind == "blocking"
+    monkeypatch.setattr(module, "GRACE", 3)
+    async with connect(JOIN, group_rules=[group("x", join=rule, recheck=True)]) as ann:
+        await joined(ann, "x")
+        [connection] = get_hub().connections.values()
+        await until(lambda: "x" not in connection.groups)
+        assert len(answers) == 4
+        assert "a group rule raised KeyError" in caplog.text
+
+
+async def test_a_rule_that_works_again_starts_to_count_anew(monkeypatch):
+    monkeypatch.setattr(module, "GRACE", 2)
+    answers = []
+
+    def fails_at_times(connection):
+        answers.append(1)
+        if len(answers) % 2:
+            return True
+        raise KeyError("on demand")
+
+    async with connect(JOIN, group_rules=[group("x", join=fails_at_times, recheck=True)]) as ann:
+        await joined(ann, "x")
+        await until(lambda: len(answers) > 8)
+        assert "x" in get_hub().groups.names
+
+
+async def test_no_thread_can_be_started_is_a_failure(monkeypatch, caplog):
+    async with connect(JOIN, group_rules=RULES) as ann:
+        await joined(ann, "blocking")
+
+        async def refuses(call):
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(module, "run_blocking", refuses)
+        await until(lambda: "can't start new thread" in caplog.text)
+        assert "blocking" in get_hub().groups.names
+
+
+async def test_an_answer_about_a_subscription_that_has_ended_changes_nothing():
+    decide = asyncio.Event()
+
+    async def slow(connection):
+        if allowed["later"]:
+            return True
+        await decide.wait()
+        return False
+
+    async with connect(JOIN, group_rules=[group("x", join=slow, recheck=True)]) as ann:
+        await joined(ann, "x")
+        [connection] = get_hub().connections.values()
+        rechecks = get_hub().grants.rule_rechecks
+        allowed["later"] = False
+        await until(lambda: rechecks._task is not None)
+        connection.leave("x")
+        await connection.join("x", trusted=True)
+        decide.set()
+        await until(lambda: rechecks._task is None)
+        assert "x" in connection.groups
+
+
+def stand_in(user, names, join):
+    """A connection with subscriptions of rules that ask for ``join``."""
+    rule = group("<str:x>", join=join, recheck=True)
+    connection = SimpleNamespace(
+        id=str(id(user)), user=user, tenant=None, context=module.contextvars.copy_context()
+    )
+    connection.subscriptions = {
+        name: SimpleNamespace(group=name, rule=rule, captured={"x": name}, trusted=False)
+        for name in names
+    }
+    connection.leave = connection.subscriptions.pop
+    return connection
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_permissions_of_many_cost_one_query_for_all_users_and_two_for_each():
+    def make():
+        view = Permission.objects.get(codename="view_user")
+        for number in range(20):
+            User.objects.create(username=str(number)).user_permissions.add(view)
+        User.objects.get(username="3").user_permissions.clear()
+        return list(User.objects.order_by("pk"))
+
+    users = await sync_to_async(make)()
+    names = ["a", "b", "c", "d"]
+    connections = {str(id(user)): stand_in(user, names, "auth.view_user") for user in users}
+    hub = SimpleNamespace(loop=asyncio.get_running_loop(), connections=connections)
+    queries = await sync_to_async(_counted)(module.RuleRechecks(hub))
+    assert queries == 1 + 2 * 20
+    left = {one.user.username: len(one.subscriptions) for one in connections.values()}
+    assert left == {user.username: 0 if user.username == "3" else 4 for user in users}
+
+
+def _counted(rechecks):
+    from django.db import connection as database
+
+    held = list(rechecks._held())
+    with CaptureQueriesContext(database) as queries:
+        for one, answer in zip(held, module._answers(held), strict=True):
+            rechecks._note(one, answer)
+    return len(queries)
+
+
+async def test_blocking_rules_are_asked_in_few_threads(settings):
+    settings.FILTERED_WEBSOCKET = {"RECHECK": 600}
+    threads = []
+
+    def asks(connection, x):
+        threads.append(threading.get_ident())
+        return True
+
+    asks.blocking = True
+    names = [str(number) for number in range(25)]
+    connections = {str(n): stand_in(object(), names, asks) for n in range(20)}
+    hub = SimpleNamespace(loop=asyncio.get_running_loop(), connections=connections)
+    calls = []
+    original = module.run_blocking
+
+    async def counted(call):
+        calls.append(call)
+        return await original(call)
+
+    module.run_blocking = counted
+    try:
+        rechecks = module.RuleRechecks(hub)
+        rechecks.begin()
+        await until(lambda: rechecks._task is None)
+    finally:
+        module.run_blocking = original
+        await rechecks.stop()
+    assert len(threads) == 500 and len(calls) == 5
