@@ -5,6 +5,7 @@ from django.core import checks
 
 from .checks.application import check_application
 from .checks.environment import check_environment
+from .checks.groups import check_groups
 from .checks.publishing import check_publishing
 from .checks.settings import check_access, check_filters, check_layer, check_settings, check_storage
 from .signals import connect_signals
@@ -13,6 +14,7 @@ CHECKS = (
     check_settings,
     check_access,
     check_filters,
+    check_groups,
     check_application,
     check_storage,
     check_layer,

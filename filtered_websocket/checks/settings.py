@@ -1,7 +1,7 @@
 """
 System checks of settings, for ``manage.py check``.
 
-Ids are permanent: never reused, never renumbered. E003 to E013 are raised where a
+Ids are permanent: never reused, never renumbered. E003 to E013, and E023, are raised where a
 pipeline is built (``pipelines``), so that a server that runs no checks reports the same
 messages.
 """
@@ -22,6 +22,7 @@ from ..connections.origins import one_of_origins
 from ..pipelines.entries import PipelineError
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.route import installed_filters, known_routes
+from ..pipelines.rules import load_rules
 from ..storage_objects import chosen
 from .application import load_application
 
@@ -177,6 +178,11 @@ def check_filters(**kwargs: Any) -> list[CheckMessage]:
         note(error)
     except SettingError:
         pass  # check_application reports it
+    if isinstance(conf.GROUPS, str):
+        try:
+            load_rules(conf.GROUPS)
+        except PipelineError as error:
+            note(error)
     for route in known_routes():
         try:
             route.pipeline  # noqa: B018 - built, or raises

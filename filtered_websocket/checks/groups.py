@@ -1,0 +1,114 @@
+"""System checks of group rules and of the groups that routes join."""
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+from channels.layers import InMemoryChannelLayer
+from channels_redis.core import RedisChannelLayer
+from channels_redis.pubsub import RedisPubSubChannelLayer
+from django.apps import apps
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning
+
+from ..conf import SettingError, conf, import_object
+from ..groups import PERSONAL_PREFIX, RESERVED, GroupRule
+from ..pipelines.entries import PipelineError
+from ..pipelines.route import Route, known_routes
+from ..pipelines.rules import Rules, load_rules
+from .application import load_application
+
+#: Channel layers beside which this package knows where to keep a history.
+KEEPS_HISTORY = (InMemoryChannelLayer, RedisChannelLayer, RedisPubSubChannelLayer)
+
+
+def check_groups(**kwargs: Any) -> Iterable[CheckMessage]:
+    """Group rules: those of ``GROUPS``, and of every route."""
+    found: dict[tuple[str | None, str], CheckMessage] = {}
+    for rules in _all_rules():
+        for message in (*_check_permissions(rules), *_check_history(rules)):
+            found[message.id, message.msg] = message
+    for route in known_routes():
+        for message in _check_names(route):
+            found[message.id, message.msg] = message
+    return list(found.values())
+
+
+def _all_rules() -> Iterable[Rules]:
+    # check_filters reports what cannot be loaded, check_application what cannot be imported.
+    with contextlib.suppress(PipelineError, SettingError):
+        load_application()
+    if isinstance(conf.GROUPS, str):
+        with contextlib.suppress(PipelineError):
+            yield load_rules(conf.GROUPS)
+    for route in known_routes():
+        try:
+            rules = route.pipeline.rules
+        except PipelineError:
+            continue
+        if rules is not None:
+            yield rules
+
+
+def _check_permissions(rules: Rules) -> Iterable[CheckMessage]:
+    """
+    As Django's own checks do not, this asks no database: it may not be there yet. Django
+    makes the rows from the models' options, which are compared.
+    """
+    known = known_permissions()
+    for rule in rules:
+        for name in ("join", "publish", "see"):
+            permission = getattr(rule, name)
+            if isinstance(permission, str) and permission not in known:
+                yield Warning(
+                    f"{rules.source}: {rule}: no model of this site has the permission"
+                    f" {permission!r:.80} ({name}).",
+                    hint="Write 'app_label.codename', as 'auth.view_user'; or silence this where"
+                    " an authentication backend or a row of your own makes it.",
+                    id="filtered_websocket.W018",
+                )
+
+
+def known_permissions() -> set[str]:
+    """Those that ``migrate`` makes, as ``app_label.codename``."""
+    found: set[str] = set()
+    for model in apps.get_models():
+        options = model._meta
+        names = [f"{action}_{options.model_name}" for action in options.default_permissions]
+        names += [codename for codename, _ in options.permissions]
+        found.update(f"{options.app_label}.{name}" for name in names)
+    return found
+
+
+def _check_history(rules: Rules) -> Iterable[CheckMessage]:
+    keeping: list[GroupRule] = [rule for rule in rules if rule.history is not None]
+    path = getattr(settings, "CHANNEL_LAYERS", {}).get(conf.CHANNEL_LAYER, {}).get("BACKEND")
+    if not keeping or path is None:
+        return
+    try:
+        layer = import_object(path)
+    except SettingError:
+        return  # Channels reports it
+    if not (isinstance(layer, type) and issubclass(layer, KEEPS_HISTORY)):
+        yield Error(
+            f"{rules.source}: {keeping[0]} has a history, and CHANNEL_LAYERS"
+            f"[{conf.CHANNEL_LAYER!r}] is {path}, which cannot keep one.",
+            hint="Use channels_redis.pubsub, or leave history out.",
+            id="filtered_websocket.E024",
+        )
+
+
+def _check_names(route: Route) -> Iterable[CheckMessage]:
+    try:
+        names = route.groups
+    except PipelineError:
+        return
+    for name in names:
+        if name.startswith(PERSONAL_PREFIX):
+            yield Warning(
+                f"A route's group {name!r:.80}: names that begin with {PERSONAL_PREFIX!r} are"
+                f" {RESERVED[PERSONAL_PREFIX]}; what publish_to_user() sends to a user of that"
+                " key reaches all of the route.",
+                hint="Give the group another name; for users' own groups, set personal=True.",
+                id="filtered_websocket.W019",
+            )
