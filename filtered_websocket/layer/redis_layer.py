@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from channels_redis.pubsub import RedisPubSubChannelLayer, RedisPubSubLoopLayer
+from channels_redis.serializers import MsgPackSerializer
 from channels_redis.utils import create_pool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -112,10 +113,14 @@ class RedisLayer:
         shape = RedisPubSubLoopLayer(*layer._args, **layer._kwargs, channel_layer=layer)
         self.prefix: str = shape.prefix
         self.deserialize = layer.deserialize
+        #: Whether messages are msgpack and nothing else, so that scripts can write them.
+        self.is_plain = _is_plain(layer)
         self._serialize = layer.serialize
         self._shards: list[Any] = shape._shards
         self._get_shard: Callable[[str], Any] = shape._get_shard
         self._get_group_channel_name: Callable[[str], str] = shape._get_group_channel_name
+        #: The channel in Redis of a group.
+        self.channel_of = self._get_group_channel_name
         self._commands = {shard: Commands(_make_pool(shard.host)) for shard in self._shards}
         self._subscribers = {
             shard: Subscriber(_make_pool(shard.host), self._received, self._lost)
@@ -166,6 +171,14 @@ class RedisLayer:
             return name, commands[self._get_shard(name)]
 
         return find
+
+    def execute(self, group: str, command: tuple[bytes | str, ...], on_reply: OnReply) -> None:
+        """
+        Send ``command`` to the host of ``group``, in order with what is published there;
+        ``on_reply`` as in :meth:`publish`.
+        """
+        name = self._get_group_channel_name(group)
+        self._commands[self._get_shard(name)].send(pack(command), on_reply)
 
     def join(self, group: str, channel: str, on_done: OnDone) -> None:
         """
@@ -268,6 +281,12 @@ class RedisLayer:
             hosts += commands.values()
         hosts += self._subscribers.values()
         return [task for host in hosts if (task := host.stop(keep)) is not None]
+
+
+def _is_plain(layer: Any) -> bool:
+    serializer: Any = getattr(layer, "_serializer", None)
+    is_msgpack = type(serializer) is MsgPackSerializer
+    return is_msgpack and not (serializer.crypter or serializer.random_prefix_length)
 
 
 def _settle(done: "asyncio.Future[Any]", reply: Any) -> None:

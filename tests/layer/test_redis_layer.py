@@ -548,3 +548,40 @@ async def until_sent(layer, listener):
     sending = asyncio.ensure_future(send())
     await listener.until(count + 1)
     await end_tasks([sending])
+
+
+# Commands of other wings
+
+
+async def test_a_command_goes_to_the_host_of_its_group_in_order_with_messages(valkey):
+    theirs, ours = open_layer(valkey.url)
+    async with Listener(ours) as listener:
+        await join(ours, "g", listener.channel)
+        assert ours.channel_of("g") == theirs._get_layer()._get_group_channel_name("g")
+        answers = []
+        ours.publish("g", {"n": 1}, answers.append)
+        ours.execute("g", ("PUBLISH", ours.channel_of("g"), theirs.serialize({"n": 2})), id)
+        ours.execute("g", ("NO SUCH",), answers.append)
+        ours.publish("g", {"n": 3}, answers.append)
+        await listener.until(3)
+        await until(lambda: len(answers) == 3)
+        assert listener.messages == [{"n": 1}, {"n": 2}, {"n": 3}]
+        assert isinstance(answers[1], redis.ResponseError)
+
+
+@pytest.mark.parametrize(
+    ("options", "is_plain"),
+    [
+        ({}, True),
+        ({"serializer_format": "json"}, False),
+        ({"symmetric_encryption_keys": ["secret"]}, False),
+    ],
+    ids=str,
+)
+async def test_it_is_known_whether_a_script_can_write_its_messages(valkey, options, is_plain):
+    _, ours = open_layer(valkey.url, **options)
+    assert ours.is_plain is is_plain
+
+
+def test_messages_of_a_layer_that_does_not_show_its_serializer_are_not_written():
+    assert not module._is_plain(type("Layer", (), {})())

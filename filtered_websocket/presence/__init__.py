@@ -1,0 +1,1 @@
+"""Who is subscribed to a group now, in all processes."""
