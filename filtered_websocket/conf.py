@@ -205,6 +205,7 @@ SETTINGS: dict[str, tuple[Any, Rule]] = {
     "MAX_OUTBOX": (1_048_576, COUNT),
     "NAMESPACE": (None, OPTIONAL_NAME),
     "ON_ERROR": ("drop", one_of("drop", "close")),
+    "PRESENCE_LEASE": (60.0, SECONDS),
     "PUBLISH_MAX_AGE": (30.0, SECONDS),
     "PUBLISH_QUEUE": (10_000, COUNT),
     "PUBLISH_QUEUE_BYTES": (67_108_864, COUNT),

@@ -32,12 +32,13 @@ from .conf import conf
 from .connections.connection import Exclude, excluded_ids
 from .exceptions import PublishError
 from .hub.hub import Hub, get_hub
-from .hub.registry import active_hub, may_serve, runs_a_loop
+from .hub.registry import active_hub, may_serve
 from .layer.envelope import CONTROL, Item, check_group
 from .logs import LogThrottle, get_logger
 from .publishing.direct import close_senders, sender_for
 from .publishing.items import captures, new_item
 from .publishing.thread import PublisherThread
+from .threads.tasks import runs_a_loop
 
 logger = get_logger(__name__)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from asgiref.sync import SyncToAsync
 
 from ..pipelines.route import known_routes
+from ..threads.tasks import runs_a_loop
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -69,15 +70,6 @@ def may_serve() -> bool:
     # The note stays when that loop has ended.
     is_under_a_loop = runs_a_loop() or (loop is not None and loop.is_running())
     return _serves or (is_under_a_loop and bool(known_routes()))
-
-
-def runs_a_loop() -> bool:
-    """Whether this thread runs an event loop now, and so must not wait."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _forget() -> None:

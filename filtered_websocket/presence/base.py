@@ -66,6 +66,21 @@ class Event(NamedTuple):
         return unpack_info(self.packed)
 
 
+def describe(group: str, events: Sequence[Event]) -> dict[str, Any]:
+    """Joins and leaves of a group, as consumer chains get them."""
+    changes = [
+        {
+            "is": event.kind,
+            "connection": event.connection,
+            "user": event.info.user,
+            "info": event.info.info,
+            "first" if event.kind == "join" else "last": event.is_users,
+        }
+        for event in events
+    ]
+    return {"type": "presence", "data": {"group": group, "changes": changes}}
+
+
 class Members(NamedTuple):
     """Everyone in a group at a revision."""
 
@@ -133,6 +148,10 @@ class Store(Protocol):
         ...
 
     async def stats(self, group: str) -> Stats: ...
+
+    async def close(self) -> None:
+        """Nobody uses it any more; what it has stays."""
+        ...
 
 
 # Entries

@@ -8,7 +8,7 @@ has is read and the difference is sent: nothing is told twice.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from .base import MAX_CHANGES, Answer, Call, Event, Info, Members, Store, pack_info
@@ -42,8 +42,9 @@ class Ledger:
         self._tells = tells
         #: Group -> connection -> its packed info.
         self._wanted: dict[str, dict[str, str]] = {}
-        #: Group -> connections that may be in the store in another way than is wanted.
-        self._changed: dict[str, dict[str, None]] = {}
+        #: Group -> connections that may be in the store in another way than is wanted; True
+        #: for those that have left and come back, which is told.
+        self._changed: dict[str, dict[str, bool]] = {}
         #: Group -> how many entries the store has of this process.
         self._counts: dict[str, int] = {}
         #: Groups of which it is not known what the store has.
@@ -59,10 +60,26 @@ class Ledger:
         """Whether there is nothing to flush."""
         return not (self._changed or self._unsure)
 
+    @property
+    def changed_groups(self) -> set[str]:
+        """Those with something to flush."""
+        return self._unsure.union(self._changed)
+
+    def is_changed(self, group: str) -> bool:
+        """Whether there is something to flush in ``group``."""
+        return group in self._changed or group in self._unsure
+
+    def members(self, group: str) -> Collection[str]:
+        """The connections of this process in ``group``."""
+        return self._wanted.get(group, {}).keys()
+
     def add(self, group: str, connection: str, info: Info) -> None:
         """Note a member, or its new info. Raises as :func:`.pack_info`."""
-        self._wanted.setdefault(group, {})[connection] = pack_info(info)
-        self._change(group, connection)
+        packed = pack_info(info)
+        members = self._wanted.setdefault(group, {})
+        has_left = connection not in members and connection in self._changed.get(group, ())
+        members[connection] = packed
+        self._change(group, connection, has_left)
 
     def remove(self, group: str, connection: str) -> None:
         """Note that a member has left."""
@@ -72,8 +89,9 @@ class Ledger:
             self._wanted.pop(group, None)
         self._change(group, connection)
 
-    def _change(self, group: str, connection: str) -> None:
-        self._changed.setdefault(group, {})[connection] = None
+    def _change(self, group: str, connection: str, has_left: bool = False) -> None:
+        changed = self._changed.setdefault(group, {})
+        changed[connection] = has_left or changed.get(connection, False)
 
     def rejoin(self) -> None:
         """The store may have lost anything: compare all groups at the next flush."""
@@ -110,12 +128,13 @@ class Ledger:
     def _next_call(self, group: str) -> Call:
         """Takes some changes of the group."""
         changed, wanted = self._changed[group], self._wanted.get(group, {})
-        some = list(changed)[:MAX_CHANGES]
-        for connection in some:
-            del changed[connection]
+        changes: list[tuple[str, str | None]] = []
+        for connection in list(changed)[:MAX_CHANGES]:
+            if changed.pop(connection) and connection in wanted:
+                changes.append((connection, None))
+            changes.append((connection, wanted.get(connection)))
         if not changed:
             del self._changed[group]
-        changes = [(connection, wanted.get(connection)) for connection in some]
         return Call(group, changes, False, self._tells(group))
 
     async def _make(self, calls: list[Call], report: Report) -> list[str]:

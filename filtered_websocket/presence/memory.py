@@ -1,5 +1,12 @@
-"""Presence within one process: all its hubs, and several simulated processes in tests, share it."""
+"""
+Presence where no channel layer leads to other processes: a store in memory, which all hubs of
+this process share, as several simulated processes do in tests.
+"""
 
+import asyncio
+import contextvars
+import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -65,6 +72,10 @@ class MemoryStore:
 
     async def change(self, origin: str, calls: Sequence[Call]) -> list[Answer | Exception]:
         """As :meth:`.Store.change`."""
+        return self.apply(origin, calls)
+
+    def apply(self, origin: str, calls: Sequence[Call]) -> list[Answer | Exception]:
+        """:meth:`change`, at once."""
         return [self._change(origin, call) for call in calls]
 
     def _change(self, origin: str, call: Call) -> Answer:
@@ -114,12 +125,104 @@ class MemoryStore:
             return None
         return group
 
+    async def close(self) -> None:
+        """As :meth:`.Store.close`."""
+
     async def members(self, group: str) -> Members:
         """As :meth:`.Store.members`."""
+        return self.find_members(group)
+
+    def find_members(self, group: str) -> Members:
+        """:meth:`members`, at once."""
         found = self._find(group)
         return Members(found.revision, dict(found.entries)) if found else Members(0, {})
 
     async def stats(self, group: str) -> Stats:
         """As :meth:`.Store.stats`."""
+        return self.find_stats(group)
+
+    def find_stats(self, group: str) -> Stats:
+        """:meth:`stats`, at once."""
         found = self._find(group)
         return Stats(len(found.entries), len(found.users)) if found else Stats(0, 0)
+
+
+# For all hubs of this process
+
+#: The store, while a hub uses it: with the last one it forgets everything.
+_store: MemoryStore | None = None
+#: Those that hubs use; replaced, never changed.
+_open: "tuple[ProcessStore, ...]" = ()
+_lock = threading.Lock()
+
+
+class ProcessStore:
+    """
+    One hub's access to the process's store, until :meth:`close`. Belongs to the event loop
+    that makes it, on which ``on_events`` gets every group's joins and leaves, in order.
+    """
+
+    publishes = True
+
+    def __init__(self, on_events: Callable[[str, list[Event]], object], lease: float) -> None:
+        global _store, _open
+        self._on_events = on_events
+        self._loop = asyncio.get_running_loop()
+        with _lock:
+            # A loop that was closed with connections, as in a test, has left its own behind.
+            _open = tuple(one for one in _open if not one._loop.is_closed())
+            if _store is None or not _open:
+                _store = MemoryStore(_hand_over, lease, time.monotonic)
+            _open = (*_open, self)
+        self.lease = _store.lease
+
+    async def change(self, origin: str, calls: Sequence[Call]) -> list[Answer | Exception]:
+        """As :meth:`.Store.change`."""
+        with _lock:
+            return [] if _store is None else _store.apply(origin, calls)
+
+    async def members(self, group: str) -> Members:
+        """As :meth:`.Store.members`."""
+        return members_here(group)
+
+    async def stats(self, group: str) -> Stats:
+        """As :meth:`.Store.stats`."""
+        return stats_here(group)
+
+    async def close(self) -> None:
+        """The hub has ended."""
+        global _store, _open
+        with _lock:
+            _open = tuple(one for one in _open if one is not self)
+            if not _open:
+                _store = None
+
+
+def _hand_over(group: str, events: list[Event]) -> None:
+    """Under the lock, so that every hub gets them in the same order."""
+    for one in _open:
+        if not one._loop.is_closed():
+            context = contextvars.Context()
+            one._loop.call_soon_threadsafe(one._on_events, group, events, context=context)
+
+
+def members_here(group: str) -> Members:
+    """Everyone in ``group`` in this process. Any thread."""
+    with _lock:
+        return Members(0, {}) if _store is None else _store.find_members(group)
+
+
+def stats_here(group: str) -> Stats:
+    """How many are in ``group`` in this process. Any thread."""
+    with _lock:
+        return Stats(0, 0) if _store is None else _store.find_stats(group)
+
+
+def _forget() -> None:
+    """After a fork the connections are the parent's."""
+    global _store, _open, _lock
+    _store, _open, _lock = None, (), threading.Lock()
+
+
+# Windows has no fork.
+getattr(os, "register_at_fork", lambda **hooks: None)(after_in_child=_forget)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoPermissionError, NoScriptError
 
 from ..conf import conf
 from ..layer.envelope import group_key
@@ -31,6 +31,8 @@ COMMANDS = (
     "+evalsha +eval +publish +time +del +exists +pexpireat"
     " +hget +hset +hdel +hincrby +hlen +hscan +hexists +hgetall"
 )
+#: How Redis says that a script may not do something: Redis 7, and others.
+REFUSALS = ("The user executing the script can't", "ACL failure in script")
 #: So many calls go out together; what other users of the connection send comes between.
 AT_ONCE = 100
 
@@ -53,6 +55,8 @@ class Host(Protocol):
         the answer or an exception, within ``LAYER_TIMEOUT``.
         """
         ...
+
+    async def close(self) -> None: ...
 
 
 class RedisStore:
@@ -93,6 +97,10 @@ class RedisStore:
         stats: Stats = await self._run(STATS, group_key(group), "ue", (), _open_stats)
         return stats
 
+    async def close(self) -> None:
+        """Nobody uses it any more."""
+        await self._host.close()
+
     def _run(
         self,
         script: Script,
@@ -103,29 +111,71 @@ class RedisStore:
     ) -> "asyncio.Future[Any]":
         """Send a call of a script at once; the future has what ``read`` makes of the answer."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        digest = key.rpartition(".")[2]
-        keys = [f"{conf.NAMESPACE}:{{{digest}}}:{kind}" for kind in kinds]
-        rest = [str(len(keys)), *keys, *map(str, arguments)]
+        known, unknown = _commands(script, key, kinds, arguments)
 
         def take(is_known: bool, reply: Any) -> None:
             if isinstance(reply, NoScriptError) and is_known:
                 # Redis was restarted, say. The next call finds the script there.
-                command = ("EVAL", script.text, *rest)
-                self._host.execute(key, command, partial(take, False))
+                self._host.execute(key, unknown, partial(take, False))
             elif not done.done():
                 _settle(done, reply, read)
 
-        self._host.execute(key, ("EVALSHA", script.sha, *rest), partial(take, True))
+        self._host.execute(key, known, partial(take, True))
         return done
+
+
+class Caller(Protocol):
+    """Calls Redis on the caller's thread: :class:`.DirectSender` does."""
+
+    def execute(self, group: str, command: Command) -> Any:
+        """The answer of the host of the group."""
+        ...
+
+
+def read_members(caller: Caller, group: str) -> Members:
+    """As :meth:`RedisStore.members`, without an event loop."""
+    return _open_members(_call(caller, MEMBERS, group_key(group), "le"))
+
+
+def read_stats(caller: Caller, group: str) -> Stats:
+    """As :meth:`RedisStore.stats`, without an event loop."""
+    return _open_stats(_call(caller, STATS, group_key(group), "ue"))
+
+
+def _call(caller: Caller, script: Script, key: str, kinds: str) -> Any:
+    known, unknown = _commands(script, key, kinds, ())
+    try:
+        return caller.execute(key, known)
+    except NoScriptError:
+        return caller.execute(key, unknown)
+
+
+def _commands(
+    script: Script, key: str, kinds: str, arguments: Sequence[object]
+) -> tuple[Command, Command]:
+    """The call of a script, where Redis knows it, and where it does not."""
+    digest = key.rpartition(".")[2]
+    keys = [f"{conf.NAMESPACE}:{{{digest}}}:{kind}" for kind in kinds]
+    rest = [str(len(keys)), *keys, *map(str, arguments)]
+    return ("EVALSHA", script.sha, *rest), ("EVAL", script.text, *rest)
 
 
 def _settle(done: "asyncio.Future[Any]", reply: Any, read: Callable[[Any], Any]) -> None:
     try:
         if isinstance(reply, Exception):
-            raise reply
+            raise explain(reply)
         done.set_result(read(reply))
     except Exception as error:
         done.set_exception(error)
+
+
+def explain(error: Exception) -> Exception:
+    """``error``; for a missing right, a PermissionError that names what is needed."""
+    is_refused = any(words in str(error) for words in REFUSALS)
+    if not (is_refused or isinstance(error, NoPermissionError)):
+        return error
+    rights = f"~{conf.NAMESPACE}:* {COMMANDS}"
+    return PermissionError(f"Redis refuses presence ({error}): its user needs {rights}")
 
 
 def _open_answer(reply: Any) -> Answer:

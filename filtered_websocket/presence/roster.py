@@ -12,6 +12,7 @@ So what a subscriber was told adds up to who is there, whatever was lost on the 
 """
 
 from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from .base import Event, Members, user_of
 
@@ -112,3 +113,92 @@ class Roster:
         if is_last:
             del self._users[user]
         return [event._replace(packed=packed, is_users=is_last)]
+
+
+class Rosters:
+    """
+    Those of one process, by group. The first time that a group is read, only the joins of
+    ``ours`` are to be told: its connections of this process.
+    """
+
+    def __init__(self, ours: Callable[[str], Collection[str]]) -> None:
+        self._ours = ours
+        self._by_group: dict[str, Roster] = {}
+        #: Those that have told nothing yet, and those that may have to be read.
+        self._new: set[str] = set()
+        self._stale: set[str] = set()
+
+    def __contains__(self, group: str) -> bool:
+        return group in self._by_group
+
+    def add(self, group: str) -> None:
+        """Tell joins and leaves of the group from now on."""
+        if group not in self._by_group:
+            self._by_group[group] = Roster()
+            self._new.add(group)
+            self._stale.add(group)
+
+    def remove(self, group: str) -> None:
+        """Nobody is to be told any more."""
+        self._by_group.pop(group, None)
+        self._new.discard(group)
+        self._stale.discard(group)
+
+    def present(self, group: str) -> Mapping[str, str]:
+        """Connection -> its packed info; empty before the group was read."""
+        return {} if group in self._new or group not in self else self._by_group[group].members
+
+    def apply(self, group: str, events: list[Event]) -> list[Event]:
+        """As :meth:`Roster.apply`."""
+        return self._look_at(group, self._by_group[group].apply(events)) if group in self else []
+
+    def miss(self, group: str) -> None:
+        """As :meth:`Roster.miss`."""
+        if group in self:
+            self._by_group[group].miss()
+            self._stale.add(group)
+
+    def miss_all(self) -> None:
+        """:meth:`miss`, for every group."""
+        for group in self._by_group:
+            self.miss(group)
+
+    def check(self, group: str, revision: int) -> None:
+        """As :meth:`Roster.check`."""
+        if group in self:
+            self._by_group[group].check(revision)
+            self._look_at(group)
+
+    def begin(self, may_read: Callable[[str], bool], only_new: bool) -> list[str]:
+        """The groups that are to be read now."""
+        found = self._stale & self._new if only_new else self._stale
+        groups = [group for group in found if may_read(group)]
+        self._stale.difference_update(groups)
+        for group in groups:
+            self._by_group[group].begin()
+        return groups
+
+    def is_stale(self, group: str) -> bool:
+        """Whether the group has to be read."""
+        return group in self._stale
+
+    def refresh(self, group: str, members: Members) -> list[Event]:
+        """As :meth:`Roster.refresh`."""
+        roster = self._by_group[group]
+        if group not in self._new:
+            return self._look_at(group, roster.refresh(members))
+        self._new.discard(group)
+        ours = self._ours(group)
+        # The others first, so that it is known whose user was there before.
+        entries = dict(sorted(members.entries.items(), key=lambda pair: pair[0] in ours))
+        told: dict[str, Event] = {}
+        for event in self._look_at(group, roster.refresh(Members(members.revision, entries))):
+            if event.kind == "join" and event.connection in ours:
+                told[event.connection] = event
+        return list(told.values())
+
+    def _look_at(self, group: str, told: Sequence[Event] = ()) -> list[Event]:
+        """Note whether the group has to be read; returns ``told``."""
+        if self._by_group[group].is_stale:
+            self._stale.add(group)
+        return list(told)

@@ -154,6 +154,15 @@ class DirectSender:
                     items += self._open(message["data"])
         return items
 
+    def execute(self, group: str, command: tuple[bytes | str, ...]) -> Any:
+        """
+        The answer of the Redis of ``group`` (its name on the layer), within ``LAYER_TIMEOUT``.
+        Raises what redis-py raises.
+        """
+        _, host = self._find(group)
+        client: Any = redis.Redis(connection_pool=host.pool)
+        return client.execute_command(*command)
+
     def _find(self, key: str) -> "tuple[str, _Host]":
         channel = self._shape._get_group_channel_name(key)
         return channel, self._hosts[self._shape._get_shard(channel)]

@@ -41,6 +41,15 @@ class GuardedTask(asyncio.Task[Any]):
         return super().cancel(msg)
 
 
+def runs_a_loop() -> bool:
+    """Whether this thread runs an event loop now, and so must not wait."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 def pause(failures: int) -> float:
     """Exponential back-off with full jitter, seconds."""
     return random.uniform(0.02, min(MAX_PAUSE, 0.05 * 2.0 ** min(failures, 10)))

@@ -1,5 +1,7 @@
 """What goes through the stores: presence.base."""
 
+import json
+
 import pytest
 
 from filtered_websocket.layer.envelope import BadEnvelope
@@ -7,6 +9,7 @@ from filtered_websocket.presence.base import (
     MAX_ENTRY,
     Event,
     Info,
+    describe,
     pack_info,
     seal_events,
     unpack_info,
@@ -98,3 +101,35 @@ def test_events_go_through_the_layer_and_come_back():
 def test_anything_else_is_no_envelope_of_events(envelope):
     with pytest.raises(BadEnvelope):
         unseal_events(envelope)
+
+
+def test_filters_get_joins_and_leaves_as_json():
+    first = Event(1, "join", "c", pack_info(Info("ann", {"n": 1})), True)
+    last = first._replace(kind="leave", is_users=False)
+    event = describe("g", [first, last])
+    assert (
+        event
+        == json.loads(json.dumps(event))
+        == {
+            "type": "presence",
+            "data": {
+                "group": "g",
+                "changes": [
+                    {
+                        "is": "join",
+                        "connection": "c",
+                        "user": "ann",
+                        "info": {"n": 1},
+                        "first": True,
+                    },
+                    {
+                        "is": "leave",
+                        "connection": "c",
+                        "user": "ann",
+                        "info": {"n": 1},
+                        "last": False,
+                    },
+                ],
+            },
+        }
+    )

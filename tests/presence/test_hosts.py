@@ -1,0 +1,96 @@
+"""On which Redis a group's presence is, for each layer of channels_redis."""
+
+import asyncio
+
+import pytest
+import redis
+from channels.layers import InMemoryChannelLayer
+from channels_redis.core import RedisChannelLayer
+from channels_redis.pubsub import RedisPubSubChannelLayer
+
+from filtered_websocket.layer.envelope import group_key
+from filtered_websocket.presence.base import Info
+from filtered_websocket.presence.hosts import PooledHost, open_host
+from filtered_websocket.presence.redis import RedisStore
+
+from ..e2e.processes import Valkey
+from .worlds import call, entry
+
+
+class Odd(RedisPubSubChannelLayer):
+    """May change messages: its connections are not taken over."""
+
+
+@pytest.fixture(scope="module")
+def other():
+    valkey = Valkey()
+    yield valkey
+    valkey.stop()
+
+
+@pytest.mark.parametrize(
+    ("make", "publishes"),
+    [
+        (lambda url: RedisChannelLayer(hosts=[{"address": url, "socket_timeout": None}]), False),
+        (lambda url: Odd(hosts=[url]), False),
+        (lambda url: RedisPubSubChannelLayer([url], symmetric_encryption_keys=["s" * 32]), False),
+        (lambda url: RedisPubSubChannelLayer(hosts=[url]), True),
+    ],
+    ids=["core", "subclass", "encrypted", "plain"],
+)
+async def test_presence_is_the_same_on_every_layer(make, publishes, valkey):
+    host = open_host(make(valkey.url))
+    store = RedisStore(host, 60.0)
+    assert store.publishes == publishes
+    answer = await call(store, "o", "g", ("a", entry("ann")))
+    assert answer.after == 1 and answer.events[0].info == Info("ann")
+    assert (await store.members("g")).infos == {"a": Info("ann")}
+    await call(store, "o", "g", ("a", None))
+    await store.close()
+
+
+@pytest.mark.parametrize("kind", [Odd, RedisPubSubChannelLayer, RedisChannelLayer])
+async def test_each_group_is_on_the_host_that_the_layer_has_for_it(kind, valkey, other):
+    hosts = [{"address": one.url, "socket_timeout": None} for one in (valkey, other)]
+    store = RedisStore(open_host(kind(hosts=hosts)), 60.0)
+    for number in range(20):
+        await call(store, "o", f"g{number}", ("a", entry()))
+    counts = []
+    for one in (valkey, other):
+        client = one.client()
+        counts.append(len(client.keys("*:l")))
+        client.flushall()
+        client.close()
+    assert sum(counts) == 20 and all(counts)
+    await store.close()
+
+
+async def test_what_is_not_on_redis_has_no_host():
+    assert open_host(InMemoryChannelLayer()) is None
+    assert open_host(object()) is None
+    strange = Odd(hosts=[])
+    strange._args = None
+    assert open_host(strange) is None
+
+
+async def test_a_call_that_is_under_way_at_the_end_fails(valkey):
+    host = open_host(Odd(hosts=[valkey.url]))
+    replies = []
+    host.execute(group_key("g"), ("BLPOP", "nothing", "0"), replies.append)
+    await asyncio.sleep(0)
+    await host.close()
+    [error] = replies
+    assert isinstance(error, ConnectionError)
+    with pytest.raises(NotImplementedError):
+        host.channel_of("g")
+
+
+async def test_a_call_without_an_answer_fails_in_time(valkey, settings):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.05}
+    host = open_host(Odd(hosts=[valkey.url]))
+    assert isinstance(host, PooledHost)
+    reply = asyncio.get_running_loop().create_future()
+    host.execute(group_key("g"), ("BLPOP", "nothing", "0"), reply.set_result)
+    # redis-py makes its own of it.
+    assert isinstance(await reply, (TimeoutError, redis.TimeoutError))
+    await host.close()
