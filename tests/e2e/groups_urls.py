@@ -1,0 +1,62 @@
+"""The pages of the tests of access, and those that change who may be in which group."""
+
+import json
+
+from django.contrib.auth.models import Group, Permission, User
+from django.db import transaction
+from django.http import JsonResponse
+from django.urls import path
+from django.views.decorators.csrf import csrf_exempt
+
+from filtered_websocket.disconnect import subscribe, unsubscribe
+from filtered_websocket.publish import publish, publish_to_user
+
+from . import auth_urls
+
+
+def make_room(name, user):
+    room = Group.objects.create(name=name)
+    room.user_set.add(user)
+    return {"room": room.pk}
+
+
+def throw_out(user):
+    record = User.objects.get(pk=user)
+    record.groups.clear()
+    record.user_permissions.clear()
+
+
+def make_staff(user):
+    User.objects.get(pk=user).user_permissions.add(Permission.objects.get(codename="view_user"))
+
+
+def order_subscribe(user, group):
+    subscribe(user, group)
+
+
+def order_unsubscribe(user, group):
+    unsubscribe(user, group)
+
+
+def say(group, text):
+    publish({"said": text}, group)
+
+
+def notify(user, text):
+    with transaction.atomic():
+        publish_to_user(user, {"told": text}, on_commit=True)
+
+
+ACTIONS = (
+    *auth_urls.ACTIONS,
+    *(make_room, throw_out, make_staff, order_subscribe, order_unsubscribe, say, notify),
+)
+
+
+@csrf_exempt
+def do(request, action):
+    [call] = [call for call in ACTIONS if call.__name__ == action]
+    return JsonResponse(call(**json.loads(request.body)) or {})
+
+
+urlpatterns = [path("do/<str:action>/", do), *auth_urls.urlpatterns]
