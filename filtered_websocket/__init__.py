@@ -6,6 +6,7 @@ These names can be imported before ``django.setup()``; the rest of the public
 surface is imported from its own module.
 """
 
+from .chains.current import current
 from .exceptions import Close, Drop, NotAllowed, PublishError
 from .filters.base import (
     FilterBase,
@@ -16,6 +17,7 @@ from .filters.base import (
     WebSocketDisconnectFilter,
     WebSocketGroupFilter,
     WebSocketMessageFilter,
+    WebSocketSendFilter,
 )
 
 __version__ = "1.0.0.dev0"
@@ -33,5 +35,7 @@ __all__ = [
     "WebSocketDisconnectFilter",
     "WebSocketGroupFilter",
     "WebSocketMessageFilter",
+    "WebSocketSendFilter",
     "__version__",
+    "current",
 ]

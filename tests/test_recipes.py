@@ -3,6 +3,7 @@
 import json
 import sys
 import types
+from contextlib import AsyncExitStack
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -118,3 +119,30 @@ async def test_notify_a_user(site):
             assert await other.received_nothing()
     finally:
         post_save.disconnect(signals.profile_saved, sender=User)
+
+
+async def test_per_recipient_fields(site):
+    _, routes = site("docs/recipes.md", "filters.py", "routes.py")
+    users = {
+        "staff": User(pk=1, username="staff", is_staff=True),
+        "seller": User(pk=2, username="seller"),
+        "other": User(pk=3, username="other"),
+        "guest": None,
+    }
+    article = {"name": "kettle", "cost": 3, "seller": 2}
+    expected = {
+        "staff": {"name": "kettle", "cost": 3, "mine": False},
+        "seller": {"name": "kettle", "mine": True},
+        "other": {"name": "kettle", "mine": False},
+        "guest": {"name": "kettle", "mine": False},
+    }
+    async with AsyncExitStack() as stack:
+        clients = {
+            name: await stack.enter_async_context(connect(routes.shop, user=user))
+            for name, user in users.items()
+        }
+        await clients["staff"].send(json.dumps({"internal": True, "name": "inventory"}))
+        await clients["staff"].send(json.dumps(article))
+        assert json.loads(await clients["staff"].receive())["name"] == "inventory"
+        for name, client in clients.items():
+            assert json.loads(await client.receive()) == expected[name]

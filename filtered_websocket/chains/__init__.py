@@ -1,1 +1,1 @@
-"""How an event goes through the filters of one chain."""
+"""How an event goes through the filters of one chain, and a group message to its members."""

@@ -43,6 +43,7 @@ __all__ = [
     "WebSocketDisconnectFilter",
     "WebSocketGroupFilter",
     "WebSocketMessageFilter",
+    "WebSocketSendFilter",
     "printable",
 ]
 
@@ -140,6 +141,15 @@ class WebSocketGroupFilter(FilterBase, metaclass=FilterMeta):
     Runs on every group message, once per process and pipeline with members here,
     before it is fanned out. What it returns is fanned out; ``Drop`` keeps it from
     this pipeline's members here.
+    """
+
+
+class WebSocketSendFilter(FilterBase, metaclass=FilterMeta):
+    """
+    Runs on every group message once per recipient, after the group chain;
+    ``web_socket_instance`` is the recipient. What it returns is sent to this one, ``Drop``
+    keeps the message from this one. Members that are excluded, or whose connection closes,
+    are no recipients.
     """
 
 

@@ -4,21 +4,20 @@ import asyncio
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
+from ..chains.delivery import Delivery
 from ..chains.stalls import Stalls
-from ..codecs.frames import Frame, text_event, unpack
 from ..conf import conf
 from ..connections.client import Users
 from ..connections.connection import Connection, Exclude, excluded_ids
 from ..connections.subscription import Subscription
 from ..connections.token_groups import use_token
-from ..exceptions import Drop, NotAllowed, PublishError, ends_the_task
+from ..exceptions import Drop, NotAllowed, PublishError
 from ..groups import Action
-from ..layer.envelope import EXCLUDE, Item
+from ..layer.envelope import Item
 from ..pipelines.pipeline import Pipeline
-from ..publishing.fan_out import make_frame, write, write_items
 from ..publishing.queue import PublishQueue
 from ..publishing.submitting import Submits
 from ..storage_objects import get_storage_object
@@ -43,7 +42,7 @@ class Host(Protocol):
     events: Events
     grants: Grants
     groups: Groups
-
+    connections: dict[str, Connection]
     thread: int
 
     def publish_failed(self, group: str, items: list[Item], error: PublishError) -> None: ...
@@ -73,7 +72,9 @@ class HubView(Submits):
         self._hub = hub
         #: The filters that run for its connections now.
         self.stalls = Stalls(hub.loop)
-        self._backlogs: dict[str, SerialQueue[tuple[str, Item]]] = {}
+        self._delivery = Delivery(hub, self, pipeline)
+        #: Handle messages of a group.
+        self.deliver = self._delivery.deliver
 
     @property
     def host(self) -> Host:
@@ -150,9 +151,7 @@ class HubView(Submits):
 
     def leave(self, connection: Connection, group: str) -> None:
         self._hub.groups.leave(connection, self, group)
-        backlog = self._backlogs.get(group)
-        if backlog is not None and not backlog.busy:
-            del self._backlogs[group]
+        self._delivery.left(group)
 
     # Sending
 
@@ -174,78 +173,11 @@ class HubView(Submits):
         )
 
     def fan_out(self, group: str, message: Any, *, exclude: Exclude = ()) -> None:
-        """Push ``message`` to the members of ``group`` in this process and pipeline."""
-        frame = make_frame(message, self.codec, {}, text_event.get())
-        self.call(self._write, group, frame, excluded_ids(exclude))
-
-    def _write(self, group: str, frame: Frame, exclude: Collection[str]) -> None:
-        write(self._hub.groups.members(self, group), frame, exclude)
-
-    # Receiving
-
-    def deliver(self, group: str, items: Sequence[Item]) -> None:
-        """Run group messages, in order, through the group chain; send them to the members."""
-        chain = self.pipeline.group
-        if not chain and self.pipeline.codec is None:
-            write_items(self._hub.groups.members(self, group), items)
-            return
-        backlog = self._backlogs.get(group)
-        if chain.awaits and backlog is None:
-            backlog = self._backlogs[group] = SerialQueue(
-                self._hub.tasks,
-                self._hub.backlog,
-                self._handle_item,
-                lambda pair: pair[1].size,
-                bound=conf.PUBLISH_QUEUE,
-                name=f"fws-group {group!r:.40}",
-            )
-        for item in items:
-            if backlog is None:
-                self._pass_on(group, item)
-                continue
-            try:
-                backlog.put((group, item))
-            except queue.Full:
-                self._hub.counts["group_dropped"] += 1
-
-    def _pass_on(self, group: str, item: Item) -> None:
-        """Handle one message with a group chain that does not await."""
-        pipeline = self.pipeline
-        token = None
-        try:
-            message, text = unpack(item.packed, pipeline.codec)
-            token = text_event.set(text)
-            self._finish(group, item, pipeline.group.run(self, message), text)
-        except Drop as drop:
-            self.dropped(drop, f"group {group!r:.80}")
-        except BaseException as error:
-            if ends_the_task(error):
-                raise
-            pipeline.failed(error, f"group {group!r:.80}")
-        finally:
-            if token is not None:
-                text_event.reset(token)
-
-    async def _handle_item(self, pair: tuple[str, Item]) -> None:
-        """Handle one message with a group chain that awaits."""
-        group, item = pair
-        try:
-            message, text = unpack(item.packed, self.codec)
-            text_event.set(text)
-            self._finish(group, item, await self.pipeline.group.arun(self, message), text)
-        except Drop as drop:
-            self.dropped(drop, f"group {group!r:.80}")
-        except BaseException as error:
-            if ends_the_task(error):
-                raise
-            self.pipeline.failed(error, f"group {group!r:.80}")
-        if not self._hub.groups.members(self, group) and not len(self._backlogs.get(group, ())):
-            # The last member left while it was busy: no message will come.
-            self._backlogs.pop(group, None)
-
-    def _finish(self, group: str, item: Item, message: Any, text: bool) -> None:
-        frame = make_frame(message, self.codec, item.meta, text)
-        self._write(group, frame, item.meta.get(EXCLUDE, ()))
+        """
+        Push ``message`` to the members of ``group`` in this process and pipeline; each
+        recipient's send chain sees it.
+        """
+        self._delivery.fan_out(group, message, excluded_ids(exclude))
 
     # Events
 
@@ -273,9 +205,9 @@ class HubView(Submits):
 
     @property
     def busy(self) -> bool:
-        return self.events.busy or any(line.busy for line in self._backlogs.values())
+        return self.events.busy or self._delivery.busy
 
     async def settled(self) -> None:
         """Return when no event and no group message is being handled."""
-        for line in (self.events, *self._backlogs.values()):
-            await line.settled()
+        await self.events.settled()
+        await self._delivery.settled()

@@ -1,4 +1,4 @@
-"""A pipeline: the six chains and the codec of a route, built from a list of filters."""
+"""A pipeline: the chains and the codec of a route, built from a list of filters."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -25,6 +25,7 @@ CHAINS: dict[str, tuple[Any, bool]] = {
     "data": (base.WebSocketDataFilter, True),
     "message": (base.WebSocketMessageFilter, True),
     "group": (base.WebSocketGroupFilter, True),
+    "send": (base.WebSocketSendFilter, True),
     "consumer": (base.WebSocketConsumerFilter, False),
     "disconnect": (base.WebSocketDisconnectFilter, False),
 }
@@ -40,7 +41,7 @@ MayJoin = Callable[[Any, str], bool | Awaitable[bool]]
 
 
 class Pipeline:
-    """Six chains and a codec. Raises :exc:`PipelineError` if it cannot be built."""
+    """Chains and a codec. Raises :exc:`PipelineError` if it cannot be built."""
 
     def __init__(
         self,
@@ -73,6 +74,7 @@ class Pipeline:
         self.data = chains["data"]
         self.message = chains["message"]
         self.group = chains["group"]
+        self.send = chains["send"]
         self.consumer = chains["consumer"]
         #: One chain per filter: if one raises, the next ones still run.
         self.disconnect = tuple(

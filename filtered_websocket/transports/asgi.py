@@ -140,7 +140,7 @@ class AsgiTransport:
             self._queue(part, done)
             self._queued += len(part)
         if self.unsent > self._max_unsent or len(self._waiting) > MAX_FRAMES:
-            self._overflow(queued=len(frame.parts))
+            self.overflow(queued=len(frame.parts))
         self._start_writer()
 
     def close(self, code: int, reason: str) -> None:
@@ -205,7 +205,7 @@ class AsgiTransport:
 
     # Limits and the end
 
-    def _overflow(self, queued: int = 0) -> None:
+    def overflow(self, queued: int = 0) -> None:
         """
         ``max_unsent`` is exceeded by the last ``queued`` frames; 0: by one that was not
         queued. With ``drop_newest``, those of them that fit stay.

@@ -229,7 +229,7 @@ class DaphneLane(DaphneTransport):
             for part in frame.parts:
                 self.write(part)
         elif self.unsent + len(wire) > self._max_unsent:
-            self._overflow()
+            self.overflow()
         else:
             self._protocol.sendData(wire)
 

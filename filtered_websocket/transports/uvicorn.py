@@ -113,7 +113,7 @@ class UvicornLane(Lane):
                     for part in frame.parts:
                         lane.write(part)
                 else:
-                    lane._overflow()
+                    lane.overflow()
             except Exception as error:
                 lane._fail_soon(error)
 

@@ -15,6 +15,7 @@ from filtered_websocket import (
     WebSocketDisconnectFilter,
     WebSocketGroupFilter,
     WebSocketMessageFilter,
+    WebSocketSendFilter,
 )
 from filtered_websocket.chains.chain import Chain
 from filtered_websocket.connections.handshake import Handshake
@@ -32,6 +33,7 @@ TABLE = {
     WebSocketDataFilter: (None, 4500),
     WebSocketMessageFilter: (None, 4500),
     WebSocketGroupFilter: (None, None),
+    WebSocketSendFilter: (None, 4500),
     WebSocketConsumerFilter: (None, None),
     WebSocketDisconnectFilter: (None, None),
 }
@@ -315,14 +317,14 @@ async def test_an_authenticator_that_raises_refuses_its_connection(settings, mon
         await client.close()
 
 
-@pytest.mark.parametrize("handle", ["_pass_on", "_handle_item"])
+@pytest.mark.parametrize("handle", ["_run_item", "_handle_item"])
 async def test_ctrl_c_in_a_codec_is_not_an_error_of_it(monkeypatch, handle):
     monkeypatch.setattr(Faulty, "error", KeyboardInterrupt, raising=False)
     async with connect(FilteredWebSocketConsumer.as_asgi(filters=[], codec=Faulty())):
         [view] = get_hub().views.values()
         item = new_item("encode", sender="", exclude=(), text=True)
         with pytest.raises(KeyboardInterrupt):
-            if handle == "_pass_on":
-                view._pass_on("g", item)
+            if handle == "_run_item":
+                view._delivery._run_item("g", item)
             else:
-                view._handle_item(("g", item)).send(None)
+                view._delivery._handle_item("g", item).send(None)

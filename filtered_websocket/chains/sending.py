@@ -1,0 +1,284 @@
+"""
+How a group message goes through the send chain: once for each recipient.
+
+Each recipient's filters get a copy of their own, so that what they change is changed for this
+recipient only. What comes out is encoded once for all recipients with an equal result.
+"""
+
+import asyncio
+import copy
+import marshal
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextvars import Context
+from functools import partial
+from typing import Any, Protocol
+
+from ..close_codes import FILTER_ERROR
+from ..codecs.frames import Frame, text_event
+from ..conf import conf
+from ..exceptions import Close, Drop, ends_the_task
+from ..layer.envelope import EXCLUDE
+from ..publishing.fan_out import Members, make_frame
+from ..threads.budget import OVERHEAD, Budget
+from ..threads.tasks import Tasks
+from ..transports import AsgiTransport, write_all
+from ..types import Codec
+from .chain import Chain
+from .current import About, about_event
+
+#: Exact types whose values cannot be changed.
+CONSTANT = frozenset({str, bytes, int, float, bool, type(None)})
+#: This version of marshal writes equal values as equal bytes, however often one occurs.
+WITHOUT_REFERENCES = 2
+#: For messages that nobody is left out of.
+NOBODY: frozenset[AsgiTransport] = frozenset()
+
+
+class Recipient(Protocol):
+    """The part of a connection that is used here."""
+
+    id: str
+    context: Context
+    joined: set[str]
+    transport: AsgiTransport
+
+    @property
+    def closing(self) -> bool: ...
+    def start_task(self, steps: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]: ...
+    def close(self, code: int = ..., reason: str = ...) -> None: ...
+
+
+class Pipeline(Protocol):
+    """The part of a pipeline that is used here."""
+
+    group: Chain
+    send: Chain
+    codec: Codec | None
+
+    def failed(self, error: BaseException, where: str) -> None: ...
+
+
+class Groups(Protocol):
+    """The part of a hub's groups that is used here."""
+
+    def members(self, view: Any, name: str) -> Members: ...
+
+
+class Host(Protocol):
+    """The part of a hub that is used here."""
+
+    tasks: Tasks
+    backlog: Budget
+    counts: Counter[str]
+
+    @property
+    def connections(self) -> Mapping[str, Recipient]: ...
+    @property
+    def groups(self) -> Groups: ...
+
+    def call(self, function: Callable[..., object], *args: Any) -> None: ...
+
+
+class Sending:
+    """``encode`` makes the frame of a result."""
+
+    __slots__ = ("_chain", "_encode", "_frames", "_message", "_text", "about")
+
+    def __init__(
+        self,
+        chain: Chain,
+        about: About,
+        message: Any,
+        text: bool,
+        encode: Callable[[Any], Frame],
+    ) -> None:
+        self.about = about
+        self._chain = chain
+        self._message = message
+        self._text = text
+        self._encode = encode
+        self._frames: dict[tuple[type, bytes], Frame] = {}
+
+    def run(self, recipient: Recipient) -> Any:
+        """The result for ``recipient``, whose filters run in the context of its handshake."""
+        return recipient.context.copy().run(self._run, recipient)
+
+    def _run(self, recipient: Recipient) -> Any:
+        return self._chain.run(recipient, self._begin())
+
+    async def arun(self, recipient: Recipient) -> Any:
+        """:meth:`run` in a task that has the context of the recipient's handshake."""
+        return await self._chain.arun(recipient, self._begin())
+
+    def _begin(self) -> Any:
+        text_event.set(self._text)
+        about_event.set(self.about)
+        return copy_of(self._message)
+
+    def frame(self, result: Any) -> Frame:
+        """The frame for a result; the same one for results that are encoded equally."""
+        key = _key_of(result)
+        if key is None:
+            return self._encode(result)
+        frame = self._frames.get(key)
+        if frame is None:
+            frame = self._frames[key] = self._encode(result)
+        return frame
+
+
+def copy_of(message: Any) -> Any:
+    """A copy that shares nothing with ``message`` that could be changed."""
+    kind = type(message)
+    if kind is bytearray:
+        return bytearray(message)
+    if kind is dict:
+        return {key: copy_of(value) for key, value in message.items()}
+    if kind is list:
+        return [copy_of(value) for value in message]
+    return message if kind in CONSTANT else copy.deepcopy(message)
+
+
+def _key_of(result: Any) -> tuple[type, bytes] | None:
+    """
+    The same for builtin values that are encoded equally: 1, 1.0 and True are not. None for
+    anything else.
+    """
+    try:
+        return type(result), marshal.dumps(result, WITHOUT_REFERENCES)
+    except ValueError:
+        return None
+
+
+class _Waiting:
+    """What one recipient's send chain has still to handle, in order."""
+
+    __slots__ = ("items", "size", "task")
+
+    def __init__(self) -> None:
+        self.items: deque[tuple[Sending, int]] = deque()
+        #: About the bytes that they take.
+        self.size = 0
+        self.task: asyncio.Task[Any] | None = None
+
+
+class Sends:
+    """The messages of one pipeline that go through its send chain."""
+
+    def __init__(self, hub: Host, view: Any, pipeline: Pipeline) -> None:
+        self._hub = hub
+        self._view = view
+        self._pipeline = pipeline
+        #: Recipient -> what waits for a send chain that awaits.
+        self._waiting: dict[Recipient, _Waiting] = {}
+        #: Send a message that is text, or not, to the members of its group.
+        self.send: Callable[[About, Any, bool], None] = self._send_now
+        if pipeline.send.awaits:
+            self.send = self._queue_all
+
+    def _sending(self, about: About, message: Any, text: bool) -> Sending:
+        codec = self._pipeline.codec
+
+        def encode(result: Any) -> Frame:
+            return make_frame(result, codec, about.meta, text)
+
+        return Sending(self._pipeline.send, about, message, text, encode)
+
+    def _recipients(self, about: About) -> Iterator[Recipient]:
+        """Members that are not excluded, and whose connection does not close."""
+        exclude = frozenset(about.meta.get(EXCLUDE, ()))
+        members = self._hub.groups.members(self._view, about.group)
+        # A filter may make a member leave meanwhile.
+        for key, transport in tuple(members.items()):
+            if key not in exclude and transport.closed is None:
+                connection = self._hub.connections[key]
+                if about.group in connection.joined:
+                    yield connection
+
+    def _send_now(self, about: About, message: Any, text: bool) -> None:
+        sending = self._sending(about, message, text)
+        frames: dict[Frame, list[AsgiTransport]] = {}
+        for connection in self._recipients(about):
+            try:
+                frame = sending.frame(sending.run(connection))
+            except BaseException as error:
+                self._failed(connection, error)
+                continue
+            if about.group in connection.joined:
+                frames.setdefault(frame, []).append(connection.transport)
+        for frame, transports in frames.items():
+            write_all(transports, frame, NOBODY)
+
+    def _failed(self, connection: Recipient, error: BaseException) -> None:
+        """The send chain of one recipient has raised ``error``: only that one pays."""
+        where = f"connection {connection.id}"
+        if isinstance(error, Drop):
+            self._view.dropped(error, where)
+            return
+        if isinstance(error, Close):
+            connection.close(error.code, error.reason)
+            return
+        if ends_the_task(error):
+            raise error
+        self._pipeline.failed(error, where)
+        if conf.ON_ERROR == "close":
+            connection.close(FILTER_ERROR, "a filter failed")
+
+    # The same where a filter awaits
+
+    def _queue_all(self, about: About, message: Any, text: bool) -> None:
+        # A copy: a filter of the group chain may keep the message, and change it meanwhile.
+        sending = self._sending(about, copy_of(message), text)
+        size = OVERHEAD + (len(message) if isinstance(message, bytearray | str) else 0)
+        for connection in self._recipients(about):
+            self._queue_one(connection, sending, size)
+
+    def _queue_one(self, connection: Recipient, sending: Sending, size: int) -> None:
+        waiting = self._waiting.get(connection)
+        if waiting is None:
+            waiting = self._waiting[connection] = _Waiting()
+            steps = self._send_waiting(connection, waiting)
+            waiting.task = connection.start_task(steps, "fws-send")
+            waiting.task.add_done_callback(partial(self._ended, connection, waiting))
+        elif waiting.size + size > conf.MAX_OUTBOX:
+            # Its filters are too slow: what waits for them counts as unsent.
+            connection.transport.overflow()
+            return
+        waiting.items.append((sending, size))
+        waiting.size += size
+        self._hub.backlog.add(size)
+
+    async def _send_waiting(self, connection: Recipient, waiting: _Waiting) -> None:
+        """Runs in the context of the recipient's handshake."""
+        while waiting.items and not connection.closing:
+            sending, size = waiting.items[0]
+            try:
+                frame = sending.frame(await sending.arun(connection))
+            except BaseException as error:
+                self._failed(connection, error)
+            else:
+                if sending.about.group in connection.joined:
+                    connection.transport.write(frame)
+            waiting.items.popleft()
+            waiting.size -= size
+            self._hub.backlog.release(size)
+        # No await since the loop's condition: nothing was queued meanwhile.
+        self._forget(connection, waiting)
+
+    def _ended(self, connection: Recipient, waiting: _Waiting, task: object) -> None:
+        if self._waiting.get(connection) is waiting:  # it was cancelled
+            self._forget(connection, waiting)
+
+    def _forget(self, connection: Recipient, waiting: _Waiting) -> None:
+        del self._waiting[connection]
+        self._hub.backlog.release(waiting.size, len(waiting.items))
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting)
+
+    async def settled(self) -> None:
+        """Return when no send chain runs."""
+        tasks = [waiting.task for waiting in self._waiting.values() if waiting.task]
+        if tasks:
+            await asyncio.wait(tasks)
