@@ -11,6 +11,7 @@ from .exceptions import Close, Drop, NotAllowed, PublishError
 from .filters.base import (
     FilterBase,
     FilterMeta,
+    WebSocketCallFilter,
     WebSocketConnectFilter,
     WebSocketConsumerFilter,
     WebSocketDataFilter,
@@ -29,6 +30,7 @@ __all__ = [
     "FilterMeta",
     "NotAllowed",
     "PublishError",
+    "WebSocketCallFilter",
     "WebSocketConnectFilter",
     "WebSocketConsumerFilter",
     "WebSocketDataFilter",

@@ -186,6 +186,7 @@ SETTINGS: dict[str, tuple[Any, Rule]] = {
         PATHS,
     ),
     "BLOCKING_THREADS": (8, COUNT),
+    "CALLS": (8, COUNT),
     "CHANNEL_LAYER": ("default", ALIAS),
     "CODEC": (None, PATH),
     "DRAIN_DEADLINE": (8.0, SECONDS),

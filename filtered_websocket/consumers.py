@@ -45,7 +45,7 @@ from .transports import open_transport
 from .types import ASGIApplication, Codec, Receive, Scope, Send
 
 #: Of :meth:`FilteredWebSocketConsumer.as_asgi`.
-ARGUMENTS = {"codec", "filters", "group_rules", "groups", "personal"}
+ARGUMENTS = {"calls", "codec", "filters", "group_rules", "groups", "personal"}
 
 
 class FilteredWebSocketConsumer(AsyncConsumer):
@@ -62,10 +62,11 @@ class FilteredWebSocketConsumer(AsyncConsumer):
     groups: ClassVar[Iterable[str] | None] = None
     #: A codec, or the dotted path of one.
     codec: ClassVar[Codec | str | None] = None
-    #: ``may_join(connection, group) -> bool``, a static or class method, ``def`` or
-    #: ``async def``: whether a connection may join a group. None allows every group that
-    #: the pipeline joins.
+    #: ``may_join(connection, group) -> bool``, static or class method, ``def`` or ``async def``:
+    #: whether a connection may join a group. None allows every group that the pipeline joins.
     may_join: ClassVar[MayJoin | None] = None
+    #: How many calls of one connection run at once; 1: one after the other. None: ``CALLS``.
+    calls: ClassVar[int | None] = None
 
     #: Group rules, or the dotted path of them; without, those that ``GROUPS`` names.
     group_rules: ClassVar[Sequence[GroupRule] | str | None] = None
@@ -80,7 +81,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
     def as_asgi(cls, *, build: bool = True, **initkwargs: Any) -> ASGIApplication:
         """
         The ASGI application of a route. ``initkwargs`` are ``filters``, ``groups``, ``codec``,
-        ``group_rules`` and ``personal``.
+        ``calls``, ``group_rules`` and ``personal``.
 
         Builds the pipeline at once if Django's apps are ready, else (and with
         ``build=False``) for the first connection. Raises
@@ -99,6 +100,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             cls.may_join,
             initkwargs.get("group_rules", cls.group_rules),
             personal=initkwargs.get("personal", cls.personal),
+            calls=initkwargs.get("calls", cls.calls),
             dynamic=cls.get_groups is not FilteredWebSocketConsumer.get_groups,
             is_offered=not build,
         )

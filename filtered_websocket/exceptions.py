@@ -7,6 +7,7 @@ Everything this package raises on purpose::
         │   └── NotAllowed   by the package: this connection may not do that
         ├── Close            by a filter: close this connection
         ├── FilterError      by the package: a filter raised something else
+        ├── NoSuchMethod     by the package: no filter answers this call
         ├── AuthFault        by the package: authentication does not work now
         └── PublishError     by publish: this message was not published
 
@@ -79,6 +80,14 @@ class FilterError(FilteredWebSocketError):
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self.path = path
+
+
+class NoSuchMethod(FilteredWebSocketError):
+    """A client has called ``method``, which no call filter answers."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(method)
+        self.method = method
 
 
 class AuthFault(FilteredWebSocketError):

@@ -6,144 +6,48 @@ Runs a pipeline on standard input: each line is a message, each result is printe
     B
 
 For trying out a filter. The connection is simulated: what is sent to it is printed; what it
-publishes and the groups that it joins are counted.
+publishes and the groups that it joins are counted. With ``--chain group`` each line is a
+message of a group that it is in, with ``--chain call`` a method and its data as JSON::
+
+    $ echo 'add [1, 2]' | python -m filtered_websocket.pipe --chain call myfilters.Add
+    3
 """
 
+import argparse
 import asyncio
+import json
 import os
 import sys
-import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, BinaryIO, cast
 
 from django.core.exceptions import ImproperlyConfigured
 
-from .codecs.frames import Frame, text_event, to_frame
+from .chains.calls import first_answer
+from .chains.current import About, about_event
+from .codecs.frames import dump_json, text_event, to_frame
 from .connections.connection import Connection
 from .connections.handshake import Handshake
-from .connections.subscription import Subscription
-from .connections.token_groups import token_of
-from .exceptions import Close, Drop, FilterError, NotAllowed
-from .groups import Action
-from .hub import joining
-from .layer.envelope import check_group
+from .exceptions import Close, Drop, FilterError, NoSuchMethod, NotAllowed
 from .pipelines.pipeline import Pipeline
-from .publishing.items import new_item
+from .server.stand_in import Printer, StandInView
 from .server.standalone import Parser, error_line, set_up
 from .storage_objects import get_storage_object
-from .threads.result import Result
-from .transports import AsgiTransport, settle
+from .transports import AsgiTransport
+from .types import Call
 
-
-class Printer:
-    """Used instead of a transport: prints each frame as a line."""
-
-    def __init__(self, output: BinaryIO) -> None:
-        self._output = output
-        self.closed: tuple[int, str] | None = None
-
-    @property
-    def closing(self) -> bool:
-        return self.closed is not None
-
-    def line(self, data: bytes) -> None:
-        # Flushed at once: the reader of this output may be waiting.
-        self._output.write(data + b"\n")
-        self._output.flush()
-
-    def write(self, frame: Frame, done: "asyncio.Future[None] | None" = None) -> None:
-        if self.closed is None:
-            self.line(frame.payload)
-        settle(done)
-
-    def close(self, code: int, reason: str) -> None:
-        self.closed = self.closed or (code, reason)
-
-
-class StandInView:
-    """Used instead of the hub, with no other connection."""
-
-    codec = None
-    queue = property(lambda self: self)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, pipeline: Pipeline) -> None:
-        self.loop = loop
-        self.pipeline = pipeline
-        self._thread = threading.get_ident()
-        self.users: Mapping[str, Connection] = {}
-        self.published = 0
-        self.groups: set[str] = set()
-
-    def queue_of(self, connection: Connection) -> Any:
-        return self
-
-    @property
-    def storage_object(self) -> Any:
-        return get_storage_object()
-
-    def put(self, event: Any, block: bool = True, timeout: float | None = None) -> None:
-        """Ignored: consumer chains do not run here."""
-
-    @property
-    def is_current(self) -> bool:
-        return threading.get_ident() == self._thread
-
-    def call(self, function: Callable[..., object], *args: Any) -> None:
-        if self.is_current:
-            function(*args)
-        else:
-            self.loop.call_soon_threadsafe(function, *args)
-
-    def join(self, connection: Connection, group: str, trusted: bool, data: Any) -> Any:
-        return joining.join(self, connection, group, trusted, data)
-
-    def enter(self, connection: Connection, group: str) -> Any:
-        return joining.enter(self, connection, group, trusted=True)
-
-    def allows(self, connection: Connection, action: Action, group: str) -> Any:
-        return joining.allows(self, connection, action, group)
-
-    def become_member(
-        self, connection: Connection, group: str, subscription: Subscription | None = None
-    ) -> bool:
-        self.groups.add(group)
-        if subscription is not None:
-            connection.add_subscription(subscription)
-        connection.joined.add(group)
-        return True
-
-    def not_allowed(self, error: NotAllowed, where: str) -> None:
-        """Never called: without group rules nothing is refused later."""
-
-    def leave(self, connection: Connection, group: str) -> None:
-        connection.joined.discard(group)
-        connection.remove_subscription(group)
-
-    async def use_token(self, connection: Connection, key: str | None) -> Any:
-        connection.token = await token_of(connection, key)
-        if connection.token is not None:
-            self.become_member(connection, connection.token.group_name)
-        return connection.token
-
-    def submit(
-        self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
-    ) -> None:
-        check_group(group)
-        new_item(message, sender=sender, exclude=exclude, text=text_event.get())
-        self.published += 1
-
-    def asubmit(
-        self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
-    ) -> Result[None]:
-        self.submit(message, group, sender=sender, exclude=exclude, on_commit=False)
-        return Result(None)
+#: What a line of the input may be.
+CHAINS = ("message", "group", "call")
 
 
 class Pipe:
     """One run of a pipeline over ``lines``."""
 
-    def __init__(self, pipeline: Pipeline, output: BinaryIO, errors: Any) -> None:
+    def __init__(
+        self, pipeline: Pipeline, output: BinaryIO, errors: Any, chain: str = "message"
+    ) -> None:
         self._pipeline = pipeline
+        self._handle = {"message": self._message, "group": self._group, "call": self._call}[chain]
         self._errors = errors
         self._printer = Printer(output)
         self._view = StandInView(asyncio.get_running_loop(), pipeline)
@@ -162,7 +66,7 @@ class Pipe:
             self.failed = True
             return
         for number, line in enumerate(lines, 1):
-            await self._step(f"line {number}", self._message(bytearray(line.rstrip(b"\r\n"))))
+            await self._step(f"line {number}", self._handle(bytearray(line.rstrip(b"\r\n"))))
             if self._printer.closed is not None:
                 break
         connection.close_code, connection.close_reason = self._printer.closed or (1000, "")
@@ -175,6 +79,19 @@ class Pipe:
         frame = await self._pipeline.data.arun(self._connection, frame)
         message = await self._pipeline.message.arun(self._connection, frame)
         self._printer.line(to_frame(message, text=True).payload)
+
+    async def _group(self, frame: bytearray) -> None:
+        text_event.set(True)
+        about_event.set(About(self._pipeline.home, "", {}))
+        message = await self._pipeline.group.arun(self._view, frame)
+        message = await self._pipeline.send.arun(self._connection, message)
+        self._printer.line(to_frame(message, text=True).payload)
+
+    async def _call(self, line: bytearray) -> None:
+        method, _, data = line.decode().partition(" ")
+        call = Call(method, json.loads(data) if data else None)
+        answer = await first_answer(self._pipeline.call, self._connection, call)
+        self._printer.line(dump_json(answer).encode())
 
     async def _step(self, where: str, running: Awaitable[Any]) -> bool:
         """
@@ -192,6 +109,10 @@ class Pipe:
             return False
         except Close as close:
             self._printer.close(close.code, close.reason)
+        except NoSuchMethod as error:
+            self._report(f"{where}: no filter answers {error.method!r}")
+            self.failed = True
+            return False
         except (FilterError, TypeError, ValueError) as error:
             cause = error.__cause__ or error
             if isinstance(cause, BrokenPipeError):
@@ -215,8 +136,8 @@ class Pipe:
             self._report(f"closed with {self._printer.closed[0]} {self._printer.closed[1]!r}")
 
 
-async def run(filters: Sequence[str]) -> int:
-    """Run ``filters`` on standard input; returns the exit status."""
+async def run(filters: Sequence[str], chain: str) -> int:
+    """Run ``filters`` on standard input, by one of ``CHAINS``; returns the exit status."""
     if sys.stdin is None or sys.stdout is None:
         return _fail("standard input and standard output must be open")
     try:
@@ -224,7 +145,7 @@ async def run(filters: Sequence[str]) -> int:
         get_storage_object()
     except ImproperlyConfigured as error:
         return _fail(error_line(error))
-    pipe = Pipe(pipeline, sys.stdout.buffer, sys.stderr)
+    pipe = Pipe(pipeline, sys.stdout.buffer, sys.stderr, chain)
     try:
         await pipe.run(sys.stdin.buffer)
     except BrokenPipeError:
@@ -238,17 +159,28 @@ def _fail(words: str) -> int:
     return 2
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line, also of ``manage.py pipe``."""
+    parser.add_argument("filters", nargs="+", metavar="FILTER", help="a module or a class")
+    parser.add_argument(
+        "--chain",
+        choices=CHAINS,
+        default=CHAINS[0],
+        help="what a line is: a message of the client, a message of a group, or a call",
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = Parser(prog="pipe", description="Runs standard input through filters.")
-    parser.add_argument("filters", nargs="+", metavar="FILTER", help="a module or a class")
+    add_arguments(parser)
     options = parser.parse_args(arguments)
     try:
         set_up()
     except Exception as error:
         return _fail(error_line(error))
     try:
-        return asyncio.run(run(options.filters))
+        return asyncio.run(run(options.filters, options.chain))
     except OSError as error:
         return _fail(error_line(error))
     except KeyboardInterrupt:

@@ -13,30 +13,33 @@ import asyncio
 import contextlib
 import inspect
 import math
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from django.contrib.auth.models import AnonymousUser
 from django.test.utils import override_settings
 
-from .codecs.frames import unpack
+from .chains.calls import Calls
 from .connections.client import Client as StandIn
 from .connections.handshake import LATEST_EVENT
 from .consumers import FilteredWebSocketConsumer
+from .exceptions import FilterError
 from .groups import Action, GroupRule
 from .hub.registry import active_hub
-from .layer.envelope import EXCLUDE, Item
 from .pipelines.entries import Entry
 from .pipelines.permissions import ask
 from .pipelines.rules import load_rules, make_rules
-from .publishing.items import captures
+from .publishing.captured import Published as Published
+from .publishing.captured import published as published
 from .threads.blocking import in_the_thread_sensitive_thread
-from .types import ASGIApplication, Event
+from .types import ASGIApplication, Call, Event
 
 #: How long ``receive`` and the other methods wait before they fail, seconds.
 TIMEOUT = 5.0
+#: Key of the scope: the client that the connection belongs to.
+CLIENT = "filtered_websocket.testing.client"
 
 
 class Closed(AssertionError):
@@ -47,43 +50,9 @@ class Refused(AssertionError):
     """The connection was not accepted."""
 
 
-class Published(NamedTuple):
-    """One captured publish: ``str`` for text and JSON, ``bytes`` for binary."""
-
-    group: str
-    message: str | bytes
-    exclude: tuple[str, ...]
-
-
 def only_filters(*filters: Entry) -> Any:
     """Set ``INSTALLED_FILTERS`` to these, as a context manager or a decorator."""
     return override_settings(INSTALLED_FILTERS=list(filters))
-
-
-@contextmanager
-def published() -> Iterator[list[Published]]:
-    """
-    A list of everything that is published meanwhile, by connections or other Django code.
-
-    If nobody is connected it is only captured and not sent, as mail is in tests.
-    """
-    seen: list[Published] = []
-
-    def capture(group: str, item: Item) -> None:
-        message, _ = unpack(item.packed, None)
-        seen.append(
-            Published(
-                group,
-                bytes(message) if item.kind == "b" else message.decode(),
-                tuple(item.meta.get(EXCLUDE, ())),
-            )
-        )
-
-    captures.append(capture)
-    try:
-        yield seen
-    finally:
-        captures.remove(capture)
 
 
 class Client:
@@ -91,7 +60,7 @@ class Client:
 
     def __init__(self, app: ASGIApplication, scope: dict[str, Any]) -> None:
         self._app = app
-        self._scope = scope
+        self._scope = {**scope, CLIENT: self}
         self._input: asyncio.Queue[Event] = asyncio.Queue()
         self._output: asyncio.Queue[Event] = asyncio.Queue()
         self._read = asyncio.Event()
@@ -144,6 +113,35 @@ class Client:
         key = "text" if isinstance(message, str) else "bytes"
         self._read.clear()
         self._input.put_nowait({"type": "websocket.receive", key: message})
+
+    async def call(self, method: str, data: Any = None) -> Any:
+        """
+        The answer of the call chain, as protocols ask for it; so many at once as the route
+        allows. Raises :exc:`~filtered_websocket.exceptions.NoSuchMethod`, what a filter
+        raised, or :exc:`Closed`.
+        """
+        task = None
+        calls = self._calls()
+        if calls is not None:
+            task = await calls.start(calls.answer(Call(method, data)))
+        if task is None:
+            raise Closed("the connection is closed")
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise Closed("the connection was closed before the call was answered")
+        try:
+            return task.result()
+        except FilterError as error:
+            raise error.__cause__ or error from None
+
+    def _calls(self) -> Calls | None:
+        """Those of its connection, while it is open."""
+        hub = active_hub()
+        for view in () if hub is None else hub.views.values():
+            for connection in view.connections.values():
+                if connection.scope.get(CLIENT) is self:
+                    return view.calls_of(connection)
+        return None
 
     async def receive(self) -> str | bytes:
         """The next message; :exc:`Closed` if the connection is closed instead."""

@@ -1,4 +1,4 @@
-"""Types used across the package: ASGI's, and the Protocols of codecs, authenticators, layers."""
+"""Types used across the package: ASGI's, calls, and Protocols of codecs, authenticators, layers."""
 
 import datetime
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -43,6 +43,14 @@ class ChannelLayer(GroupLayer, Protocol):
     """The part of Channels' layer specification that a hub uses."""
 
     async def receive(self, channel: str) -> dict[str, Any]: ...
+
+
+@dataclass(slots=True)
+class Call:
+    """A request of a client that has an answer."""
+
+    method: str
+    data: Any = None
 
 
 @dataclass(frozen=True, slots=True)

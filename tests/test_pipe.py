@@ -13,9 +13,13 @@ from asgiref.sync import async_to_sync
 from filtered_websocket import (
     Close,
     Drop,
+    WebSocketCallFilter,
     WebSocketConnectFilter,
     WebSocketDataFilter,
     WebSocketDisconnectFilter,
+    WebSocketGroupFilter,
+    WebSocketSendFilter,
+    current,
 )
 from filtered_websocket import pipe as pipe_module
 from filtered_websocket.pipe import Pipe, main
@@ -25,12 +29,12 @@ from .connections.test_connection import message_filter
 from .snippets import ROOT
 
 
-def piped(text, *filters):
+def piped(text, *filters, chain="message"):
     """Exit status, output and errors of a run."""
     output, errors = io.BytesIO(), io.StringIO()
 
     async def run():
-        pipe = Pipe(Pipeline(filters), output, errors)
+        pipe = Pipe(Pipeline(filters), output, errors, chain)
         await pipe.run(io.BytesIO(text.encode("utf-8", "surrogateescape")))
         return int(pipe.failed)
 
@@ -40,6 +44,38 @@ def piped(text, *filters):
 
 def test_a_line_in_is_a_line_out():
     assert piped("a\nb\r\n\nc", "tests.examples.Shout") == (0, "A\nB\n\nC\n", "")
+
+
+def test_a_line_may_be_a_message_of_a_group():
+    def shout(hub, data):
+        hub.publish("more")
+        hub.fan_out("default", "to all here")
+        return data.upper()
+
+    def sign(web_socket_instance, data):
+        if data == b"X":
+            raise Drop
+        return data + f" in {current.group} for {web_socket_instance.id[:0]}me".encode()
+
+    filters = message_filter(shout, WebSocketGroupFilter), message_filter(sign, WebSocketSendFilter)
+    status, out, err = piped("a\nx\n", *filters, chain="group")
+    assert (status, out) == (0, "to all here\nA in default for me\nto all here\n")
+    assert err == "pipe: 2 published\n"
+
+
+def test_a_line_may_be_a_call():
+    def add(web_socket_instance, call):
+        if call.method == "add":
+            return sum(call.data)
+        return {"said": call.data} if call.method == "say" else None
+
+    lines = 'add [1, 2]\nsay\nsay "hi"\nadd\nsubtract 1\nsay {\n'
+    status, out, err = piped(lines, message_filter(add, WebSocketCallFilter), chain="call")
+    assert (status, out) == (1, '3\n{"said":null}\n{"said":"hi"}\n')
+    told = err.splitlines()
+    assert told[0].startswith("pipe: line 4: tests.connections.test_connection.add raised TypeErr")
+    assert told[1] == "pipe: line 5: no filter answers 'subtract'"
+    assert told[2].startswith("pipe: line 6: JSONDecodeError")
 
 
 def test_a_dropped_line_prints_nothing():

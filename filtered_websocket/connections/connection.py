@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from asgiref.sync import markcoroutinefunction
 
+from ..chains.calls import Calls
 from ..close_codes import FORBIDDEN
 from ..codecs.frames import Frame, text_event, to_frame
 from ..exceptions import Close, check_close
@@ -44,6 +45,8 @@ class Connection(member.Member):
     Its methods may be called from any thread and event loop. Those that can be awaited
     act when they are called; awaiting them waits until that is done.
     """
+
+    calls: Calls | None = None  #: Those that run; None until a protocol asks for them.
 
     def __init__(self, scope: Scope, view: View, transport: AsgiTransport, home: str) -> None:
         super().__init__(scope)

@@ -37,6 +37,7 @@ __all__ = [
     "PACKAGE_EVENTS",
     "FilterBase",
     "FilterMeta",
+    "WebSocketCallFilter",
     "WebSocketConnectFilter",
     "WebSocketConsumerFilter",
     "WebSocketDataFilter",
@@ -133,6 +134,16 @@ class WebSocketMessageFilter(FilterBase, metaclass=FilterMeta):
     """
     Runs on every frame that decoded; ``data`` is a mutable bytearray, or what the
     route's codec made of the frame.
+    """
+
+
+class WebSocketCallFilter(FilterBase, metaclass=FilterMeta):
+    """
+    Runs on a request that has an answer; ``data`` is the :class:`~filtered_websocket.types.Call`.
+
+    The first filter that returns something gives the answer, and later ones do not run; a
+    returned ``Call`` goes to the next filter instead. ``Drop``, or no answer: there is no such
+    method. Any other error is an error to the client.
     """
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ..chains.calls import Calls
 from ..chains.delivery import Delivery
 from ..chains.stalls import Stalls
 from ..conf import conf
@@ -116,6 +117,12 @@ class HubView(Submits):
     def queue_of(self, connection: Connection) -> EventQueue:
         """See :attr:`Connection.queue`."""
         return EventQueue(self, connection)
+
+    def calls_of(self, connection: Connection) -> Calls:
+        """The calls of ``connection``, one of this pipeline; for protocols."""
+        if connection.calls is None:
+            connection.calls = Calls(connection, self.pipeline)
+        return connection.calls
 
     # Groups
 

@@ -14,7 +14,7 @@ from ..exceptions import FilterError
 from ..filters import base
 from ..logs import LogThrottle, get_logger
 from ..types import Codec
-from .entries import Entry, PipelineError, load_entry
+from .entries import Entry, Named, PipelineError, load_entry
 from .rules import Rules
 
 logger = get_logger(__name__)
@@ -24,6 +24,7 @@ CHAINS: dict[str, tuple[Any, bool]] = {
     "connect": (base.WebSocketConnectFilter, False),
     "data": (base.WebSocketDataFilter, True),
     "message": (base.WebSocketMessageFilter, True),
+    "call": (base.WebSocketCallFilter, False),
     "group": (base.WebSocketGroupFilter, True),
     "send": (base.WebSocketSendFilter, True),
     "consumer": (base.WebSocketConsumerFilter, False),
@@ -50,6 +51,7 @@ class Pipeline:
         may_join: MayJoin | None = None,
         home: str = DEFAULT_GROUP,
         rules: Rules | None = None,
+        calls: int = 1,
     ) -> None:
         #: The group of ``publish`` calls that name none.
         self.home = home
@@ -59,8 +61,15 @@ class Pipeline:
         self.rules = rules
         #: Whether its connections keep a ``Subscription`` of each of their groups.
         self.has_subscriptions = rules is not None
-        found = [pair for entry in entries for pair in load_entry(entry)]
+        #: How many calls of one connection run at once.
+        self.calls = calls
         self._labels: dict[str, list[str]] = {}
+        self._add_chains([pair for entry in entries for pair in load_entry(entry)])
+        self._throttle = LogThrottle()
+        #: Filter path -> how often it raised.
+        self.failures: Counter[str] = Counter()
+
+    def _add_chains(self, found: list[Named]) -> None:
         chains: dict[str, Chain] = {}
         for name, (chain_base, bytes_only) in CHAINS.items():
             mine = [(label, cls) for label, cls in found if issubclass(cls, chain_base)]
@@ -68,7 +77,7 @@ class Pipeline:
             chains[name] = _chain(
                 name,
                 [cls for _, cls in mine],
-                bytes_only and (codec is None or name == "data"),
+                bytes_only and (self.codec is None or name == "data"),
             )
         self.connect = chains["connect"]
         self.data = chains["data"]
@@ -76,13 +85,10 @@ class Pipeline:
         self.group = chains["group"]
         self.send = chains["send"]
         self.consumer = chains["consumer"]
+        #: One chain per filter: the first answer ends it.
+        self.call = _one_by_one(chains["call"])
         #: One chain per filter: if one raises, the next ones still run.
-        self.disconnect = tuple(
-            _chain("disconnect", [cls], False) for cls in chains["disconnect"].filters
-        )
-        self._throttle = LogThrottle()
-        #: Filter path -> how often it raised.
-        self.failures: Counter[str] = Counter()
+        self.disconnect = _one_by_one(chains["disconnect"])
 
     def lines(self) -> list[str]:
         """The pipeline written as shell pipes, one line per chain that has filters."""
@@ -120,6 +126,11 @@ def _line_of(error: BaseException) -> str:
         if traceback is None
         else f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
     )
+
+
+def _one_by_one(chain: Chain) -> tuple[Chain, ...]:
+    """A chain for each filter of ``chain``."""
+    return tuple(_chain(chain.name, [cls], False) for cls in chain.filters)
 
 
 def _chain(name: str, filters: Iterable[type[FilterClass]], bytes_only: bool) -> Chain:

@@ -12,7 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.core.signals import setting_changed
 
-from ..conf import SettingError, conf, describe, import_object
+from ..conf import COUNT, SettingError, conf, describe, import_object
 from ..groups import GroupRule
 from ..layer.envelope import MAX_GROUP_NAME, check_group
 from ..types import Codec
@@ -36,6 +36,7 @@ class Route:
         group_rules: Sequence[GroupRule] | str | None = None,
         *,
         personal: bool = False,
+        calls: int | None = None,
         dynamic: bool = False,
         is_offered: bool = False,
     ) -> None:
@@ -53,6 +54,7 @@ class Route:
         self._codec = codec
         self._may_join = may_join
         self._group_rules = group_rules
+        self._calls = calls
         #: The pipeline, if it has been built.
         self.built: Pipeline | None = None
         _routes.add(self)
@@ -69,10 +71,13 @@ class Route:
             named = codec if isinstance(codec, str) else id(codec)
             rules = conf.GROUPS if self._group_rules is None else self._group_rules
             declared = rules if isinstance(rules, str) else id(rules)
-            key = (tuple(map(_cache_key, entries)), named, self._may_join, home, declared)
+            calls = _calls(self._calls)
+            key = (tuple(map(_cache_key, entries)), named, self._may_join, home, declared, calls)
             pipeline = _built.get(key)
             if pipeline is None:
-                pipeline = Pipeline(entries, _codec(codec), self._may_join, home, _rules(rules))
+                pipeline = Pipeline(
+                    entries, _codec(codec), self._may_join, home, _rules(rules), calls
+                )
                 _built[key] = pipeline
             self.built = pipeline
         return self.built
@@ -147,6 +152,15 @@ def _tuple(name: str, value: Iterable[Any] | None) -> tuple[Any, ...] | None:
     if isinstance(value, str | Mapping):
         raise PipelineError(f"A route's {name}={value!r:.80}.", "Give a list, even of one.", 3)
     return None if value is None else tuple(value)
+
+
+def _calls(calls: Any) -> int:
+    if calls is None:
+        calls = conf.CALLS  # a wrong one is found by check_settings
+    elif not COUNT.allows(calls):
+        raise PipelineError(f"A route's calls={calls!r:.80}.", f"It must be {COUNT.words}.", 25)
+    chosen: int = calls
+    return chosen
 
 
 def _codec(codec: Any) -> Codec | None:

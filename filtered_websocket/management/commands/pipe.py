@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from ...pipe import run
+from ...pipe import add_arguments, run
 
 
 class Command(BaseCommand):
@@ -14,7 +14,7 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("filters", nargs="+", metavar="FILTER", help="a module or a class")
+        add_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        sys.exit(asyncio.run(run(options["filters"])))
+        sys.exit(asyncio.run(run(options["filters"], options["chain"])))
