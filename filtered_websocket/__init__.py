@@ -17,6 +17,8 @@ from .filters.base import (
     WebSocketDataFilter,
     WebSocketDisconnectFilter,
     WebSocketGroupFilter,
+    WebSocketJoinFilter,
+    WebSocketLeaveFilter,
     WebSocketMessageFilter,
     WebSocketSendFilter,
 )
@@ -36,6 +38,8 @@ __all__ = [
     "WebSocketDataFilter",
     "WebSocketDisconnectFilter",
     "WebSocketGroupFilter",
+    "WebSocketJoinFilter",
+    "WebSocketLeaveFilter",
     "WebSocketMessageFilter",
     "WebSocketSendFilter",
     "__version__",

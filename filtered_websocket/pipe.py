@@ -7,7 +7,8 @@ Runs a pipeline on standard input: each line is a message, each result is printe
 
 For trying out a filter. The connection is simulated: what is sent to it is printed; what it
 publishes and the groups that it joins are counted. With ``--chain group`` each line is a
-message of a group that it is in, with ``--chain call`` a method and its data as JSON::
+message of a group that it is in, with ``--chain call`` a method and its data as JSON, with
+``--chain join`` a group to join and the data of the client as JSON::
 
     $ echo 'add [1, 2]' | python -m filtered_websocket.pipe --chain call myfilters.Add
     3
@@ -37,7 +38,7 @@ from .transports import AsgiTransport
 from .types import Call
 
 #: What a line of the input may be.
-CHAINS = ("message", "group", "call")
+CHAINS = ("message", "group", "call", "join")
 
 
 class Pipe:
@@ -47,7 +48,8 @@ class Pipe:
         self, pipeline: Pipeline, output: BinaryIO, errors: Any, chain: str = "message"
     ) -> None:
         self._pipeline = pipeline
-        self._handle = {"message": self._message, "group": self._group, "call": self._call}[chain]
+        handlers = self._message, self._group, self._call, self._join
+        self._handle = dict(zip(CHAINS, handlers, strict=True))[chain]
         self._errors = errors
         self._printer = Printer(output)
         self._view = StandInView(asyncio.get_running_loop(), pipeline)
@@ -67,9 +69,14 @@ class Pipe:
             return
         for number, line in enumerate(lines, 1):
             await self._step(f"line {number}", self._handle(bytearray(line.rstrip(b"\r\n"))))
+            await self._run_leave_chains()
             if self._printer.closed is not None:
                 break
         connection.close_code, connection.close_reason = self._printer.closed or (1000, "")
+        connection.last_groups = connection.groups
+        for group in sorted(connection.last_groups):
+            self._view.leave(connection, group)
+        await self._run_leave_chains()
         for chain in pipeline.disconnect:
             await self._step("disconnect", chain.arun(connection))
         self._report_totals()
@@ -88,10 +95,24 @@ class Pipe:
         self._printer.line(to_frame(message, text=True).payload)
 
     async def _call(self, line: bytearray) -> None:
-        method, _, data = line.decode().partition(" ")
-        call = Call(method, json.loads(data) if data else None)
+        call = Call(*_with_data(line))
         answer = await first_answer(self._pipeline.call, self._connection, call)
         self._printer.line(dump_json(answer).encode())
+
+    async def _join(self, line: bytearray) -> None:
+        group, data = _with_data(line)
+        await self._connection.join(group, data=data)
+        joined = self._connection.subscriptions.get(group)
+        if joined is not None:
+            told = {"group": group, "info": joined.info, "reply": joined.reply}
+            self._printer.line(dump_json(told).encode())
+
+    async def _run_leave_chains(self) -> None:
+        ended, self._view.ended = self._view.ended, []
+        for subscription in ended:
+            for chain in self._pipeline.leave:
+                where = f"leave {subscription.group!r}"
+                await self._step(where, chain.arun(self._connection, subscription))
 
     async def _step(self, where: str, running: Awaitable[Any]) -> bool:
         """
@@ -136,6 +157,12 @@ class Pipe:
             self._report(f"closed with {self._printer.closed[0]} {self._printer.closed[1]!r}")
 
 
+def _with_data(line: bytearray) -> tuple[str, Any]:
+    """A line of one word and, if there is more, JSON."""
+    word, _, data = line.decode().partition(" ")
+    return word, json.loads(data) if data else None
+
+
 async def run(filters: Sequence[str], chain: str) -> int:
     """Run ``filters`` on standard input, by one of ``CHAINS``; returns the exit status."""
     if sys.stdin is None or sys.stdout is None:
@@ -166,7 +193,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chain",
         choices=CHAINS,
         default=CHAINS[0],
-        help="what a line is: a message of the client, a message of a group, or a call",
+        help="what a line is: a message of the client or of a group, a call, or a group to join",
     )
 
 

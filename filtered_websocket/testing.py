@@ -21,13 +21,14 @@ from urllib.parse import unquote, urlsplit
 from django.contrib.auth.models import AnonymousUser
 from django.test.utils import override_settings
 
-from .chains.calls import Calls
 from .connections.client import Client as StandIn
+from .connections.connection import Connection
 from .connections.handshake import LATEST_EVENT
 from .consumers import FilteredWebSocketConsumer
 from .exceptions import FilterError
 from .groups import Action, GroupRule
 from .hub.registry import active_hub
+from .hub.view import HubView
 from .pipelines.entries import Entry
 from .pipelines.permissions import ask
 from .pipelines.rules import load_rules, make_rules
@@ -114,34 +115,36 @@ class Client:
         self._read.clear()
         self._input.put_nowait({"type": "websocket.receive", key: message})
 
+    @property
+    def connection(self) -> Connection:
+        """Its connection, as filters get it; :exc:`Closed` if it is not open."""
+        return self._find()[1]
+
+    def _find(self) -> tuple[HubView, Connection]:
+        hub = active_hub()
+        for view in () if hub is None else hub.views.values():
+            for connection in view.connections.values():
+                if connection.scope.get(CLIENT) is self:
+                    return view, connection
+        raise Closed("the connection is closed")
+
     async def call(self, method: str, data: Any = None) -> Any:
         """
         The answer of the call chain, as protocols ask for it; so many at once as the route
-        allows. Raises :exc:`~filtered_websocket.exceptions.NoSuchMethod`, what a filter
-        raised, or :exc:`Closed`.
+        allows. Raises what a filter raised, :exc:`~filtered_websocket.exceptions.NoSuchMethod`
+        or :exc:`Closed`.
         """
-        task = None
-        calls = self._calls()
-        if calls is not None:
-            task = await calls.start(calls.answer(Call(method, data)))
-        if task is None:
-            raise Closed("the connection is closed")
-        await asyncio.wait({task})
-        if task.cancelled():
+        view, connection = self._find()
+        calls = view.calls_of(connection)
+        task = await calls.start(calls.answer(Call(method, data)))
+        if task is not None:
+            await asyncio.wait({task})
+        if task is None or task.cancelled():
             raise Closed("the connection was closed before the call was answered")
         try:
             return task.result()
         except FilterError as error:
             raise error.__cause__ or error from None
-
-    def _calls(self) -> Calls | None:
-        """Those of its connection, while it is open."""
-        hub = active_hub()
-        for view in () if hub is None else hub.views.values():
-            for connection in view.connections.values():
-                if connection.scope.get(CLIENT) is self:
-                    return view.calls_of(connection)
-        return None
 
     async def receive(self) -> str | bytes:
         """The next message; :exc:`Closed` if the connection is closed instead."""

@@ -3,7 +3,7 @@ A small protocol of tests: ``{"id": 1, "call": "add", "data": [1, 2]}`` is answe
 ``{"id": 1, "answer": 3}``, or ``{"id": 1, "error": "..."}``. For routes whose codec is JSON.
 """
 
-from filtered_websocket import Close, WebSocketMessageFilter
+from filtered_websocket import Close, NotAllowed, WebSocketMessageFilter
 from filtered_websocket.exceptions import FilterError, NoSuchMethod
 from filtered_websocket.types import Call
 
@@ -21,6 +21,8 @@ class Rpc(WebSocketMessageFilter):
             reply["answer"] = await calls.answer(Call(message["call"], message.get("data")))
         except NoSuchMethod as error:
             reply["error"] = f"no method {error.method}"
+        except NotAllowed:
+            reply["error"] = "not allowed"
         except FilterError:
             reply["error"] = "it failed"
         except Close:

@@ -18,6 +18,8 @@ from filtered_websocket import (
     WebSocketDataFilter,
     WebSocketDisconnectFilter,
     WebSocketGroupFilter,
+    WebSocketJoinFilter,
+    WebSocketLeaveFilter,
     WebSocketSendFilter,
     current,
 )
@@ -76,6 +78,53 @@ def test_a_line_may_be_a_call():
     assert told[0].startswith("pipe: line 4: tests.connections.test_connection.add raised TypeErr")
     assert told[1] == "pipe: line 5: no filter answers 'subtract'"
     assert told[2].startswith("pipe: line 6: JSONDecodeError")
+
+
+def test_a_line_may_be_a_group_to_join():
+    left = []
+
+    async def note(web_socket_instance, subscription):
+        if subscription.group == "secret":
+            raise Drop
+        subscription.info = {"name": subscription.data}
+        subscription.reply = "welcome"
+
+    def leave(web_socket_instance, subscription):
+        left.append((subscription.group, subscription.group in web_socket_instance.groups))
+        if subscription.group == "b":
+            raise ValueError("on purpose")
+
+    filters = message_filter(note, WebSocketJoinFilter), message_filter(leave, WebSocketLeaveFilter)
+    status, out, err = piped('a "ann"\nsecret\ntoken:x\nb\n', *filters, chain="join")
+    assert (status, out.splitlines()) == (
+        1,
+        [
+            '{"group":"a","info":{"name":"ann"},"reply":"welcome"}',
+            '{"group":"b","info":{"name":null},"reply":"welcome"}',
+        ],
+    )
+    assert left == [("a", True), ("b", True)]
+    told = err.splitlines()
+    assert told[0] == "pipe: line 2: may not join this group: 'secret'"
+    assert "token:" in told[1]
+    assert told[2].startswith("pipe: leave 'b': tests.connections.test_connection.leave raised")
+    assert told[3] == "pipe: 2 groups joined"
+
+
+def test_groups_without_a_chain_of_their_own_are_joined_in_silence():
+    assert piped("a\n", chain="join") == (0, "", "pipe: 1 groups joined\n")
+
+
+def test_the_leave_chain_runs_when_a_filter_leaves_a_group():
+    def come_and_go(web_socket_instance, data):
+        web_socket_instance.join("room")
+        web_socket_instance.leave("room")
+
+    def leave(web_socket_instance, subscription):
+        web_socket_instance.push(f"left {subscription.group}")
+
+    filters = message_filter(come_and_go), message_filter(leave, WebSocketLeaveFilter)
+    assert piped("x\n", *filters) == (0, "x\nleft room\n", "pipe: 1 groups joined\n")
 
 
 def test_a_dropped_line_prints_nothing():

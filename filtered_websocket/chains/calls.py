@@ -8,26 +8,24 @@ allows; which answer belongs to which call, the coroutine knows.
 
 import asyncio
 from collections.abc import Coroutine, Iterable
-from contextvars import Context
 from typing import Any, Protocol
 
 from ..close_codes import FILTER_ERROR
 from ..conf import conf
-from ..exceptions import Close, Drop, FilteredWebSocketError, FilterError, NoSuchMethod
-from ..threads.tasks import GuardedTask
+from ..exceptions import Close, Drop, FilterError, NoSuchMethod, NotAllowed
 from ..types import Call
 from .chain import Chain
-from .stalls import Grace
+from .running import Running
 
 
 class Caller(Protocol):
     """The part of a connection that is used here."""
 
     id: str
-    context: Context
 
     @property
     def closing(self) -> bool: ...
+    def not_allowed(self, error: NotAllowed) -> None: ...
     def close(self, code: int = ..., reason: str = ...) -> None: ...
 
 
@@ -41,13 +39,15 @@ class Pipeline(Protocol):
 
 
 async def first_answer(chains: Iterable[Chain], connection: Any, call: Call) -> Any:
-    """What the first filter returns that answers. NoSuchMethod if there is none, or Drop."""
+    """What the first filter returns that answers. NoSuchMethod if none does, or for Drop."""
     try:
         for chain in chains:
             answer = await chain.pipe(connection, call)
             if not isinstance(answer, Call):
                 return answer
             call = answer
+    except NotAllowed:
+        raise
     except Drop:
         pass
     raise NoSuchMethod(call.method)
@@ -56,25 +56,27 @@ async def first_answer(chains: Iterable[Chain], connection: Any, call: Call) -> 
 class Calls:
     """The calls of one connection. Belongs to the hub's event loop."""
 
-    def __init__(self, connection: Caller, pipeline: Pipeline) -> None:
+    def __init__(self, connection: Caller, pipeline: Pipeline, running: Running) -> None:
         self._connection = connection
         self._pipeline = pipeline
+        self._running = running
         self._tasks: set[asyncio.Task[Any]] = set()
-        #: Once the socket is gone: cancel what has not returned.
-        self._graces: dict[asyncio.Task[Any], Grace] = {}
-        self._over = asyncio.Event()
 
     async def answer(self, call: Call) -> Any:
         """
         Run ``call`` through the call chain, and return the answer.
 
         Raises :exc:`~filtered_websocket.exceptions.NoSuchMethod` if no filter answers, or one
-        raises Drop; :exc:`~filtered_websocket.exceptions.FilterError`, logged and counted
-        before, if one raises anything else; :exc:`~filtered_websocket.Close`, with which the
-        connection is being closed.
+        raises Drop; :exc:`~filtered_websocket.NotAllowed`, counted and logged;
+        :exc:`~filtered_websocket.exceptions.FilterError`, logged and counted, if a filter
+        raises anything else; :exc:`~filtered_websocket.Close`, with which the connection is
+        being closed.
         """
         try:
             return await first_answer(self._pipeline.call, self._connection, call)
+        except NotAllowed as refusal:
+            self._connection.not_allowed(refusal)
+            raise
         except Close as close:
             self._connection.close(close.code, close.reason)
             raise
@@ -92,49 +94,22 @@ class Calls:
         None, and nothing is run, if the connection closes. The task is cancelled
         ``FILTER_GRACE`` after the socket is gone.
         """
+        over = self._running.over
         try:
-            while len(self._tasks) >= self._pipeline.calls and not self._over.is_set():
-                over = asyncio.ensure_future(self._over.wait())
+            while len(self._tasks) >= self._pipeline.calls and not over.is_set():
+                gone = asyncio.ensure_future(over.wait())
                 try:
-                    waited = {*self._tasks, over}
+                    waited = {*self._tasks, gone}
                     await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    over.cancel()
+                    gone.cancel()
         except BaseException:
             steps.close()
             raise
-        if self._over.is_set() or self._connection.closing:
+        if over.is_set() or self._connection.closing:
             steps.close()
             return None
-        # Not one that the connection's end cancels at once.
-        task = GuardedTask(steps, name="fws-call", context=self._connection.context.copy())
+        task = self._running.begin(steps, "a call")
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._tasks.discard)
         return task
-
-    def _ended(self, task: "asyncio.Task[Any]") -> None:
-        self._tasks.discard(task)
-        grace = self._graces.pop(task, None)
-        if grace is not None:
-            grace.stop()
-        error = None if task.cancelled() else task.exception()
-        # Ours are told to the client by the protocol, or have been logged.
-        if error is not None and not isinstance(error, FilteredWebSocketError):
-            self._pipeline.failed(error, f"connection {self._connection.id}", "a call")
-
-    def stop(self) -> None:
-        """The socket is gone: start nothing more, and cancel what runs after FILTER_GRACE."""
-        if not self._over.is_set():
-            self._over.set()
-            for task in self._tasks:
-                self._graces[task] = Grace(task, self._connection.id)
-
-    async def stopped(self) -> None:
-        """Return when none runs. A cancellation of the caller cancels them at once."""
-        self.stop()
-        while self._tasks:
-            try:
-                await asyncio.wait(self._tasks)
-            except asyncio.CancelledError:
-                for task in self._tasks:
-                    task.cancel()

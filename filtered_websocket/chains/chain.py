@@ -52,8 +52,8 @@ class Chain:
                         getattr(result, "close", str)()
                         raise TypeError(f"it returned {result!r:.80}: write it as 'async def'")
                     data = as_bytearray(result) if self._bytes else result
-        except (Drop, Close):
-            raise
+        except (Drop, Close, FilterError):
+            raise  # an error of a chain that a filter has set off names its filter already
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -77,7 +77,7 @@ class Chain:
                     result = await result
                 if result is not None:
                     data = as_bytearray(result) if self._bytes else result
-        except (Drop, Close):
+        except (Drop, Close, FilterError):
             raise
         except BaseException as error:
             if ends_the_task(error):

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from asgiref.sync import markcoroutinefunction
 
 from ..chains.calls import Calls
+from ..chains.running import Running
 from ..close_codes import FORBIDDEN
 from ..codecs.frames import Frame, text_event, to_frame
 from ..exceptions import Close, check_close
@@ -46,7 +47,10 @@ class Connection(member.Member):
     act when they are called; awaiting them waits until that is done.
     """
 
-    calls: Calls | None = None  #: Those that run; None until a protocol asks for them.
+    #: Its calls; None until a protocol asks for them. Private to this package.
+    calls: Calls | None = None
+    #: What goes on for a while once its socket is gone, if anything was begun.
+    running: Running | None = None
 
     def __init__(self, scope: Scope, view: View, transport: AsgiTransport, home: str) -> None:
         super().__init__(scope)

@@ -56,7 +56,7 @@ async def finish(
     Run the disconnect chains. A cancellation of this task does not end them: only if they
     take longer than ``DISCONNECT_TIMEOUT`` from then on are they cancelled, one by one.
     """
-    if not (chains or connection.transport.writing or connection.tasks or connection.calls):
+    if not (chains or connection.transport.writing or connection.tasks or connection.running):
         return
     task = GuardedTask(run_disconnect_chains(connection, chains, failed), name="fws-disconnect")
     if await wait_until_done(task, DISCONNECT_TIMEOUT):
@@ -71,8 +71,8 @@ async def run_disconnect_chains(
     filter that has not returned within ``FILTER_GRACE`` is cancelled.
     """
     await connection.transport.stopped()
-    if connection.calls is not None:
-        await connection.calls.stopped()
+    if connection.running is not None:
+        await connection.running.stopped()
     await end_tasks(tuple(connection.tasks))
     task: Any = asyncio.current_task()
     for chain in chains:

@@ -97,8 +97,8 @@ class Reader:
         self._connection.close_reason = reason
         self._is_over = True
         settle(self._over)
-        if self._connection.calls is not None:
-            self._connection.calls.stop()
+        if self._connection.running is not None:
+            self._connection.running.stop()
         if self._reading and self._task is not None:
             self._woken = True
             self._task.cancel()

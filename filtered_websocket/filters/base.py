@@ -43,6 +43,8 @@ __all__ = [
     "WebSocketDataFilter",
     "WebSocketDisconnectFilter",
     "WebSocketGroupFilter",
+    "WebSocketJoinFilter",
+    "WebSocketLeaveFilter",
     "WebSocketMessageFilter",
     "WebSocketSendFilter",
     "printable",
@@ -123,6 +125,22 @@ class WebSocketConnectFilter(FilterBase, metaclass=FilterMeta):
 
     ``data`` is the :class:`~filtered_websocket.connections.handshake.Handshake`. ``Drop``,
     ``Close`` and any error refuse the connection.
+    """
+
+
+class WebSocketJoinFilter(FilterBase, metaclass=FilterMeta):
+    """
+    Runs before a connection is in a group, once the group's rule has allowed it; ``data`` is
+    the :class:`~filtered_websocket.connections.subscription.Subscription`, whose ``info`` and
+    ``reply`` it may set. ``Drop`` refuses the join: it raises
+    :exc:`~filtered_websocket.NotAllowed`. What the filter returns is ignored.
+    """
+
+
+class WebSocketLeaveFilter(FilterBase, metaclass=FilterMeta):
+    """
+    Runs after a connection was in a group, on every way out, before the disconnect chain;
+    ``data`` is its subscription. Every filter runs, even if an earlier one raises.
     """
 
 

@@ -109,14 +109,17 @@ class Groups:
             return True
         return connection.start_task(link.wait_joined(group.key), "fws-join")
 
-    def leave(self, connection: Connection, view: View, name: str) -> None:
-        """Remove the member at once; after the last one the layer is unsubscribed later."""
+    def leave(self, connection: Connection, view: View, name: str) -> Subscription | None:
+        """
+        Remove the member at once; after the last one the layer is unsubscribed later. Returns
+        the subscription that has ended, if there was one.
+        """
         connection.asked.pop(name, None)
         group = self._by_name.get(name)
         if group is None or name not in connection.joined:
-            return
+            return None
         connection.joined.discard(name)
-        connection.remove_subscription(name)
+        ended = connection.remove_subscription(name)
         members = group.members[view]
         del members[connection.id]
         if not members:
@@ -125,6 +128,7 @@ class Groups:
             del self._by_name[name]
             del self._by_key[group.key]
             self._hub.link.unwant(group.key)
+        return ended
 
     def clear(self) -> None:
         """Forget all groups, when the hub ends."""

@@ -13,12 +13,12 @@ the connection goes on, which :meth:`Groups.leave` takes back.
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from ..conf import conf
 from ..connections.connection import Connection
 from ..connections.subscription import Subscription
-from ..exceptions import NotAllowed, only_exceptions
+from ..exceptions import Drop, NotAllowed, only_exceptions
 from ..groups import MAX_NAME, PERSONAL_PREFIX, RESERVED, Action
 from ..layer.envelope import check_group
 from ..pipelines.permissions import ask
@@ -121,7 +121,9 @@ def _subscription(
     pipeline: Pipeline, connection: Connection, name: str, trusted: bool, data: Any
 ) -> Subscription:
     """What the connection asks for. NotAllowed where it may not even ask."""
-    rules: Any = pipeline.rules
+    rules = pipeline.rules
+    if rules is None:
+        return Subscription(name, {}, None, data, trusted=trusted)
     if not trusted:
         if len(name) > MAX_NAME:
             raise NotAllowed(f"names have at most {MAX_NAME} characters", name)
@@ -140,14 +142,15 @@ def _asks(
     pipeline: Pipeline, connection: Connection, name: str, subscription: Subscription | None
 ) -> Iterator[Ask]:
     """What has to be asked before the connection is a member, in order."""
-    if subscription is not None and not subscription.trusted:
-        rule: Any = subscription.rule
-        captured = subscription.captured
+    if subscription is not None and subscription.rule is not None and not subscription.trusted:
+        rule, captured = subscription.rule, subscription.captured
         yield lambda: _require(ask(rule.join, connection, captured), name)
     may_join = pipeline.may_join
     is_own = name.startswith(PERSONAL_PREFIX) and name == connection.personal_group
     if may_join is not None and not is_own:
         yield lambda: _ask_may_join(may_join, connection, name)
+    if pipeline.join:
+        yield lambda: _run_join_chain(pipeline, connection, subscription, name)
 
 
 def _ask_may_join(may_join: Any, connection: Connection, name: str) -> Awaitable[None] | None:
@@ -155,6 +158,37 @@ def _ask_may_join(may_join: Any, connection: Connection, name: str) -> Awaitable
     with only_exceptions("may_join"):
         answer = run(may_join, connection, name)
     return _require(answer, name)
+
+
+def _run_join_chain(
+    pipeline: Pipeline, connection: Connection, subscription: Subscription | None, name: str
+) -> Awaitable[None] | None:
+    """NotAllowed where a filter raises Drop; to be awaited if a filter of it awaits."""
+    if any(chain.awaits for chain in pipeline.join):
+        return _await_join_chain(pipeline, connection, subscription, name)
+    run = connection.context.copy().run
+    try:
+        for chain in pipeline.join:
+            run(chain.run, connection, subscription)
+    except Drop as drop:
+        _refuse(drop, name)
+    return None
+
+
+async def _await_join_chain(
+    pipeline: Pipeline, connection: Connection, subscription: Subscription | None, name: str
+) -> None:
+    try:
+        for chain in pipeline.join:
+            await chain.pipe(connection, subscription)
+    except Drop as drop:
+        _refuse(drop, name)
+
+
+def _refuse(drop: Drop, name: str) -> NoReturn:
+    if isinstance(drop, NotAllowed):
+        raise drop
+    raise NotAllowed(NOT_ALLOWED, name) from drop
 
 
 def _require(answer: Any, name: str) -> Awaitable[None] | None:

@@ -9,13 +9,14 @@ from typing import Any, Protocol
 
 from ..chains.calls import Calls
 from ..chains.delivery import Delivery
+from ..chains.running import Running
 from ..chains.stalls import Stalls
 from ..conf import conf
 from ..connections.client import Users
 from ..connections.connection import Connection, Exclude, excluded_ids
 from ..connections.subscription import Subscription
 from ..connections.token_groups import use_token
-from ..exceptions import Drop, NotAllowed, PublishError
+from ..exceptions import Close, Drop, FilterError, NotAllowed, PublishError
 from ..groups import Action
 from ..layer.envelope import Item
 from ..pipelines.pipeline import Pipeline
@@ -121,8 +122,14 @@ class HubView(Submits):
     def calls_of(self, connection: Connection) -> Calls:
         """The calls of ``connection``, one of this pipeline; for protocols."""
         if connection.calls is None:
-            connection.calls = Calls(connection, self.pipeline)
+            connection.calls = Calls(connection, self.pipeline, self.running_of(connection))
         return connection.calls
+
+    def running_of(self, connection: Connection) -> Running:
+        """What of ``connection`` goes on for a while once its socket is gone."""
+        if connection.running is None:
+            connection.running = Running(connection, self.pipeline)
+        return connection.running
 
     # Groups
 
@@ -157,8 +164,26 @@ class HubView(Submits):
         return await use_token(self, connection, key)
 
     def leave(self, connection: Connection, group: str) -> None:
-        self._hub.groups.leave(connection, self, group)
+        ended = self._hub.groups.leave(connection, self, group)
         self._delivery.left(group)
+        if ended is not None and self.pipeline.leave:
+            running = self.running_of(connection)
+            running.begin(self._run_leave_chain(connection, ended), "fws-leave")
+
+    async def _run_leave_chain(self, connection: Connection, ended: Subscription) -> None:
+        """Every filter runs, also after one that raised or was cancelled."""
+        where = f"connection {connection.id}"
+        for chain in self.pipeline.leave:
+            try:
+                await chain.pipe(connection, ended)
+            except Drop as drop:
+                self.dropped(drop, where)
+            except Close as close:
+                connection.close(close.code, close.reason)
+            except FilterError as error:
+                self.pipeline.failed(error, where)
+            except asyncio.CancelledError:
+                pass  # of this filter, which has not returned in time
 
     # Sending
 

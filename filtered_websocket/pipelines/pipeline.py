@@ -22,12 +22,14 @@ logger = get_logger(__name__)
 #: Chain -> (its base, whether its data is always a bytearray without a codec).
 CHAINS: dict[str, tuple[Any, bool]] = {
     "connect": (base.WebSocketConnectFilter, False),
+    "join": (base.WebSocketJoinFilter, False),
     "data": (base.WebSocketDataFilter, True),
     "message": (base.WebSocketMessageFilter, True),
     "call": (base.WebSocketCallFilter, False),
     "group": (base.WebSocketGroupFilter, True),
     "send": (base.WebSocketSendFilter, True),
     "consumer": (base.WebSocketConsumerFilter, False),
+    "leave": (base.WebSocketLeaveFilter, False),
     "disconnect": (base.WebSocketDisconnectFilter, False),
 }
 #: Ends the log line of a filter that uses the database, or the like, on the event loop.
@@ -59,12 +61,12 @@ class Pipeline:
         self.may_join = may_join
         #: What its connections may join; None: whatever its filters join.
         self.rules = rules
-        #: Whether its connections keep a ``Subscription`` of each of their groups.
-        self.has_subscriptions = rules is not None
         #: How many calls of one connection run at once.
         self.calls = calls
         self._labels: dict[str, list[str]] = {}
         self._add_chains([pair for entry in entries for pair in load_entry(entry)])
+        #: Whether its connections keep a ``Subscription`` of each of their groups.
+        self.has_subscriptions = bool(rules is not None or self.join or self.leave)
         self._throttle = LogThrottle()
         #: Filter path -> how often it raised.
         self.failures: Counter[str] = Counter()
@@ -85,6 +87,9 @@ class Pipeline:
         self.group = chains["group"]
         self.send = chains["send"]
         self.consumer = chains["consumer"]
+        #: One chain per filter: each gets the subscription, whatever the one before returned.
+        self.join = _one_by_one(chains["join"])
+        self.leave = _one_by_one(chains["leave"])
         #: One chain per filter: the first answer ends it.
         self.call = _one_by_one(chains["call"])
         #: One chain per filter: if one raises, the next ones still run.

@@ -58,6 +58,8 @@ class StandInView:
         self.users: Mapping[str, Connection] = {}
         self.published = 0
         self.groups: set[str] = set()
+        #: The subscriptions that have ended, whose leave chain has not run.
+        self.ended: list[Subscription] = []
 
     def queue_of(self, connection: Connection) -> Any:
         return self
@@ -102,7 +104,9 @@ class StandInView:
 
     def leave(self, connection: Connection, group: str) -> None:
         connection.joined.discard(group)
-        connection.remove_subscription(group)
+        ended = connection.remove_subscription(group)
+        if ended is not None:
+            self.ended.append(ended)
 
     async def use_token(self, connection: Connection, key: str | None) -> Any:
         connection.token = await token_of(connection, key)

@@ -157,6 +157,18 @@ async def test_a_filter_cannot_cancel_the_task_of_its_call(caplog):
     assert "this code cancels the task that runs it" in caplog.text
 
 
+async def test_a_filter_that_may_not_join_is_no_missing_method(caplog):
+    async def join(web_socket_instance, call):
+        await web_socket_instance.join("token:x")
+
+    caplog.set_level(logging.INFO)
+    async with connect(route(message_filter(join, WebSocketCallFilter))) as ann:
+        await ask(ann, 1, "join")
+        assert await told(ann) == {"id": 1, "error": "not allowed"}
+        assert get_hub().counts["not_allowed"] == 1
+    assert "token:" in caplog.text
+
+
 async def test_close_closes_the_connection():
     def bye(web_socket_instance, call):
         raise Close(4000, "bye")
@@ -339,13 +351,13 @@ async def test_a_server_that_has_no_time_left_cancels_calls():
     ann = await connect(route(gates.filter, bye_filter(ended)))
     await ask(ann, 1, "wait", "a")
     await gates.has_begun("a")
-    [connection] = next(iter(get_hub().views.values())).users.values()
-    stopping = asyncio.ensure_future(connection.calls.stopped())
+    connection = ann.connection
+    stopping = asyncio.ensure_future(connection.running.stopped())
     await asyncio.sleep(0)
     stopping.cancel()
     async with limited():
         await stopping
-    assert not connection.calls._tasks
+    assert not connection.running._tasks
     await ann.close()
     assert ended == ["bye"]
 
