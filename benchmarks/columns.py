@@ -38,6 +38,11 @@ USERS = (
     Column("next", "users-5000-gc", "next_us"),
     Column("all", "users-5000-gc", "all_us"),
 )
+RECIPIENTS = (
+    Column("the same for all, us / delivery", "recipients-200", "alike_us"),
+    Column("a send filter that changes nothing", "recipients-200", "look_us"),
+    Column("JSON of its own for each", "recipients-200", "each_us"),
+)
 CROWDS = (
     Column("5 000 connect, s", "drain-5000", "arrived_s"),
     Column("5 000 are back, s", "drain-5000", "back_s"),

@@ -32,6 +32,35 @@ def fan_out(clients: int, in_flight: int, paced: int) -> Measure:
     return measure
 
 
+def per_recipient(clients: int, in_flight: int) -> Measure:
+    """
+    One group: the same for all, JSON of its own for each recipient, and of ours through a
+    send filter that changes nothing. They take turns on one server process.
+    """
+
+    def measure(bench: Bench, contender: Contender) -> Figures:
+        names = {"self": "alike_us", "each": "each_us"}
+        if contender.ours:
+            names["look"] = "look_us"
+        with bench.loaded(contender) as session:
+            streams = {}
+            for kind in names:
+                places = session.group(kind, kind, bench.count(clients, clients))
+                session.load.connect(places)
+                streams[kind] = [places[0].stream]
+                session.warm_up(streams[kind], in_flight // 4)
+            turns = [
+                {
+                    name: session.measure(streams[kind], bench.seconds / 3, in_flight)["cpu_us"]
+                    for kind, name in names.items()
+                }
+                for _ in range(bench.count(5, 2))
+            ]
+        return {name: median(turn[name] for turn in turns) for name in names.values()}
+
+    return measure
+
+
 def to_itself(bench: Bench, contender: Contender) -> Figures:
     with bench.loaded(contender) as session:
         places = session.group("self", "g", 1)

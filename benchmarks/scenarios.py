@@ -11,6 +11,7 @@ from .messages import (
     echo,
     fan_out,
     groups_of_three,
+    per_recipient,
     published,
     redis_commands,
     to_itself,
@@ -56,6 +57,13 @@ def needs_groups(contender: Contender) -> str | None:
 SCENARIOS = (
     Scenario("self-1", "1 client in one group", to_itself, 3, excuse=needs_to_self),
     Scenario("fanout-200", "200 clients in one group", fan_out(200, 32, 30), 3),
+    Scenario(
+        "recipients-200",
+        "200 clients, each of whom gets something else",
+        per_recipient(200, 32),
+        3,
+        ("ours-daphne", "ours-uvicorn", "websockets", "node-ws"),
+    ),
     # Fewer at once: so many clients make a queue of every message.
     Scenario("fanout-3000", "3 000 clients in one group", fan_out(3000, 4, 30), 2),
     Scenario("groups-1000", "1 000 groups of 3", groups_of_three, 2, excuse=needs_groups),

@@ -13,6 +13,7 @@ from filtered_websocket.consumers import FilteredWebSocketConsumer  # noqa: E402
 from filtered_websocket.routing import with_websockets  # noqa: E402
 
 BROADCAST = "filtered_websocket.filters.broadcast_messages"
+TO_ALL = {"NAME": BROADCAST, "OPTIONS": {"to_self": True}}
 HERE = "benchmarks.servers.filters"
 
 
@@ -26,7 +27,19 @@ class GroupConsumer(FilteredWebSocketConsumer):
 class SelfConsumer(GroupConsumer):
     """Messages reach their sender too."""
 
-    filters = ({"NAME": BROADCAST, "OPTIONS": {"to_self": True}},)
+    filters = (TO_ALL,)
+
+
+class LookConsumer(GroupConsumer):
+    """Through a send filter that changes nothing."""
+
+    filters = (TO_ALL, f"{HERE}.Look")
+
+
+class EachConsumer(GroupConsumer):
+    """Every recipient gets something else."""
+
+    filters = (TO_ALL, f"{HERE}.Each")
 
 
 def echo_after(*filters: str):
@@ -38,6 +51,8 @@ application = with_websockets(
     [
         path("fan/<str:group>/", GroupConsumer.as_asgi()),
         path("self/<str:group>/", SelfConsumer.as_asgi()),
+        path("look/<str:group>/", LookConsumer.as_asgi()),
+        path("each/<str:group>/", EachConsumer.as_asgi()),
         path("echo/", echo_after()),
         path("echo-def/", echo_after(*[f"{HERE}.NoOp"] * 10)),
         path("echo-async/", echo_after(*[f"{HERE}.AsyncNoOp"] * 10)),

@@ -1,6 +1,7 @@
 """``websockets.broadcast`` on uvloop, no compression."""
 
 import asyncio
+import json
 import os
 from collections import defaultdict
 
@@ -8,6 +9,12 @@ import uvloop
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
 groups: defaultdict[str, set[ServerConnection]] = defaultdict(set)
+
+
+def encode(member: ServerConnection, message: str | bytes) -> str:
+    """JSON of its own for each recipient."""
+    fields = {"body": str(message)[:101], "to": str(member.id)[:8]}
+    return json.dumps(fields, separators=(",", ":"))
 
 
 async def handle(connection: ServerConnection) -> None:
@@ -19,6 +26,9 @@ async def handle(connection: ServerConnection) -> None:
         async for message in connection:
             if kind == "echo":
                 await connection.send(message)
+            elif kind == "each":
+                for member in members:
+                    broadcast([member], encode(member, message))
             elif kind == "self":
                 broadcast(members, message)
             else:
