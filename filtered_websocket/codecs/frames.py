@@ -26,6 +26,8 @@ Packed = tuple[Kind, bytes]
 #: For isinstance: a constant tuple is faster than ``bytes | ...``, built at every call.
 BYTES = (bytes, bytearray, memoryview)
 OBJECTS = (dict, list)
+#: To make one for each message takes as long as a short message.
+ENCODER = DjangoJSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 class Frame:
@@ -169,13 +171,7 @@ def is_utf8(payload: bytes) -> bool:
 
 def dump_json(message: Any) -> str:
     """JSON as ``publish`` makes it: Django's encoder, no NaN (no browser parses it)."""
-    return json.dumps(
-        message,
-        cls=DjangoJSONEncoder,
-        ensure_ascii=False,
-        allow_nan=False,
-        separators=(",", ":"),
-    )
+    return ENCODER.encode(message)
 
 
 def pack(message: Any, text: bool | None) -> Packed:
