@@ -7,7 +7,8 @@ Group messages of one pipeline: through its group chain and its send chain, to t
               group chain, or codec      -> at once, message by message
               group chain that awaits    -> a queue per group: groups do not wait for one another
     finish    no send chain              -> encoded once, written to every member
-              send chain                 -> once per recipient; equal results are encoded once
+              send chain                 -> once per recipient; equal results are encoded once,
+                                            and many messages leave in one write per recipient
               send chain that awaits     -> a queue per recipient: a slow one delays no other
 
 Which of these, is decided once, when the pipeline is first used.
@@ -42,6 +43,8 @@ class Delivery:
         self.deliver: Callable[[str, Sequence[Item]], None] = self._write_items
         if self._pipeline.group.awaits:
             self.deliver = self._queue
+        elif self._pipeline.send and not self._pipeline.send.awaits:
+            self.deliver = self._run_together
         elif self._pipeline.group or self._pipeline.send or self._pipeline.codec is not None:
             self.deliver = self._run
         self._finish: Callable[[About, Any, bool], None] = self._write_to_all
@@ -56,6 +59,20 @@ class Delivery:
     def _run(self, group: str, items: Sequence[Item]) -> None:
         for item in items:
             self._run_item(group, item)
+
+    def _run_together(self, group: str, items: Sequence[Item]) -> None:
+        """As :meth:`_run`; what each recipient gets of many messages leaves in one write."""
+        if len(items) == 1:
+            self._run_item(group, items[0])
+            return
+        transports = tuple(self._hub.groups.members(self._view, group).values())
+        for transport in transports:
+            transport.hold()
+        try:
+            self._run(group, items)
+        finally:
+            for transport in transports:
+                transport.release()
 
     def _run_item(self, group: str, item: Item) -> None:
         """Handle one message with a group chain that does not await."""

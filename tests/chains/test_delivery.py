@@ -20,7 +20,9 @@ from filtered_websocket import (
 )
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.layer.envelope import Item
 from filtered_websocket.testing import connect
+from filtered_websocket.transports import AsgiTransport
 
 from ..connections.test_connection import message_filter
 from ..waiting import until
@@ -301,6 +303,36 @@ async def test_a_blocking_filter_runs_in_a_thread(transactional_db):
         await ann.send("x")
         assert await ann.receive() == "x"
     assert threads and threading.main_thread() not in threads
+
+
+async def test_many_messages_leave_in_one_write_per_recipient(monkeypatch):
+    """Transports without that, as plain ASGI, send them one by one."""
+    log = []
+    for name in ("hold", "write", "release"):
+        before = getattr(AsgiTransport, name)
+
+        def note(self, *args, name=name, before=before):
+            log.append((self, name))
+            before(self, *args)
+
+        monkeypatch.setattr(AsgiTransport, name, note)
+
+    def fail(web_socket_instance, data):
+        if data == b"1":
+            raise ValueError("on purpose")
+
+    app = route(send_filter(fail))
+    async with connect(app) as ann, connect(app) as bob:
+        [view] = get_hub().views.values()
+        log.clear()
+        view.deliver("g", [Item(n, "t", "", str(n).encode(), {}) for n in range(3)])
+        steps = {transport: [step for one, step in log if one is transport] for transport, _ in log}
+        assert list(steps.values()) == [["hold", "write", "write", "release"]] * 2
+        log.clear()
+        view.deliver("g", [Item(4, "t", "", b"4", {})])
+        assert [step for _, step in log] == ["write"] * 2
+        for client in (ann, bob):
+            assert [await client.receive() for _ in range(3)] == ["0", "2", "4"]
 
 
 # A filter that awaits
