@@ -27,6 +27,8 @@ from ..pipelines.route import Route, check_route_group
 
 NOT_ALLOWED = "may not join this group"
 NO_SUCH_GROUP = "no such group"
+#: A tuple, which one call compares.
+PREFIXES = tuple(RESERVED)
 
 
 class View(Protocol):
@@ -85,9 +87,9 @@ def join(
     view: View, connection: Connection, name: str, trusted: bool, data: Any
 ) -> "bool | asyncio.Future[bool]":
     """See :meth:`Connection.join`; the result, or a future of it."""
-    for prefix, whose in RESERVED.items():
-        if name.startswith(prefix):
-            raise NotAllowed(f"names that begin with {prefix!r} are {whose}", name)
+    if name.startswith(PREFIXES):
+        prefix = next(filter(name.startswith, PREFIXES))
+        raise NotAllowed(f"names that begin with {prefix!r} are {RESERVED[prefix]}", name)
     return enter(view, connection, name, trusted=trusted, data=data)
 
 
