@@ -83,6 +83,7 @@ WRONG = {
     "PUBLISH_MAX_AGE": [0, "30s"],
     "PUBLISH_QUEUE": [0, None],
     "PUBLISH_QUEUE_BYTES": [0, None, 0.5],
+    "PRESENCE_LEASE": [0, -1.0, None, "60", True, float("nan")],
     "RECHECK": [0, -1.0, None, "60", True, float("nan")],
     "REFUSE_WITH": [403, "401"],
     "SLOW_READER": [None, "drop", "drop_oldest", True],
