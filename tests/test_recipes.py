@@ -20,6 +20,7 @@ from filtered_websocket.testing import allows, connect
 from .snippets import named
 from .waiting import until
 
+JSON = "filtered_websocket.json_codec.JSONCodec"
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
@@ -146,3 +147,22 @@ async def test_per_recipient_fields(site):
         assert json.loads(await clients["staff"].receive())["name"] == "inventory"
         for name, client in clients.items():
             assert json.loads(await client.receive()) == expected[name]
+
+
+async def test_who_is_online(site, settings):
+    settings.FILTERED_WEBSOCKET = {"GROUPS": "mysite.groups", "CODEC": JSON}
+    ann, bob = await sync_to_async(two_users)()
+    _, filters = site("docs/presence.md", "groups.py", "filters.py")
+    line = [filters.EnterRoom, filters.ShowWhoIsOnline]
+    everyone = {"room": "room:1", "online": [str(ann.pk), str(bob.pk)]}
+    alone = {"room": "room:1", "online": [str(ann.pk)]}
+    async with connect(line, user=ann) as one:
+        assert await told(one, {"room": 1}) == alone
+        async with connect(line, user=bob) as two:
+            assert await told(two, {"room": 1}) == everyone
+            assert json.loads(await one.receive()) == everyone
+        assert json.loads(await one.receive()) == alone
+
+
+def two_users():
+    return [User.objects.create(username=name) for name in ("ann", "bob")]

@@ -26,7 +26,7 @@ def check_groups(**kwargs: Any) -> Iterable[CheckMessage]:
     """Group rules: those of ``GROUPS``, and of every route."""
     found: dict[tuple[str | None, str], CheckMessage] = {}
     for rules in _all_rules():
-        for message in (*_check_permissions(rules), *_check_history(rules)):
+        for message in (*_check_permissions(rules), *_check_layer(rules)):
             found[message.id, message.msg] = message
     for route in known_routes():
         for message in _check_names(route):
@@ -80,22 +80,28 @@ def known_permissions() -> set[str]:
     return found
 
 
-def _check_history(rules: Rules) -> Iterable[CheckMessage]:
-    keeping: list[GroupRule] = [rule for rule in rules if rule.history is not None]
+def _check_layer(rules: Rules) -> Iterable[CheckMessage]:
+    """That what a rule keeps has a place."""
+    wants = {"history": ("a history", "E024"), "presence": ("presence", "E026")}
     path = getattr(settings, "CHANNEL_LAYERS", {}).get(conf.CHANNEL_LAYER, {}).get("BACKEND")
-    if not keeping or path is None:
-        return
+    for name, (words, number) in wants.items():
+        keeping: list[GroupRule] = [rule for rule in rules if getattr(rule, name)]
+        if keeping and path is not None and not _is_known(path):
+            yield Error(
+                f"{rules.source}: {keeping[0]} has {words}, and CHANNEL_LAYERS"
+                f"[{conf.CHANNEL_LAYER!r}] is {path}, which cannot keep it.",
+                hint=f"Use channels_redis.pubsub, or leave {name} out.",
+                id=f"filtered_websocket.{number}",
+            )
+
+
+def _is_known(path: str) -> bool:
+    """Whether this package knows where to keep something beside this layer."""
     try:
         layer = import_object(path)
     except SettingError:
-        return  # Channels reports it
-    if not (isinstance(layer, type) and issubclass(layer, KEEPS_HISTORY)):
-        yield Error(
-            f"{rules.source}: {keeping[0]} has a history, and CHANNEL_LAYERS"
-            f"[{conf.CHANNEL_LAYER!r}] is {path}, which cannot keep one.",
-            hint="Use channels_redis.pubsub, or leave history out.",
-            id="filtered_websocket.E024",
-        )
+        return True  # Channels reports it
+    return isinstance(layer, type) and issubclass(layer, KEEPS_HISTORY)
 
 
 def _check_names(route: Route) -> Iterable[CheckMessage]:

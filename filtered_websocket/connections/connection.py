@@ -29,6 +29,7 @@ class View(member.View, Protocol):
     def storage_object(self) -> Any: ...
     @property
     def users(self) -> Mapping[str, "Connection"]: ...
+    def present(self, group: str) -> Mapping[str, Any]: ...
     def queue_of(self, connection: "Connection") -> Any: ...
     def submit(
         self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
@@ -85,6 +86,13 @@ class Connection(member.Member):
     def users(self) -> Mapping[str, "Connection"]:
         """id -> connection, of this process and pipeline; iterating sees one moment."""
         return self._view.users
+
+    def present(self, group: str) -> Mapping[str, Any]:
+        """
+        Connection id -> ``Info(user, info)`` of everyone in ``group``, in all processes, as
+        far as it was told here; see :meth:`HubView.present`.
+        """
+        return self._view.present(group)
 
     @property
     def queue(self) -> Any:

@@ -24,6 +24,7 @@ from ..exceptions import PublishError
 from ..layer.envelope import CONTROL, Batch, Item, group_key
 from ..layer.links import Link, open_link
 from ..pipelines.pipeline import Pipeline
+from ..presence.of_hub import HubPresence
 from ..publishing.items import new_item
 from ..publishing.queue import PublishQueue
 from ..storage_objects import get_storage_object
@@ -55,6 +56,7 @@ class Hub:
         self.connections: dict[str, Connection] = {}
         self.views: dict[Pipeline, HubView] = {}
         self.groups = Groups(self)
+        self.presence = HubPresence(self, self.groups.tell)
         #: How often what happened: ``duplicate``, ``bad_envelope``, ``missed``, ...
         self.counts: Counter[str] = Counter()
         #: Starts the tasks that have to survive exceptions.
@@ -180,17 +182,16 @@ class Hub:
         tasks = self._listening, self._control_joined
         self._listening = self._control_joined = None
         await end_tasks(filter(None, tasks))
+        await self.presence.stop()
         if active_hub() is None:  # else another hub has begun, and uses the storage object
             await storage.aclose()
         await link.stop()
         self._ending = False
 
     async def settled(self) -> None:
-        """
-        Return when no publish, group message or event is queued. Publishes that wait for a
-        layer that cannot be reached do not count.
-        """
+        """Return when nothing is queued but what waits for a layer that cannot be reached."""
         while True:
+            await self.presence.flushed()
             await self.publish_queue.settled()
             busy = [view for view in tuple(self.views.values()) if view.busy]
             if not busy and self.publish_queue.is_settled:
@@ -208,6 +209,7 @@ class Hub:
                 on_back=self._layer_back,
                 on_bad_envelope=self.events.bad_envelope,
                 on_joined_late=self._joined_late,
+                on_events=self.presence.receive,
             )
         return self._link
 
@@ -263,6 +265,7 @@ class Hub:
         if not self._running:
             return  # it only publishes: it missed no message
         self.grants.recheck_all()
+        self.presence.layer_back()
         if self._control_failed:
             self._control_failed = False
             self.send_control({"is": "sweep"})

@@ -4,7 +4,7 @@ import asyncio
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..chains.calls import Calls
@@ -20,6 +20,8 @@ from ..exceptions import Close, Drop, FilterError, NotAllowed, PublishError
 from ..groups import Action
 from ..layer.envelope import Item
 from ..pipelines.pipeline import Pipeline
+from ..presence.base import Event, Info, describe
+from ..presence.of_hub import HubPresence
 from ..publishing.queue import PublishQueue
 from ..publishing.submitting import Submits
 from ..storage_objects import get_storage_object
@@ -45,6 +47,7 @@ class Host(Protocol):
     grants: Grants
     groups: Groups
     connections: dict[str, Connection]
+    presence: HubPresence
     thread: int
 
     def publish_failed(self, group: str, items: list[Item], error: PublishError) -> None: ...
@@ -212,6 +215,21 @@ class HubView(Submits):
         self._delivery.fan_out(group, message, excluded_ids(exclude))
 
     # Events
+
+    def tell(self, group: str, events: Sequence[Event]) -> None:
+        """Joins and leaves of a group, for the consumer chain where its rule says so."""
+        rules = self.pipeline.rules
+        match = None if rules is None else rules.find(group)
+        if self.pipeline.consumer and match is not None and match.rule.join_leave:
+            self.post(describe(group, events))
+
+    def present(self, group: str) -> Mapping[str, Info]:
+        """
+        Connection id -> ``Info(user, info)`` of everyone in ``group``, in all processes: what
+        its ``presence`` events add up to. Empty where this process has no connection in it,
+        and without ``join_leave=True`` in the group's rule.
+        """
+        return self._hub.presence.present(group)
 
     def post(self, event: Any) -> None:
         """Queue an event for the consumer chain; dropped and counted if the queue is full."""

@@ -38,6 +38,8 @@ MAX_ORIGINS = 1024
 CONTROL = ""
 #: Longest origin, and longest epoch, in characters: receivers remember many of them.
 MAX_ORIGIN = 64
+#: The key of joins and leaves in their envelope, which ``presence`` knows.
+EVENTS = "p"
 #: ``meta`` key: ids of connections that must not get the message.
 EXCLUDE = "x"
 #: ``meta`` key: the name of the publication, if it has one.

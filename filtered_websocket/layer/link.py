@@ -11,7 +11,7 @@ from ..exceptions import ends_the_task
 from ..logs import LogThrottle, get_logger
 from ..threads.tasks import Tasks, end_tasks, pause
 from ..types import ChannelLayer
-from .envelope import VERSION, BadEnvelope, Batch, seal, unseal
+from .envelope import EVENTS, VERSION, BadEnvelope, Batch, seal, unseal
 from .health import LOST, PROBE, LayerHealth, Probes
 from .names import asks_for_old_name, explain, stop_watching, warn_of_old_name, watch
 from .subscriptions import Subscriptions
@@ -41,11 +41,13 @@ class LayerLink:
         on_back: Callable[[float], None],
         on_bad_envelope: Callable[[Exception], None],
         on_joined_late: Callable[[str], None],
+        on_events: Callable[[Any], object] = lambda envelope: None,
     ) -> None:
         self._layer = layer
         self._supervisor = supervisor
         self._on_batch = on_batch
         self._on_bad_envelope = on_bad_envelope
+        self._on_events = on_events
         self._throttle = LogThrottle()
         self._listens = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -120,19 +122,19 @@ class LayerLink:
         of ``LOST`` the batch may have arrived: send it again unchanged once
         :meth:`wait_available` returns True.
         """
+        await self.send_envelope(batch.key, seal(batch))
+
+    async def send_envelope(self, key: str, envelope: dict[str, Any]) -> None:
+        """As :meth:`send`, for what is no batch."""
         try:
             async with asyncio.timeout(conf.LAYER_TIMEOUT):
-                await self._layer.group_send(batch.key, seal(batch))
+                await self._layer.group_send(key, envelope)
         except LOST as error:
             self._health.note_lost(error)
             raise explain(error, self._layer) from error.__cause__
 
     async def wait_available(self, deadline: float) -> bool:
-        """
-        Wait until the layer is available, or until ``deadline`` on the monotonic clock.
-
-        Returns whether it is.
-        """
+        """Wait until ``deadline`` (monotonic clock) at most; whether the layer is available."""
         return await self._health.wait_available(deadline)
 
     async def round_trip(self) -> bool:
@@ -217,9 +219,13 @@ class LayerLink:
 
     def _handle(self, envelope: Any) -> None:
         try:
-            if isinstance(envelope, dict) and envelope.get("v") == VERSION and PROBE in envelope:
-                self._probes.handle(envelope[PROBE])
-                return
+            if isinstance(envelope, dict):
+                if envelope.get("v") == VERSION and PROBE in envelope:
+                    self._probes.handle(envelope[PROBE])
+                    return
+                if EVENTS in envelope:
+                    self._on_events(envelope)
+                    return
             batch = unseal(envelope)
             if batch.epoch:
                 # Nothing here follows offsets yet: as numbers they would look like losses.

@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from .envelope import Batch
 
@@ -84,6 +85,9 @@ class ProcessLink:
     async def send(self, batch: Batch) -> None:
         """:meth:`post`."""
         self.post(batch, lambda error: None)
+
+    async def send_envelope(self, key: str, envelope: dict[str, Any]) -> None:
+        """Nobody calls it: what is no batch goes from hub to hub by other ways."""
 
     async def wait_available(self, deadline: float) -> bool:
         return True

@@ -12,7 +12,7 @@ Presence for one hub: enters its connections, renews their leases, and tells joi
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from ..conf import conf
@@ -53,7 +53,7 @@ class Worker:
         store: Store,
         link: Link,
         tell: Callable[[str, list[Event]], object],
-        publish: Callable[[str, list[Event]], object],
+        publish: Callable[[str, list[Event]], Awaitable[None]],
     ) -> None:
         self._store = store
         self._link = link
@@ -196,11 +196,11 @@ class Worker:
         report = await self._ledger.renew()
         for group, revision in report.revisions.items():
             self._rosters.check(group, revision)
-        return self._take(report)
+        return await self._take(report)
 
     async def _flush(self) -> bool:
         """Send what has changed; whether all was taken."""
-        is_done = self._take(await self._ledger.flush())
+        is_done = await self._take(await self._ledger.flush())
         # Not before, so that the leave of the last one was told.
         for group in [one for one in self._left if not self._ledger.is_changed(one)]:
             self._left.discard(group)
@@ -208,11 +208,11 @@ class Worker:
                 self._rosters.remove(group)
         return is_done
 
-    def _take(self, report: Report) -> bool:
+    async def _take(self, report: Report) -> bool:
         if not self._store.publishes:
             for group, events in report.events:
                 if self._tells(group):
-                    self._publish(group, events)
+                    await self._publish(group, events)
         for group, error in list(report.errors.items())[:1]:
             self._log(group, error)
         return not report.errors

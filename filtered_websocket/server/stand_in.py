@@ -102,6 +102,9 @@ class StandInView:
     def not_allowed(self, error: NotAllowed, where: str) -> None:
         """Never called: without group rules nothing is refused later."""
 
+    def present(self, group: str) -> Mapping[str, Any]:
+        return {}
+
     def leave(self, connection: Connection, group: str) -> None:
         connection.joined.discard(group)
         ended = connection.remove_subscription(group)

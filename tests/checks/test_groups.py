@@ -93,10 +93,12 @@ def test_rules_of_a_route_are_checked_too():
     ("backend", "can"),
     [(PUBSUB, True), (CORE, True), (IN_MEMORY, True), ("channels.layers.BaseChannelLayer", False)],
 )
-def test_a_history_needs_a_layer_that_can_keep_it(declare, settings, backend, can):
+def test_history_and_presence_need_a_layer_that_can_keep_them(declare, settings, backend, can):
     declare(group("a"), group("b", history=History(1, 1)))
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend}}
     assert [number for number, _ in found()] == ([] if can else ["E024"])
+    declare(group("a"), group("b", presence=True))
+    assert [number for number, _ in found()] == ([] if can else ["E026"])
     declare(group("a"))
     assert found() == []
 

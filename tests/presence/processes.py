@@ -91,7 +91,7 @@ class Process:
         self.unjoined = set()
         self.store = Store(world, self)
         self.counts = Counter()
-        self.worker = Worker(Tasks(self.counts), self.store, self, self.tell, world.publish)
+        self.worker = Worker(Tasks(self.counts), self.store, self, self.tell, world.apublish)
 
     # As the link that the worker knows
 
@@ -170,6 +170,9 @@ class World:
         for process in self.processes:
             if not process.is_dead:
                 process.receive(group, events)
+
+    async def apublish(self, group, events):
+        self.publish(group, events)
 
     def lose(self):
         """Redis was restarted, empty: every process has lost its connections."""
