@@ -40,7 +40,10 @@ MAX_NAME = 255
 
 @dataclass(frozen=True)
 class History:
-    """Keep the last ``size`` publications of a group, each for ``ttl`` seconds at most."""
+    """
+    Keep the last ``size`` publications of a group, each for ``ttl`` seconds at most. Not yet:
+    it is checked, and nothing is kept.
+    """
 
     size: int
     ttl: float
@@ -121,9 +124,8 @@ def group(
     ``join``, ``publish`` and ``see`` (presence and history; as ``join`` if None) say who may:
     True, False, a permission of the user, or a function of the connection and what the
     pattern has captured. ``recheck`` asks ``join`` again every ``RECHECK`` seconds.
-    ``presence`` keeps who is subscribed, and ``join_leave`` tells the others. ``history``
-    keeps publications, and with ``latest`` a joiner gets the last one. ``binary`` allows
-    publications that are not JSON.
+    ``presence`` keeps who is subscribed, and ``join_leave`` tells the others. ``history``,
+    ``latest`` and ``binary`` have no effect yet: no publications are kept.
 
     TypeError or ValueError for an argument that means nothing.
     """

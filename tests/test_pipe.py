@@ -135,6 +135,13 @@ def test_a_dropped_line_prints_nothing():
     assert piped("a\nx\nb\n", message_filter(drop)) == (0, "a\nb\n", "")
 
 
+def test_nobody_is_present_in_a_group_without_a_server():
+    def count(web_socket_instance, data):
+        return str(len(web_socket_instance.present("default"))).encode()
+
+    assert piped("x\n", message_filter(count)) == (0, "0\n", "")
+
+
 def test_a_filter_in_a_thread_may_push_and_join():
     def work(web_socket_instance, data):
         web_socket_instance.push("pushed")

@@ -82,16 +82,19 @@ def known_permissions() -> set[str]:
 
 def _check_layer(rules: Rules) -> Iterable[CheckMessage]:
     """That what a rule keeps has a place."""
-    wants = {"history": ("a history", "E024"), "presence": ("presence", "E026")}
+    wants = {
+        "history": ("a history", "filtered_websocket.E024"),
+        "presence": ("presence", "filtered_websocket.E026"),
+    }
     path = getattr(settings, "CHANNEL_LAYERS", {}).get(conf.CHANNEL_LAYER, {}).get("BACKEND")
-    for name, (words, number) in wants.items():
+    for name, (words, identifier) in wants.items():
         keeping: list[GroupRule] = [rule for rule in rules if getattr(rule, name)]
         if keeping and path is not None and not _is_known(path):
             yield Error(
                 f"{rules.source}: {keeping[0]} has {words}, and CHANNEL_LAYERS"
                 f"[{conf.CHANNEL_LAYER!r}] is {path}, which cannot keep it.",
                 hint=f"Use channels_redis.pubsub, or leave {name} out.",
-                id=f"filtered_websocket.{number}",
+                id=identifier,
             )
 
 
