@@ -241,5 +241,8 @@ async def test_10_000_commands_are_answered_and_leave_nothing_behind(site, numbe
 def test_the_rules_are_printed_and_have_no_mistakes(site):
     printed = run_python(site[0].env, "manage.py", "groups")
     assert "group('room:<int:room>', join=is_member, publish=is_member, recheck=True)" in printed
-    assert "/" in printed.splitlines() and "personal()" in printed
+    heads = [line for line in printed.splitlines() if not line.startswith(" ")]
+    # The demo site's route, which these settings import and do not serve, has no path.
+    assert heads == ["GROUPS 'tests.e2e.groups_rules'", "/"]
+    assert printed.count("  personal()") == 2
     manage(site[0].env, "check", "--fail-level", "ERROR")
