@@ -20,6 +20,7 @@ from filtered_websocket import (
     WebSocketGroupFilter,
     WebSocketJoinFilter,
     WebSocketLeaveFilter,
+    WebSocketMessageFilter,
     WebSocketSendFilter,
     current,
 )
@@ -379,6 +380,18 @@ def test_main_pipes_standard_input(standard_input):
 def test_main_ends_quietly_when_nobody_reads(standard_input):
     standard_input("a\n", BrokenPipeError())
     assert main(["tests.examples.Shout"]) == 0
+
+
+class PrintsForNobody(WebSocketMessageFilter):
+    @classmethod
+    def filter(cls, connection, message):
+        raise BrokenPipeError
+
+
+def test_main_ends_quietly_when_a_filter_finds_that_nobody_reads(standard_input, capsys):
+    standard_input("a\n")
+    assert main(["tests.test_pipe.PrintsForNobody"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_main_refuses_what_is_no_filter(standard_input, capsys):

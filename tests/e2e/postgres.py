@@ -162,7 +162,7 @@ class PgBouncer(_Server):
         )
         settings.chmod(0o644)
         super().__init__([find_program("pgbouncer"), str(settings)], self._folder.path)
-        self.said("process up")
+        self.starts("process up")
 
     def stop(self):
         status = super().stop()

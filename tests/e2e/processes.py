@@ -126,6 +126,14 @@ class Process:
         assert found, f"never said {pattern!r}:\n{self.output}"
         return found
 
+    def starts(self, pattern):
+        """As ``said``, for a server that must be running then: one that does not start is ended."""
+        try:
+            return self.said(pattern)
+        except AssertionError:
+            self.stop()
+            raise
+
     def listens_on(self, port, timeout=LIMIT):
         """
         Wait for a server that does not say when it is ready. Without connecting: it would
@@ -182,7 +190,7 @@ class Valkey(Process):
                 *options,
             ]
         )
-        self.said("Ready to accept connections")
+        self.starts("Ready to accept connections")
 
     @property
     def url(self):
@@ -231,7 +239,7 @@ class Daphne(Process):
             env=env,
             cwd=cwd,
         )
-        self.port = int(self.said(r"Listening on TCP address 127\.0\.0\.1:(\d+)")[1])
+        self.port = int(self.starts(r"Listening on TCP address 127\.0\.0\.1:(\d+)")[1])
 
     def ws(self, path="/"):
         return f"ws://127.0.0.1:{self.port}{path}"

@@ -31,7 +31,7 @@ class Sentinel(Process):
             "sentinel failover-timeout mymaster 2000\n"
         )
         super().__init__([str(get_binary_path()), str(config), "--sentinel"])
-        self.said("Sentinel ID is")
+        self.starts("Sentinel ID is")
 
     @property
     def address(self):

@@ -296,7 +296,9 @@ async def test_the_redis_of_debian(tmp_path):
 
 
 async def test_a_cluster_has_all_keys_of_a_group_in_one_slot():
-    valkey = await asyncio.to_thread(Valkey, None, "--cluster-enabled", "yes")
+    # By default the port of its bus is 10 000 above, where other programs take theirs.
+    options = "--cluster-enabled", "yes", "--cluster-port", str(free_port())
+    valkey = await asyncio.to_thread(Valkey, None, *options)
     try:
         with valkey.client() as client:
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)

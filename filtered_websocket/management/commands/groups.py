@@ -30,7 +30,8 @@ class Command(BaseCommand):
                 "no group rules: name a module with a list grouppatterns in"
                 " FILTERED_WEBSOCKET['GROUPS']; without, clients join what filters join"
             )
-        for rules, paths in by_rules.items():
+        # First what is served. Which module is imported first is chance: checks have no order.
+        for rules, paths in sorted(by_rules.items(), key=lambda item: not item[1]):
             self.stdout.write(", ".join(dict.fromkeys(paths)) or rules.source)
             for rule in rules:
                 self.stdout.write(f"  {line_of(rule)}")
