@@ -1,6 +1,7 @@
 """Presence in a real Redis: presence.redis and presence.scripts."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 from redis.crc import key_slot
@@ -16,17 +17,25 @@ from .worlds import LEASE, call, entry, redis_world
 
 
 class Counted:
-    """A host that counts commands, and their bytes."""
+    """A host that counts commands, and how often one is sent when all have been answered."""
 
     def __init__(self, host):
         self._host = host
         self.is_plain = host.is_plain
         self.channel_of = host.channel_of
         self.commands = []
+        self.round_trips = self._open = 0
 
     def execute(self, group, command, on_reply):
         self.commands.append(command)
-        self._host.execute(group, command, on_reply)
+        self.round_trips += not self._open
+        self._open += 1
+
+        def take(reply):
+            self._open -= 1
+            on_reply(reply)
+
+        self._host.execute(group, command, take)
 
     def take(self):
         commands, self.commands = self.commands, []
@@ -231,3 +240,41 @@ async def test_so_many_commands_are_sent_before_the_first_answer_is_waited_for(r
     await asyncio.sleep(0)
     assert len(counted.take()) == AT_ONCE
     assert len(await changing) == AT_ONCE + 5
+
+
+def done_by(client):
+    """What Redis has done since it was started: by command, and in bytes that it has read."""
+    stats = client.info("commandstats")
+    counts = {name.partition("_")[2]: one["calls"] for name, one in stats.items()}
+    return Counter(counts), client.info("stats")["total_net_input_bytes"]
+
+
+async def renewal(redis, ledger):
+    """The commands that Redis runs for one renewal, in scripts, too; and the bytes it reads."""
+    commands, size = done_by(redis.client)
+    report = await ledger.renew()
+    assert report.errors == {} and ledger.is_settled
+    after, size_after = done_by(redis.client)
+    del after["info"], commands["info"]
+    return after - commands, size_after - size
+
+
+#: What docs/presence.md promises of a renewal, for each group: commands in its script, bytes.
+MOST_COMMANDS, MOST_BYTES = 12, 512
+
+
+@pytest.mark.parametrize(("groups", "members"), [(1, 10_000), (1000, 10)])
+async def test_what_redis_does_for_a_renewal_depends_on_groups_and_not_on_members(
+    redis, counted, groups, members
+):
+    ledger = Ledger(RedisStore(counted, LEASE), "a")
+    for number in range(groups):
+        for member in range(members):
+            ledger.add(f"g{number}", f"c{number}-{member}", Info(f"user{member}"))
+    await ledger.flush()
+    counted.round_trips = 0
+    commands, size = await renewal(redis, ledger)
+    assert commands.pop("evalsha") == groups
+    assert sum(commands.values()) <= MOST_COMMANDS * groups, commands
+    assert size < MOST_BYTES * groups
+    assert counted.round_trips == -(-groups // AT_ONCE)
