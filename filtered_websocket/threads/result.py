@@ -43,6 +43,10 @@ class Result(Coroutine[Any, Any, T_co]):
         self._value = value
         self._steps: Generator[Any, Any, T_co] | None = None
 
+    def __bool__(self) -> bool:
+        # As any object it would be true: 'if connection.is_allowed(...)' would allow everything.
+        raise TypeError("this call has an answer only if it is awaited: write 'await' before it")
+
     def __await__(self) -> Generator[Any, Any, T_co]:
         future, self._future = self._future, None
         if future is None:

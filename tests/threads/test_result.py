@@ -13,6 +13,7 @@ from channels.layers import channel_layers
 from filtered_websocket import Close, NotAllowed, PublishError, WebSocketDisconnectFilter
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
+from filtered_websocket.groups import group
 from filtered_websocket.hub import groups as groups_module
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.testing import connect
@@ -43,6 +44,25 @@ def route(function, may_join=None, groups=("home",)):
     Route.groups = groups
     Route.may_join = may_join and staticmethod(may_join)
     return Route.as_asgi()
+
+
+@pytest.mark.parametrize("rule", [True, False])
+async def test_a_call_is_not_taken_for_its_answer(rule, caplog):
+    """A forgotten await must not allow what the rule refuses, in any filter."""
+
+    def publish(web_socket_instance, data):
+        if web_socket_instance.is_allowed("publish", "room"):
+            web_socket_instance.publish(data, "room", to_self=True)
+
+    rules = [group("room", publish=rule)]
+    async with connect([message_filter(publish)], group_rules=rules) as ann:
+        await ann.connection.join("room")
+        await ann.send("hi")
+        assert await ann.received_nothing()
+    assert caplog.text.count("TypeError: this call has an answer only if it is awaited") == 1
+    for used in (lambda call: not call, lambda call: call and True, bool):
+        with pytest.raises(TypeError, match="only if it is awaited"):
+            used(Result(None, True))
 
 
 async def test_calls_that_are_not_awaited_act_all_the_same():
