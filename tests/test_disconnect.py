@@ -9,6 +9,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 
+from filtered_websocket import Close
 from filtered_websocket import publish as publish_module
 from filtered_websocket.auth.keys import digest_of
 from filtered_websocket.close_codes import UNAUTHORIZED
@@ -281,6 +282,32 @@ async def test_an_order_asks_may_join_and_a_refusal_is_counted():
     async with connect(Route.as_asgi(), user=User(pk=7)):
         subscribe(7, "room")
         assert get_hub().counts["not_allowed"] == 1 and get_hub().groups.names == ("home",)
+
+
+@pytest.mark.parametrize("error", [KeyError("of this device"), Close(4001, "enough")])
+async def test_an_order_that_fails_for_one_device_reaches_the_others_and_other_processes(
+    error, caplog, monkeypatch
+):
+    class Route(FilteredWebSocketConsumer):
+        filters = ()
+        groups = ("home",)
+
+        @staticmethod
+        def may_join(connection, group):
+            if group != "home" and connection.scope["path"] == "/odd":
+                raise error
+            return True
+
+    app, ann = Route.as_asgi(), User(pk=7, username="ann")
+    async with connect(app, "/odd", user=ann) as odd, connect(app, user=ann) as even:
+        sent = []
+        monkeypatch.setattr(get_hub().publish_queue, "put", lambda *args: sent.append(args))
+        subscribe(7, "room")
+        assert "room" in even.connection.groups and len(sent) == 1
+        if isinstance(error, Close):
+            assert await odd.closed() == 4001
+        else:
+            assert "KeyError" in caplog.text and "room" not in odd.connection.groups
 
 
 async def test_a_join_that_is_not_decided_yet_is_taken_back_by_unsubscribe():

@@ -136,7 +136,7 @@ class Connection(member.Member):
         frame = to_frame(message, self._view.codec, text=text_event.get())
         if self._view.is_current:
             return Result(self._send(frame))
-        sent: Result[None] = start(self._view, self._send, frame, on_error=self._failed)
+        sent: Result[None] = start(self._view, self._send, frame, on_error=self.call_failed)
         return sent
 
     def _send(self, frame: Frame) -> "asyncio.Future[None]":

@@ -102,7 +102,7 @@ class Member(Client):
             check_group(group),
             trusted,
             data,
-            on_error=self._failed,
+            on_error=self.call_failed,
             value=False,
         )
         return joined
@@ -110,14 +110,14 @@ class Member(Client):
     def enter(self, group: str) -> Result[bool]:
         """:meth:`join` a group of its route, or its own. Private to this package."""
         joined: Result[bool] = start(
-            self._view, self._view.enter, self, group, on_error=self._failed, value=False
+            self._view, self._view.enter, self, group, on_error=self.call_failed, value=False
         )
         return joined
 
     @markcoroutinefunction
     def leave(self, group: str) -> Result[None]:
         """Leave ``group`` at once; no error if it is not a member."""
-        left: Result[None] = start(self._view, self._view.leave, self, group, on_error=self._failed)
+        left: Result[None] = start(self._view, self._view.leave, self, group, on_error=self.call_failed)
         return left
 
     @markcoroutinefunction
@@ -134,7 +134,7 @@ class Member(Client):
             self,
             action,
             group,
-            on_error=self._failed,
+            on_error=self.call_failed,
             value=False,
         )
         return answer
@@ -149,7 +149,7 @@ class Member(Client):
         such token, or it is not valid. When the token is revoked or expires, the
         connection is closed.
         """
-        used: Result[Any] = start(self._view, self._use_token, key, on_error=self._failed)
+        used: Result[Any] = start(self._view, self._use_token, key, on_error=self.call_failed)
         return used
 
     def _use_token(self, key: str | None) -> "asyncio.Task[Any]":
@@ -172,8 +172,10 @@ class Member(Client):
         self.tasks.discard(task)
         self.tasks = self.tasks or NO_TASKS
 
-    def _failed(self, error: BaseException) -> None:
-        """A call has failed later, and nobody awaits it. From any thread."""
+    def call_failed(self, error: BaseException) -> None:
+        """
+        A call has failed, and nobody awaits it. From any thread. Private to this package.
+        """
         if isinstance(error, NotAllowed):
             self.not_allowed(error)
         elif isinstance(error, Close):

@@ -282,5 +282,6 @@ class Orders:
                 continue
             try:
                 connection.join(group, trusted=True)
-            except NotAllowed as refusal:
-                connection.not_allowed(refusal)
+            except Exception as error:
+                # That of one connection must not keep the others, and other processes, from it.
+                connection.call_failed(error)
