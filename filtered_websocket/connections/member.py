@@ -117,7 +117,9 @@ class Member(Client):
     @markcoroutinefunction
     def leave(self, group: str) -> Result[None]:
         """Leave ``group`` at once; no error if it is not a member."""
-        left: Result[None] = start(self._view, self._view.leave, self, group, on_error=self.call_failed)
+        left: Result[None] = start(
+            self._view, self._view.leave, self, group, on_error=self.call_failed
+        )
         return left
 
     @markcoroutinefunction

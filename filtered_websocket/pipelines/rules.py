@@ -1,17 +1,39 @@
 """Loads a site's group rules, and finds the rule of a name."""
 
-from collections.abc import Iterable, Sequence
+import inspect
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import converters
 from django.urls.resolvers import RoutePattern
 
 from ..conf import NotFound, SettingError, get_attribute, import_longest
 from ..groups import PERSONAL_PREFIX, RESERVED, TOKEN_PREFIX, GroupRule
 from .entries import PipelineError
+from .permissions import describe_allowed, is_blocking
 
 #: The list in the module that ``GROUPS`` names.
 PATTERNS = "grouppatterns"
+#: A captured part of a pattern, and its name.
+PART = re.compile(r"<(?:[^>:]+:)?([^>]+)>")
+#: How many captured parts a pattern has at most that is compared: 3 ** 6 names.
+MAX_PARTS = 6
+#: Texts of Django's converters. A pattern of theirs that matches all samples of another
+#: converter matches whatever that one does.
+SAMPLES: dict[type, tuple[str, ...]] = {
+    converters.IntConverter: ("0", "98765432109876543210"),
+    converters.SlugConverter: ("-", "a_Z", "7"),
+    converters.StringConverter: (" ", "\u00e9.~", "7"),
+    converters.UUIDConverter: (
+        "075194d3-6885-417e-a8a8-6c931e272f00",
+        "f0e1d2c3-b4a5-4968-8776-a5b4c3d2e1f0",
+    ),
+    converters.PathConverter: (" ", "/", "a/\u00e9"),
+}
 
 
 class Match(NamedTuple):
@@ -39,6 +61,7 @@ class Rules:
             elif self.personal is not None:
                 raise _error(f"{source} has two personal() rules.", "Leave one.")
             else:
+                _check_functions(source, rule, ())
                 self.personal = rule
 
     def _add(self, rule: GroupRule, route: str) -> None:
@@ -55,14 +78,24 @@ class Rules:
         for _, earlier in self._patterns:
             if earlier.pattern == rule.pattern:
                 raise _error(f"{self.source} has {rule} twice.", "Leave one.")
-        if not pattern.converters:
-            hiding = self.find(route)
-            if hiding is not None:
-                raise _error(
-                    f"{self.source}: {rule} is never used: {hiding.rule} comes first and matches.",
-                    "Move it up.",
-                )
+        hiding = self._hiding(pattern, route)
+        if hiding is not None:
+            raise _error(
+                f"{self.source}: {rule} is never used: {hiding} comes first and matches.",
+                "Move it up.",
+            )
+        _check_functions(self.source, rule, pattern.converters)
         self._patterns.append((pattern, rule))
+
+    def _hiding(self, pattern: RoutePattern, route: str) -> GroupRule | None:
+        """The first rule that matches every name that ``pattern`` does, as far as one can tell."""
+        names = tuple(_samples(pattern, route))
+        for earlier, rule in self._patterns:
+            # What a converter of the site matches nobody can tell, but for a name.
+            is_known = not pattern.converters or _is_known(earlier)
+            if names and is_known and all(earlier.match(name) is not None for name in names):
+                return rule
+        return None
 
     def __iter__(self) -> Any:
         own = [] if self.personal is None else [self.personal]
@@ -79,6 +112,47 @@ class Rules:
             if found is not None:
                 return Match(rule, found[2])
         return None
+
+
+def _is_known(pattern: RoutePattern) -> bool:
+    """Whether all its converters are Django's own."""
+    return all(type(one) in SAMPLES for one in pattern.converters.values())
+
+
+def _samples(pattern: RoutePattern, route: str) -> Iterator[str]:
+    """
+    Names that ``pattern`` matches, of each kind. None where a converter is the site's own,
+    and where there were too many.
+    """
+    parts = list(pattern.converters)
+    if not _is_known(pattern) or len(parts) > MAX_PARTS:
+        return
+    texts = [SAMPLES[type(pattern.converters[part])] for part in parts]
+    for chosen in itertools.product(*texts):
+        captured = dict(zip(parts, chosen, strict=True))
+        yield PART.sub(lambda found, captured=captured: captured[found[1]], route)  # type: ignore[misc]
+
+
+def _check_functions(source: str, rule: GroupRule, names: Iterable[str]) -> None:
+    """That each function of a rule can be called, with what the pattern captures."""
+    captured = dict.fromkeys(names)
+    for action in ("join", "publish", "see"):
+        who: Any = getattr(rule, action)
+        if not callable(who):
+            continue
+        described = f"{source}: {rule}: {action}={describe_allowed(who)}"
+        if is_blocking(who) and iscoroutinefunction(who):
+            raise _error(f"{described} is async and has blocking = True.", "Choose one.")
+        try:
+            inspect.signature(who).bind(None, **captured)
+        except ValueError:
+            continue  # of a function written in C: Python does not know
+        except TypeError as error:
+            call = ", ".join(["connection", *(f"{name}=..." for name in captured)])
+            raise _error(
+                f"{described} is called with ({call}): {error}.",
+                "Name its parameters as the pattern does.",
+            ) from None
 
 
 def load_rules(path: str) -> Rules:

@@ -1,15 +1,23 @@
 """Group rules: declared like URLs; who may join, publish and see."""
 
+import operator
 import sys
 import types
 
 import pytest
-from django.urls import register_converter
+from django.urls import converters, register_converter
 from django.urls.converters import get_converters
 
 from filtered_websocket.groups import GroupRule, History, group, personal
 from filtered_websocket.pipelines.entries import PipelineError
 from filtered_websocket.pipelines.rules import load_rules, make_rules
+
+
+async def blocking_and_async(connection):
+    return True
+
+
+blocking_and_async.blocking = True
 
 
 def rules(*listed):
@@ -69,8 +77,6 @@ def test_converters_of_the_site_are_known(monkeypatch):
         assert found("n:3", group("n:<even:number>")) is None
     finally:
         get_converters.cache_clear()
-        from django.urls import converters
-
         converters.REGISTERED_CONVERTERS.pop("even")
 
 
@@ -94,6 +100,15 @@ def test_rules_are_listed_with_that_of_users_last():
         ([personal(), personal()], "has two personal() rules. Leave one"),
         ([group("a"), group("a", join=False)], "has group('a') twice"),
         ([group("<str:x>"), group("a")], "group('a') is never used: group('<str:x>') comes first"),
+        ([group("<path:x>"), group("a:<int:x>")], "group('a:<int:x>') is never used: group('<path"),
+        ([group("<str:x>"), group("<slug:a>-<int:b>")], "is never used: group('<str:x>')"),
+        ([group("a:<slug:x>"), group("a:<uuid:x>")], "is never used: group('a:<slug:x>')"),
+        ([group("a:<int:x>"), group("a:<int:y>")], "is never used: group('a:<int:x>')"),
+        ([group("a:<int:x>", join=lambda connection: True)], "unexpected keyword argument 'x'. N"),
+        ([group("a:<int:x>", see=lambda one, x, y: True)], "called with (connection, x=...): miss"),
+        ([group("a:<int:c>", publish=lambda c: True)], "publish=<lambda> is called with (conn"),
+        ([personal(publish=lambda connection, pk: True)], "personal(): publish=<lambda> is called"),
+        ([group("a", join=blocking_and_async)], "blocking_and_async is async and has blocking"),
         ([group("a:<nothing:x>")], "'nothing'"),
         ([group("a:<int:1x>")], "isn't a valid Python identifier"),
         ([group("token:<str:x>")], "names that begin with 'token:' are the groups of tokens"),
@@ -104,6 +119,50 @@ def test_a_rule_that_cannot_be_used_is_an_error_that_names_it(listed, words):
     with pytest.raises(PipelineError) as raised:
         rules(*listed)
     assert words in str(raised.value) and raised.value.id == "filtered_websocket.E023"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("a:<int:x>", "a:<slug:x>"),
+        ("a:<int:x>", "a:<str:x>"),
+        ("a:<slug:x>", "a:<str:x>"),
+        ("a:<uuid:x>", "a:<slug:x>"),
+        ("<str:x>", "<path:x>"),
+        ("<str:x>", "a/<int:x>"),
+        ("1<int:x>", "<int:x>"),
+        ("<int:x>0", "<int:x>"),
+        ("0", "<int:x>"),
+        ("a:<int:x>", "b:<int:x>"),
+        ("<path:x>", "<int:a>.<int:b>.<int:c>.<int:d>.<int:e>.<int:f>.<int:g>"),
+    ],
+)
+def test_a_rule_that_matches_more_may_come_later(first, second):
+    assert len(list(rules(group(first), group(second)))) == 2
+
+
+def test_nobody_can_tell_what_a_converter_of_the_site_hides(monkeypatch):
+    class Known(converters.IntConverter):
+        def to_python(self, value):
+            if value != "0":
+                raise ValueError
+            return 0
+
+    register_converter(Known, "known")
+    try:
+        assert rules(group("<known:x>"), group("<int:x>")).find("0").rule.pattern == "<known:x>"
+        assert len(list(rules(group("<int:x>"), group("<known:x>")))) == 2
+        with pytest.raises(PipelineError, match="is never used"):
+            rules(group("<known:x>"), group("0"))
+    finally:
+        converters.REGISTERED_CONVERTERS.pop("known")
+        get_converters.cache_clear()
+
+
+def test_a_function_that_takes_anything_or_is_written_in_c_may_be_asked():
+    takes_all = group("a:<int:x>", join=lambda *args, **captured: True)
+    assert len(list(rules(takes_all, group("b:<int:x>", join=operator.itemgetter(0))))) == 2
+    assert len(list(rules(group("c", join=max)))) == 1
 
 
 @pytest.mark.parametrize("listed", ["news", {"a": 1}, None, group("a")])
