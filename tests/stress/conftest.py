@@ -41,11 +41,17 @@ class Sizes:
     non_readers: int
     readers: int
     storm: int
+    users: int
     full: bool = False
 
+    @property
+    def descriptors(self):
+        """So many file descriptors are needed at the same time."""
+        return max(self.idle, self.storm, self.non_readers + self.readers, 2 * self.users) + 500
 
-SMALL = Sizes(idle=200, non_readers=30, readers=30, storm=150)
-FULL = Sizes(idle=10_000, non_readers=1_000, readers=1_000, storm=5_000, full=True)
+
+SMALL = Sizes(idle=200, non_readers=30, readers=30, storm=150, users=200)
+FULL = Sizes(idle=10_000, non_readers=1_000, readers=1_000, storm=5_000, users=5_000, full=True)
 
 
 class Site(Process):
@@ -92,26 +98,31 @@ def sizes():
     """Those of this run; skips where the system has too few file descriptors for them."""
     chosen = FULL if os.environ.get("FWS_STRESS") == "full" else SMALL
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = max(chosen.idle, chosen.storm, chosen.non_readers + chosen.readers) + 500
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        pytest.skip(f"{needed} file descriptors are needed, 'ulimit -Hn' is {hard}")
+    if hard != resource.RLIM_INFINITY and hard < chosen.descriptors:
+        pytest.skip(f"{chosen.descriptors} file descriptors are needed, 'ulimit -Hn' is {hard}")
     # Children inherit it.
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return chosen
 
 
 @pytest.fixture(scope="session")
-def cookie(database):  # noqa: F811
-    """Of a session of a user who has logged in, as clients of a site have."""
+def cookies(database, sizes):  # noqa: F811
+    """Of sessions of users who have logged in: of the user with primary key 1, and so on."""
     made = subprocess.run(
-        [sys.executable, "-m", "benchmarks.servers.session"],
+        [sys.executable, "-m", "benchmarks.servers.session", str(sizes.users)],
         env={**os.environ, **database, **SETTINGS},
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
-    return made.stdout.strip()
+    return made.stdout.split()
+
+
+@pytest.fixture(scope="session")
+def cookie(cookies):
+    """Of the first user."""
+    return cookies[0]
 
 
 @pytest.fixture(params=SERVERS)

@@ -1,4 +1,4 @@
-"""The application under stress: a room per path, with the site's pipeline."""
+"""The application under stress: a room per path, with the site's pipeline; and ``/me/``."""
 
 import gc
 import os
@@ -22,7 +22,11 @@ class RoomConsumer(FilteredWebSocketConsumer):
         return [f"room:{self.scope['url_route']['kwargs']['room']}"]
 
 
-application = with_websockets(http, [path("<str:room>/", RoomConsumer.as_asgi())])
+routes = [
+    path("me/", FilteredWebSocketConsumer.as_asgi(filters=[], personal=True)),
+    path("<str:room>/", RoomConsumer.as_asgi()),
+]
+application = with_websockets(http, routes)
 
 # As the documentation says it: by default, what a flood leaves waiting for a moment counts
 # for long-lived, and a full collection among 10 000 connections stops all for half a second.
