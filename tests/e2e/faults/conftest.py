@@ -50,7 +50,8 @@ class Site:
         """Subscriptions, and keys that would stay for ever."""
         with self.valkey.client() as client:
             lasting = [key for key in client.keys("*") if client.ttl(key) < 0]
-            return client.pubsub_channels(), lasting
+            # A Sentinel has one of its own.
+            return client.pubsub_channels("asgi*"), lasting
 
     async def survives(self, name, fault, *, outage=True, gone=(), closed=False):
         """

@@ -18,8 +18,9 @@ if "TEST_HOSTS" in os.environ:
             "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
             "CONFIG": {
                 "hosts": [
-                    {"address": address, "socket_timeout": 2}
-                    for address in json.loads(os.environ["TEST_HOSTS"])
+                    # An address, or the way to find one.
+                    host if isinstance(host, dict) else {"address": host, "socket_timeout": 2}
+                    for host in json.loads(os.environ["TEST_HOSTS"])
                 ]
             },
         }
