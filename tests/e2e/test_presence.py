@@ -164,14 +164,21 @@ async def test_who_comes_and_goes_is_told_once_in_all_processes(site, kind):
 
 @pytest.mark.promise
 async def test_of_a_killed_process_all_leave_within_the_lease_and_25_seconds(site):
-    one, other = site.start(), site.start()
-    async with open_pages((one, 1), (other, 2), (other, 3)) as (ann, *gone):
-        await agree([ann, *gone])
+    """Both others look for its lease, and only one of them may find it."""
+    one, other, third = (site.start() for _ in range(3))
+    async with open_pages((one, 1), (third, 4), (other, 2), (other, 3)) as (ann, dan, *gone):
+        await agree([ann, dan, *gone])
         other.signal(signal.SIGKILL)
         async with within(LEASE + LATER):
-            await until(lambda: len(ann.present) == 1)
-        await agree([ann])
-        assert sorted(ann.told[-2:]) == sorted(("leave", page.id) for page in gone)
+            await until(lambda: len(ann.present) == len(dan.present) == 2)
+        await agree([ann, dan])
+        # What one more is told comes after everything that both were told of the others.
+        async with open_pages((one, 5)) as [eve]:
+            await agree([ann, dan, eve])
+        await agree([ann, dan])
+        for page in (ann, dan):
+            left = [connection for kind, connection in page.told if kind == "leave"]
+            assert sorted(left) == sorted([eve.id, *(page.id for page in gone)])
 
 
 async def test_a_process_that_was_stopped_enters_its_members_again(site):
