@@ -13,7 +13,7 @@ from filtered_websocket.presence import Info, Stats, presence, presence_stats
 from filtered_websocket.publishing.direct import close_senders
 
 from ..presence.test_reading import use_layer
-from ..waiting import limited, until, within
+from ..waiting import limited, until, wait_until, within
 from .processes import Daphne, Uvicorn, Valkey
 from .sockets import connect
 
@@ -141,6 +141,8 @@ async def agree(pages, everyone=None):
 
 
 def look(room, infos):
+    # After a restart of Redis the processes put their members back one after another.
+    wait_until(lambda: presence(room) == infos)
     assert presence(room) == infos
     users = {info.user for info in infos.values()}
     assert presence_stats(room) == Stats(len(infos), len(users))
