@@ -26,7 +26,7 @@ from .connections.connection import Connection
 from .connections.handshake import LATEST_EVENT
 from .consumers import FilteredWebSocketConsumer
 from .exceptions import FilterError
-from .groups import Action, GroupRule
+from .groups import MAX_NAME, Action, GroupRule
 from .hub.registry import active_hub
 from .hub.view import HubView
 from .pipelines.entries import Entry
@@ -270,10 +270,10 @@ async def allows(
     """
     Whether group rules (a list, or the dotted path of one) allow ``"join"``, ``"publish"`` or
     ``"see"`` to a connection of ``user``, who is anonymous if None. No client may where no
-    rule declares the name, or to a name that is reserved.
+    rule declares the name, or to a name that is reserved or too long.
     """
     loaded = load_rules(rules) if isinstance(rules, str) else make_rules(rules, "the rules")
-    match = loaded.find(group)
+    match = None if len(group) > MAX_NAME else loaded.find(group)
     if match is None or (action == "join" and match.rule is loaded.personal):
         return False
     connection = StandIn({"path": "/", "user": AnonymousUser() if user is None else user})

@@ -143,6 +143,8 @@ async def test_rules_are_asked_without_a_connection():
         ("see", "elsewhere"),
     ]:
         assert not await allows(RULES, action, name)
+    for length, answer in ((255, True), (256, False)):
+        assert await allows([group("<str:name>")], "join", "x" * length) is answer
 
 
 class RoomsInATestCase(TestCase):

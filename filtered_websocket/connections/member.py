@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from asgiref.sync import markcoroutinefunction
 
 from ..exceptions import Close, NotAllowed
-from ..groups import Action
+from ..groups import MAX_NAME, Action
 from ..layer.envelope import check_group
 from ..threads.result import Result, start
 from ..threads.tasks import GuardedTask
@@ -41,6 +41,9 @@ class View(Protocol):
 
 class Member(Client):
     """The public methods may be called from any thread and event loop."""
+
+    #: Joins that wait for an answer, also those that were taken back. Private to this package.
+    joining = 0
 
     _view: View
 
@@ -95,17 +98,27 @@ class Member(Client):
         its token does not allow it, and for names that begin with ``token:`` or ``user:``. A
         later refusal that nobody awaits is logged.
         """
+        self._check_name(group, trusted)
         joined: Result[bool] = start(
             self._view,
             self._view.join,
             self,
-            check_group(group),
+            group,
             trusted,
             data,
             on_error=self.call_failed,
             value=False,
         )
         return joined
+
+    def _check_name(self, group: str, trusted: bool) -> None:
+        try:
+            check_group(group)
+        except ValueError as error:
+            if trusted or self._view.pipeline.rules is None:
+                raise
+            # What a client sent, most likely: it is answered as any name that may not be joined.
+            raise NotAllowed(f"names have 1 to {MAX_NAME} characters", group) from error
 
     def enter(self, group: str) -> Result[bool]:
         """:meth:`join` a group of its route, or its own. Private to this package."""

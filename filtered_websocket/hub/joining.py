@@ -115,6 +115,7 @@ def enter(
     if not connection.asked:
         connection.asked = {}
     connection.asked.setdefault(name, set()).add(join)
+    connection.joining += 1
     steps = _go_on(view, connection, name, subscription, waiting, asks, join)
     return connection.start_task(steps, "fws-join")
 
@@ -129,8 +130,7 @@ def _subscription(
     if not trusted:
         if len(name) > MAX_NAME:
             raise NotAllowed(f"names have at most {MAX_NAME} characters", name)
-        waiting = sum(map(len, connection.asked.values()))
-        if len(connection.joined) + waiting >= conf.MAX_GROUPS:
+        if len(connection.joined) + connection.joining >= conf.MAX_GROUPS:
             raise NotAllowed(f"at most {conf.MAX_GROUPS} groups (MAX_GROUPS)", name)
     match = rules.find(name)
     if match is not None:
@@ -231,6 +231,7 @@ async def _go_on(
             await waiting
             waiting = _run(asks)
     finally:
+        connection.joining -= 1
         asked = connection.asked.get(name, set())
         is_wanted = join in asked
         asked.discard(join)

@@ -270,6 +270,50 @@ async def test_joins_that_wait_for_an_answer_count_too():
             refused.clear()
 
 
+async def test_joins_that_are_taken_back_count_until_they_are_decided():
+    """10 000 commands to join and to leave again must not be 10 000 questions at a time."""
+    decide = asyncio.Event()
+    asked = []
+
+    async def slow(connection):
+        asked.append(1)
+        await decide.wait()
+        return True
+
+    def join_and_leave(web_socket_instance, data):
+        for _ in range(10_000):
+            try:
+                web_socket_instance.join("slow")
+            except NotAllowed:
+                refused.append(1)
+            web_socket_instance.leave("slow")
+
+    refused = []
+    rules = [group("slow", join=slow), group("news")]
+    async with connect([message_filter(join_and_leave)], group_rules=rules) as ann:
+        await ann.send("x")
+        await ann.settle()
+        connection = ann.connection
+        assert len(connection.tasks) == len(asked) == 127 and len(refused) == 9873
+        decide.set()
+        await until(lambda: not connection.tasks)
+        assert connection.groups == {connection.home} and not connection.asked
+        assert await connection.join("news") is True
+
+
+@pytest.mark.parametrize("name", ["", "x" * 1025, "x" * 200_000])
+async def test_what_can_be_no_name_is_refused_and_no_error_of_the_filter(name, caplog):
+    async with connect(COMMAND, group_rules=[group("<path:any>")]) as ann:
+        assert (await told(ann, f"join {name}")).startswith("names have 1 to 255 characters: '")
+        assert await told(ann, f"see {name}") is False
+        with pytest.raises(ValueError):
+            await ann.connection.join(name, trusted=True)
+    async with connect(COMMAND) as ann:
+        with pytest.raises(ValueError):
+            await ann.connection.join(name)
+    assert "raised" not in caplog.text
+
+
 @pytest.mark.parametrize(("length", "allowed"), [(255, True), (256, False)])
 async def test_a_client_names_groups_of_at_most_255_characters(length, allowed):
     name = "x" * length
