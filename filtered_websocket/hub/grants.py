@@ -180,6 +180,14 @@ class Grants:
         await self.rule_rechecks.stop()
         await self._rechecks.stop()
 
+    def go_on(self) -> None:
+        """Undo :meth:`stop` for connections that came meanwhile."""
+        if self._held:
+            self._rechecks.start()
+        if self._unconfirmed and self._confirm_timer is None:
+            self._send_confirmation()
+        self.rule_rechecks.go_on()
+
     # Whether control events arrive
 
     def _send_confirmation(self) -> None:

@@ -164,6 +164,7 @@ class Hub:
             await self.settled()
             await self.grants.stop()
             if self.connections or self._held or not self._running:
+                self.grants.go_on()
                 return
             if not self.publish_queue.size:
                 break

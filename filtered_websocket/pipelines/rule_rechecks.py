@@ -109,6 +109,10 @@ class RuleRechecks:
         self._failures = {
             key: count for key, count in self._failures.items() if key[0] in self._hub.connections
         }
+        self.go_on()
+
+    def go_on(self) -> None:
+        """:meth:`start`, if there is such a subscription."""
         if any(True for _ in self._held()):
             self.start()
 

@@ -14,6 +14,7 @@ from filtered_websocket import PublishError, publish
 from filtered_websocket.auth.authenticators import identity_of
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.disconnect import disconnect_session, disconnect_token, disconnect_user
+from filtered_websocket.groups import group
 from filtered_websocket.hub import grants as module
 from filtered_websocket.hub import rechecks
 from filtered_websocket.hub.hub import get_hub
@@ -432,6 +433,54 @@ async def test_a_database_that_hangs_does_not_hold_up_the_end_of_a_hub(app, toke
     monkeypatch.setattr(rechecks, "run_query", hang)
     get_hub().grants.recheck_all()
     await asked.wait()
+    await client.close()
+
+
+async def test_who_comes_while_a_hub_is_about_to_end_is_rechecked_all_the_same(
+    app, token, settings, monkeypatch
+):
+    """Its hub stays, and with it what asks about the session, the token and group rules."""
+    settings.FILTERED_WEBSOCKET = {"RECHECK": 0.05}
+    gate, rights = asyncio.Event(), [True]
+    rules = [group("room", join=lambda connection: rights[-1], recheck=True)]
+    ann = await connect([])
+    hub = get_hub()
+
+    async def held():
+        await gate.wait()
+
+    monkeypatch.setattr(hub, "settled", held)
+    leaving = asyncio.ensure_future(ann.close())
+    await until(lambda: not hub.connections, 0)
+    client = await by_token(app, token[1])
+    async with connect([], group_rules=rules) as bob:
+        await bob.connection.join("room")
+        gate.set()
+        await leaving
+        assert get_hub() is hub
+        rights.append(False)
+        await until(lambda: "room" not in bob.connection.groups)
+        await Token.objects.aupdate(revoked_at=timezone.now())
+        assert await client.closed() == 4401
+        await client.close()
+
+
+async def test_who_comes_while_a_hub_is_about_to_end_is_told_what_it_may_have_missed(
+    app, token, monkeypatch
+):
+    gate, sent = asyncio.Event(), []
+    ann = await connect([])
+    hub = get_hub()
+    monkeypatch.setattr(hub, "settled", gate.wait)
+    monkeypatch.setattr(hub, "send_control", sent.append)
+    leaving = asyncio.ensure_future(ann.close())
+    await until(lambda: not hub.connections, 0)
+    client = await by_token(app, token[1])
+    gate.set()
+    await leaving
+    before = len(sent)
+    # It is found out again and again whether control events arrive.
+    await until(lambda: len(sent) > before)
     await client.close()
 
 
