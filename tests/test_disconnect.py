@@ -25,7 +25,7 @@ from filtered_websocket.disconnect import (
     unsubscribe,
 )
 from filtered_websocket.groups import group
-from filtered_websocket.hub import joining
+from filtered_websocket.hub import events
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.publish import apublish, apublish_to_user
 from filtered_websocket.publishing.items import new_item
@@ -254,7 +254,7 @@ async def test_an_order_that_comes_back_by_the_layer_is_not_carried_out_again():
 
 
 async def test_only_so_many_orders_are_remembered(monkeypatch):
-    monkeypatch.setattr(joining, "MAX_DONE", 2)
+    monkeypatch.setattr(events, "MAX_DONE", 2)
     async with connect([]):
         for number in range(5):
             event = {"is": "changed", "kind": "subscribe", "id": "", "group": "x", "n": number}

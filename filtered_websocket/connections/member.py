@@ -13,7 +13,7 @@ from ..threads.result import Result, start
 from ..threads.tasks import GuardedTask
 from ..types import Scope
 from .client import Client
-from .subscription import Subscription
+from .subscription import Subscription, Turns
 
 #: For all connections that have none, as an empty set takes 0.2 KiB. Never changed.
 NO_TASKS: set["asyncio.Task[Any]"] = set()
@@ -44,6 +44,7 @@ class Member(Client):
 
     #: Joins that wait for an answer, also those that were taken back. Private to this package.
     joining = 0
+    _turns: Turns | None = None
 
     _view: View
 
@@ -62,6 +63,13 @@ class Member(Client):
         #: Joins and token lookups in progress; cancelled when the connection ends.
         self.tasks: set[asyncio.Task[Any]] = NO_TASKS
         self._subscriptions: dict[str, Subscription] = NO_SUBSCRIPTIONS
+
+    @property
+    def turns(self) -> Turns:
+        """Of its join and leave chains. Private to this package."""
+        if self._turns is None:
+            self._turns = Turns()
+        return self._turns
 
     @property
     def groups(self) -> frozenset[str]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ..conf import conf
 from ..connections.connection import Connection
 from ..exceptions import NotAllowed, PublishError
-from ..layer.envelope import Item
+from ..layer.envelope import Item, check_group
 from ..logs import LogThrottle, get_logger
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.route import known_routes
@@ -23,6 +23,12 @@ logger = get_logger(__name__)
 
 #: Pause before ``listen()`` of a storage object that failed is called again, seconds.
 LISTEN_AGAIN = 1.0
+
+#: The kinds of control events that are orders. Processes of earlier versions take them for
+#: changes of a row that nobody depends on.
+ORDERS = ("subscribe", "unsubscribe")
+#: How many orders are remembered until they come back.
+MAX_DONE = 1024
 
 
 class View(Protocol):
@@ -153,3 +159,30 @@ class Events:
                 "dropped messages to clients that read too slowly (%d so far)",
                 self._hub.counts["dropped"],
             )
+
+
+class Orders:
+    """Joins and leaves that are ordered from anywhere in Django: ``subscribe``, ``unsubscribe``."""
+
+    def __init__(self) -> None:
+        #: Those that this process sent and has carried out: they come back by the layer.
+        self._done: dict[str, None] = {}
+
+    def handle(self, event: dict[str, Any], connections: list[Connection]) -> None:
+        """Carry out an order, once."""
+        group, number = check_group(event["group"]), str(event["n"])
+        if number in self._done:
+            del self._done[number]
+            return
+        self._done[number] = None
+        if len(self._done) > MAX_DONE:
+            del self._done[next(iter(self._done))]
+        for connection in connections:
+            if event["kind"] == "unsubscribe":
+                connection.leave(group)
+                continue
+            try:
+                connection.join(group, trusted=True)
+            except Exception as error:
+                # That of one connection must not keep the others, and other processes, from it.
+                connection.call_failed(error)

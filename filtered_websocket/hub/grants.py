@@ -31,8 +31,7 @@ from ..layer.envelope import Batch, Sequence
 from ..pipelines.rule_rechecks import RuleRechecks
 from ..threads.tasks import Tasks
 from ..types import Identity
-from .events import Events
-from .joining import ORDERS, Orders
+from .events import ORDERS, Events, Orders
 from .rechecks import Deadlines, Rechecks, Slot
 
 #: How many sessions that have just ended are remembered.

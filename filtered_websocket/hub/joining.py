@@ -17,10 +17,9 @@ from typing import Any, NoReturn, Protocol
 
 from ..conf import conf
 from ..connections.connection import Connection
-from ..connections.subscription import Subscription
+from ..connections.subscription import Subscription, in_chain
 from ..exceptions import Drop, NotAllowed, only_exceptions
 from ..groups import MAX_NAME, PERSONAL_PREFIX, RESERVED, Action
-from ..layer.envelope import check_group
 from ..pipelines.permissions import ask
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.route import Route, check_route_group
@@ -40,12 +39,6 @@ class View(Protocol):
         self, connection: Connection, group: str, subscription: Subscription | None = None
     ) -> "bool | asyncio.Future[bool]": ...
 
-
-#: The kinds of control events that are orders. Processes of earlier versions take them for
-#: changes of a row that nobody depends on.
-ORDERS = ("subscribe", "unsubscribe")
-#: How many orders are remembered until they come back.
-MAX_DONE = 1024
 
 #: Asks one question: None if it is answered with yes, raises :exc:`NotAllowed` if not.
 Ask = Callable[[], Awaitable[None] | None]
@@ -107,11 +100,11 @@ def enter(
         subscription = _subscription(pipeline, connection, name, trusted, data)
     elif pipeline.may_join is None:
         return view.become_member(connection, name)
-    asks = _asks(pipeline, connection, name, subscription)
+    join = object()
+    asks = _asks(pipeline, connection, name, subscription, join, waits=not in_chain.get())
     waiting = _run(asks)
     if waiting is None:
         return view.become_member(connection, name, subscription)
-    join = object()
     if not connection.asked:
         connection.asked = {}
     connection.asked.setdefault(name, set()).add(join)
@@ -141,7 +134,13 @@ def _subscription(
 
 
 def _asks(
-    pipeline: Pipeline, connection: Connection, name: str, subscription: Subscription | None
+    pipeline: Pipeline,
+    connection: Connection,
+    name: str,
+    subscription: Subscription | None,
+    join: object,
+    *,
+    waits: bool,
 ) -> Iterator[Ask]:
     """What has to be asked before the connection is a member, in order."""
     if subscription is not None and subscription.rule is not None and not subscription.trusted:
@@ -152,7 +151,7 @@ def _asks(
     if may_join is not None and not is_own:
         yield lambda: _ask_may_join(may_join, connection, name)
     if pipeline.join:
-        yield lambda: _run_join_chain(pipeline, connection, subscription, name)
+        yield lambda: _run_join_chain(pipeline, connection, subscription, name, join, waits)
 
 
 def _ask_may_join(may_join: Any, connection: Connection, name: str) -> Awaitable[None] | None:
@@ -163,11 +162,22 @@ def _ask_may_join(may_join: Any, connection: Connection, name: str) -> Awaitable
 
 
 def _run_join_chain(
-    pipeline: Pipeline, connection: Connection, subscription: Subscription | None, name: str
+    pipeline: Pipeline,
+    connection: Connection,
+    subscription: Subscription | None,
+    name: str,
+    join: object,
+    waits: bool,
 ) -> Awaitable[None] | None:
-    """NotAllowed where a filter raises Drop; to be awaited if a filter of it awaits."""
-    if any(chain.awaits for chain in pipeline.join):
-        return _await_join_chain(pipeline, connection, subscription, name)
+    """
+    NotAllowed where a filter raises Drop; to be awaited if a filter of it awaits, and where
+    a chain of the same group runs and it ``waits`` for that.
+    """
+    if waits and name in connection.joined:
+        return None  # another join of the same moment
+    is_busy = waits and connection.turns.is_taken(name)
+    if is_busy or any(chain.awaits for chain in pipeline.join):
+        return _await_join_chain(pipeline, connection, subscription, name, join, waits)
     run = connection.context.copy().run
     try:
         for chain in pipeline.join:
@@ -178,13 +188,22 @@ def _run_join_chain(
 
 
 async def _await_join_chain(
-    pipeline: Pipeline, connection: Connection, subscription: Subscription | None, name: str
+    pipeline: Pipeline,
+    connection: Connection,
+    subscription: Subscription | None,
+    name: str,
+    join: object,
+    waits: bool,
 ) -> None:
-    try:
-        for chain in pipeline.join:
-            await chain.pipe(connection, subscription)
-    except Drop as drop:
-        _refuse(drop, name)
+    in_chain.set(True)
+    async with connection.turns.take(name, waits):
+        if waits and (name in connection.joined or not _is_wanted(connection, name, join)):
+            return
+        try:
+            for chain in pipeline.join:
+                await chain.pipe(connection, subscription)
+        except Drop as drop:
+            _refuse(drop, name)
 
 
 def _refuse(drop: Drop, name: str) -> NoReturn:
@@ -217,6 +236,10 @@ def _run(asks: Iterator[Ask]) -> Awaitable[None] | None:
     return None
 
 
+def _is_wanted(connection: Connection, name: str, join: object) -> bool:
+    return join in connection.asked.get(name, ())
+
+
 async def _go_on(
     view: View,
     connection: Connection,
@@ -229,7 +252,8 @@ async def _go_on(
     try:
         while waiting is not None:
             await waiting
-            waiting = _run(asks)
+            # What was taken back is asked no further: nothing would undo what a filter does.
+            waiting = _run(asks) if _is_wanted(connection, name, join) else None
     finally:
         connection.joining -= 1
         asked = connection.asked.get(name, set())
@@ -259,30 +283,3 @@ def allows(
 
 async def _wait(answer: Awaitable[bool]) -> bool:
     return await answer
-
-
-class Orders:
-    """Joins and leaves that are ordered from anywhere in Django: ``subscribe``, ``unsubscribe``."""
-
-    def __init__(self) -> None:
-        #: Those that this process sent and has carried out: they come back by the layer.
-        self._done: dict[str, None] = {}
-
-    def handle(self, event: dict[str, Any], connections: list[Connection]) -> None:
-        """Carry out an order, once."""
-        group, number = check_group(event["group"]), str(event["n"])
-        if number in self._done:
-            del self._done[number]
-            return
-        self._done[number] = None
-        if len(self._done) > MAX_DONE:
-            del self._done[next(iter(self._done))]
-        for connection in connections:
-            if event["kind"] == "unsubscribe":
-                connection.leave(group)
-                continue
-            try:
-                connection.join(group, trusted=True)
-            except Exception as error:
-                # That of one connection must not keep the others, and other processes, from it.
-                connection.call_failed(error)

@@ -14,7 +14,7 @@ from ..chains.stalls import Stalls
 from ..conf import conf
 from ..connections.client import Users
 from ..connections.connection import Connection, Exclude, excluded_ids
-from ..connections.subscription import Subscription
+from ..connections.subscription import Subscription, Turn, in_chain
 from ..connections.token_groups import use_token
 from ..exceptions import Close, Drop, FilterError, NotAllowed, PublishError
 from ..groups import Action
@@ -171,9 +171,17 @@ class HubView(Submits):
         self._delivery.left(group)
         if ended is not None and self.pipeline.leave:
             running = self.running_of(connection)
-            running.begin(self._run_leave_chain(connection, ended), "fws-leave")
+            turn = connection.turns.take(group)
+            running.begin(self._run_leave_chain(connection, ended, turn), "fws-leave")
 
-    async def _run_leave_chain(self, connection: Connection, ended: Subscription) -> None:
+    async def _run_leave_chain(
+        self, connection: Connection, ended: Subscription, turn: Turn
+    ) -> None:
+        in_chain.set(True)
+        async with turn:
+            await self._run_leave_filters(connection, ended)
+
+    async def _run_leave_filters(self, connection: Connection, ended: Subscription) -> None:
         """Every filter runs, also after one that raised or was cancelled."""
         where = f"connection {connection.id}"
         for chain in self.pipeline.leave:

@@ -238,6 +238,122 @@ tenant = contextvars.ContextVar("tenant", default="nobody")
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule", ["at once", "later"])
+async def test_joins_of_one_moment_run_the_join_chain_once(kind, rule):
+    """What a join filter adds, a leave filter takes away: both run as often."""
+
+    async def later(connection):
+        await asyncio.sleep(0)
+        return True
+
+    async def join_twice(web_socket_instance, data):
+        both = [web_socket_instance.join("room"), web_socket_instance.join("room")]
+        results.append([await one for one in both])
+        await web_socket_instance.leave("room")
+
+    seen, results = [], []
+    app = route(
+        join_filter(lambda connection, one: seen.append(f"join {one.group}"), kind),
+        leave_filter(lambda connection, one: seen.append(f"leave {one.group}"), kind),
+        message_filter(join_twice),
+        group_rules=[group("room", join=later if rule == "later" else True)],
+    )
+    async with connect(app) as ann:
+        await ann.send("x")
+        await until(lambda: len(seen) == 3)
+        assert results == [[True, True]] and not ann.connection.turns.is_taken("room")
+    assert seen == ["join home", "join room", "leave room", "leave home"]
+
+
+@pytest.mark.parametrize("join_kind", KINDS)
+@pytest.mark.parametrize("leave_kind", KINDS)
+async def test_who_joins_again_does_so_once_the_leave_chain_has_run(join_kind, leave_kind):
+    """Otherwise what the leave filter takes away would be what the join filter added last."""
+    here = set()
+
+    async def again(web_socket_instance, data):
+        for _ in range(3):
+            web_socket_instance.leave("room")
+            assert await web_socket_instance.join("room") is True
+        web_socket_instance.leave("room")
+        web_socket_instance.join("room")
+
+    app = route(
+        join_filter(lambda connection, one: here.add(one.group), join_kind),
+        leave_filter(lambda connection, one: here.discard(one.group), leave_kind),
+        message_filter(again),
+    )
+    async with connect(app) as ann:
+        await ann.connection.join("room")
+        await ann.send("x")
+        await until(lambda: "room" in ann.connection.groups and not ann.connection.joining)
+        await ann.settle()
+        assert here == {"home", "room"} and not ann.connection.turns.is_taken("room")
+    assert here == set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_leave_filter_may_join_the_group_again(kind):
+    """Who waits for that in the chain must not wait for the end of the chain."""
+
+    async def again(web_socket_instance, subscription):
+        if subscription.group == "room" and not seen:
+            seen.append(await web_socket_instance.join("room"))
+
+    seen = []
+    app = route(
+        join_filter(lambda connection, one: None, kind),
+        message_filter(again, WebSocketLeaveFilter),
+    )
+    async with connect(app) as ann:
+        await ann.connection.join("room")
+        await ann.connection.leave("room")
+        await until(lambda: seen)
+        assert seen == [True] and "room" in ann.connection.groups
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_join_chain_does_not_begin_for_who_was_taken_back(kind):
+    """No leave chain would undo what it does."""
+    decide, seen = asyncio.Event(), []
+
+    async def slow(connection):
+        await decide.wait()
+        return True
+
+    app = route(
+        join_filter(lambda connection, one: seen.append(one.group), kind),
+        group_rules=[group("room", join=slow)],
+    )
+    async with connect(app) as ann:
+        joining = ann.connection.join("room")
+        ann.connection.leave("room")
+        decide.set()
+        assert await joining is False and seen == ["home"]
+
+
+async def test_a_join_that_waits_for_its_turn_is_taken_back_too():
+    gate, seen = asyncio.Event(), []
+
+    async def leaving(web_socket_instance, subscription):
+        seen.append(f"leave {subscription.group}")
+        await gate.wait()
+
+    app = route(
+        join_filter(lambda connection, one: seen.append(f"join {one.group}")),
+        message_filter(leaving, WebSocketLeaveFilter),
+    )
+    async with connect(app) as ann:
+        await ann.connection.join("room")
+        ann.connection.leave("room")
+        joining = ann.connection.join("room")
+        ann.connection.leave("room")
+        gate.set()
+        assert await joining is False
+        assert seen == ["join home", "join room", "leave room"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_both_chains_run_in_the_context_of_the_handshake(kind):
     seen = []
 
