@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeAlias
 
+from redis.exceptions import MovedError
+
 from ..threads.tasks import pause
 from .redis_connection import OnLost, OnMessage, OnReply, RedisConnection, open_connection, pack
 
@@ -23,6 +25,14 @@ Build: TypeAlias = Callable[[RedisConnection], bytes]
 #: Connects to the host of a pool; the callable gets the loss of that connection.
 Open: TypeAlias = Callable[[Any, OnLost], Awaitable[RedisConnection]]
 _NOBODY: dict[str, OnDone] = {}
+
+
+def at_node(pool: Any, moved: MovedError) -> Any:
+    """A ``pool`` that has not connected yet, for the node of a Redis Cluster that has the key."""
+    options = pool.connection_kwargs
+    # Without a name it is the host that was asked.
+    options.update(host=moved.host or options["host"], port=moved.port)
+    return pool
 
 
 class Commands:

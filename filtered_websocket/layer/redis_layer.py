@@ -90,7 +90,7 @@ def _forget() -> None:
 getattr(os, "register_at_fork", lambda **hooks: None)(after_in_child=_forget)
 
 
-def _make_pool(host: Any) -> Any:
+def make_pool(host: Any) -> Any:
     """
     As channels_redis does. One for each connection: redis-py sorts a pool's Sentinels while it
     asks them, and loses some where two connections ask at the same time.
@@ -121,9 +121,9 @@ class RedisLayer:
         self._get_group_channel_name: Callable[[str], str] = shape._get_group_channel_name
         #: The channel in Redis of a group.
         self.channel_of = self._get_group_channel_name
-        self._commands = {shard: Commands(_make_pool(shard.host)) for shard in self._shards}
+        self._commands = {shard: Commands(make_pool(shard.host)) for shard in self._shards}
         self._subscribers = {
-            shard: Subscriber(_make_pool(shard.host), self._received, self._lost)
+            shard: Subscriber(make_pool(shard.host), self._received, self._lost)
             for shard in self._shards
         }
         #: Those of :meth:`more_commands`, by what opens them.
@@ -163,7 +163,7 @@ class RedisLayer:
         commands = self._more_commands.get(open_by)
         if commands is None:
             commands = self._more_commands[open_by] = {
-                shard: Commands(_make_pool(shard.host), open_by) for shard in self._shards
+                shard: Commands(make_pool(shard.host), open_by) for shard in self._shards
             }
 
         def find(group: str) -> tuple[str, Commands]:

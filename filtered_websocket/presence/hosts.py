@@ -8,41 +8,55 @@ publishes keeps its place among the messages. Any other layer's hosts are used w
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer, RedisPubSubLoopLayer
 from channels_redis.utils import create_pool
 from redis.asyncio import Redis
+from redis.crc import key_slot
+from redis.exceptions import MovedError
 
 from ..conf import conf
-from ..layer.redis_layer import redis_layer
+from ..layer.redis_connection import pack
+from ..layer.redis_host import Commands, at_node
+from ..layer.redis_layer import make_pool, redis_layer
 from ..threads.tasks import end_tasks
 
-Command = tuple[bytes | str, ...]
+Command: TypeAlias = tuple[bytes | str, ...]
+OnReply: TypeAlias = Callable[[Any], object]
 
 
-def open_host(layer: Any) -> "RedisHost | PooledHost | None":
+def open_host(layer: Any) -> "ClusterHost | PooledHost | None":
     """For ``layer`` on the running event loop, until ``close``; None if it is not on Redis."""
-    ours = redis_layer(layer)
-    if ours is not None:
-        return RedisHost(ours)
     try:
         if isinstance(layer, RedisPubSubChannelLayer):
-            shape: Any = RedisPubSubLoopLayer(*layer._args, **layer._kwargs, channel_layer=layer)
-            shards = shape._shards
-
-            def number_of(key: str) -> int:
-                channel = shape._get_group_channel_name(key)
-                return int(shards.index(shape._get_shard(channel)))
-
-            return PooledHost([shard.host for shard in shards], number_of)
+            return _open_pubsub(layer)
         if isinstance(layer, RedisChannelLayer):
-            return PooledHost(layer.hosts, layer.consistent_hash)
+            return PooledHost(list(map(_pool, layer.hosts)), layer.consistent_hash)
     except (AttributeError, TypeError, ValueError):
         # Of another shape than those of channels_redis 4.
         return None
     return None
+
+
+def _open_pubsub(layer: RedisPubSubChannelLayer) -> "ClusterHost":
+    shape: Any = RedisPubSubLoopLayer(*layer._args, **layer._kwargs, channel_layer=layer)
+    hosts = [shard.host for shard in shape._shards]
+
+    def number_of(key: str) -> int:
+        return int(shape._shards.index(shape._get_shard(shape._get_group_channel_name(key))))
+
+    ours = redis_layer(layer)
+    if ours is not None:
+        return ClusterHost(RedisHost(ours), lambda group: make_pool(hosts[number_of(group)]))
+    pooled = PooledHost(list(map(_pool, hosts)), number_of)
+    return ClusterHost(pooled, lambda group: _pool(hosts[number_of(group)]))
+
+
+def _pool(host: Any) -> Any:
+    return create_pool(dict(host))
 
 
 class RedisHost:
@@ -52,11 +66,33 @@ class RedisHost:
         self._layer = layer
         self.is_plain: bool = layer.is_plain
         self.channel_of: Callable[[str], str] = layer.channel_of
-        self.execute: Callable[[str, Command, Callable[[Any], object]], None] = layer.execute
+        self.execute: Callable[[str, Command, OnReply], None] = layer.execute
         layer.use()
+
+    def open_node(self, pool: Any) -> "NodeHost":
+        """A host with this ``pool``."""
+        return NodeHost(pool)
 
     async def close(self) -> None:
         await self._layer.leave()
+
+
+class NodeHost:
+    """A node of a Redis Cluster that the layer does not use: one connection of our own."""
+
+    def __init__(self, pool: Any) -> None:
+        self._commands = Commands(pool)
+
+    def execute(self, group: str, command: Command, on_reply: OnReply) -> None:
+        """As :meth:`.RedisLayer.execute`."""
+        self._commands.send(pack(command), on_reply)
+
+    async def close(self) -> None:
+        """End what is under way, and close the connection."""
+        opening = self._commands.stop()
+        await end_tasks([] if opening is None else [opening])
+        # The event loop closes the socket in its next turn.
+        await asyncio.sleep(0)
 
 
 class PooledHost:
@@ -65,8 +101,8 @@ class PooledHost:
     #: Scripts cannot write what the layer's receivers read.
     is_plain = False
 
-    def __init__(self, hosts: Any, number_of: Callable[[str], int]) -> None:
-        self._clients = [Redis(connection_pool=create_pool(dict(host))) for host in hosts]
+    def __init__(self, pools: list[Any], number_of: Callable[[str], int]) -> None:
+        self._clients = [Redis(connection_pool=pool) for pool in pools]
         self._number_of = number_of
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -74,7 +110,7 @@ class PooledHost:
         """Never asked: nothing is published by a script."""
         raise NotImplementedError
 
-    def execute(self, group: str, command: Command, on_reply: Callable[[Any], object]) -> None:
+    def execute(self, group: str, command: Command, on_reply: OnReply) -> None:
         """As :meth:`.RedisLayer.execute`."""
         client = self._clients[self._number_of(group)]
         task = asyncio.get_running_loop().create_task(
@@ -83,6 +119,10 @@ class PooledHost:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def open_node(self, pool: Any) -> "PooledHost":
+        """A host with this ``pool``."""
+        return PooledHost([pool], lambda group: 0)
+
     async def close(self) -> None:
         """End what is under way, and close the connections."""
         await end_tasks(self._tasks)
@@ -90,7 +130,7 @@ class PooledHost:
             await client.aclose(close_connection_pool=True)
 
 
-async def _run(client: Any, command: Command, on_reply: Callable[[Any], object]) -> None:
+async def _run(client: Any, command: Command, on_reply: OnReply) -> None:
     reply: Any
     try:
         async with asyncio.timeout(conf.LAYER_TIMEOUT):
@@ -101,3 +141,62 @@ async def _run(client: Any, command: Command, on_reply: Callable[[Any], object])
         on_reply(ConnectionError("the connection to Redis was closed meanwhile"))
         raise
     on_reply(reply)
+
+
+class ClusterHost:
+    """
+    A ``host`` that may be a node of a Redis Cluster: it refuses what another node has, which
+    is asked then. What a script publishes there reaches all nodes. ``pool_of`` makes a pool
+    with the options of a group's host.
+    """
+
+    def __init__(self, host: RedisHost | PooledHost, pool_of: Callable[[str], Any]) -> None:
+        self._host = host
+        self._pool_of = pool_of
+        self.is_plain = host.is_plain
+        self.channel_of = host.channel_of
+        self._is_open = True
+        #: By address.
+        self._nodes: dict[Any, NodeHost | PooledHost] = {}
+        #: Slot -> the node that has it, as another one has said.
+        self._owners: dict[int, NodeHost | PooledHost] = {}
+
+    def execute(self, group: str, command: Command, on_reply: OnReply) -> None:
+        """As :meth:`.RedisLayer.execute`; within twice ``LAYER_TIMEOUT`` where it is refused."""
+        self._send(group, command, partial(self._take, group, command, on_reply))
+
+    def _send(self, group: str, command: Command, on_reply: OnReply) -> None:
+        owner = self._owners.get(_slot_of(group))
+        execute = self._host.execute if owner is None else owner.execute
+        execute(group, command, on_reply)
+
+    def _take(self, group: str, command: Command, on_reply: OnReply, reply: Any) -> None:
+        answer = partial(self._answer, group, on_reply)
+        if isinstance(reply, MovedError) and self._is_open:
+            self._owners[_slot_of(group)] = self._node(group, reply)
+            self._send(group, command, answer)
+        else:
+            answer(reply)
+
+    def _answer(self, group: str, on_reply: OnReply, reply: Any) -> None:
+        if isinstance(reply, Exception):
+            # The node may be away: the next call asks who has the slot now.
+            self._owners.pop(_slot_of(group), None)
+        on_reply(reply)
+
+    def _node(self, group: str, moved: MovedError) -> NodeHost | PooledHost:
+        if moved.node_addr not in self._nodes:
+            pool = at_node(self._pool_of(group), moved)
+            self._nodes[moved.node_addr] = self._host.open_node(pool)
+        return self._nodes[moved.node_addr]
+
+    async def close(self) -> None:
+        """As :meth:`PooledHost.close`."""
+        self._is_open = False
+        for host in (self._host, *self._nodes.values()):
+            await host.close()
+
+
+def _slot_of(group: str) -> int:
+    """Of the keys of a group in a Redis Cluster: of what their names have in braces."""
+    return key_slot(group.rpartition(".")[2].encode())

@@ -21,6 +21,7 @@ import redis.sentinel
 from channels_redis.pubsub import RedisPubSubChannelLayer, RedisPubSubLoopLayer
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
+from redis.exceptions import MovedError
 from redis.retry import Retry
 
 from ..conf import conf
@@ -28,6 +29,7 @@ from ..exceptions import PublishError
 from ..layer.envelope import CONTROL, Item, Stamper, group_key, seal, unseal
 from ..layer.names import explain
 from ..layer.redis_connection import SOCKET_LIMITS, limit_sentinels
+from ..layer.redis_host import at_node
 from ..threads.tasks import pause
 
 #: Errors after which another attempt may succeed; those of ``LASTING`` are excepted.
@@ -161,7 +163,11 @@ class DirectSender:
         """
         _, host = self._find(group)
         client: Any = redis.Redis(connection_pool=host.pool)
-        return client.execute_command(*command)
+        try:
+            return client.execute_command(*command)
+        except MovedError as error:
+            # Of a Redis Cluster, of which another node has the key.
+            return host.ask_node(error, command)
 
     def _find(self, key: str) -> "tuple[str, _Host]":
         channel = self._shape._get_group_channel_name(key)
@@ -189,6 +195,15 @@ class _Host:
         # A connection of Sentinel's refers to its pool weakly.
         self.pool: Any = _pool(self._options, limit)
         self._connection = self.pool.make_connection()
+
+    def ask_node(self, moved: MovedError, command: tuple[bytes | str, ...]) -> Any:
+        """The answer of another node, by a connection of its own."""
+        pool = at_node(_pool(self._options, conf.LAYER_TIMEOUT), moved)
+        client: Any = redis.Redis(connection_pool=pool)
+        try:
+            return client.execute_command(*command)
+        finally:
+            pool.disconnect()
 
     @property
     def is_away(self) -> bool:

@@ -16,6 +16,7 @@ from ..presence.test_reading import use_layer
 from ..waiting import limited, until, wait_until, within
 from .processes import Daphne, Uvicorn, Valkey
 from .sockets import connect
+from .topologies import Cluster
 
 SITE = "tests.e2e.presence_site:application"
 #: Seconds: short, so that a test need not wait for long.
@@ -26,20 +27,20 @@ ROOM = "room:1"
 
 
 class Site:
-    """Processes on one Redis."""
+    """Processes on one Redis, or each on a node of a cluster."""
 
-    def __init__(self, database, layer="pubsub"):
-        self.valkey = Valkey()
+    def __init__(self, database, redis=None):
+        self.valkey = redis or Valkey()
         self.env = {
             **database,
             "DJANGO_SETTINGS_MODULE": "tests.e2e.presence_settings",
-            "REDIS_URL": self.valkey.url,
             "TEST_SETTINGS": json.dumps({"PRESENCE_LEASE": LEASE}),
         }
         self.servers = []
 
-    def start(self, kind=Daphne):
-        self.servers.append(kind(SITE, env=self.env))
+    def start(self, kind=Daphne, node=None):
+        env = {**self.env, "REDIS_URL": (node or self.valkey).url}
+        self.servers.append(kind(SITE, env=env))
         return self.servers[-1]
 
     def stop(self):
@@ -52,6 +53,16 @@ class Site:
 def site(database, settings):
     site = Site(database)
     use_layer(settings, "pubsub", site.valkey.url)
+    yield site
+    close_senders()
+    site.stop()
+
+
+@pytest.fixture
+def cluster_site(database, settings):
+    """Presence is read through a node that has one slot, so from the others."""
+    site = Site(database, Cluster())
+    use_layer(settings, "pubsub", site.valkey.nodes[0].url)
     yield site
     close_senders()
     site.stop()
@@ -181,6 +192,34 @@ async def test_of_a_killed_process_all_leave_within_the_lease_and_25_seconds(sit
         for page in (ann, dan):
             left = [connection for kind, connection in page.told if kind == "leave"]
             assert sorted(left) == sorted([eve.id, *(page.id for page in gone)])
+
+
+async def test_in_a_cluster_who_comes_goes_and_is_killed_is_told_in_all_processes(cluster_site):
+    cluster = cluster_site.valkey
+    one, other = (cluster_site.start(node=node) for node in cluster.nodes[:2])
+    rooms = ["room:1", "room:2", "room:4", "room:9"]
+    async with contextlib.AsyncExitStack() as stack:
+        pages = []
+        for room in rooms:
+            for server, user in ((one, 1), (other, 2), (other, None)):
+                page = await Page.open(server, user)
+                stack.push_async_callback(page.close)
+                await page.join(room)
+                pages.append(page)
+        await agree(pages)
+        counts = [len(cluster.do(node, "KEYS", "*:e")) for node in cluster.nodes]
+        assert sum(counts) == len(rooms) and all(counts[1:])
+        for page in pages[2::3]:
+            await page.leave()
+        pages = [page for page in pages if page.room]
+        await agree(pages)
+        other.signal(signal.SIGKILL)
+        left = pages[::2]
+        await until(lambda: all(len(page.present) == 1 for page in left))
+        await agree(left)
+        for page in left:
+            told = [kind for kind, _ in page.told]
+            assert told.count("leave") == 2 and len(page.told) == len(set(page.told))
 
 
 async def test_a_process_that_was_stopped_enters_its_members_again(site):

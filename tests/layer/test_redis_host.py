@@ -6,11 +6,12 @@ import itertools
 import pytest
 import redis
 from channels_redis.utils import create_pool
-from redis.exceptions import NoPermissionError
+from redis.asyncio import ConnectionPool
+from redis.exceptions import MovedError, NoPermissionError
 
 from filtered_websocket.layer import redis_host
 from filtered_websocket.layer.redis_connection import pack
-from filtered_websocket.layer.redis_host import Commands, Subscriber
+from filtered_websocket.layer.redis_host import Commands, Subscriber, at_node
 from filtered_websocket.threads.tasks import end_tasks
 
 from ..waiting import LIMIT, limited, until
@@ -520,3 +521,13 @@ async def test_a_command_is_built_for_the_connection_on_which_it_is_sent(server)
         [b"EVAL", b"server 2"],
     ]
     await stop(commands)
+
+
+@pytest.mark.parametrize(
+    ("moved", "address"),
+    [("12182 10.0.0.7:7001", ("10.0.0.7", 7001)), ("12182 :7001", ("10.0.0.1", 7001))],
+)
+def test_a_node_of_a_cluster_is_where_another_one_says(moved, address):
+    pool = at_node(ConnectionPool(host="10.0.0.1", port=6379, password="x"), MovedError(moved))
+    options = pool.make_connection()
+    assert (options.host, options.port) == address and options.password == "x"

@@ -7,13 +7,16 @@ import redis
 from channels.layers import InMemoryChannelLayer
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
+from redis.asyncio import ConnectionPool
+from redis.exceptions import MovedError
 
 from filtered_websocket.layer.envelope import group_key
 from filtered_websocket.presence.base import Info
-from filtered_websocket.presence.hosts import PooledHost, open_host
+from filtered_websocket.presence.hosts import ClusterHost, PooledHost, open_host
 from filtered_websocket.presence.redis import RedisStore
 
 from ..e2e.processes import Valkey
+from ..e2e.topologies import Cluster
 from .worlds import call, entry
 
 
@@ -88,9 +91,96 @@ async def test_a_call_that_is_under_way_at_the_end_fails(valkey):
 async def test_a_call_without_an_answer_fails_in_time(valkey, settings):
     settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.05}
     host = open_host(Odd(hosts=[valkey.url]))
-    assert isinstance(host, PooledHost)
+    assert isinstance(host._host, PooledHost)
     reply = asyncio.get_running_loop().create_future()
     host.execute(group_key("g"), ("BLPOP", "nothing", "0"), reply.set_result)
     # redis-py makes its own of it.
     assert isinstance(await reply, (TimeoutError, redis.TimeoutError))
     await host.close()
+
+
+# A Redis Cluster
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    cluster = Cluster()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.mark.parametrize("kind", [Odd, RedisPubSubChannelLayer])
+async def test_in_a_cluster_each_group_is_on_the_node_that_has_its_slot(kind, cluster):
+    one, other = (RedisStore(open_host(kind(hosts=[node.url])), 60.0) for node in cluster.nodes[:2])
+    for number in range(20):
+        await call(one, "o", f"g{number}", ("a", entry("ann")))
+        await call(other, "p", f"g{number}", ("b", entry("bob")))
+    for store in (one, other):
+        assert await store.stats("g7") == (2, 2)
+        assert set((await store.members("g7")).entries) == {"a", "b"}
+    counts = []
+    for node in cluster.nodes[1:]:
+        client = node.client()
+        counts.append(len(client.keys("*:l")))
+        client.flushall()
+        client.close()
+    assert sum(counts) == 20 and all(counts)
+    await one.close()
+    await other.close()
+
+
+class Scripted:
+    """A host, and the only node that it knows of: each answers what the test gives it."""
+
+    is_plain = True
+
+    def __init__(self, node=None):
+        self.replies = []
+        self.node = node
+        self.opened = []
+
+    def channel_of(self, group):
+        return group
+
+    def open_node(self, pool):
+        self.opened.append(pool.connection_kwargs["port"])
+        return self.node
+
+    def execute(self, group, command, on_reply):
+        on_reply(self.replies.pop(0))
+
+    async def close(self):
+        self.replies = None
+
+
+async def test_who_has_a_slot_is_asked_again_after_each_error():
+    node = Scripted()
+    seed = Scripted(node)
+    host = ClusterHost(seed, lambda group: ConnectionPool())
+    key, answers = group_key("g"), []
+
+    def ask():
+        host.execute(key, ("GET", "x"), answers.append)
+        return answers[-1]
+
+    lost, moved = ConnectionError(), MovedError("1 127.0.0.1:7001")
+    seed.replies, node.replies = [moved], ["here", "here, at once", lost]
+    assert [ask(), ask(), ask()] == ["here", "here, at once", lost]
+    seed.replies, node.replies = [moved], ["here again"]
+    assert ask() == "here again"
+    # It has moved once more, and then again: not followed for ever.
+    node.replies = [moved, moved]
+    assert ask() is moved
+    seed.replies, node.replies = [moved, moved], [lost, "back"]
+    assert [ask(), ask()] == [lost, "back"] and not seed.replies
+    assert seed.opened == [7001]
+
+
+async def test_what_another_node_has_is_not_asked_for_after_the_end():
+    seed = Scripted()
+    host = ClusterHost(seed, lambda group: ConnectionPool())
+    answers = []
+    await host.close()
+    seed.replies = [MovedError("1 127.0.0.1:7001")]
+    host.execute(group_key("g"), ("GET", "x"), answers.append)
+    assert [type(one) for one in answers] == [MovedError] and seed.opened == []

@@ -21,6 +21,7 @@ from filtered_websocket.presence.redis import RedisStore
 from filtered_websocket.publishing.direct import close_senders
 
 from ..e2e.processes import Valkey
+from ..e2e.topologies import Cluster
 from .worlds import call, entry
 
 WHO = {"a": Info("ann", {"mood": "good"}), "b": Info("ann"), "c": Info(None)}
@@ -103,6 +104,20 @@ def test_where_redis_is_away_the_caller_is_told(settings, kind):
     with pytest.raises(ConnectionError, match="cannot read who is in 'g': "):
         asyncio.run(apresence("g"))
     close_senders()
+
+
+async def test_every_node_of_a_cluster_is_asked(settings):
+    cluster = await asyncio.to_thread(Cluster)
+    try:
+        for node in cluster.nodes:
+            use_layer(settings, "pubsub", node.url)
+            await enter()
+            assert await apresence("g") == WHO
+            assert await asyncio.to_thread(presence, "g") == WHO
+            assert await asyncio.to_thread(presence_stats, "g") == Stats(3, 2)
+    finally:
+        close_senders()
+        await asyncio.to_thread(cluster.stop)
 
 
 @pytest.fixture
