@@ -34,7 +34,8 @@ CHAINS: dict[str, tuple[Any, bool]] = {
 }
 #: Ends the log line of a filter that uses the database, or the like, on the event loop.
 BLOCKING = (
-    ": set 'blocking = True' on the filter, a 'def', which then runs in a thread; or make it"
+    ": set 'blocking = True' on the filter, or on the function of the group rule, a 'def', which"
+    " then runs in a thread; or make it"
     " 'async def' and await Django's async methods, as aget()"
 )
 #: The home group of a route that names neither filters nor groups.

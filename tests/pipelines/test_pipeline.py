@@ -479,7 +479,7 @@ async def test_a_filter_that_uses_the_database_on_the_event_loop_is_told_what_to
     async with connect([message_filter(count)]) as ann:
         await ann.send("x")
         await ann.settle()
-    assert "set 'blocking = True' on the filter" in caplog.records[0].getMessage()
+    assert "on the filter, or on the function of the group rule" in caplog.records[0].getMessage()
 
 
 def test_as_asgi_refuses_what_it_does_not_take_and_what_cannot_be_built():
