@@ -157,7 +157,10 @@ def _asks(
 def _ask_may_join(may_join: Any, connection: Connection, name: str) -> Awaitable[None] | None:
     run = connection.context.copy().run
     with only_exceptions("may_join"):
-        answer = run(may_join, connection, name)
+        try:
+            answer = run(may_join, connection, name)
+        except Drop as drop:
+            _refuse(drop, name)
     return _require(answer, name)
 
 
@@ -223,7 +226,10 @@ def _require(answer: Any, name: str) -> Awaitable[None] | None:
 
 async def _require_later(answer: Awaitable[Any], name: str) -> None:
     with only_exceptions("may_join"):
-        allowed = await answer
+        try:
+            allowed = await answer
+        except Drop as drop:
+            _refuse(drop, name)
     _require(allowed, name)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db import router
 
-from ..exceptions import only_exceptions
+from ..exceptions import Drop, NotAllowed, only_exceptions
 from ..groups import Allowed
 from ..threads.blocking import run_blocking
 
@@ -18,7 +18,8 @@ def ask(who: Allowed, connection: Any, captured: dict[str, Any]) -> bool | Await
     context of its handshake. Permissions and functions with ``blocking = True`` run in a
     thread.
 
-    Raises what the function raises, TypeError for an answer that is neither True nor False.
+    Raises what the function raises, but for ``Drop``, which is a no; TypeError for an answer
+    that is neither True nor False.
     """
     if isinstance(who, bool):
         return who
@@ -47,12 +48,22 @@ def ask_blocking(who: Allowed, connection: Any, captured: dict[str, Any]) -> boo
 
 def _call(who: Any, connection: Any, captured: dict[str, Any]) -> Any:
     with only_exceptions(describe_allowed(who)):
-        return connection.context.copy().run(who, connection, **captured)
+        try:
+            return connection.context.copy().run(who, connection, **captured)
+        except NotAllowed:
+            raise  # it says why
+        except Drop:
+            return False
 
 
 async def _later(who: Allowed, answer: Awaitable[Any]) -> bool:
     with only_exceptions(describe_allowed(who)):
-        return _yes_or_no(who, await answer)
+        try:
+            return _yes_or_no(who, await answer)
+        except NotAllowed:
+            raise
+        except Drop:
+            return False
 
 
 def _yes_or_no(who: Allowed, answer: Any) -> bool:

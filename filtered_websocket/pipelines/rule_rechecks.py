@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ..conf import conf
+from ..exceptions import NotAllowed
 from ..logs import get_logger
 from ..threads.blocking import run_blocking
 from ..threads.tasks import end_tasks
@@ -156,7 +157,7 @@ class RuleRechecks:
         key = connection.id, group
         if not one.is_live:
             return
-        if isinstance(answer, BaseException):
+        if isinstance(answer, BaseException) and not isinstance(answer, NotAllowed):
             self._failures[key] = self._failures.get(key, 0) + 1
             connection.rule_failed(answer)
             if self._failures[key] < GRACE:

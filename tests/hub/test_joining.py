@@ -9,6 +9,7 @@ from asgiref.sync import async_to_sync
 from django.contrib.auth.models import User
 
 from filtered_websocket import (
+    Drop,
     NotAllowed,
     WebSocketConnectFilter,
     WebSocketConsumerFilter,
@@ -187,6 +188,49 @@ async def test_an_error_of_a_rule_is_an_error_of_the_filter_that_asked(caplog):
             assert await ann.received_nothing()
         assert caplog.text.count("KeyError: 'on demand'") == 2
         assert await told(ann, "leave a") is None
+
+
+@pytest.mark.parametrize("kind", ["def", "async", "blocking", "may_join", "async may_join"])
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [(Drop(), "may not join this group: 'a'"), (NotAllowed("because"), "because")],
+)
+async def test_who_may_not_may_be_said_by_drop(kind, refusal, words):
+    """A refusal that nobody is told would be silence to the client."""
+
+    def refuse(*args):
+        raise refusal
+
+    async def refuse_later(*args):
+        raise refusal
+
+    def refuse_in_a_thread(*args):
+        raise refusal
+
+    async def refuse_only_a(connection, name):
+        if name == "a":
+            raise refusal
+        return True
+
+    def refuse_a(connection, name):
+        if name == "a":
+            raise refusal
+        return True
+
+    refuse_in_a_thread.blocking = True
+    functions = {"def": refuse, "async": refuse_later, "blocking": refuse_in_a_thread}
+
+    class Route(FilteredWebSocketConsumer):
+        filters = COMMAND
+        groups = ("home",)
+        group_rules = [group("a", join=functions.get(kind, True))]
+
+    if kind not in functions:
+        Route.may_join = staticmethod(refuse_a if kind == "may_join" else refuse_only_a)
+    async with connect(Route.as_asgi()) as ann:
+        assert await told(ann, "join a") == words
+        if kind in functions and type(refusal) is Drop:
+            assert await told(ann, "see a") is False
 
 
 @pytest.mark.parametrize("steps", ["leave", "end"])

@@ -9,6 +9,7 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Permission, User
 from django.test.utils import CaptureQueriesContext
 
+from filtered_websocket import NotAllowed
 from filtered_websocket.groups import group
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.pipelines import rule_rechecks as module
@@ -74,6 +75,19 @@ async def test_a_right_that_ends_ends_the_subscription_alone(name, caplog):
         assert connection.groups == {connection.home, *(names - {name})}
         assert set(connection.subscriptions) == connection.groups and ann.close_code is None
         assert f"connection {connection.id} may no longer be in group {name!r}" in caplog.text
+
+
+async def test_a_rule_may_say_by_not_allowed_that_a_right_has_ended(caplog):
+    def rule(connection):
+        if not allowed["here"]:
+            raise NotAllowed("no more")
+        return True
+
+    async with connect(JOIN, group_rules=[group("one", join=rule, recheck=True)]) as ann:
+        await joined(ann, "one")
+        allowed["here"] = False
+        await until(lambda: "one" not in ann.connection.groups)
+        assert "raised" not in caplog.text
 
 
 async def test_what_the_site_joined_is_not_asked_again():
