@@ -134,15 +134,25 @@ class RuleRechecks:
                     group.create_task(in_turn(batch, answer))
 
     async def _ask_here(self, batch: list[Held]) -> None:
-        answers = [_try_to(ask, *_question(one)) for one in batch]
-        later = [number for number, answer in enumerate(answers) if inspect.isawaitable(answer)]
-        waiting = [_wait(batch[number].connection, answers[number]) for number in later]
+        waiting = []
+        for one in batch:
+            answer = _try_to(ask, *_question(one))
+            if inspect.isawaitable(answer):
+                waiting.append(self._note_later(one, answer))
+            else:
+                self._note(one, answer)
         # The others are served meanwhile.
-        told = await asyncio.gather(asyncio.sleep(0), *waiting, return_exceptions=True)
-        for number, answer in zip(later, told[1:], strict=True):
-            answers[number] = answer
-        for one, answer in zip(batch, answers, strict=True):
-            self._note(one, answer)
+        await asyncio.gather(asyncio.sleep(0), *waiting)
+
+    async def _note_later(self, one: Held, answer: Any) -> None:
+        """Each as soon as it is known: one that hangs must not keep the others."""
+        task = _wait(one.connection, answer)
+        try:
+            await asyncio.wait({task})
+        finally:
+            task.cancel()
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        self._note(one, task.result() if error is None else error)
 
     async def _ask_in_thread(self, batch: list[Held]) -> None:
         try:

@@ -90,6 +90,27 @@ async def test_a_rule_may_say_by_not_allowed_that_a_right_has_ended(caplog):
         assert "raised" not in caplog.text
 
 
+@pytest.mark.parametrize("other", ["here", "later"])
+async def test_a_rule_that_hangs_keeps_no_other_from_its_end(other):
+    asked, first = asyncio.Event(), [True]
+
+    async def hangs(connection):
+        if first:
+            first.clear()
+        else:
+            asked.set()
+            await asyncio.Event().wait()
+        return True
+
+    rules = [group("hangs", join=hangs, recheck=True), *RULES]
+    async with connect(JOIN, group_rules=rules) as ann:
+        await joined(ann, f"hangs {other}")
+        allowed[other] = False
+        await asked.wait()
+        await until(lambda: other not in ann.connection.groups)
+        assert "hangs" in ann.connection.groups
+
+
 async def test_what_the_site_joined_is_not_asked_again():
     async with connect(JOIN, group_rules=[group("here", join=False, recheck=True)]):
         [connection] = get_hub().connections.values()
