@@ -31,10 +31,13 @@ from .codecs.frames import text_event
 from .conf import conf
 from .connections.connection import Exclude, excluded_ids
 from .exceptions import PublishError
+from .history.base import Position
 from .hub.hub import Hub, get_hub
 from .hub.registry import active_hub, may_serve
 from .layer.envelope import CONTROL, Item, check_group
 from .logs import LogThrottle, get_logger
+from .pipelines.keeping import site_keep
+from .publishing.batches import Done, Keep
 from .publishing.direct import close_senders, sender_for
 from .publishing.items import captures, new_item
 from .publishing.thread import PublisherThread
@@ -47,7 +50,14 @@ counts: Counter[str] = Counter()
 _throttle = LogThrottle()
 
 
-def publish(message: Any, group: str, *, exclude: Exclude = (), on_commit: bool = False) -> None:
+def publish(
+    message: Any,
+    group: str,
+    *,
+    exclude: Exclude = (),
+    on_commit: bool = False,
+    idempotency_key: str = "",
+) -> None:
     """
     Send ``message`` (str, bytes, dict or list) to every member of ``group``. At most once,
     in order per process and group.
@@ -60,9 +70,13 @@ def publish(message: Any, group: str, *, exclude: Exclude = (), on_commit: bool 
     where it waits for Redis, when that has not answered within ``LAYER_TIMEOUT``: the
     message may have arrived. ``on_commit`` publishes when the transaction commits, and not
     at all if it does not; what fails then is logged and counted.
+
+    Where the rule of ``group`` in ``GROUPS`` keeps a history, the message gets its place
+    there. With an ``idempotency_key`` that was used for this group in the last five minutes,
+    nothing is published: so a publish that may have arrived can be repeated.
     """
     item = new_item(message, exclude=excluded_ids(exclude), text=text_event.get())
-    send = partial(_hand_over, check_group(group), item)
+    send = partial(_hand_over, check_group(group), item, site_keep(group, idempotency_key))
     if on_commit:
         transaction.on_commit(partial(_send_committed, send))
     else:
@@ -81,26 +95,41 @@ def _send_committed(send: Callable[[], object]) -> None:
 
 
 async def apublish(
-    message: Any, group: str, *, exclude: Exclude = (), on_commit: bool = False
-) -> None:
+    message: Any,
+    group: str,
+    *,
+    exclude: Exclude = (),
+    on_commit: bool = False,
+    idempotency_key: str = "",
+) -> Position | None:
     """
-    :func:`publish`, returning when the channel layer has taken the message.
+    :func:`publish`, returning when the channel layer has taken the message: its position in
+    the history of the group, with ``repeated`` where the ``idempotency_key`` was known; None
+    where nothing is kept.
 
     Raises PublishError where it did not; it may have arrived all the same. With
     ``on_commit`` it returns when the publish is registered with the transaction of
     Django's thread for async code.
     """
     if on_commit:
-        await sync_to_async(publish)(message, group, exclude=exclude, on_commit=True)
-        return
+        key = idempotency_key
+        await sync_to_async(publish)(
+            message, group, exclude=exclude, on_commit=True, idempotency_key=key
+        )
+        return None
     item = new_item(message, exclude=excluded_ids(exclude), text=text_event.get())
-    told = _hand_over(check_group(group), item, wait=True)
-    if told is not None:
-        await asyncio.wrap_future(told)
+    keep = site_keep(check_group(group), idempotency_key)
+    told = _hand_over(group, item, keep, wait=True)
+    return await asyncio.wrap_future(told) if isinstance(told, Future) else told
 
 
 def publish_to_user(
-    user: Any, message: Any, *, exclude: Exclude = (), on_commit: bool = False
+    user: Any,
+    message: Any,
+    *,
+    exclude: Exclude = (),
+    on_commit: bool = False,
+    idempotency_key: str = "",
 ) -> None:
     """
     :func:`publish` to every connection of ``user`` (or of the user with that primary key), on
@@ -109,18 +138,28 @@ def publish_to_user(
     Nothing happens where the user is not connected. ValueError for a user who has no primary
     key. Where a site has several tenants, that of this context is meant.
     """
-    publish(message, personal_group(user, copy_context()), exclude=exclude, on_commit=on_commit)
+    group = personal_group(user, copy_context())
+    publish(message, group, exclude=exclude, on_commit=on_commit, idempotency_key=idempotency_key)
 
 
 async def apublish_to_user(
-    user: Any, message: Any, *, exclude: Exclude = (), on_commit: bool = False
-) -> None:
+    user: Any,
+    message: Any,
+    *,
+    exclude: Exclude = (),
+    on_commit: bool = False,
+    idempotency_key: str = "",
+) -> Position | None:
     """:func:`publish_to_user`, returning as :func:`apublish` does."""
     group = personal_group(user, copy_context())
-    await apublish(message, group, exclude=exclude, on_commit=on_commit)
+    return await apublish(
+        message, group, exclude=exclude, on_commit=on_commit, idempotency_key=idempotency_key
+    )
 
 
-def _hand_over(group: str, item: Item, wait: bool = False) -> "Future[None] | None":
+def _hand_over(
+    group: str, item: Item, keep: Keep | None, wait: bool = False
+) -> "Future[Position | None] | Position | None":
     """Send ``item``, or queue it; with ``wait``, returns a future of a queued one."""
     if captures and active_hub() is None:
         for capture in captures:
@@ -128,14 +167,13 @@ def _hand_over(group: str, item: Item, wait: bool = False) -> "Future[None] | No
         return None
     hub = queueing_hub()
     if hub is None:
-        send_now(group, item)
-        return None
+        return send_now(group, item, keep)
     hub.publish_queue.admit(item)
     if not wait:
-        hub.call(hub.publish_queue.put_admitted, group, item)
+        hub.call(hub.publish_queue.put_admitted, group, item, None, keep)
         return None
-    told: Future[None] = Future()
-    hub.call(_put_and_tell, hub, group, item, told)
+    told: Future[Position | None] = Future()
+    hub.call(_put_and_tell, hub, group, item, keep, told)
     return told
 
 
@@ -150,18 +188,17 @@ def queueing_hub() -> Hub | None:
     return _the_publisher().hub if runs_a_loop() and is_shared() else None
 
 
-def send_now(group: str, item: Item) -> None:
+def send_now(group: str, item: Item, keep: Keep | None = None) -> Position | None:
     """Return when the channel layer has ``item``; PublishError after ``LAYER_TIMEOUT``."""
     layer = get_channel_layer(conf.CHANNEL_LAYER)
     if layer is None or isinstance(layer, InMemoryChannelLayer):
         if group != CONTROL:
             _warn_not_received()
-        return
+        return None
     sender = sender_for(layer)
     if sender is not None:
-        sender.send(group, item)
-    else:
-        _the_publisher().send(group, item)
+        return sender.send(group, item, keep)
+    return _the_publisher().send(group, item, keep)
 
 
 def reaches_connections() -> bool:
@@ -188,20 +225,22 @@ def any_hub() -> Hub:
     return hub
 
 
-def _put_and_tell(hub: Hub, group: str, item: Item, told: "Future[None]") -> None:
-    done: asyncio.Future[None] = hub.loop.create_future()
+def _put_and_tell(
+    hub: Hub, group: str, item: Item, keep: Keep | None, told: "Future[Position | None]"
+) -> None:
+    done: Done = hub.loop.create_future()
 
-    def tell(done: "asyncio.Future[None]") -> None:
+    def tell(done: Done) -> None:
         error = done.exception()
         if not told.set_running_or_notify_cancel():
             return
         if error is None:
-            told.set_result(None)
+            told.set_result(done.result())
         else:
             told.set_exception(error)
 
     done.add_done_callback(tell)
-    hub.publish_queue.put_admitted(group, item, done)
+    hub.publish_queue.put_admitted(group, item, done, keep)
 
 
 def _warn_not_received() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+from ..history.base import Position
 from ..layer.envelope import EVENT, EXCLUDE
 
 
@@ -13,6 +14,8 @@ class About(NamedTuple):
     group: str
     sender: str
     meta: Mapping[str, Any]
+    #: Its place in the history of the group, if that has one.
+    position: Position | None = None
 
 
 #: Of the group message whose group or send chain runs now; kept in threads.
@@ -52,9 +55,10 @@ class Current:
         return None if about is None else about.meta.get(EVENT)
 
     @property
-    def position(self) -> Any:
-        """Its place in the history of the group; None, as no group has a history yet."""
-        return None
+    def position(self) -> Position | None:
+        """Its place in the history of the group; None where the group has none."""
+        about = about_event.get()
+        return None if about is None else about.position
 
 
 current = Current()

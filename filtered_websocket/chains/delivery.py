@@ -6,27 +6,50 @@ Group messages of one pipeline: through its group chain and its send chain, to t
     deliver   no chain and no codec      -> many messages at once, in one write per member
               group chain, or codec      -> at once, message by message
               group chain that awaits    -> a queue per group: groups do not wait for one another
-    finish    no send chain              -> encoded once, written to every member
+    send      no send chain              -> encoded once, written to every member
               send chain                 -> once per recipient; equal results are encoded once,
                                             and many messages leave in one write per recipient
               send chain that awaits     -> a queue per recipient: a slow one delays no other
 
-Which of these, is decided once, when the pipeline is first used.
+Which of these, is decided once, when the pipeline is first used. What comes out of a history for
+one client takes the same way.
 """
 
+import asyncio
 import queue
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..codecs.frames import Frame, text_event, unpack
 from ..conf import conf
 from ..exceptions import Drop, ends_the_task
+from ..history.base import Page, Position
+from ..history.follower import Run
+from ..history.lines import Line, Passed
 from ..layer.envelope import EXCLUDE, Item
 from ..publishing.fan_out import make_frame, write, write_items
 from ..threads.serial_queue import SerialQueue
 from .current import About, about_event
-from .sending import Host, Pipeline, Sends, copy_of
+from .sending import Host, Pipeline, Recipient, Sending, Sends, copy_of
+
+#: So many publications of a page are handled before others have their turn.
+TURN = 64
+
+
+class Waiting(NamedTuple):
+    """A message that waits for a group chain that awaits."""
+
+    #: None where only the position changes.
+    item: Item | None
+    position: Position | None = None
+    #: Of a group with history.
+    line: Line | None = None
+
+
+#: What the group chain has made of a message: a frame, or what the send chain makes frames of.
+Content = Frame | Sending
+OnContent = Callable[[About, Any], None]
 
 
 class Delivery:
@@ -37,33 +60,58 @@ class Delivery:
         self._view = view
         self._pipeline = pipeline
         #: Group -> what waits for a group chain that awaits.
-        self._backlogs: dict[str, SerialQueue[Item]] = {}
+        self._backlogs: dict[str, SerialQueue[Waiting]] = {}
         self._sends = Sends(hub, view, pipeline)
+        self._is_plain = not (pipeline.group or pipeline.send) and pipeline.codec is None
         #: Run messages of a group, in order, through the chains; send them to the members.
-        self.deliver: Callable[[str, Sequence[Item]], None] = self._write_items
-        if self._pipeline.group.awaits:
+        self.deliver: Callable[[str, Sequence[Item]], None] = self._run
+        if pipeline.group.awaits:
             self.deliver = self._queue
-        elif self._pipeline.send and not self._pipeline.send.awaits:
+        elif self._is_plain:
+            self.deliver = self._write_items
+        elif pipeline.send and not pipeline.send.awaits:
             self.deliver = self._run_together
-        elif self._pipeline.group or self._pipeline.send or self._pipeline.codec is not None:
-            self.deliver = self._run
-        self._finish: Callable[[About, Any, bool], None] = self._write_to_all
+        self._encode: Callable[[About, Any, bool], Content] = self._make_frame
+        self._send: OnContent = self._write_frame
         if self._pipeline.send:
-            self._finish = self._sends.send
+            self._encode, self._send = self._sends.sending, self._sends.send
 
     def _write_items(self, group: str, items: Sequence[Item]) -> None:
         write_items(self._hub.groups.members(self._view, group), items)
+
+    def deliver_run(self, group: str, run: Run, line: Line) -> None:
+        """:attr:`deliver` publications of a history; ``line`` is told what becomes of them."""
+        if self._pipeline.group.awaits:
+            self._queue_run(group, run, line)
+            return
+        if self._is_plain:
+            self._write_items(group, run.items)
+            if not line.joiners:
+                line.move(Position(run.epoch, run.first + len(run.items) - 1))
+                return
+        for offset, item in enumerate(run.items, run.first):
+            content = self._content_of(group, item, Position(run.epoch, offset), self._send)
+            line.note(run.epoch, _passed(offset, item, content))
+        if not run.items:
+            line.move(Position(run.epoch, run.first - 1))
+
+    def _content_of(
+        self, group: str, item: Item, position: Position, send: OnContent | None
+    ) -> Content | None:
+        if self._is_plain:
+            return Frame(item.payload, item.kind != "b")
+        return self._run_item(group, item, position, send)
 
     # Through the group chain
 
     def _run(self, group: str, items: Sequence[Item]) -> None:
         for item in items:
-            self._run_item(group, item)
+            self._run_item(group, item, None, self._send)
 
     def _run_together(self, group: str, items: Sequence[Item]) -> None:
         """As :meth:`_run`; what each recipient gets of many messages leaves in one write."""
         if len(items) == 1:
-            self._run_item(group, items[0])
+            self._run(group, items)
             return
         transports = tuple(self._hub.groups.members(self._view, group).values())
         for transport in transports:
@@ -74,62 +122,113 @@ class Delivery:
             for transport in transports:
                 transport.release()
 
-    def _run_item(self, group: str, item: Item) -> None:
-        """Handle one message with a group chain that does not await."""
+    def _run_item(
+        self, group: str, item: Item, position: Position | None, send: OnContent | None
+    ) -> Content | None:
+        """Handle one message with a group chain that does not await; None if it is dropped."""
         pipeline = self._pipeline
-        about = About(group, item.sender, item.meta)
+        about = About(group, item.sender, item.meta, position)
         token = about_event.set(about)
         text_token = text_event.set(None)
         try:
             message, text = unpack(item.packed, pipeline.codec)
             text_event.set(text)
-            self._finish(about, pipeline.group.run(self._view, message), text)
-        except Drop as drop:
-            self._view.dropped(drop, f"group {group!r:.80}")
+            content = self._encode(about, pipeline.group.run(self._view, message), text)
+            if send is not None:
+                send(about, content)
+            return content
         except BaseException as error:
-            if ends_the_task(error):
-                raise
-            pipeline.failed(error, f"group {group!r:.80}")
+            self._failed(group, error)
+            return None
         finally:
             text_event.reset(text_token)
             about_event.reset(token)
 
-    def _queue(self, group: str, items: Sequence[Item]) -> None:
+    def _failed(self, group: str, error: BaseException) -> None:
+        if isinstance(error, Drop):
+            self._view.dropped(error, f"group {group!r:.80}")
+        elif ends_the_task(error):
+            raise error
+        else:
+            self._pipeline.failed(error, f"group {group!r:.80}")
+
+    def _backlog(self, group: str) -> SerialQueue[Waiting]:
         backlog = self._backlogs.get(group)
         if backlog is None:
             backlog = self._backlogs[group] = SerialQueue(
                 self._hub.tasks,
                 self._hub.backlog,
-                partial(self._handle_item, group),
-                lambda item: item.size,
+                partial(self._handle, group),
+                lambda waiting: 0 if waiting.item is None else waiting.item.size,
                 bound=conf.PUBLISH_QUEUE,
                 name=f"fws-group {group!r:.40}",
             )
+        return backlog
+
+    def _queue(self, group: str, items: Sequence[Item]) -> None:
+        backlog = self._backlog(group)
         for item in items:
             try:
-                backlog.put(item)
+                backlog.put(Waiting(item))
             except queue.Full:
                 self._hub.counts["group_dropped"] += 1
 
-    async def _handle_item(self, group: str, item: Item) -> None:
+    def _queue_run(self, group: str, run: Run, line: Line) -> None:
+        """A publication for which there is no room is read again later, and all after it."""
+        if line.is_behind:
+            return
+        backlog = self._backlog(group)
+
+        def put(position: Position, item: Item | None) -> bool:
+            try:
+                backlog.put(Waiting(item, position, line))
+            except queue.Full:
+                return False
+            return True
+
+        last = Position(run.epoch, run.first - 1)
+        if not (run.items or put(last, None)):
+            line.fall_behind(last, put, backlog.settled)
+        for item in run.items:
+            position = Position(run.epoch, last.offset + 1)
+            if not put(position, item):
+                line.fall_behind(last, put, backlog.settled)
+                return
+            last = position
+
+    async def _handle(self, group: str, waiting: Waiting) -> None:
         """Handle one message with a group chain that awaits, in a task of its group."""
-        about = About(group, item.sender, item.meta)
+        item, position, line = waiting
+        content = None
+        if item is not None:
+            content = await self._arun_item(group, item, position, self._send)
+        if line is not None and position is not None:
+            if item is None:
+                line.move(position)
+            else:
+                line.note(position.epoch, _passed(position.offset, item, content))
+        members = self._hub.groups.members(self._view, group)
+        if not members and not len(self._backlogs.get(group, ())):
+            # The last member left while it was busy: no message will come.
+            self._backlogs.pop(group, None)
+
+    async def _arun_item(
+        self, group: str, item: Item, position: Position | None, send: OnContent | None
+    ) -> Content | None:
+        """As :meth:`_run_item`, in a task."""
+        about = About(group, item.sender, item.meta, position)
         about_event.set(about)
         try:
             message, text = unpack(item.packed, self._pipeline.codec)
             text_event.set(text)
-            self._finish(about, await self._pipeline.group.arun(self._view, message), text)
-        except Drop as drop:
-            self._view.dropped(drop, f"group {group!r:.80}")
+            message = await self._pipeline.group.arun(self._view, message)
+            content = self._encode(about, message, text)
+            if send is not None:
+                send(about, content)
+            return content
         except BaseException as error:
-            if ends_the_task(error):
-                raise
-            self._pipeline.failed(error, f"group {group!r:.80}")
-        if not self._hub.groups.members(self._view, group) and not len(
-            self._backlogs.get(group, ())
-        ):
-            # The last member left while it was busy: no message will come.
-            self._backlogs.pop(group, None)
+            self._failed(group, error)
+            return None
 
     def left(self, group: str) -> None:
         """A member has left ``group``."""
@@ -141,22 +240,46 @@ class Delivery:
         """Send to the members what no group chain has seen. From any thread."""
         codec = self._pipeline.codec
         frame = make_frame(message, codec, {}, text_event.get())
-        if not self._pipeline.send:
-            self._hub.call(self._write, group, frame, exclude)
-            return
-        # As the chain gets what was published.
-        own = bytearray(frame.payload) if codec is None else copy_of(message)
-        about = About(group, "", {EXCLUDE: list(exclude)})
-        self._hub.call(self._finish, about, own, frame.text)
+        about = About(group, "", {EXCLUDE: list(exclude)} if exclude else {})
+        if self._pipeline.send:
+            # As the chain gets what was published.
+            own = bytearray(frame.payload) if codec is None else copy_of(message)
+            self._hub.call(self._send, about, self._sends.sending(about, own, frame.text))
+        else:
+            self._hub.call(self._send, about, frame)
 
-    # To all alike
+    # What comes out of a history for one client
 
-    def _write_to_all(self, about: About, message: Any, text: bool) -> None:
-        frame = make_frame(message, self._pipeline.codec, about.meta, text)
-        self._write(about.group, frame, about.meta.get(EXCLUDE, ()))
+    async def prepare(self, group: str, page: Page) -> list[Passed]:
+        """Run the publications of a page through the group chain, for who joins."""
+        passed = []
+        for number, (offset, item) in enumerate(page.publications, 1):
+            position = Position(page.position.epoch, offset)
+            if self._pipeline.group.awaits:
+                content = await self._arun_item(group, item, position, None)
+            else:
+                content = self._content_of(group, item, position, None)
+            passed.append(_passed(offset, item, content))
+            if number % TURN == 0:
+                await asyncio.sleep(0)
+        return passed
 
-    def _write(self, group: str, frame: Frame, exclude: Collection[str]) -> None:
-        write(self._hub.groups.members(self._view, group), frame, exclude)
+    def send_one(self, connection: Recipient, contents: Sequence[Content]) -> None:
+        """Send to one member what the group chain has made of some messages."""
+        for content in contents:
+            if isinstance(content, Frame):
+                connection.transport.write(content)
+            else:
+                self._sends.send_one(connection, content)
+
+    # To the members
+
+    def _make_frame(self, about: About, message: Any, text: bool) -> Frame:
+        return make_frame(message, self._pipeline.codec, about.meta, text)
+
+    def _write_frame(self, about: About, frame: Frame) -> None:
+        members = self._hub.groups.members(self._view, about.group)
+        write(members, frame, about.meta.get(EXCLUDE, ()))
 
     # Waiting
 
@@ -169,3 +292,7 @@ class Delivery:
         for line in tuple(self._backlogs.values()):
             await line.settled()
         await self._sends.settled()
+
+
+def _passed(offset: int, item: Item, content: Content | None) -> Passed:
+    return Passed(offset, content, item.size, item.meta.get(EXCLUDE, ()))

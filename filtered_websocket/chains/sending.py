@@ -83,7 +83,7 @@ class Host(Protocol):
 class Sending:
     """``encode`` makes the frame of a result."""
 
-    __slots__ = ("_chain", "_encode", "_frames", "_message", "_text", "about")
+    __slots__ = ("_chain", "_encode", "_frames", "_message", "_text", "about", "size")
 
     def __init__(
         self,
@@ -99,6 +99,8 @@ class Sending:
         self._text = text
         self._encode = encode
         self._frames: dict[tuple[type, bytes], Frame] = {}
+        #: About the bytes that it takes in a queue.
+        self.size = OVERHEAD + (len(message) if isinstance(message, bytearray | str) else 0)
 
     def run(self, recipient: Recipient) -> Any:
         """The result for ``recipient``, whose filters run in the context of its handshake."""
@@ -171,12 +173,16 @@ class Sends:
         self._pipeline = pipeline
         #: Recipient -> what waits for a send chain that awaits.
         self._waiting: dict[Recipient, _Waiting] = {}
-        #: Send a message that is text, or not, to the members of its group.
-        self.send: Callable[[About, Any, bool], None] = self._send_now
+        #: Send a message to the members of its group.
+        self.send: Callable[[About, Sending], None] = self._send_now
         if pipeline.send.awaits:
             self.send = self._queue_all
 
-    def _sending(self, about: About, message: Any, text: bool) -> Sending:
+    def sending(self, about: About, message: Any, text: bool) -> Sending:
+        """A message that is text, or not."""
+        if self._pipeline.send.awaits:
+            # A copy: a filter of the group chain may keep the message, and change it meanwhile.
+            message = copy_of(message)
         codec = self._pipeline.codec
 
         def encode(result: Any) -> Frame:
@@ -195,16 +201,27 @@ class Sends:
                 if about.group in connection.joined:
                     yield connection
 
-    def _send_now(self, about: About, message: Any, text: bool) -> None:
-        sending = self._sending(about, message, text)
+    def send_one(self, connection: Recipient, sending: Sending) -> None:
+        """Send a message to one member."""
+        if self._pipeline.send.awaits:
+            self._queue_one(connection, sending)
+        elif (frame := self._run(connection, sending)) is not None:
+            connection.transport.write(frame)
+
+    def _run(self, connection: Recipient, sending: Sending) -> Frame | None:
+        """The frame for one member, if there is one, and it is still a member."""
+        try:
+            frame = sending.frame(sending.run(connection))
+        except BaseException as error:
+            self._failed(connection, error)
+            return None
+        return frame if sending.about.group in connection.joined else None
+
+    def _send_now(self, about: About, sending: Sending) -> None:
         frames: dict[Frame, list[AsgiTransport]] = {}
         for connection in self._recipients(about):
-            try:
-                frame = sending.frame(sending.run(connection))
-            except BaseException as error:
-                self._failed(connection, error)
-                continue
-            if about.group in connection.joined:
+            frame = self._run(connection, sending)
+            if frame is not None:
                 frames.setdefault(frame, []).append(connection.transport)
         for frame, transports in frames.items():
             write_all(transports, frame, NOBODY)
@@ -226,14 +243,12 @@ class Sends:
 
     # The same where a filter awaits
 
-    def _queue_all(self, about: About, message: Any, text: bool) -> None:
-        # A copy: a filter of the group chain may keep the message, and change it meanwhile.
-        sending = self._sending(about, copy_of(message), text)
-        size = OVERHEAD + (len(message) if isinstance(message, bytearray | str) else 0)
+    def _queue_all(self, about: About, sending: Sending) -> None:
         for connection in self._recipients(about):
-            self._queue_one(connection, sending, size)
+            self._queue_one(connection, sending)
 
-    def _queue_one(self, connection: Recipient, sending: Sending, size: int) -> None:
+    def _queue_one(self, connection: Recipient, sending: Sending) -> None:
+        size = sending.size
         waiting = self._waiting.get(connection)
         if waiting is None:
             waiting = self._waiting[connection] = _Waiting()

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 
 from ..conf import conf, database_numbers, default_namespace
-from ..publishing.direct import foreign_options
+from ..publishing.direct_host import foreign_options
 from .settings import IN_MEMORY, PUBSUB
 
 

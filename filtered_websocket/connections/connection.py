@@ -11,6 +11,7 @@ from ..chains.running import Running
 from ..close_codes import FORBIDDEN
 from ..codecs.frames import Frame, text_event, to_frame
 from ..exceptions import Close, check_close
+from ..history.base import Position
 from ..threads.result import Result, start
 from ..transports import AsgiTransport
 from ..types import Codec, Scope
@@ -32,11 +33,24 @@ class View(member.View, Protocol):
     def present(self, group: str) -> Mapping[str, Any]: ...
     def queue_of(self, connection: "Connection") -> Any: ...
     def submit(
-        self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
+        self,
+        message: Any,
+        group: str,
+        *,
+        sender: str,
+        exclude: Iterable[str],
+        on_commit: bool,
+        idempotency_key: str = "",
     ) -> None: ...
     def asubmit(
-        self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
-    ) -> Result[None]: ...
+        self,
+        message: Any,
+        group: str,
+        *,
+        sender: str,
+        exclude: Iterable[str],
+        idempotency_key: str = "",
+    ) -> Result[Position | None]: ...
 
 
 class Connection(member.Member):
@@ -152,13 +166,16 @@ class Connection(member.Member):
         exclude: Exclude = (),
         on_commit: bool = False,
         to_self: bool = False,
+        idempotency_key: str = "",
     ) -> None:
         """
         Send ``message`` to every member of ``group`` (its home group if None), in all
         processes, but not to itself unless ``to_self``.
 
         Returns once the message is queued. Delivery: at most once, in order per publisher
-        and group. Raises :exc:`~filtered_websocket.PublishError` for a mistake in the
+        and group. Where the group rule keeps a history, the message gets its place there; with
+        an ``idempotency_key`` that was used for this group in the last five minutes, nothing
+        is published. Raises :exc:`~filtered_websocket.PublishError` for a mistake in the
         call, and :exc:`~filtered_websocket.Close` (4403) if its token may not publish;
         a later failure reaches the consumer chain as ``publish_failed``.
         """
@@ -170,6 +187,7 @@ class Connection(member.Member):
             sender=self.id,
             exclude=self._excluded(exclude, to_self),
             on_commit=on_commit,
+            idempotency_key=idempotency_key,
         )
 
     @markcoroutinefunction
@@ -180,8 +198,13 @@ class Connection(member.Member):
         *,
         exclude: Exclude = (),
         to_self: bool = False,
-    ) -> Result[None]:
-        """:meth:`publish`, and wait until the layer has taken it; PublishError if it fails."""
+        idempotency_key: str = "",
+    ) -> Result[Position | None]:
+        """
+        :meth:`publish`, and wait until the layer has taken it; PublishError if it fails. The
+        position of the message, with ``repeated`` where the key was known; None where the
+        group has no history.
+        """
         self._check_may_publish()
         self.has_queued = True
         return self._view.asubmit(
@@ -189,6 +212,7 @@ class Connection(member.Member):
             self.home if group is None else group,
             sender=self.id,
             exclude=self._excluded(exclude, to_self),
+            idempotency_key=idempotency_key,
         )
 
     def _check_may_publish(self) -> None:

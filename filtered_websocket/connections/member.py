@@ -8,6 +8,8 @@ from asgiref.sync import markcoroutinefunction
 
 from ..exceptions import Close, NotAllowed
 from ..groups import MAX_NAME, Action
+from ..history.base import Position, check_position
+from ..history.lines import NOT_RECOVERED, Recovery
 from ..layer.envelope import check_group
 from ..threads.result import Result, start
 from ..threads.tasks import GuardedTask
@@ -32,6 +34,9 @@ class View(Protocol):
     def pipeline(self) -> Any: ...
     def call(self, function: Callable[..., object], *args: Any) -> None: ...
     def join(self, connection: Any, group: str, trusted: bool, data: Any) -> Any: ...
+    def recover(
+        self, connection: Any, group: str, since: Position, trusted: bool, data: Any
+    ) -> Any: ...
     def enter(self, connection: Any, group: str) -> Any: ...
     def leave(self, connection: Any, group: str) -> None: ...
     def allows(self, connection: Any, action: Action, group: str) -> Any: ...
@@ -118,6 +123,34 @@ class Member(Client):
             value=False,
         )
         return joined
+
+    @markcoroutinefunction
+    def recover(
+        self, group: str, since: tuple[str, int], trusted: bool = False, data: Any = None
+    ) -> Result[Recovery]:
+        """
+        :meth:`join` a group with history, and send this connection all that was published
+        after the position ``since``, in order, once, before anything newer. Or, where not all
+        of that is kept any more, or it cannot be read now, nothing of it: then ``recovered``
+        of the answer is False. What is published from the answer's position on reaches the
+        connection in any case.
+
+        Raises what :meth:`join` raises, and TypeError for what is no position. A member starts
+        again from ``since``.
+        """
+        self._check_name(group, trusted)
+        recovered: Result[Recovery] = start(
+            self._view,
+            self._view.recover,
+            self,
+            group,
+            check_position(since),
+            trusted,
+            data,
+            on_error=self.call_failed,
+            value=NOT_RECOVERED,
+        )
+        return recovered
 
     def _check_name(self, group: str, trusted: bool) -> None:
         try:

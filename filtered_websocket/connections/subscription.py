@@ -1,11 +1,15 @@
 """One connection's membership of one group, where the route has group rules."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from ..groups import GroupRule
+from ..history.base import Page, Position
+from ..history.feed import Feed
+from ..history.lines import NOT_RECOVERED, Joiner, Recovery
 
 #: Whether a join or leave chain runs: what its filters do must not wait for its end.
 in_chain: ContextVar[bool] = ContextVar("fws_in_chain", default=False)
@@ -20,8 +24,10 @@ class Subscription:
         "group",
         "info",
         "position",
+        "recovery",
         "reply",
         "rule",
+        "since",
         "trusted",
     )
 
@@ -46,9 +52,33 @@ class Subscription:
         #: Told to the joiner, by protocols that have an answer.
         self.reply: Any = None
         #: Of the last publication it was sent, as (epoch, offset), or None.
-        self.position: tuple[str, int] | None = None
+        self.position: Position | None = None
+        #: The position from which it asks for everything, until it has it.
+        self.since: Position | None = None
+        #: What it got then.
+        self.recovery: Recovery | None = None
         #: Whether the site joined it, so that its rule was not asked, and is not asked again.
         self.trusted = trusted
+
+    @property
+    def has_history(self) -> bool:
+        """Whether its rule keeps what is published."""
+        return self.rule is not None and self.rule.history is not None
+
+    @property
+    def gets_latest(self) -> bool:
+        """Whether its rule gives a joiner the last publication."""
+        return self.rule is not None and self.rule.latest
+
+    async def begin(self, feed: Feed) -> bool:
+        """Return when the subscription stands, or after ``LAYER_TIMEOUT``; whether it does."""
+        self.position = await feed.begun()
+        return self.position is not None
+
+    async def recover(self, joiner: Joiner, read: Callable[[], Awaitable[Page | None]]) -> bool:
+        """Return when ``joiner`` has its answer; whether the subscription stands."""
+        self.recovery = await joiner.join(read)
+        return self.recovery.position is not None
 
     def __repr__(self) -> str:
         return f"<Subscription {self.group!r:.80}>"
@@ -99,3 +129,20 @@ class Turns:
         """It has ended."""
         if self._last.get(group) is turn:
             del self._last[group]
+
+
+class Subscribed(Protocol):
+    """The part of a connection that is used here."""
+
+    @property
+    def subscriptions(self) -> Mapping[str, Subscription]: ...
+
+
+async def recovered(
+    connection: Subscribed, name: str, joined: "bool | asyncio.Future[bool]"
+) -> Recovery:
+    """What came of a join with a position."""
+    if isinstance(joined, asyncio.Future):
+        await joined
+    subscription = connection.subscriptions.get(name)
+    return (subscription.recovery if subscription is not None else None) or NOT_RECOVERED

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ..codecs.frames import Kind
-from ..layer.envelope import EVENT, EXCLUDE, Batch, Item
+from ..layer.envelope import EVENT, EXCLUDE, MAX_ORIGIN, Batch, Item
 
 #: For so many seconds after its last batch, a store remembers an origin, and for so many an
 #: idempotency key.
@@ -34,6 +34,16 @@ class Position(NamedTuple):
     offset: int
     #: Whether the idempotency key of the publication was known: it is not a new one.
     repeated: bool = False
+
+
+def check_position(since: Any) -> Position:
+    """``since`` as a position; TypeError if it is not a text and a whole number."""
+    if isinstance(since, tuple) and len(since) >= 2:
+        epoch, offset = since[:2]
+        if isinstance(epoch, str) and isinstance(offset, int) and not isinstance(offset, bool):
+            # No epoch is that long: whatever a client sends, it is not kept and not sent on.
+            return Position(epoch if len(epoch) <= MAX_ORIGIN else "-", offset)
+    raise TypeError(f"a position is (epoch, offset), a text and an int, not {since!r:.80}")
 
 
 class Publication(NamedTuple):

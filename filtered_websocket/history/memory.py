@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import os
 import threading
 import time
 from collections import OrderedDict, deque
@@ -222,3 +223,24 @@ class MemoryHistory:
 
     def _drop_oldest(self, group: _Group) -> None:
         self.bytes -= group.publications.popleft().item.size
+
+
+_of_process: MemoryHistory | None = None
+
+
+def process_history() -> MemoryHistory:
+    """What all hubs of this process share."""
+    global _of_process
+    if _of_process is None:
+        _of_process = MemoryHistory()
+    return _of_process
+
+
+def forget_all() -> None:
+    """Begin anew: after a fork what is kept is the parent's, and each test has its own."""
+    global _of_process
+    _of_process = None
+
+
+# Windows has no fork.
+getattr(os, "register_at_fork", lambda **hooks: None)(after_in_child=forget_all)

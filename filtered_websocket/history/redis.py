@@ -10,17 +10,16 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from channels_redis.serializers import MsgPackSerializer
-from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from ..conf import conf
-from ..layer.envelope import Batch, Item, open_item
-from ..layer.names import needed_rights
+from ..layer.envelope import Batch
 from ..layer.redis_connection import OnLost, OnReply, RedisConnection, open_connection, pack
 from ..layer.redis_host import Commands
 from ..layer.redis_layer import RedisLayer
 from ..logs import LogThrottle, get_logger
 from .base import OnAppended, Page, Position, Publication, Retention, StaleBatch
+from .format import ItemFormat, explain, find_run_id
 from .scripts import (
     APPEND,
     FORGET,
@@ -36,9 +35,6 @@ from .scripts import (
 logger = get_logger(__name__)
 _throttle = LogThrottle()
 
-#: What the scripts do, and the question for the ``run_id``, in the words of Redis' ACL.
-RIGHTS = "+info +eval +evalsha +get +mget +set +del +llen +lrange +rpush +ltrim +pexpire +publish"
-
 
 async def open_identified(pool: Any, on_lost: OnLost) -> RedisConnection:
     """
@@ -50,22 +46,11 @@ async def open_identified(pool: Any, on_lost: OnLost) -> RedisConnection:
         try:
             answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             connection.send(pack(("INFO", "server")), partial(_settle, answer))
-            connection.run_id = _find_run_id(await answer)
+            connection.run_id = find_run_id(await answer)
         except BaseException:
             connection.abort(ConnectionError("the server did not say its run_id"))
             raise
     return connection
-
-
-def _find_run_id(info: bytes) -> str:
-    for line in info.decode().splitlines():
-        name, _, value = line.partition(":")
-        if name == "run_id" and value:
-            return value
-    raise RuntimeError(
-        "INFO of this Redis has no run_id: after a failover nobody could tell whether"
-        " publications were lost, so nothing is kept here"
-    )
 
 
 class RedisHistory:
@@ -78,13 +63,8 @@ class RedisHistory:
         """``redis`` is that of ``layer``. Raises AttributeError for a layer of another shape."""
         self._layer = layer
         self._find = redis.more_commands(open_identified)
-        serializer = layer._serializer
-        self._crypter = serializer.crypter
-        self.publishes = (
-            type(serializer) is MsgPackSerializer
-            and self._crypter is None
-            and not serializer.random_prefix_length
-        )
+        self._format = ItemFormat(layer)
+        self.publishes = self._format.is_plain
 
     def append(
         self,
@@ -94,7 +74,8 @@ class RedisHistory:
         idempotency_key: str = "",
     ) -> None:
         channel, commands = self._find(batch.key)
-        items = [self._seal(item) for item in batch.items]
+        seal = self._format.seal
+        items = [seal(item) for item in batch.items]
         target = channel if self.publishes else ""
         arguments = append_arguments(batch, items, retention, target, idempotency_key)
         on_reply = partial(_answer, on_done, batch.origin)
@@ -113,7 +94,7 @@ class RedisHistory:
             return Page([], position, recovered=False)
         try:
             found = [
-                Publication(offset, self._open(data))
+                Publication(offset, self._format.open(data))
                 for offset, data in enumerate(reply[4], start=reply[3])
             ]
         except Exception:
@@ -134,17 +115,6 @@ class RedisHistory:
 
     async def forget(self, key: str) -> None:
         await self._ask(key, FORGET, forget_arguments(key))
-
-    # Items
-
-    def _seal(self, item: Item) -> bytes:
-        data: bytes = MsgPackSerializer.as_bytes(item)
-        return data if self._crypter is None else self._crypter.encrypt(data)
-
-    def _open(self, data: bytes) -> Item:
-        if self._crypter is not None:
-            data = self._crypter.decrypt(data)
-        return open_item(MsgPackSerializer.from_bytes(data))
 
     def _ask(
         self, key: str, script: Script, arguments: tuple[Arguments, Arguments]
@@ -191,15 +161,10 @@ class _Call:
             self._on_reply(self._explain(reply) if isinstance(reply, Exception) else reply)
 
     def _explain(self, error: Exception) -> Exception:
-        if isinstance(error, NoPermissionError):
-            rights = f"{needed_rights(self._layer)} ~{conf.NAMESPACE}:* {RIGHTS}"
-            return PermissionError(f"Redis refuses it ({error}): its user needs {rights}")
-        # Redis 6 has the word in the text only, where it comes from a script.
-        if isinstance(error, ResponseError) and "read only replica" in str(error):
-            # Another server is the master now: only a new connection finds it.
+        told = explain(error, self._layer)
+        if isinstance(error, ResponseError) and isinstance(told, ConnectionError):
             self._commands.stop()
-            return ConnectionError(f"this Redis is no longer the master: {error}")
-        return error
+        return told
 
 
 def _answer(on_done: OnAppended, origin: str, reply: Any) -> None:

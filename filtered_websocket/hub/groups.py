@@ -6,12 +6,18 @@ Joining and leaving take effect here at once; the channel layer's subscriptions 
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable, Coroutine
 from collections.abc import Sequence as Items
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 
 from ..connections.connection import Connection
 from ..connections.subscription import Subscription
-from ..exceptions import NotAllowed
+from ..history.base import Page
+from ..history.feed import Feed
+from ..history.feeds import Feeds
+from ..history.follower import Run
+from ..history.lines import Joiner, Line, Passed, Recovery
 from ..layer.envelope import Batch, Item, Sequence, group_key
 from ..layer.links import Link
 from ..pipelines.pipeline import Pipeline
@@ -29,6 +35,9 @@ class View(Protocol):
 
     def deliver(self, group: str, items: Items[Item]) -> None: ...
     def tell(self, group: str, events: Items[Event]) -> None: ...
+    def deliver_run(self, group: str, run: Run, line: Line) -> None: ...
+    async def prepare(self, group: str, page: Page) -> list[Passed]: ...
+    def send_one(self, connection: Any, contents: Items[Any]) -> None: ...
 
 
 class Host(Protocol):
@@ -39,15 +48,21 @@ class Host(Protocol):
     events: Events
     grants: Grants
     presence: HubPresence
+    feeds: Feeds
 
     @property
     def link(self) -> Link: ...
 
 
+NO_LINES: "dict[View, Line]" = {}
+#: Run by a task of a connection that joins; whether the subscription stands.
+Steps: TypeAlias = Callable[[], Coroutine[Any, Any, bool]]
+
+
 class Group:
     """The members of one group in this process, for each pipeline."""
 
-    __slots__ = ("key", "members", "name", "sequence")
+    __slots__ = ("feed", "key", "lines", "members", "name", "sequence")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -56,6 +71,18 @@ class Group:
         self.members: dict[View, Members] = {}
         #: What has arrived, where the layer may lose or repeat something.
         self.sequence: Sequence | None = None
+        #: Where it has a history: what has come of it, and what each pipeline's members got.
+        self.feed: Feed | None = None
+        self.lines: dict[View, Line] = NO_LINES
+
+    def line(self, view: View, feed: Feed) -> Line:
+        """What the members of one pipeline were sent of the history."""
+        if not self.lines:
+            self.lines = {}
+        line = self.lines.get(view)
+        if line is None:
+            line = self.lines[view] = Line(feed)
+        return line
 
 
 class Groups:
@@ -89,11 +116,7 @@ class Groups:
         return {} if group is None else group.members.get(view, {})
 
     def join(
-        self,
-        connection: Connection,
-        view: View,
-        name: str,
-        subscription: Subscription | None = None,
+        self, connection: Connection, view: View, name: str, subscription: Subscription | None
     ) -> "bool | asyncio.Future[bool]":
         """
         Make ``connection`` a member, unless it has ended.
@@ -108,42 +131,36 @@ class Groups:
         link = self._hub.link
         if connection.last_groups is not None or connection.id not in self._hub.connections:
             return False
-        if name in connection.joined:
-            subscription = None
-        is_present = subscription is not None and self._enter(connection, subscription)
+        is_new = name not in connection.joined
+        is_present = False
+        if is_new and subscription is not None:
+            info = Info(connection.user_id, subscription.info)
+            is_present = self._hub.presence.admit(subscription.rule, name, connection.id, info)
         group = self._by_name.get(name)
         if group is None:
             group = self._by_name[name] = Group(name)
             self._by_key[group.key] = group
             link.want(group.key)
-        group.members.setdefault(view, {})[connection.id] = connection.transport
-        if subscription is not None:
+        if is_new and subscription is not None:
             connection.add_subscription(subscription)
             if subscription.rule is not None and subscription.rule.recheck:
                 self._hub.grants.rule_rechecks.start()
         connection.joined.add(name)
+        steps: Steps = partial(link.wait_joined, group.key)
+        if subscription is not None and subscription.has_history and self._follow(group):
+            steps = self._join_history(connection, view, group, subscription)
+        else:
+            if is_new:  # a member may be waiting for what it has missed
+                group.members.setdefault(view, {})[connection.id] = connection.transport
+            if link.is_joined(group.key) and not is_present:
+                return True
         if is_present:
-            return connection.start_task(self._wait_present(group, connection.id), "fws-join")
-        if link.is_joined(group.key):
-            return True
-        return connection.start_task(link.wait_joined(group.key), "fws-join")
+            steps = partial(self._wait_present, steps, name, connection.id)
+        return connection.start_task(steps(), "fws-join")
 
-    def _enter(self, connection: Connection, subscription: Subscription) -> bool:
-        """Enter the connection where presence is kept; whether it is."""
-        rule = subscription.rule
-        if rule is None or not rule.presence:
-            return False
-        info = Info(connection.user_id, subscription.info)
-        try:
-            self._hub.presence.enter(subscription.group, connection.id, info, rule.join_leave)
-        except ValueError as error:
-            # Most likely what a filter has copied from what the client sent.
-            raise NotAllowed(str(error), subscription.group) from error
-        return True
-
-    async def _wait_present(self, group: Group, connection: str) -> bool:
-        is_joined = await self._hub.link.wait_joined(group.key)
-        await self._hub.presence.entered(group.name, connection)
+    async def _wait_present(self, steps: Steps, name: str, connection: str) -> bool:
+        is_joined = await steps()
+        await self._hub.presence.entered(name, connection)
         return is_joined
 
     def leave(self, connection: Connection, view: View, name: str) -> Subscription | None:
@@ -160,13 +177,19 @@ class Groups:
         if ended is not None and ended.rule is not None and ended.rule.presence:
             self._hub.presence.leave(name, connection.id)
         members = group.members[view]
-        del members[connection.id]
-        if not members:
+        members.pop(connection.id, None)
+        line = group.lines.get(view)
+        if line is not None:
+            line.leave(connection.id)
+        if not (members or (line is not None and line.joiners)):
             del group.members[view]
+            group.lines.pop(view, None)
         if not group.members:
             del self._by_name[name]
             del self._by_key[group.key]
             self._hub.link.unwant(group.key)
+            if group.feed is not None:
+                self._hub.feeds.close(group.feed)
         return ended
 
     def clear(self) -> None:
@@ -178,6 +201,10 @@ class Groups:
         """Hand a batch to every pipeline with members; a repeated one is counted and dropped."""
         group = self._by_key.get(batch.key)
         if group is None:
+            return
+        if batch.epoch and self._follow(group):
+            feed: Any = group.feed
+            feed.take(batch)
             return
         missed = self._record(group, batch)
         if missed is None:
@@ -192,20 +219,77 @@ class Groups:
 
     def _record(self, group: Group, batch: Batch) -> int | None:
         """As :meth:`Sequence.record`."""
-        if self._hub.link.is_lossless:
+        if self._hub.link.is_lossless or batch.epoch:
             return 0
         if group.sequence is None:
             group.sequence = Sequence()
         return group.sequence.record(batch)
 
+    # Groups with history
+
+    def _follow(self, group: Group) -> bool:
+        """Whether the history of ``group`` is followed, from now on if it was not."""
+        if group.feed is None:
+            group.feed = self._hub.feeds.open(
+                group.key, partial(self._hand_out, group), partial(self._lose, group)
+            )
+        return group.feed is not None
+
+    def _hand_out(self, group: Group, run: Run) -> None:
+        feed: Any = group.feed
+        for view in tuple(group.members):
+            view.deliver_run(group.name, run, group.line(view, feed))
+
+    def _lose(self, group: Group) -> None:
+        """What was missed is no longer kept."""
+        self._hub.events.gap(group.name, None, None)
+        self._hub.presence.miss(group.name)
+        for line in tuple(group.lines.values()):
+            line.lose()
+
+    def _join_history(
+        self, connection: Connection, view: View, group: Group, subscription: Subscription
+    ) -> Steps:
+        """
+        Make ``connection`` a member of a group with history: at once, or with a position, or
+        where its rule gives it the latest, when it has been sent what was published before.
+        """
+        feed: Any = group.feed
+        line = group.line(view, feed)
+        members = group.members.setdefault(view, {})
+        since, subscription.since = subscription.since, None
+        if since is None and not subscription.gets_latest:
+            members[connection.id] = connection.transport
+            return partial(subscription.begin, feed)
+        members.pop(connection.id, None)
+        line.leave(connection.id)  # one that asked before, and is not answered yet
+
+        def answer(recovery: Recovery) -> None:
+            subscription.position = recovery.position
+            view.send_one(connection, recovery.contents)
+            members[connection.id] = connection.transport
+
+        joiner = Joiner(line, connection.id, partial(view.prepare, group.name), answer)
+        return partial(subscription.recover, joiner, partial(feed.read, since))
+
     def joined_late(self, key: str) -> None:
         """Members were accepted before the layer had subscribed: what they missed is a gap."""
-        name = self._by_key[key].name
-        self._hub.events.gap(name, None, None)
-        self._hub.presence.miss(name)
+        group = self._by_key[key]
+        if group.feed is None or group.feed.position is None:
+            self._hub.events.gap(group.name, None, None)
+        if group.feed is not None:
+            group.feed.check()
+        self._hub.presence.miss(group.name)
 
     def tell(self, name: str, events: Items[Event]) -> None:
         """Hand joins and leaves to every pipeline with members."""
         group = self._by_name.get(name)
         for view in tuple(group.members) if group is not None else ():
             view.tell(name, events)
+
+    def layer_back(self) -> None:
+        """What was published meanwhile is a gap, or is asked for where it is kept."""
+        for group in tuple(self._by_name.values()):
+            if group.feed is None:
+                self._hub.events.gap(group.name, None, None)
+        self._hub.feeds.compare_soon()

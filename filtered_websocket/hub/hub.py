@@ -21,6 +21,8 @@ from ..chains.unawaited import log_unawaited
 from ..chains.watchdog import Watchdog
 from ..connections.connection import Connection
 from ..exceptions import PublishError
+from ..history.feeds import Feeds
+from ..history.stores import open_store
 from ..layer.envelope import CONTROL, Batch, Item, group_key
 from ..layer.links import Link, open_link
 from ..pipelines.pipeline import Pipeline
@@ -57,13 +59,15 @@ class Hub:
         self.views: dict[Pipeline, HubView] = {}
         self.groups = Groups(self)
         self.presence = HubPresence(self, self.groups.tell)
-        #: How often what happened: ``duplicate``, ``bad_envelope``, ``missed``, ...
+        #: How often what happened: ``duplicate``, ``missed``, ...
         self.counts: Counter[str] = Counter()
         #: Starts the tasks that have to survive exceptions.
         self.tasks = Tasks(self.counts)
         #: Counts the bytes of what waits for group and consumer chains.
         self.backlog = Budget()
-        self.publish_queue = PublishQueue(self.tasks, lambda: self.link, self.publish_failed)
+        self.feeds = Feeds(self, open_store)
+        queue = PublishQueue(self.tasks, lambda: self.link, self.publish_failed, self.feeds)
+        self.publish_queue = queue
         self.events = Events(self)
         #: What each connection's access depends on.
         self.grants = Grants(self)
@@ -77,12 +81,9 @@ class Hub:
         #: Whether a control event could not be sent.
         self._control_failed = False
         self._watchdog = Watchdog(loop, self.counts)
-        #: The thread of the loop.
         self.thread = threading.get_ident()
         self._link: Link | None = None
-        self._running = False
-        self._ending = False
-        self._held = False
+        self._running = self._ending = self._held = False
         self._listening: asyncio.Task[None] | None = None
 
     # Beginning and end
@@ -186,6 +187,7 @@ class Hub:
         await self.presence.stop()
         if active_hub() is None:  # else another hub has begun, and uses the storage object
             await storage.aclose()
+        await self.feeds.stop()
         await link.stop()
         self._ending = False
 
@@ -270,8 +272,7 @@ class Hub:
         if self._control_failed:
             self._control_failed = False
             self.send_control({"is": "sweep"})
-        for group in self.groups.names:
-            self.events.gap(group, None, None)
+        self.groups.layer_back()
 
     def _joined_late(self, key: str) -> None:
         """Connections were accepted before the layer had subscribed to ``key``."""

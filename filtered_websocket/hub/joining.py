@@ -20,14 +20,14 @@ from ..connections.connection import Connection
 from ..connections.subscription import Subscription, in_chain
 from ..exceptions import Drop, NotAllowed, only_exceptions
 from ..groups import MAX_NAME, PERSONAL_PREFIX, RESERVED, Action
+from ..history.base import Position
 from ..pipelines.permissions import ask
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.route import Route, check_route_group
 
 NOT_ALLOWED = "may not join this group"
 NO_SUCH_GROUP = "no such group"
-#: A tuple, which one call compares.
-PREFIXES = tuple(RESERVED)
+PREFIXES = tuple(RESERVED)  # which one call compares
 
 
 class View(Protocol):
@@ -77,17 +77,22 @@ def _check_own(connection: Connection, name: str) -> None:
 
 
 def join(
-    view: View, connection: Connection, name: str, trusted: bool, data: Any
+    view: View, connection: Connection, name: str, trusted: bool, data: Any, since: Position | None
 ) -> "bool | asyncio.Future[bool]":
-    """See :meth:`Connection.join`; the result, or a future of it."""
+    """See :meth:`Connection.join`; the result, or a future of it. ``since`` is where to begin."""
     if name.startswith(PREFIXES):
         prefix = next(filter(name.startswith, PREFIXES))
         raise NotAllowed(f"names that begin with {prefix!r} are {RESERVED[prefix]}", name)
-    return enter(view, connection, name, trusted=trusted, data=data)
+    return enter(view, connection, name, trusted=trusted, data=data, since=since)
 
 
 def enter(
-    view: View, connection: Connection, name: str, *, trusted: bool, data: Any = None
+    view: View,
+    connection: Connection,
+    name: str,
+    trusted: bool,
+    data: Any = None,
+    since: Position | None = None,
 ) -> "bool | asyncio.Future[bool]":
     """:func:`join`, also a group whose name is reserved."""
     if not connection.may_subscribe:
@@ -96,8 +101,12 @@ def enter(
     subscription = None
     if pipeline.has_subscriptions:
         if name in connection.joined:
-            return view.become_member(connection, name)
+            if since is not None:
+                subscription = connection.subscriptions[name]
+                subscription.since = since
+            return view.become_member(connection, name, subscription)
         subscription = _subscription(pipeline, connection, name, trusted, data)
+        subscription.since = since
     elif pipeline.may_join is None:
         return view.become_member(connection, name)
     join = object()
@@ -282,10 +291,10 @@ def allows(
     if action == "join" and match.rule is rules.personal:
         return False  # it is joined by itself, and no client names it
     answer: Any = ask(match.rule.allowed(action), connection, match.captured)
-    if not inspect.isawaitable(answer):
-        return bool(answer)
-    return connection.start_task(_wait(answer), "fws-is-allowed")
+    if inspect.isawaitable(answer):
+        return connection.start_task(_answer(answer), "fws-is-allowed")
+    return bool(answer)
 
 
-async def _wait(answer: Awaitable[bool]) -> bool:
-    return await answer
+async def _answer(answer: Awaitable[Any]) -> bool:
+    return bool(await answer)

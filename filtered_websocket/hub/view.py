@@ -14,14 +14,18 @@ from ..chains.stalls import Stalls
 from ..conf import conf
 from ..connections.client import Users
 from ..connections.connection import Connection, Exclude, excluded_ids
-from ..connections.subscription import Subscription, Turn, in_chain
+from ..connections.subscription import Subscription, Turn, in_chain, recovered
 from ..connections.token_groups import use_token
 from ..exceptions import Close, Drop, FilterError, NotAllowed, PublishError
 from ..groups import Action
+from ..history.base import Position
+from ..history.lines import Recovery
 from ..layer.envelope import Item
+from ..pipelines.keeping import keep_by
 from ..pipelines.pipeline import Pipeline
 from ..presence.base import Event, Info, describe
 from ..presence.of_hub import HubPresence
+from ..publishing.batches import Keep
 from ..publishing.queue import PublishQueue
 from ..publishing.submitting import Submits
 from ..storage_objects import get_storage_object
@@ -80,6 +84,9 @@ class HubView(Submits):
         self._delivery = Delivery(hub, self, pipeline)
         #: Handle messages of a group.
         self.deliver = self._delivery.deliver
+        self.deliver_run = self._delivery.deliver_run
+        self.prepare = self._delivery.prepare
+        self.send_one = self._delivery.send_one
 
     @property
     def host(self) -> Host:
@@ -140,7 +147,14 @@ class HubView(Submits):
         self, connection: Connection, group: str, trusted: bool = False, data: Any = None
     ) -> "bool | asyncio.Future[bool]":
         """See :meth:`Connection.join`; the result, or a future of it."""
-        return joining.join(self, connection, group, trusted, data)
+        return joining.join(self, connection, group, trusted, data, None)
+
+    def recover(
+        self, connection: Connection, group: str, since: Position, trusted: bool, data: Any
+    ) -> "asyncio.Future[Recovery]":
+        """See :meth:`Connection.recover`."""
+        joined = joining.join(self, connection, group, trusted, data, since)
+        return connection.start_task(recovered(connection, group, joined), "fws-recover")
 
     def enter(self, connection: Connection, group: str) -> "bool | asyncio.Future[bool]":
         """Join a group of the route, a token's, or the user's own: no rule is asked."""
@@ -198,6 +212,10 @@ class HubView(Submits):
 
     # Sending
 
+    def keep(self, group: str, idempotency_key: str) -> Keep | None:
+        """How a message to ``group`` is kept; PublishError for a key where nothing is."""
+        return keep_by(self.pipeline.rules, group, idempotency_key)
+
     def publish(
         self,
         message: Any,
@@ -205,6 +223,7 @@ class HubView(Submits):
         *,
         exclude: Exclude = (),
         on_commit: bool = False,
+        idempotency_key: str = "",
     ) -> None:
         """:meth:`Connection.publish`, but not sent by a connection."""
         self.submit(
@@ -213,6 +232,7 @@ class HubView(Submits):
             sender="",
             exclude=excluded_ids(exclude),
             on_commit=on_commit,
+            idempotency_key=idempotency_key,
         )
 
     def fan_out(self, group: str, message: Any, *, exclude: Exclude = ()) -> None:

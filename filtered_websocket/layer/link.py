@@ -11,7 +11,7 @@ from ..exceptions import ends_the_task
 from ..logs import LogThrottle, get_logger
 from ..threads.tasks import Tasks, end_tasks, pause
 from ..types import ChannelLayer
-from .envelope import EVENTS, VERSION, BadEnvelope, Batch, seal, unseal
+from .envelope import EVENTS, VERSION, Batch, seal, unseal
 from .health import LOST, PROBE, LayerHealth, Probes
 from .names import asks_for_old_name, explain, stop_watching, warn_of_old_name, watch
 from .subscriptions import Subscriptions
@@ -137,6 +137,10 @@ class LayerLink:
         """Wait until ``deadline`` (monotonic clock) at most; whether the layer is available."""
         return await self._health.wait_available(deadline)
 
+    def note_lost(self, error: Exception) -> None:
+        """Something else than the layer's own calls has seen an outage."""
+        self._health.note_lost(error)
+
     async def round_trip(self) -> bool:
         """
         Send this hub a message through the layer; returns whether it arrived.
@@ -227,9 +231,6 @@ class LayerLink:
                     self._on_events(envelope)
                     return
             batch = unseal(envelope)
-            if batch.epoch:
-                # Nothing here follows offsets yet: as numbers they would look like losses.
-                raise BadEnvelope("a batch of a history")
         except Exception as error:
             # Nearly always BadEnvelope, but a message of a stranger must not end the task.
             self._on_bad_envelope(error)

@@ -85,12 +85,13 @@ class RedisLink(LayerLink):
 
     def __init__(self, redis: RedisLayer, *args: Any, **callbacks: Any) -> None:
         super().__init__(cast(ChannelLayer, redis), *args, **callbacks)
-        self._redis = redis
+        #: Its connections to Redis.
+        self.redis = redis
         redis.use()
 
     def post(self, batch: Batch, on_sent: Callable[[Exception | None], object]) -> None:
         """As :meth:`LayerLink.post`; ``on_sent`` may still be called after :meth:`stop`."""
-        self._redis.publish(batch.key, seal(batch), partial(self._answered, on_sent))
+        self.redis.publish(batch.key, seal(batch), partial(self._answered, on_sent))
 
     def _answered(self, on_sent: Callable[[Exception | None], object], reply: Any) -> None:
         if not isinstance(reply, Exception):
@@ -102,7 +103,7 @@ class RedisLink(LayerLink):
 
     async def _listen(self) -> None:
         channel = await self._subscriptions.open()
-        self._redis.listen(channel, self._receive, self._cut_off)
+        self.redis.listen(channel, self._receive, self._cut_off)
 
     def _cut_off(self, error: Exception) -> None:
         # Also during an outage: no group counts as joined before Redis confirms it again.
@@ -111,14 +112,14 @@ class RedisLink(LayerLink):
 
     def _receive(self, data: bytes) -> None:
         try:
-            envelope = self._redis.deserialize(data)
+            envelope = self.redis.deserialize(data)
         except Exception as error:
             self._on_bad_envelope(error)
         else:
             self._handle(envelope)
 
     def _heard(self) -> set[object]:
-        return self._redis.heard()
+        return self.redis.heard()
 
     async def _can_send(self) -> bool:
         if not self._listens or all(map(self.is_joined, self._probes.keys)):
@@ -132,16 +133,16 @@ class RedisLink(LayerLink):
         return True
 
     async def _cut_subscriptions(self, unchanged: set[object]) -> None:
-        self._redis.close_subscribers(unchanged)
+        self.redis.close_subscribers(unchanged)
 
     async def _leave_groups(self) -> None:
         """:meth:`_close` leaves all at once."""
 
     async def _close(self, is_clean: bool) -> None:
         if self._subscriptions.channel is not None:
-            self._redis.ignore(self._subscriptions.channel)
+            self.redis.ignore(self._subscriptions.channel)
         self._subscriptions.close(is_clean, keeps=False)
-        await self._redis.leave()
+        await self.redis.leave()
 
 
 #: A connection to the channel layer, or its replacement where none is configured.

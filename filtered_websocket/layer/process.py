@@ -92,6 +92,9 @@ class ProcessLink:
     async def wait_available(self, deadline: float) -> bool:
         return True
 
+    def note_lost(self, error: Exception) -> None:
+        """There is no outage inside a process."""
+
     async def round_trip(self) -> bool:
         return True
 

@@ -12,7 +12,7 @@ from django.urls import converters
 from django.urls.resolvers import RoutePattern
 
 from ..conf import NotFound, SettingError, get_attribute, import_longest
-from ..groups import PERSONAL_PREFIX, RESERVED, TOKEN_PREFIX, GroupRule
+from ..groups import PERSONAL_PREFIX, RESERVED, TOKEN_PREFIX, GroupRule, History
 from .entries import PipelineError
 from .permissions import describe_allowed, is_blocking
 
@@ -49,6 +49,10 @@ class Rules:
     def __init__(self, rules: Iterable[Any], source: str) -> None:
         self.source = source
         self.personal: GroupRule | None = None
+        #: Whether any of them keeps a history.
+        self.keeps = False
+        #: Group -> how its publications are kept, for those that were asked for.
+        self.histories: dict[str, History | None] = {}
         self._patterns: list[tuple[RoutePattern, GroupRule]] = []
         for number, rule in enumerate(rules):
             if not isinstance(rule, GroupRule):
@@ -56,6 +60,7 @@ class Rules:
                     f"{source}: entry {number} is {rule!r:.80}.",
                     "Write group('name', ...) or personal(...).",
                 )
+            self.keeps = self.keeps or rule.history is not None
             if rule.pattern is not None:
                 self._add(rule, rule.pattern)
             elif self.personal is not None:

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 from channels.layers import get_channel_layer
 
 from ..conf import conf
+from ..exceptions import NotAllowed
+from ..groups import GroupRule
 from ..layer.envelope import group_key
 from ..layer.links import Link
 from ..layer.process import ProcessLink
@@ -45,6 +47,20 @@ class HubPresence:
         self._hub = hub
         self._tell = tell
         self._worker: Worker | None = None
+
+    def admit(self, rule: GroupRule | None, group: str, connection: str, info: Info) -> bool:
+        """
+        :meth:`enter` where the group's rule says so; whether it does. NotAllowed for an info
+        that is too long, TypeError for one that is not JSON.
+        """
+        if rule is None or not rule.presence:
+            return False
+        try:
+            self.enter(group, connection, info, rule.join_leave)
+        except ValueError as error:
+            # Most likely what a filter has copied from what the client sent.
+            raise NotAllowed(str(error), group) from error
+        return True
 
     def enter(self, group: str, connection: str, info: Info, tells: bool) -> None:
         """As :meth:`.Worker.enter`."""

@@ -1,40 +1,104 @@
-"""A batch: messages to one group that are sent together, from their queue to the layer."""
+"""
+A batch: messages to one group that are sent together, from their queue to the layer; and how one
+is sent that is kept in the history of its group. The store appends it, and hands it to the
+subscribers where it can, else it is sent with the position that it got.
+"""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol, TypeAlias
 
+from ..history.base import HistoryStore, Position, Retention
+from ..history.format import is_outage
 from ..layer.envelope import CONTROL, Batch, Item
 
 #: Most messages, and about the most bytes, of one batch.
 MAX_BATCH = 256
 MAX_BATCH_BYTES = 262_144
+#: Most messages have no idempotency key.
+NO_KEYS: Mapping[int, str] = {}
 
+#: Gets the position of a message in the history of its group, or None, when the layer has it.
+Done: TypeAlias = asyncio.Future[Position | None]
 #: A queued message, when it was queued (monotonic clock), and the future of its publisher.
-Entry = tuple[Item, float, "asyncio.Future[None] | None"]
+Entry: TypeAlias = tuple[Item, float, Done | None]
+
+
+class Keep(NamedTuple):
+    """How a message is kept in the history of its group."""
+
+    retention: Retention
+    idempotency_key: str = ""
 
 
 class Sending:
     """A batch that the layer has not confirmed yet."""
 
-    __slots__ = ("batch", "entries", "error", "group", "sends")
+    __slots__ = ("batch", "entries", "error", "group", "keep", "sends")
 
-    def __init__(self, group: str, batch: Batch, entries: Sequence[Entry]) -> None:
+    def __init__(
+        self, group: str, batch: Batch, entries: Sequence[Entry], keep: Keep | None = None
+    ) -> None:
         self.group = group
+        #: Of a group with history.
+        self.keep = keep
         self.batch = batch
         self.entries = entries
         #: Attempts so far, and the error of the last one.
         self.sends = 0
         self.error: Exception | None = None
 
+    def succeed(self, answer: Position | None) -> None:
+        """Tell each publisher the position of its message."""
+        for back, (_, _, done) in enumerate(reversed(self.entries)):
+            if done is not None and not done.done():
+                done.set_result(answer and answer._replace(offset=answer.offset - back))
 
-def first_batch(waiting: list[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """What of ``waiting`` is sent together, and the rest."""
+
+class Keeps:
+    """How what waits to be sent is kept, for the groups with history."""
+
+    def __init__(self) -> None:
+        self._by_group: dict[str, Keep] = {}
+        #: Id of a message -> its idempotency key: it is sent alone.
+        self.keys: dict[int, str] = {}
+
+    def add(self, group: str, item: Item, keep: Keep) -> None:
+        self._by_group[group] = keep
+        if keep.idempotency_key:
+            self.keys[item.id] = keep.idempotency_key
+
+    def take(self, group: str, items: Sequence[Item], is_last: bool) -> Keep | None:
+        """How a batch is kept; ``is_last`` where nothing else waits for its group."""
+        if group not in self._by_group:
+            return None
+        keep = self._by_group.pop(group) if is_last else self._by_group[group]
+        return Keep(keep.retention, self.keys.pop(items[0].id, ""))
+
+    def drop(self, group: str, entries: Sequence[Entry], is_last: bool) -> None:
+        """Those are not sent."""
+        if is_last:
+            self._by_group.pop(group, None)
+        for item, _, _ in entries:
+            self.keys.pop(item.id, None)
+
+
+def first_batch(
+    waiting: list[Entry], keys: Mapping[int, str] = NO_KEYS
+) -> tuple[list[Entry], list[Entry]]:
+    """
+    What of ``waiting`` is sent together, and the rest. A message whose id is in ``keys`` is
+    sent alone.
+    """
     if len(waiting) == 1:
         return waiting, []
     size = 0
     for count, entry in enumerate(waiting):
         if count == MAX_BATCH or size >= MAX_BATCH_BYTES:
             return waiting[:count], waiting[count:]
+        if keys and entry[0].id in keys:
+            return waiting[: count or 1], waiting[count or 1 :]
         size += len(entry[0].payload)
     return waiting, []
 
@@ -42,3 +106,79 @@ def first_batch(waiting: list[Entry]) -> tuple[list[Entry], list[Entry]]:
 def name_of(group: str) -> str:
     """A group as an error message calls it."""
     return "the control group" if group == CONTROL else f"{group!r:.80}"
+
+
+# Sending
+
+#: Called with the position of the last message, with an error, or with None for a batch that
+#: is not kept.
+OnSent = Callable[[Position | Exception | None], object]
+
+
+class Link(Protocol):
+    """The part of a connection to the channel layer that sends."""
+
+    @property
+    def is_available(self) -> bool: ...
+    def post(self, batch: Batch, on_sent: Callable[[Exception | None], object]) -> None: ...
+    def note_lost(self, error: Exception) -> None: ...
+    async def wait_available(self, deadline: float) -> bool: ...
+
+
+class Histories(Protocol):
+    """What knows where publications are kept."""
+
+    @property
+    def store(self) -> HistoryStore | None: ...
+
+
+def append(
+    link: Link, histories: Histories | None, batch: Batch, keep: Keep, on_sent: OnSent
+) -> None:
+    """
+    Append ``batch``, and have it sent. The same batch again appends nothing, and is sent
+    again: receivers drop what they have. Where nothing can be kept, it is only sent.
+    """
+    store = None if histories is None else histories.store
+    if store is None:
+        link.post(batch, on_sent)
+    elif store.publishes:
+        store.append(batch, keep.retention, partial(_appended, link, on_sent), keep.idempotency_key)
+    else:
+        on_done = partial(_send, link, batch, on_sent)
+        store.append(batch, keep.retention, on_done, keep.idempotency_key)
+
+
+def _appended(link: Link, on_sent: OnSent, answer: Position | Exception) -> None:
+    if isinstance(answer, Exception) and is_outage(answer):
+        link.note_lost(answer)
+    on_sent(answer)
+
+
+def _send(link: Link, batch: Batch, on_sent: OnSent, answer: Position | Exception) -> None:
+    if isinstance(answer, Exception) or answer.repeated:
+        _appended(link, on_sent, answer)
+        return
+    first = answer.offset - len(batch.items) + 1
+    placed = batch._replace(first=first, epoch=answer.epoch)
+    link.post(placed, partial(_sent, on_sent, answer))
+
+
+def _sent(on_sent: OnSent, position: Position, error: Exception | None) -> None:
+    on_sent(position if error is None else error)
+
+
+async def append_once(store: HistoryStore, batch: Batch, keep: Keep) -> Position:
+    """Append ``batch``, which may be sent by the store. Raises what the store answers."""
+    appended: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
+
+    def on_done(answer: Position | Exception) -> None:
+        if appended.done():
+            return
+        if isinstance(answer, Exception):
+            appended.set_exception(answer)
+        else:
+            appended.set_result(answer)
+
+    store.append(batch, keep.retention, on_done, keep.idempotency_key)
+    return await appended

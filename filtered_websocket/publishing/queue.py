@@ -6,7 +6,6 @@ The queue of what this hub publishes: bounded in messages and bytes, for all gro
     admit (any thread) -> put_admitted -> Sender -> the channel layer
 """
 
-import asyncio
 import queue
 import time
 from collections.abc import Callable, Sequence
@@ -15,9 +14,9 @@ from ..exceptions import PublishError
 from ..layer.envelope import CONTROL, Item
 from ..threads.budget import Budget
 from ..threads.tasks import Tasks
-from .batches import Entry
+from .batches import Done, Entry, Histories, Keep, Link
 from .items import captures
-from .sender import Link, Sender
+from .sender import Sender
 
 
 class PublishQueue:
@@ -34,9 +33,10 @@ class PublishQueue:
         tasks: Tasks,
         link: Callable[[], Link],
         on_failed: Callable[[str, list[Item], PublishError], None],
+        histories: Histories | None = None,
     ) -> None:
         self.budget = Budget(limits_count=True)
-        self._sender = Sender(tasks, link, on_failed, self._release)
+        self._sender = Sender(tasks, link, on_failed, self._release, histories)
         self.settled = self._sender.settled
         self.sent = self._sender.sent
         self.give_up = self._sender.give_up
@@ -69,19 +69,24 @@ class PublishQueue:
             " the channel layer is slower than what is published"
         )
 
-    def put(self, group: str, item: Item, done: "asyncio.Future[None] | None" = None) -> None:
+    def put(
+        self, group: str, item: Item, done: Done | None = None, keep: Keep | None = None
+    ) -> None:
         """Queue ``item`` even if the queue is full; on the event loop only."""
         self.budget.add(item.size)
-        self.put_admitted(group, item, done)
+        self.put_admitted(group, item, done, keep)
 
     def put_admitted(
-        self, group: str, item: Item, done: "asyncio.Future[None] | None" = None
+        self, group: str, item: Item, done: Done | None = None, keep: Keep | None = None
     ) -> None:
-        """Queue what :meth:`admit` has counted; on the event loop only."""
+        """
+        Queue what :meth:`admit` has counted; on the event loop only. ``keep`` says how it is
+        kept in a history, and ``done`` gets the position there.
+        """
         if captures and group != CONTROL:
             for capture in captures:
                 capture(group, item)
-        self._sender.put(group, (item, time.monotonic(), done))
+        self._sender.put(group, (item, time.monotonic(), done), keep)
 
     def _release(self, entries: Sequence[Entry]) -> None:
         self.budget.release(sum([item.size for item, _, _ in entries]), len(entries))

@@ -19,15 +19,15 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
-from typing import Protocol
 
 from ..conf import conf, describe
 from ..exceptions import PublishError
-from ..layer.envelope import Batch, Item, Stamper, group_key
+from ..history.base import Position
+from ..layer.envelope import Item, Stamper, group_key
 from ..layer.health import LOST
 from ..logs import LogThrottle, get_logger
 from ..threads.tasks import Tasks, end_tasks
-from .batches import Entry, Sending, first_batch, name_of
+from .batches import Entry, Histories, Keep, Keeps, Link, Sending, append, first_batch, name_of
 
 logger = get_logger(__name__)
 _throttle = LogThrottle()
@@ -40,20 +40,11 @@ MAX_SENDS = 5
 AGE_CHECK = 0.1
 
 
-class Link(Protocol):
-    """The part of a connection to the channel layer that sends."""
-
-    @property
-    def is_available(self) -> bool: ...
-    def post(self, batch: Batch, on_sent: Callable[[Exception | None], object]) -> None: ...
-    async def wait_available(self, deadline: float) -> bool: ...
-
-
 class Sender:
     """
-    Each group has one batch on its way at most. What cannot be sent within
-    ``PUBLISH_MAX_AGE`` is reported to its own future or to ``on_failed``. ``on_released`` is
-    called with what is no longer queued. Belongs to one event loop.
+    Each group has one batch on its way at most. What cannot be sent within ``PUBLISH_MAX_AGE``
+    is reported to its own future or to ``on_failed``; ``on_released`` is called with what is no
+    longer queued.
     """
 
     def __init__(
@@ -62,9 +53,11 @@ class Sender:
         link: Callable[[], Link],
         on_failed: Callable[[str, list[Item], PublishError], None],
         on_released: Callable[[Sequence[Entry]], None],
+        histories: Histories | None,
     ) -> None:
         self._tasks = tasks
         self._link = link
+        self._histories = histories
         self._on_failed = on_failed
         self._release = on_released
         self._stamper = Stamper()
@@ -72,6 +65,7 @@ class Sender:
         self._waiting: dict[str, list[Entry]] = {}
         #: Those of them that have no batch on its way.
         self._ready: dict[str, None] = {}
+        self._keeps = Keeps()
         self._on_the_way: dict[str, Sending] = {}
         #: Those of them that wait for the layer to be available again.
         self._to_repeat: dict[str, Sending] = {}
@@ -81,8 +75,10 @@ class Sender:
         #: Of those who wait until less is queued.
         self._progress: asyncio.Future[None] | None = None
 
-    def put(self, group: str, entry: Entry) -> None:
+    def put(self, group: str, entry: Entry, keep: Keep | None = None) -> None:
         """Send ``entry`` after those that wait for the same group."""
+        if keep is not None:
+            self._keeps.add(group, entry[0], keep)
         waiting = self._waiting.get(group)
         if waiting is not None:
             waiting.append(entry)
@@ -111,8 +107,7 @@ class Sender:
             # Given up meanwhile: the hub may have ended, and would open another link.
             self._tell_progress()
             return
-        link = self._link()
-        if not link.is_available:
+        if not (link := self._link()).is_available:
             self._wait_for_layer()
             return
         oldest = time.monotonic() - conf.PUBLISH_MAX_AGE
@@ -123,13 +118,15 @@ class Sender:
                 self._drop_stale(group, waiting, oldest)
                 if not waiting:
                     continue
-            entries, rest = first_batch(waiting)
+            entries, rest = first_batch(waiting, self._keeps.keys)
             if rest:
                 self._waiting[group] = rest
             else:
                 del self._waiting[group]
-            batch = self._stamper.stamp(group_key(group), [entry[0] for entry in entries])
-            self._post(link, Sending(group, batch, entries))
+            items = [entry[0] for entry in entries]
+            batch = self._stamper.stamp(group_key(group), items)
+            keep = self._keeps.take(group, items, not rest)
+            self._post(link, Sending(group, batch, entries, keep))
         if self._ready:
             self._schedule()
         self._tell_progress()
@@ -137,26 +134,33 @@ class Sender:
     def _post(self, link: Link, sending: Sending) -> None:
         sending.sends += 1
         self._on_the_way[sending.group] = sending
+        on_sent = partial(self._sent, sending)
         try:
-            link.post(sending.batch, partial(self._sent, sending))
+            if sending.keep is None:
+                link.post(sending.batch, on_sent)
+            else:
+                append(link, self._histories, sending.batch, sending.keep, on_sent)
         except Exception as error:
             self._sent(sending, error)
 
-    def _sent(self, sending: Sending, error: Exception | None) -> None:
+    def _sent(self, sending: Sending, answer: Position | Exception | None) -> None:
         group, entries = sending.group, sending.entries
         if self._on_the_way.get(group) is not sending:
             return  # given up
-        if error is not None:
-            sending.error = error
-            if isinstance(error, LOST) and sending.sends < MAX_SENDS:
+        if isinstance(answer, Exception):
+            sending.error = answer
+            if isinstance(answer, LOST) and sending.sends < MAX_SENDS:
                 self._to_repeat[group] = sending
                 self._wait_for_layer()
                 return
             self._fail_sending(sending)
         else:
-            for _, _, done in entries:
+            for number, (_, _, done) in enumerate(entries, 1 - len(entries)):
                 if done is not None and not done.done():
-                    done.set_result(None)
+                    place = (
+                        None if answer is None else answer._replace(offset=answer.offset + number)
+                    )
+                    done.set_result(place)
         del self._on_the_way[group]
         self._release(entries)
         if group in self._waiting:
@@ -205,6 +209,7 @@ class Sender:
         count = sum(1 for entry in waiting if entry[1] < oldest)
         stale = waiting[:count]
         del waiting[:count]
+        self._keeps.drop(group, stale, not waiting)
         if not waiting:
             del self._waiting[group]
             self._ready.pop(group, None)
@@ -264,8 +269,7 @@ class Sender:
             await self._next_progress()
 
     async def _next_progress(self) -> None:
-        if self._progress is None:
-            self._progress = asyncio.get_running_loop().create_future()
+        self._progress = self._progress or asyncio.get_running_loop().create_future()
         await asyncio.wait([self._progress])
 
     def _tell_progress(self) -> None:
@@ -280,6 +284,7 @@ class Sender:
             await end_tasks([outage])
         on_the_way, self._on_the_way, self._to_repeat = self._on_the_way, {}, {}
         waiting, self._waiting, self._ready = self._waiting, {}, {}
+        self._keeps = Keeps()
         for sending in on_the_way.values():
             self._fail_sending(sending)
             self._release(sending.entries)

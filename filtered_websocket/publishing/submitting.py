@@ -9,8 +9,10 @@ from django.db import transaction
 
 from ..codecs.frames import text_event
 from ..exceptions import PublishError
+from ..history.base import Position
 from ..layer.envelope import Item, check_group
 from ..threads.result import Result, start
+from .batches import Done, Keep
 from .items import new_item
 from .queue import PublishQueue
 
@@ -37,36 +39,52 @@ class Submits:
         def loop(self) -> asyncio.AbstractEventLoop: ...
         @property
         def is_current(self) -> bool: ...
+        def keep(self, group: str, idempotency_key: str) -> Keep | None: ...
 
     def submit(
-        self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
+        self,
+        message: Any,
+        group: str,
+        *,
+        sender: str,
+        exclude: Iterable[str],
+        on_commit: bool,
+        idempotency_key: str = "",
     ) -> None:
         """Check and queue one publish; PublishError for a mistake in it."""
         batches = self.host.publish_queue
         item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
-        check_group(group)
+        keep = self.keep(check_group(group), idempotency_key)
         if on_commit:
             batches.check_room(item)
-            transaction.on_commit(partial(self.call, batches.put, group, item))
+            transaction.on_commit(partial(self.call, batches.put, group, item, None, keep))
         else:
             batches.admit(item)
-            self.call(batches.put_admitted, group, item)
+            self.call(batches.put_admitted, group, item, None, keep)
 
     def asubmit(
-        self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
-    ) -> Result[None]:
+        self,
+        message: Any,
+        group: str,
+        *,
+        sender: str,
+        exclude: Iterable[str],
+        idempotency_key: str = "",
+    ) -> Result[Position | None]:
         """:meth:`submit`; awaiting the result waits until the layer has taken the message."""
         item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
-        check_group(group)
+        keep = self.keep(check_group(group), idempotency_key)
         self.host.publish_queue.admit(item)
 
         def not_awaited(error: Any) -> None:
             self.call(self.host.publish_failed, group, [item], error)
 
-        result: Result[None] = start(self, self._put, group, item, on_error=not_awaited)
+        result: Result[Position | None] = start(
+            self, self._put, group, item, keep, on_error=not_awaited
+        )
         return result
 
-    def _put(self, group: str, item: Item) -> "asyncio.Future[None]":
-        done: asyncio.Future[None] = self.loop.create_future()
-        self.host.publish_queue.put_admitted(group, item, done)
+    def _put(self, group: str, item: Item, keep: Keep | None) -> Done:
+        done: Done = self.loop.create_future()
+        self.host.publish_queue.put_admitted(group, item, done, keep)
         return done

@@ -9,10 +9,12 @@ from typing import Any
 
 from ..conf import conf
 from ..exceptions import PublishError
-from ..layer.envelope import Item, Stamper, group_key
+from ..history.base import Position
+from ..layer.envelope import Batch, Item, Stamper, group_key
 from ..layer.health import LOST
 from ..logs import get_logger
 from ..threads.tasks import pause
+from .batches import Keep, append_once
 
 logger = get_logger(__name__)
 
@@ -46,11 +48,11 @@ class PublisherThread:
         self._loop.call_soon(lambda: self._ready.set_result(self._make_hub()))
         self._loop.run_forever()
 
-    def send(self, group: str, item: Item) -> None:
+    def send(self, group: str, item: Item, keep: Keep | None = None) -> Position | None:
         """As :meth:`DirectSender.send <filtered_websocket.publishing.direct.DirectSender.send>`."""
-        sending = asyncio.run_coroutine_threadsafe(self._send(group, item), self._loop)
+        sending = asyncio.run_coroutine_threadsafe(self._send(group, item, keep), self._loop)
         try:
-            sending.result()
+            return sending.result()
         except (*LOST, TypeError, ValueError) as error:
             raise PublishError(
                 f"the channel layer did not confirm the message: {type(error).__name__}: {error}"
@@ -59,17 +61,26 @@ class PublisherThread:
             sending.cancel()
             raise
 
-    async def _send(self, group: str, item: Item) -> None:
+    async def _send(self, group: str, item: Item, keep: Keep | None) -> Position | None:
         failures = 0
         async with asyncio.timeout(conf.LAYER_TIMEOUT), self._turn:
             batch = self._stamper.stamp(group_key(group), [item])
             while True:
                 try:
-                    await self.hub.link.send(batch)
-                    return
+                    return await self._send_once(batch, keep)
                 except LOST:
                     failures += 1
                     await asyncio.sleep(pause(failures))
+
+    async def _send_once(self, batch: Batch, keep: Keep | None) -> Position | None:
+        store = None if keep is None else self.hub.feeds.store
+        if keep is None or store is None:
+            await self.hub.link.send(batch)
+            return None
+        position = await append_once(store, batch, keep)
+        if not (store.publishes or position.repeated):
+            await self.hub.link.send(batch._replace(first=position.offset, epoch=position.epoch))
+        return position
 
     def close(self) -> None:
         """Send what is queued, ``LAYER_TIMEOUT`` at most, and end the thread."""

@@ -7,12 +7,14 @@ from typing import Any, BinaryIO
 
 from ..codecs.frames import Frame, text_event
 from ..connections.connection import Connection, Exclude, excluded_ids
-from ..connections.subscription import Subscription
+from ..connections.subscription import Subscription, recovered
 from ..connections.token_groups import token_of
 from ..exceptions import NotAllowed
 from ..groups import Action
+from ..history.base import Position
 from ..hub import joining
 from ..layer.envelope import check_group
+from ..pipelines.keeping import keep_by
 from ..pipelines.pipeline import Pipeline
 from ..publishing.items import new_item
 from ..storage_objects import get_storage_object
@@ -82,7 +84,13 @@ class StandInView:
             self.loop.call_soon_threadsafe(function, *args)
 
     def join(self, connection: Connection, group: str, trusted: bool, data: Any) -> Any:
-        return joining.join(self, connection, group, trusted, data)
+        return joining.join(self, connection, group, trusted, data, None)
+
+    def recover(
+        self, connection: Connection, group: str, since: Position, trusted: bool, data: Any
+    ) -> Any:
+        joined = joining.join(self, connection, group, trusted, data, since)
+        return connection.start_task(recovered(connection, group, joined), "fws-recover")
 
     def enter(self, connection: Connection, group: str) -> Any:
         return joining.enter(self, connection, group, trusted=True)
@@ -133,14 +141,21 @@ class StandInView:
             connection.push(message)
 
     def submit(
-        self, message: Any, group: str, *, sender: str, exclude: Iterable[str], on_commit: bool
+        self,
+        message: Any,
+        group: str,
+        *,
+        sender: str,
+        exclude: Iterable[str],
+        on_commit: bool,
+        idempotency_key: str = "",
     ) -> None:
-        check_group(group)
+        keep_by(self.pipeline.rules, check_group(group), idempotency_key)
         new_item(message, sender=sender, exclude=exclude, text=text_event.get())
         self.published += 1
 
     def asubmit(
-        self, message: Any, group: str, *, sender: str, exclude: Iterable[str]
-    ) -> Result[None]:
-        self.submit(message, group, sender=sender, exclude=exclude, on_commit=False)
+        self, message: Any, group: str, *, sender: str, exclude: Iterable[str], **key: str
+    ) -> Result[Position | None]:
+        self.submit(message, group, sender=sender, exclude=exclude, on_commit=False, **key)
         return Result(None)

@@ -317,7 +317,7 @@ async def test_an_authenticator_that_raises_refuses_its_connection(settings, mon
         await client.close()
 
 
-@pytest.mark.parametrize("handle", ["_run_item", "_handle_item"])
+@pytest.mark.parametrize("handle", ["_run_item", "_arun_item"])
 async def test_ctrl_c_in_a_codec_is_not_an_error_of_it(monkeypatch, handle):
     monkeypatch.setattr(Faulty, "error", KeyboardInterrupt, raising=False)
     async with connect(FilteredWebSocketConsumer.as_asgi(filters=[], codec=Faulty())):
@@ -325,6 +325,6 @@ async def test_ctrl_c_in_a_codec_is_not_an_error_of_it(monkeypatch, handle):
         item = new_item("encode", sender="", exclude=(), text=True)
         with pytest.raises(KeyboardInterrupt):
             if handle == "_run_item":
-                view._delivery._run_item("g", item)
+                view._delivery._run_item("g", item, None, None)
             else:
-                view._delivery._handle_item("g", item).send(None)
+                view._delivery._arun_item("g", item, None, None).send(None)

@@ -11,7 +11,8 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from filtered_websocket.history.base import Position, Retention
-from filtered_websocket.history.redis import RIGHTS, RedisHistory
+from filtered_websocket.history.format import RIGHTS
+from filtered_websocket.history.redis import RedisHistory
 from filtered_websocket.layer.envelope import Item, group_key, unseal
 from filtered_websocket.layer.health import LOST
 from filtered_websocket.layer.names import needed_rights

@@ -332,7 +332,6 @@ async def test_no_error_of_the_hub_ends_the_listener(caplog):
     [
         {"type": "chat.message"},
         {"v": 9},
-        seal(Batch("o", "k", 1, [], "epoch")),
         {"v": 1, "probe": "no"},
         {"v": 1, "probe": []},
         {"v": 1, "probe": {}},

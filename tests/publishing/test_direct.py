@@ -18,13 +18,9 @@ from redis.credentials import UsernamePasswordCredentialProvider
 from filtered_websocket import PublishError
 from filtered_websocket.layer.envelope import CONTROL, Batch, group_key, seal
 from filtered_websocket.layer.redis_connection import limit_sentinels
-from filtered_websocket.publishing import direct
-from filtered_websocket.publishing.direct import (
-    DirectSender,
-    close_senders,
-    foreign_options,
-    sender_for,
-)
+from filtered_websocket.publishing import direct, direct_host
+from filtered_websocket.publishing.direct import DirectSender, close_senders, sender_for
+from filtered_websocket.publishing.direct_host import foreign_options
 from filtered_websocket.publishing.items import new_item
 
 from ..e2e.processes import Valkey
@@ -143,7 +139,7 @@ def test_where_nobody_listens_it_is_tried_until_layer_timeout_once_and_then_at_o
         pauses.append(seconds)
         sleep(seconds)
 
-    monkeypatch.setattr(direct.time, "sleep", note)
+    monkeypatch.setattr(direct_host.time, "sleep", note)
     with pytest.raises(PublishError, match="it was not sent"):
         sender.send("news", ITEM)
     assert pauses
@@ -358,7 +354,7 @@ def test_sentinels_that_say_nothing_share_the_time_that_is_left(settings, monkey
         limits.append((limit, limited["sentinel_kwargs"]["socket_timeout"]))
         return limited
 
-    monkeypatch.setattr(direct, "limit_sentinels", limit)
+    monkeypatch.setattr(direct_host, "limit_sentinels", limit)
     with silent_address() as silent:
         host = {"sentinels": [silent] * 3, "master_name": "mymaster"}
         sender = DirectSender(RedisPubSubChannelLayer(hosts=[host]))

@@ -1,0 +1,121 @@
+"""What one process has got of a history: follower."""
+
+from filtered_websocket.history import follower as module
+from filtered_websocket.history.base import Page, Position, Publication
+from filtered_websocket.history.follower import Follower, Run
+
+from .worlds import batch_of
+
+E = "epoch"
+
+
+def batch(first, *texts, epoch=E):
+    return batch_of(*texts, number=first)._replace(epoch=epoch)
+
+
+def texts(run):
+    return None if run is None else [item.payload.decode() for item in run.items]
+
+
+def page(first, *messages, epoch=E, top=None):
+    items = batch(first, *messages).items
+    found = [Publication(offset, item) for offset, item in enumerate(items, first)]
+    return Page(found, Position(epoch, top or first + len(items) - 1))
+
+
+def at(offset):
+    follower = Follower()
+    run = follower.begin(Position(E, offset), follower.ask())
+    assert run == Run(E, offset + 1, [])
+    return follower
+
+
+def test_what_comes_in_order_is_handed_out_at_once():
+    follower = at(6)
+    assert texts(follower.take(batch(7, "a", "b"))) == ["a", "b"]
+    assert texts(follower.take(batch(9, "c"))) == ["c"]
+    assert follower.position == (E, 9, False) and not follower.asks_page
+
+
+def test_what_has_come_already_is_dropped():
+    follower = at(6)
+    follower.take(batch(7, "a", "b"))
+    assert follower.take(batch(7, "a", "b")) is None
+    assert texts(follower.take(batch(8, "b", "c"))) == ["c"]
+    assert not follower.asks_page
+
+
+def test_what_skips_some_waits_for_them():
+    follower = at(6)
+    assert follower.take(batch(9, "c")) is None and follower.asks_page
+    assert follower.take(batch(9, "c")) is None
+    assert texts(follower.take(batch(7, "a"))) == ["a"] and follower.asks_page
+    assert texts(follower.fill(page(7, "a", "b", "c", "d"), follower.ask())) == ["b", "c", "d"]
+    assert not follower.asks_page and follower.position.offset == 10
+
+
+def test_what_comes_before_the_first_position_is_kept_for_it():
+    follower = Follower()
+    assert follower.asks_top and not follower.asks_page
+    asked = follower.ask()
+    assert follower.take(batch(4, "a")) is None
+    assert texts(follower.begin(Position(E, 4), asked)) == ["a"]
+    assert follower.position.offset == 4
+
+
+def test_a_position_that_is_behind_the_top_asks_for_the_rest():
+    follower = Follower()
+    asked = follower.ask()
+    follower.take(batch(4, "a"))
+    assert texts(follower.begin(Position(E, 9), asked)) == ["a"]
+    assert follower.asks_page and follower.position.offset == 4
+
+
+def test_a_higher_top_or_another_epoch_is_something_that_is_missing():
+    follower = at(6)
+    follower.note_top(Position(E, 6))
+    assert not follower.asks_page
+    follower.note_top(Position(E, 7))
+    assert follower.asks_page
+    follower = at(6)
+    follower.note_top(Position("other", 6))
+    assert follower.asks_page
+    follower = Follower()
+    follower.note_top(Position(E, 7))
+    assert not follower.asks_page and not follower.is_behind
+
+
+def test_what_is_of_another_epoch_than_the_store_knows_is_dropped():
+    follower = at(6)
+    follower.take(batch(7, "old", epoch="gone"))
+    assert follower.asks_page
+    assert follower.fill(Page([], Position(E, 6)), follower.ask()) is None
+    assert not follower.asks_page
+
+
+def test_what_comes_after_the_question_may_be_of_a_newer_epoch():
+    follower = at(6)
+    asked = follower.ask()
+    follower.take(batch(1, "new", epoch="next"))
+    assert follower.fill(Page([], Position(E, 6)), asked) is None
+    assert follower.asks_page
+    assert texts(follower.begin(Position("next", 1), follower.ask())) == ["new"]
+
+
+def test_more_than_may_wait_is_asked_for_instead(monkeypatch):
+    monkeypatch.setattr(module, "MAX_HELD", 2)
+    follower = at(6)
+    follower.take(batch(8, *"abcd"))
+    assert follower.is_behind and len(follower._held) == 2
+    assert texts(follower.take(batch(7, "x"))) is None
+    assert len(texts(follower.fill(page(7, *"xabcd"), follower.ask()))) == 5
+    assert follower._bytes == 0 and not follower._held
+
+
+def test_where_nobody_can_be_asked_it_goes_on_with_what_came_last():
+    follower = at(6)
+    assert follower.skip() is None
+    follower.take(batch(9, "a"))
+    follower.take(batch(3, "b", epoch="next"))
+    assert texts(follower.skip()) == ["b"]
+    assert follower.position == ("next", 3, False) and not follower.asks_page

@@ -1,0 +1,66 @@
+"""Where histories are kept: stores."""
+
+import pytest
+from channels_redis.core import RedisChannelLayer
+from channels_redis.pubsub import RedisPubSubChannelLayer
+from django.core.exceptions import ImproperlyConfigured
+
+from filtered_websocket import history as wing
+from filtered_websocket.history import ahistory, memory, stores
+from filtered_websocket.history.memory import MemoryHistory, process_history
+from filtered_websocket.history.redis import RedisHistory
+from filtered_websocket.layer.process import ProcessLink
+from filtered_websocket.layer.redis_layer import redis_layer
+
+from ..layer.scripted_redis import ScriptedRedis
+
+
+def use(settings, backend, *hosts):
+    config = {"BACKEND": backend, "CONFIG": {"hosts": list(hosts)}}
+    settings.CHANNEL_LAYERS = {"default": config}
+
+
+async def test_a_link_inside_the_process_has_the_store_of_the_process():
+    assert stores.open_store(ProcessLink(print)) is process_history()
+    memory.forget_all()
+    assert isinstance(process_history(), MemoryHistory)
+
+
+async def test_a_link_that_is_not_ours_has_none():
+    assert stores.open_store(object()) is None
+
+
+async def test_a_layer_of_another_shape_has_none():
+    layer = RedisPubSubChannelLayer(hosts=["redis://127.0.0.1:1"])
+    redis = redis_layer(layer)
+    assert isinstance(stores._open_redis(layer, redis), RedisHistory)
+    del layer._serializer
+    assert stores._open_redis(layer, redis) is None
+    await redis.close()
+
+
+async def test_a_layer_beside_which_nothing_can_be_kept_is_named(settings):
+    name = f"{RedisChannelLayer.__module__}.RedisChannelLayer"
+    use(settings, name, "redis://127.0.0.1:1")
+    with pytest.raises(ImproperlyConfigured, match=rf"beside a {name}: histories need the pubsub"):
+        await ahistory("room")
+
+
+async def test_a_redis_that_is_away_is_an_error_and_one_that_refuses_another(settings):
+    backend = "channels_redis.pubsub.RedisPubSubChannelLayer"
+    async with ScriptedRedis() as server:
+        use(settings, backend, server.url)
+        server.answer = lambda command: b"-NOPERM no\r\n"
+        with pytest.raises(PermissionError, match="its user needs"):
+            await ahistory("room")
+        server.answer = lambda command: b"$3\r\nx:y\r\n"
+        with pytest.raises(RuntimeError, match="no run_id"):
+            await ahistory("room")
+    with pytest.raises(ConnectionError, match="cannot reach the history of 'room'"):
+        await ahistory("room")
+
+
+def test_what_the_wing_does_not_offer_is_no_attribute():
+    assert wing.history is stores.history and wing.Page
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        wing.nothing  # noqa: B018

@@ -1,0 +1,169 @@
+"""Groups with history: publishing, following, and joining with a position."""
+
+import asyncio
+from unittest.mock import ANY
+
+import pytest
+from django.core.exceptions import SynchronousOnlyOperation
+
+from filtered_websocket import PublishError
+from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.history import (
+    aforget_history,
+    ahistory,
+    forget_history,
+    history,
+    memory,
+)
+from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.publish import apublish, publish
+from filtered_websocket.testing import connect
+
+from ..e2e.processes import Valkey
+from ..history import driver
+from ..history.driver import Number, SlowNumber, ask, route
+from ..waiting import LIMIT
+
+RULES_AT = driver.__name__
+
+
+@pytest.fixture(scope="module")
+def valkey():
+    valkey = Valkey()
+    yield valkey
+    valkey.stop()
+
+
+@pytest.fixture(params=["memory", "redis", "encrypted"])
+def world(request, settings):
+    """Where histories are kept."""
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
+    memory.forget_all()
+    if request.param != "memory":
+        valkey = request.getfixturevalue("valkey")
+        with valkey.client() as client:
+            client.flushall()
+        options = {"symmetric_encryption_keys": ["key"]} if request.param == "encrypted" else {}
+        settings.CHANNEL_LAYERS = {
+            "default": {
+                "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+                "CONFIG": {"hosts": [valkey.url], **options},
+            }
+        }
+    return request.param
+
+
+@pytest.mark.parametrize("filters", [[], [Number], [SlowNumber]], ids=["none", "def", "async"])
+async def test_who_comes_back_gets_what_was_missed_in_order_once(world, filters):
+    app = route(*filters)
+
+    def said(*texts, first):
+        if not filters:
+            return list(texts)
+        return [f"{number} {text}" for number, text in enumerate(texts, first)]
+
+    async with connect(app) as ann, connect(app) as bob:
+        (joined, (epoch, offset, _)), _ = await ask(ann, "join", "room:1")
+        assert joined and offset == 0 and epoch
+        heard = []
+        for number in range(1, 4):
+            position, before = await ask(ann, "publish", "room:1", f"m{number}")
+            assert position == [epoch, number, False]
+            heard += before
+        while len(heard) < 3:
+            heard.append(await ann.receive())
+        assert heard == said("m1", "m2", "m3", first=1)
+        (recovered, position), before = await ask(bob, "recover", "room:1", epoch, 1)
+        assert recovered and position == [epoch, 3, False]
+        assert before == said("m2", "m3", first=2)
+        await ask(ann, "publish", "room:1", "m4")
+        assert [await bob.receive()] == said("m4", first=4)
+
+
+async def test_python_reads_and_forgets_what_is_kept(world):
+    page = await ahistory("room:1")
+    assert page.publications == [] and page.position.offset == 0
+    async with connect(route()) as ann:
+        await ask(ann, "join", "room:1")
+        for text in "abc":
+            await ask(ann, "publish", "room:1", text)
+        page = await ahistory("room:1", limit=2, reverse=True)
+        assert [(one.offset, one.data) for one in page.publications] == [(3, b"c"), (2, b"b")]
+        assert page.publications[0].sender and page.publications[0].event == ""
+        before = page.position
+        page = await asyncio.to_thread(history, "room:1", since=(before.epoch, 1))
+        assert [one.data for one in page.publications] == [b"b", b"c"] and page.recovered
+        await asyncio.to_thread(forget_history, "room:1")
+        page = await ahistory("room:1", since=before)
+        assert not page.recovered and page.position.epoch != before.epoch
+        await aforget_history("room:1")
+    for call in (history, forget_history):
+        with pytest.raises(SynchronousOnlyOperation, match=f"await a{call.__name__}"):
+            call("room:1")
+    with pytest.raises(ValueError, match="a whole number from 0 on, not -1"):
+        await ahistory("room:1", limit=-1)
+    with pytest.raises(TypeError, match="a position is"):
+        await ahistory("room:1", since=("e", "1"))
+
+
+async def test_what_is_published_from_python_has_its_place(world, settings):
+    settings.FILTERED_WEBSOCKET = {**settings.FILTERED_WEBSOCKET, "GROUPS": f"{RULES_AT}.RULES"}
+    async with connect(route()) as ann:
+        await ask(ann, "join", "room:1")
+        first = await apublish("a", "room:1")
+        publish("b", "room:1")
+        last = await apublish("c", "room:1", idempotency_key="order 1")
+        assert (first.offset, last.offset) == (1, 3)
+        again = await apublish("c", "room:1", idempotency_key="order 1")
+        assert again == (*last[:2], True)
+        assert [await ann.receive() for _ in range(3)] == ["a", "b", "c"]
+        assert await ann.received_nothing()
+        assert await apublish("x", "plain:1") is None
+        for group in ("plain:1", "undeclared"):
+            with pytest.raises(PublishError, match="needs a history"):
+                await apublish("x", group, idempotency_key="order 1")
+        with pytest.raises(PublishError, match="a text of 1 to 1024 characters"):
+            publish("x", "room:1", idempotency_key="x" * 1025)
+
+
+async def test_a_joiner_gets_the_latest_where_the_rule_says_so(world):
+    async with connect(route(Number)) as ann, connect(route(Number)) as bob:
+        assert await ask(ann, "join", "last:1") == ([True, [ANY, 0, False]], [])
+        for text in "ab":
+            await ask(ann, "publish", "last:1", text)
+        assert await ask(bob, "join", "last:1") == ([True, [ANY, 2, False]], ["2 b"])
+
+
+async def test_what_a_filter_hides_stays_hidden_and_moves_the_position(world):
+    async with connect(route(Number)) as ann, connect(route(Number)) as bob:
+        (_, (epoch, _, _)), _ = await ask(ann, "join", "room:1")
+        for text in ("a", "hidden", "c", "hidden"):
+            await ask(ann, "publish", "room:1", text)
+        answer = await ask(bob, "recover", "room:1", epoch, 0)
+        assert answer == ([True, [epoch, 4, False]], ["1 a", "3 c"])
+
+
+async def test_who_comes_too_late_or_from_elsewhere_is_told_and_gets_no_part(world):
+    async with connect(route()) as ann, connect(route()) as bob:
+        (_, (epoch, _, _)), _ = await ask(ann, "join", "room:1")
+        for number in range(8):
+            await ask(ann, "publish", "room:1", str(number))
+        for since in [(epoch, 1), (epoch, 9), (epoch, -1), ("other", 8), ("x" * 100_000, 8)]:
+            answer = await ask(bob, "recover", "room:1", *since)
+            assert answer == ([False, [epoch, 8, False]], []), since
+        assert (await ask(bob, "recover", "room:1", "", 7))[1] == ["7"]
+        assert await ask(bob, "recover", "plain:1", epoch, 1) == ([False, None], [])
+        for offset in ("1", 1.5, True, None):
+            with pytest.raises(TypeError, match="a position is"):
+                next(iter(get_hub().connections.values())).recover("room:1", (epoch, offset))
+        await ask(ann, "publish", "room:1", "8")
+        assert await bob.receive() == "8"
+
+
+async def test_a_group_that_has_no_rule_here_is_followed_all_the_same(world, settings):
+    settings.FILTERED_WEBSOCKET = {**settings.FILTERED_WEBSOCKET, "GROUPS": f"{RULES_AT}.RULES"}
+    app = FilteredWebSocketConsumer.as_asgi(filters=[], groups=["room:1"], group_rules=[])
+    async with connect(app) as ann:
+        for text in "abc":
+            await apublish(text, "room:1")
+        assert [await ann.receive() for _ in range(3)] == ["a", "b", "c"]
