@@ -41,8 +41,8 @@ MAX_NAME = 255
 @dataclass(frozen=True)
 class History:
     """
-    Keep the last ``size`` publications of a group, each for ``ttl`` seconds at most. Not yet:
-    it is checked, and nothing is kept.
+    Keep the last ``size`` publications of a group, all of them until none has come for ``ttl``
+    seconds.
     """
 
     size: int
@@ -124,8 +124,9 @@ def group(
     ``join``, ``publish`` and ``see`` (presence and history; as ``join`` if None) say who may:
     True, False, a permission of the user, or a function of the connection and what the
     pattern has captured. ``recheck`` asks ``join`` again every ``RECHECK`` seconds.
-    ``presence`` keeps who is subscribed, and ``join_leave`` tells the others. ``history``,
-    ``latest`` and ``binary`` have no effect yet: no publications are kept.
+    ``presence`` keeps who is subscribed, and ``join_leave`` tells the others. ``history``
+    keeps publications, and with ``latest`` a joiner gets the last one. ``binary`` has no effect
+    yet.
 
     TypeError or ValueError for an argument that means nothing.
     """

@@ -13,7 +13,9 @@ from django.db import transaction
 from django.db.models.signals import post_save
 from django.test import RequestFactory
 
+from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.disconnect import unsubscribe
+from filtered_websocket.history import memory
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.testing import allows, connect
 
@@ -166,3 +168,26 @@ async def test_who_is_online(site, settings):
 
 def two_users():
     return [User.objects.create(username=name) for name in ("ann", "bob")]
+
+
+async def test_last_20_and_catching_up(site):
+    [chat] = site("docs/history.md", "chat.py")
+    memory.forget_all()
+    app = FilteredWebSocketConsumer.as_asgi(
+        filters=[chat.Chat, chat.Place], groups=["home"], group_rules=chat.grouppatterns
+    )
+    async with connect(app) as ann, connect(app) as bob:
+        assert (await told(ann, {"chat": 1}))["last"] == []
+        for number in range(30):
+            said = await told(ann, {"chat": 1, "say": f"m{number}"})
+            assert said["text"] == f"m{number}"
+        answer = await told(bob, {"chat": 1})
+        assert answer["last"] == [f"m{number}" for number in range(10, 30)]
+        assert answer["at"] == said["at"] == [said["at"][0], 30]
+    async with connect(app) as ann, connect(app) as bob:
+        await told(ann, {"chat": 1})
+        said = await told(ann, {"chat": 1, "say": "m30"})
+        back = await told(bob, {"chat": 1, "since": answer["at"]})
+        assert back == {"text": "m30", "at": said["at"]}
+        await bob.send(json.dumps({"chat": 1, "since": ["other", 3]}))
+        assert len(json.loads(await bob.receive())["last"]) == 20

@@ -21,7 +21,7 @@ from ..history.lines import Joiner, Line, Passed, Recovery
 from ..layer.envelope import Batch, Item, Sequence, group_key
 from ..layer.links import Link
 from ..pipelines.pipeline import Pipeline
-from ..presence.base import Event, Info
+from ..presence.base import Event
 from ..presence.of_hub import HubPresence
 from ..publishing.fan_out import Members
 from .events import Events
@@ -132,10 +132,7 @@ class Groups:
         if connection.last_groups is not None or connection.id not in self._hub.connections:
             return False
         is_new = name not in connection.joined
-        is_present = False
-        if is_new and subscription is not None:
-            info = Info(connection.user_id, subscription.info)
-            is_present = self._hub.presence.admit(subscription.rule, name, connection.id, info)
+        is_present = is_new and self._hub.presence.admit(subscription, connection)
         group = self._by_name.get(name)
         if group is None:
             group = self._by_name[name] = Group(name)

@@ -29,6 +29,23 @@ class Groups(Protocol):
     def name_of(self, key: str) -> str | None: ...
 
 
+class Joins(Protocol):
+    """The part of a subscription that is used here."""
+
+    group: str
+    info: Any
+    rule: GroupRule | None
+
+
+class Present(Protocol):
+    """The part of a connection that is used here."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def user_id(self) -> str | None: ...
+
+
 class Host(Protocol):
     """The part of a hub that is used here."""
 
@@ -48,18 +65,19 @@ class HubPresence:
         self._tell = tell
         self._worker: Worker | None = None
 
-    def admit(self, rule: GroupRule | None, group: str, connection: str, info: Info) -> bool:
+    def admit(self, joins: Joins | None, connection: Present) -> bool:
         """
         :meth:`enter` where the group's rule says so; whether it does. NotAllowed for an info
         that is too long, TypeError for one that is not JSON.
         """
-        if rule is None or not rule.presence:
+        if joins is None or joins.rule is None or not joins.rule.presence:
             return False
+        info = Info(connection.user_id, joins.info)
         try:
-            self.enter(group, connection, info, rule.join_leave)
+            self.enter(joins.group, connection.id, info, joins.rule.join_leave)
         except ValueError as error:
             # Most likely what a filter has copied from what the client sent.
-            raise NotAllowed(str(error), group) from error
+            raise NotAllowed(str(error), joins.group) from error
         return True
 
     def enter(self, group: str, connection: str, info: Info, tells: bool) -> None:
