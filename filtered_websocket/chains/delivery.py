@@ -84,11 +84,11 @@ class Delivery:
         if self._pipeline.group.awaits:
             self._queue_run(group, run, line)
             return
-        if self._is_plain:
+        if self._is_plain and not line.joiners:
             self._write_items(group, run.items)
-            if not line.joiners:
-                line.move(Position(run.epoch, run.first + len(run.items) - 1))
-                return
+            line.move(Position(run.epoch, run.first + len(run.items) - 1))
+            return
+        # One by one: who joins becomes a member between two of them.
         for offset, item in enumerate(run.items, run.first):
             content = self._content_of(group, item, Position(run.epoch, offset), self._send)
             line.note(run.epoch, _passed(offset, item, content))
@@ -99,6 +99,8 @@ class Delivery:
         self, group: str, item: Item, position: Position, send: OnContent | None
     ) -> Content | None:
         if self._is_plain:
+            if send is not None:
+                self._write_items(group, [item])
             return Frame(item.payload, item.kind != "b")
         return self._run_item(group, item, position, send)
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from ..groups import GroupRule
 from ..history.base import Page, Position
 from ..history.feed import Feed
-from ..history.lines import NOT_RECOVERED, Joiner, Recovery
+from ..history.lines import NOT_RECOVERED, SUPERSEDED, Joiner, Recovery
 
 #: Whether a join or leave chain runs: what its filters do must not wait for its end.
 in_chain: ContextVar[bool] = ContextVar("fws_in_chain", default=False)
@@ -77,8 +77,10 @@ class Subscription:
 
     async def recover(self, joiner: Joiner, read: Callable[[], Awaitable[Page | None]]) -> bool:
         """Return when ``joiner`` has its answer; whether the subscription stands."""
-        self.recovery = await joiner.join(read)
-        return self.recovery.position is not None
+        recovery = await joiner.join(read)
+        if recovery is not SUPERSEDED:
+            self.recovery = recovery
+        return recovery.position is not None
 
     def __repr__(self) -> str:
         return f"<Subscription {self.group!r:.80}>"
@@ -143,6 +145,8 @@ async def recovered(
 ) -> Recovery:
     """What came of a join with a position."""
     if isinstance(joined, asyncio.Future):
-        await joined
+        joined = await joined
     subscription = connection.subscriptions.get(name)
-    return (subscription.recovery if subscription is not None else None) or NOT_RECOVERED
+    if not joined or subscription is None:
+        return NOT_RECOVERED
+    return subscription.recovery or NOT_RECOVERED

@@ -53,6 +53,8 @@ class Recovery(NamedTuple):
 
 #: The history could not be read.
 NOT_RECOVERED = Recovery(False, None, [])
+#: The connection has left the group, or asked again with another position.
+SUPERSEDED = Recovery(False, None, [])
 #: Runs publications of a page through the group chain.
 Prepare: TypeAlias = Callable[[Page], Awaitable[list[Passed]]]
 #: Queues a publication for the group chain, or the position alone; False where there is no room.
@@ -168,9 +170,9 @@ class Joiner:
         self._wake()
 
     def cancel(self) -> None:
-        """The connection leaves the group."""
+        """The connection leaves the group, or asks again."""
         self._line.joiners.pop(self.id, None)
-        self._answer = NOT_RECOVERED
+        self._answer = SUPERSEDED
         self._wake()
 
     def look(self) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import contextvars
 import logging
 import threading
+from types import SimpleNamespace
+from unittest.mock import Mock
 from urllib.parse import parse_qs
 
 import pytest
@@ -18,9 +20,15 @@ from filtered_websocket import (
     WebSocketSendFilter,
     current,
 )
+from filtered_websocket.chains.chain import Chain
+from filtered_websocket.chains.delivery import Delivery
 from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.history.base import Position
+from filtered_websocket.history.follower import Run
+from filtered_websocket.history.lines import Line
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.envelope import Item
+from filtered_websocket.publishing.items import new_item
 from filtered_websocket.testing import connect
 from filtered_websocket.transports import AsgiTransport
 
@@ -437,3 +445,33 @@ async def test_what_is_fanned_out_goes_through_the_send_chain_too(kind, codec):
         assert await bob.receive() == expected
         assert await ann.received_nothing()
     assert seen == [("g", None)]
+
+
+# Publications of a history
+
+
+def test_who_becomes_a_member_between_two_publications_gets_the_second_one():
+    """With no chain they are written together, but not while somebody joins."""
+    heard = {"ann": [], "bob": []}
+    members = {}
+
+    def become_member(name):
+        members[name] = Mock()
+        members[name].write = lambda frame: heard[name].extend(part.payload for part in frame.parts)
+
+    become_member("ann")
+    groups = SimpleNamespace(members=lambda view, name: members)
+    pipeline = SimpleNamespace(group=Chain("group", ()), send=Chain("send", ()), codec=None)
+    delivery = Delivery(SimpleNamespace(groups=groups), None, pipeline)
+    line = Line(SimpleNamespace(position=Position("e", 0)))
+
+    def note(passed):
+        if passed.offset == 1:
+            del line.joiners["bob"]
+            become_member("bob")
+
+    line.joiners["bob"] = SimpleNamespace(note=note)
+    items = [new_item(text, exclude=["ann"] if text == "c" else ()) for text in "abc"]
+    delivery.deliver_run("g", Run("e", 1, items), line)
+    assert heard == {"ann": [b"a", b"b"], "bob": [b"b", b"c"]}
+    assert line.sent == Position("e", 3)

@@ -3,27 +3,28 @@ Some processes, their clients and a store, all in one event loop whose clock is 
 one: thousands of schedules of faults in seconds.
 
 Real are the groups, feeds, lines, chains and publish queues of each process. Simulated are
-Redis, the connections to it, and the sockets.
+Redis, the connections to it, and the sockets. Each client knows where it is, and checks every
+message, answer and gap against all that was ever appended.
 """
 
 import asyncio
-import copy
+import functools
 import itertools
 import random
-import selectors
-from collections import Counter, deque
+from collections import Counter
 from types import SimpleNamespace
 
-from filtered_websocket import WebSocketGroupFilter, current
+from filtered_websocket import Drop, WebSocketGroupFilter, current
 from filtered_websocket.chains.chain import Chain
 from filtered_websocket.chains.delivery import Delivery
 from filtered_websocket.connections.subscription import Subscription
+from filtered_websocket.exceptions import PublishError
 from filtered_websocket.groups import History, group
-from filtered_websocket.history.base import Position, Retention, find_range, new_epoch
+from filtered_websocket.history import feeds
+from filtered_websocket.history.base import Position, Retention
 from filtered_websocket.history.feeds import Feeds
-from filtered_websocket.history.memory import MemoryHistory
 from filtered_websocket.hub.groups import Groups
-from filtered_websocket.layer.envelope import group_key
+from filtered_websocket.layer.envelope import EXCLUDE
 from filtered_websocket.presence.of_hub import HubPresence
 from filtered_websocket.publishing.batches import Keep
 from filtered_websocket.publishing.items import new_item
@@ -32,253 +33,28 @@ from filtered_websocket.threads.budget import Budget
 from filtered_websocket.threads.tasks import Tasks
 
 from ..connections.test_connection import message_filter
+from .simulated import KEY, NAME, Link, Redis, Store, VirtualLoop
 
-NAME = "room"
-KEY = group_key(NAME)
 SIZE = 30
-KEEP = Keep(Retention(SIZE, 1000.0))
+#: Seconds within which all have everything once the faults are over, where nothing is compared
+#: from time to time: what has come shows what has not.
+PROMPT = 10.0
+#: What a filter drops for all.
+HIDDEN = b"hidden"
 
 
-class Selector(selectors.SelectSelector):
-    def select(self, timeout=None):
-        ready = super().select(0)
-        if not ready and timeout is None:
-            raise RuntimeError("nothing will ever happen")
-        if not ready:
-            self.loop.now += max(timeout, 0)
-        return ready
+def told(check):
+    """A check whose failure is told at the end of the step, whoever catches it."""
 
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """Where all wait, its clock goes on to the next timer."""
-
-    def __init__(self):
-        self.now = 0.0
-        selector = Selector()
-        selector.loop = self
-        super().__init__(selector)
-
-    def time(self):
-        return self.now
-
-
-class Redis:
-    """The store and pub/sub of one Redis, and of a replica that may take its place."""
-
-    def __init__(self, world, publishes):
-        self.world = world
-        self.publishes = publishes
-        self.loop = world.loop
-        self.memory = MemoryHistory(clock=self.loop.time)
-        #: (epoch, offset) -> payload, of all that was ever appended.
-        self.log = {}
-        self.copies = []
-        self.is_down = False
-        self.subscribers = []
-
-    def position(self):
-        return self.memory._find(KEY, self.loop.time()).position
-
-    def append(self, batch, retention, key):
-        found = []
-        before = self.position()
-        self.memory.append(batch, retention, found.append, key)
-        [answer] = found
-        top = self.position()
-        if top.offset > before.offset:
-            for offset, item in enumerate(batch.items, before.offset + 1):
-                assert (top.epoch, offset) not in self.log
-                self.log[top.epoch, offset] = item.payload
-        if self.publishes and top.offset > before.offset:
-            placed = batch._replace(epoch=top.epoch, first=before.offset + 1)
-            self.publish(placed)
-        return answer
-
-    def publish(self, batch):
-        for subscriber in self.subscribers:
-            subscriber.send(batch)
-
-    def keeps(self, since):
-        """Whether all since there is kept now."""
-        state = self.memory._find(KEY, self.loop.time())
-        return find_range(state.position, len(state.publications), since, None, False) is not None
-
-    def replicate(self):
-        self.copies = (
-            [copy.deepcopy(self.memory._groups[KEY])] if KEY in self.memory._groups else []
-        )
-
-    def fail_over(self):
-        """A replica that has got less takes its place: the run_id is another one."""
-        for state in self.copies:
-            now = copy.deepcopy(state)
-            now.epoch = new_epoch()
-            self.memory._groups[KEY] = self.memory._filled[KEY] = now
-            now.due = float("inf")
-
-
-class Store:
-    """The store as one process sees it: over a connection that may be slow or cut."""
-
-    def __init__(self, process, redis):
-        self.redis = redis
-        self.process = process
-        self.publishes = redis.publishes
-        self.reads = 0
-
-    async def _trip(self):
-        world = self.process.world
-        if world.random.random() < 0.5:
-            await asyncio.sleep(world.random.choice([0.001, 0.003, 0.01, 0.1]))
-        if self.redis.is_down:
-            raise ConnectionError("away")
-
-    def append(self, batch, retention, on_done, idempotency_key=""):
-        self.process.spawn(self._append(batch, retention, on_done, idempotency_key))
-
-    async def _append(self, batch, retention, on_done, key):
+    @functools.wraps(check)
+    def checked(self, *args):
         try:
-            await self._trip()
-            answer = self.redis.append(batch, retention, key)
-            await self._trip()
-        except ConnectionError as error:
-            answer = error
-        if self.process.world.random.random() < self.process.world.lost_answers:
-            answer = ConnectionError("the answer was lost")
-        on_done(answer)
+            check(self, *args)
+        except Exception as error:
+            self.world.errors.append(error)
+            raise
 
-    async def read(self, key, since=None, limit=None, reverse=False):
-        self.reads += 1
-        await self._trip()
-        page = await self.redis.memory.read(key, since, limit, reverse)
-        await self._trip()
-        return page
-
-    async def tops(self, keys):
-        await self._trip()
-        tops = await self.redis.memory.tops(keys)
-        await self._trip()
-        return tops
-
-
-class Link:
-    """The link of one process: its connection for subscriptions is a queue with delays."""
-
-    is_lossless = False
-
-    def __init__(self, process, redis):
-        self.process, self.redis = process, redis
-        self.joined = False
-        self.wanted = False
-        self.queue = deque()
-        self.is_lost = False
-        self.available = asyncio.Event()
-        self.available.set()
-        self.change = asyncio.Event()
-        self.generation = 0
-
-    @property
-    def is_available(self):
-        return not self.is_lost
-
-    def want(self, key):
-        self.wanted = True
-        self.process.spawn(self._subscribe(self.generation))
-
-    def unwant(self, key):
-        self.wanted = self.joined = False
-        self.redis.subscribers = [one for one in self.redis.subscribers if one is not self]
-
-    async def _subscribe(self, generation):
-        await asyncio.sleep(self.process.world.random.choice([0, 0.01, 0.3]))
-        if self.redis.is_down or not self.wanted or generation != self.generation:
-            return
-        if self not in self.redis.subscribers:
-            self.redis.subscribers.append(self)
-        await asyncio.sleep(self.process.world.random.choice([0, 0.01]))
-        if self.wanted and generation == self.generation:
-            self.joined = True
-            self.change.set()
-            self.change = asyncio.Event()
-            if self.late:
-                self.late = False
-                self.process.groups.joined_late(KEY)
-
-    late = False
-
-    def is_joined(self, key):
-        return self.joined
-
-    async def wait_joined(self, key):
-        change = self.change
-        if not self.joined:
-            try:
-                async with asyncio.timeout(5):
-                    await change.wait()
-            except TimeoutError:
-                pass
-        if not self.joined:
-            self.late = True
-        return self.joined
-
-    def send(self, batch):
-        """From Redis to this process, in order, maybe late."""
-        self.queue.append(batch)
-        self.process.spawn(self._arrive(self.generation))
-
-    async def _arrive(self, generation):
-        await asyncio.sleep(self.process.world.random.choice([0, 0, 0.01, self.process.slow]))
-        if generation == self.generation and self.queue:
-            batch = self.queue.popleft()
-            if self.process.world.random.random() >= self.process.world.losses:
-                self.process.groups.deliver(batch)
-
-    def post(self, batch, on_sent):
-        self.process.spawn(self._post(batch, on_sent))
-
-    async def _post(self, batch, on_sent):
-        await asyncio.sleep(self.process.world.random.choice([0, 0.01, 0.05]))
-        if self.redis.is_down:
-            self.note_lost(ConnectionError("away"))
-            on_sent(ConnectionError("away"))
-            return
-        self.redis.publish(batch)
-        on_sent(None)
-
-    def cut(self):
-        """The connection for subscriptions is lost, and all that is on its way."""
-        self.redis.subscribers = [one for one in self.redis.subscribers if one is not self]
-        self.queue.clear()
-        self.joined = False
-        self.generation += 1
-        self.note_lost(ConnectionError("cut"))
-
-    def note_lost(self, error):
-        if not self.is_lost:
-            self.is_lost = True
-            self.available.clear()
-            self.process.spawn(self._come_back())
-
-    async def _come_back(self):
-        while True:
-            await asyncio.sleep(self.process.world.random.choice([0.1, 1]))
-            if self.redis.is_down:
-                continue
-            if self.wanted and not self.joined:
-                await self._subscribe(self.generation)
-            if not self.wanted or self.joined:
-                break
-        self.is_lost = False
-        self.available.set()
-        self.process.groups.layer_back()
-
-    async def wait_available(self, deadline):
-        try:
-            async with asyncio.timeout(0.1):
-                await self.available.wait()
-        except TimeoutError:
-            pass
-        return not self.is_lost
+    return checked
 
 
 class Transport:
@@ -310,7 +86,7 @@ class Connection:
         self.subscriptions[subscription.group] = subscription
 
     def remove_subscription(self, group):
-        self.subscriptions.pop(group, None)
+        return self.subscriptions.pop(group, None)
 
     def start_task(self, steps, name):
         task = self.process.spawn(steps)
@@ -319,6 +95,8 @@ class Connection:
 
 
 def number(web_socket_instance, message):
+    if HIDDEN in message:
+        raise Drop
     epoch, offset, _ = current.position
     return b"%s %d %s" % (epoch.encode(), offset, message)
 
@@ -328,15 +106,23 @@ async def slow_number(web_socket_instance, message):
     return number(web_socket_instance, message)
 
 
+FILTERS = {
+    "plain": [],
+    "def": [message_filter(number, WebSocketGroupFilter)],
+    "async": [message_filter(slow_number, WebSocketGroupFilter)],
+}
+
+
 class Process:
     def __init__(self, world, kind):
         self.world = world
+        self.id = next(world.numbers)
         self.loop = world.loop
         self.tasks_running = set()
         self.counts = Counter()
         self.tasks = Tasks(self.counts)
         self.backlog = Budget()
-        self.is_slow = kind != "def"
+        self.is_slow = kind == "async"
         self.slow = 0.05
         self.connections = {}
         self.events = SimpleNamespace(gap=self.gap)
@@ -345,14 +131,9 @@ class Process:
         self.feeds = Feeds(self, lambda link: self.store)
         self.groups = Groups(self)
         self.presence = HubPresence(self, self.groups.tell)
-        self.failed = 0
         self.queue = PublishQueue(self.tasks, lambda: self.link, self.fail, self.feeds)
-        filters = {
-            "def": [message_filter(number, WebSocketGroupFilter)],
-            "async": [message_filter(slow_number, WebSocketGroupFilter)],
-        }["async" if self.is_slow else kind]
         self.pipeline = SimpleNamespace(
-            group=Chain("group", filters, bytes_only=True),
+            group=Chain("group", FILTERS[kind], bytes_only=True),
             send=Chain("send", ()),
             codec=None,
             failed=self.filter_failed,
@@ -368,8 +149,11 @@ class Process:
     def filter_failed(self, error, where):
         raise AssertionError(f"{where}: {error!r}") from error
 
+    def dropped(self, error, where):
+        pass
+
     def fail(self, group, items, error):
-        self.failed += 1
+        raise AssertionError("all publishers wait") from error
 
     def call(self, function, *args):
         function(*args)
@@ -385,14 +169,45 @@ class Process:
         if not task.cancelled() and task.exception() is not None:
             self.world.errors.append(task.exception())
 
+    @property
+    def position(self):
+        found = self.groups._by_name.get(NAME)
+        return None if found is None or found.feed is None else found.feed.position
+
+    @told
     def gap(self, group, origin, missed):
         self.world.gaps += 1
+        lost = self.position
+        if not (self.is_slow or lost is None or self.world.may_skip):
+            assert not self.world.redis.keeps(lost), f"{lost} is kept, and told as lost"
         for connection in self.connections.values():
-            connection.client.gap()
+            connection.client.jumps += 1
 
     def publish(self):
-        text = f"m{next(self.world.numbers)}"
-        self.queue.put(NAME, new_item(text), None, KEEP)
+        random = self.world.random
+        words = [f"{self.id}", f"{next(self.world.numbers)}"]
+        if random.random() < 0.1:
+            words.append(HIDDEN.decode())
+        here = list(self.connections)
+        exclude = [random.choice(here)] if here and random.random() < 0.2 else []
+        key = ""
+        if random.random() < 0.1:
+            key = random.choice("ab")
+        item = new_item(" ".join(words), exclude=exclude)
+        done = self.loop.create_future()
+        keep = Keep(self.world.retention, key)
+        self.queue.put(NAME, item, done, keep)
+        self.world.publishes.append((self, item, key, done))
+
+    async def end(self):
+        for client in [connection.client for connection in self.connections.values()]:
+            client.go()
+        await self.feeds.stop()
+        for task in tuple(self.tasks_running):
+            task.cancel()
+        self.link.unwant(None)
+        self.link.generation += 1
+        self.link.is_lost = False
 
 
 class Client:
@@ -404,71 +219,143 @@ class Client:
         self.process = self.connection = None
         #: Where it is: what it heard last, or was told.
         self.position = None
-        #: How often something may be missing between what it hears.
-        self.may_jump = 0
+        #: How often it was told that something is lost before what it hears next.
+        self.jumps = 0
+        #: Nothing is known of what comes before what it hears next.
+        self.begins = False
+        #: What the answer said, before anybody has told whether it was recovered.
+        self.is_whole = None
 
-    @property
-    def is_here(self):
-        return self.connection is not None
-
-    def come(self, process, since):
+    def come(self, process, since, latest=False):
         self.process = process
         connection = Connection(process, f"c{self.id}.{next(self.world.numbers)}")
         connection.client = self
         connection.transport = Transport(self)
         self.connection = process.connections[connection.id] = connection
-        rule = group(NAME, history=History(SIZE, 1000))
-        subscription = Subscription(NAME, {}, rule)
+        self.begins = since is None
+        self.join(since, latest)
+
+    def join(self, since, latest=False):
+        connection, world = self.connection, self.world
+        self.jumps = 0
+        self.since = since
+        self.wants_latest = latest and since is None
+        rule = group(NAME, history=History(SIZE, 1000), latest=latest)
+        subscription = connection.subscriptions.get(NAME) or Subscription(NAME, {}, rule)
         subscription.since = since
-        self.may_jump = int(since is None)
-        joining = process.groups.join(connection, process, NAME, subscription)
-        self.world.returns += since is not None
-        process.spawn(self.joins(joining, connection, subscription, since))
+        joining = self.process.groups.join(connection, self.process, NAME, subscription)
+        world.returns += since is not None or self.wants_latest
+        self.process.spawn(self.joins(joining, connection, subscription, since))
 
     async def joins(self, joining, connection, subscription, since):
         joined = await joining
-        if self.connection is connection and since is not None:
-            assert joined == (subscription.recovery.position is not None)
+        if self.connection is not connection or self.since is not since:
+            return
+        if since is None and not self.wants_latest:
+            assert joined == (subscription.position is not None)
+        elif joined:
+            assert subscription.recovery.recovered == self.is_whole
 
+    @told
     def answer(self, contents):
         """Called with what the groups send as the answer, before anything newer."""
         place = self.connection.subscriptions[NAME].position
-        last = self.position
-        self.may_jump = 0
+        self.is_whole = False
+        if place is None:
+            assert self.world.is_faulty and not contents
+            self.world.unread += 1
+            self.begins = True
+        elif self.wants_latest:
+            self.is_whole = True
+            self.begins = True
+            self.send(contents)
+            assert not contents or self.sees_nothing_between(self.position, place, True)
+            self.world.latest += bool(contents)
+            self.take(place)
+        else:
+            self.answer_since(Position(*self.since), place, contents)
+            self.take(place)
+
+    def send(self, contents):
         for content in contents:
             self.connection.transport.write(content)
-        if place is None:
-            self.world.unread += 1
-            self.may_jump = 1
-        elif self.position[:2] == place[:2]:
+
+    def answer_since(self, since, place, contents):
+        if not since.epoch:
+            since = since._replace(epoch=place.epoch)
+        self.position, self.begins, before = since, False, self.jumps
+        self.jumps = 0
+        self.send(contents)
+        if self.is_possible(since, place) and self.sees_nothing_between(self.position, place, True):
+            # All; if nothing was to be seen, it may have been told as lost all the same.
+            self.is_whole = True
+            if not contents and not self.world.redis.keeps(since) and since[:2] != place[:2]:
+                self.is_whole = any_of(True, False)
             self.world.recovered += 1
         else:
             # All or nothing, and nothing only where it is no longer kept.
-            assert self.position == last, f"a part: {last} to {self.position}, not {place}"
+            assert not contents, f"a part: {since} to {self.position}, not {place}"
             self.world.told += 1
-            assert not self.world.redis.keeps(last), f"{last} is kept, and told as lost"
-            self.position = place
+            assert self.world.may_skip or not self.world.redis.keeps(since), f"{since} is kept"
+        self.jumps = 0 if not self.process.is_slow else before
 
-    def heard(self, frame):
-        epoch, offset, payload = frame.split(b" ", 2)
-        place = Position(epoch.decode(), int(offset))
-        assert self.world.redis.log[place[:2]] == payload
+    def is_possible(self, since, place):
+        return since.epoch == place.epoch and 0 <= since.offset <= place.offset
+
+    def take(self, place):
+        self.position, self.begins = place, False
+
+    def sees(self, place):
+        """Whether the publication there is to reach this connection."""
+        item = self.world.redis.log.get(place[:2])
+        hidden = item is None or (self.world.kind != "plain" and HIDDEN in item.payload)
+        return not hidden and self.connection.id not in item.meta.get(EXCLUDE, ())
+
+    def sees_nothing_between(self, last, place, last_too=False):
+        if last is None or last.epoch != place.epoch or last.offset > place.offset:
+            return False
+        between = range(last.offset + 1, place.offset + last_too)
+        return not any(self.sees((place.epoch, offset)) for offset in between)
+
+    def place_of(self, frame):
+        """Where it was appended; nearly always there is one such place."""
+        if self.world.kind != "plain":
+            epoch, offset, payload = frame.split(b" ", 2)
+            place = Position(epoch.decode(), int(offset))
+            assert self.world.redis.log[place[:2]].payload == payload
+            return place
+        places = self.world.redis.places[frame]
+        for place in places:
+            if self.follows(place) and not self.jumps:
+                return place
+        return places[-1]
+
+    def follows(self, place):
         last = self.position
-        if last is not None and place[:2] != (last.epoch, last.offset + 1):
-            assert self.may_jump, f"{last} then {place}"
-            self.may_jump -= 1
+        return last is not None and last[:2] != place[:2] and self.sees_nothing_between(last, place)
+
+    @told
+    def heard(self, frame):
+        assert self.connection is not None, "it has left"
+        place = self.place_of(frame)
+        assert self.sees(place), f"{place} is not for it"
+        last = self.position
+        if self.begins or last is None:
+            self.begins = False
+        elif not self.follows(place):
+            assert self.jumps, f"{last} then {place}"
+            self.jumps -= 1
+            assert self.world.may_skip or not self.world.redis.keeps(last), f"{last} is kept"
         elif not self.process.is_slow:
-            self.may_jump = 0
+            # What waits for a slow chain comes after it was told.
+            self.jumps = 0
         self.position = place
         self.world.heard += 1
 
-    def gap(self):
-        # What waits for a slow chain comes after it was told.
-        self.may_jump += 1
-
     def is_up_to_date(self):
-        top = self.world.redis.position()
-        return self.may_jump > 0 or self.position is None or self.position[:2] == top[:2]
+        if self.begins or self.position is None or self.jumps:
+            return True
+        return self.sees_nothing_between(self.position, self.world.redis.position(), True)
 
     def go(self):
         connection, self.connection = self.connection, None
@@ -477,42 +364,79 @@ class Client:
             task.cancel()
         self.process.delivery.left(NAME)
         del self.process.connections[connection.id]
-        self.may_jump = 0
+
+
+class any_of(tuple):
+    """Equal to each of some."""
+
+    def __new__(cls, *values):
+        return super().__new__(cls, values)
+
+    def __eq__(self, other):
+        return other in tuple(self)
+
+    __hash__ = None
 
 
 class World:
-    def __init__(self, loop, seed, publishes, kind, faults):
+    def __init__(self, loop, seed, publishes, kind, faults, compare):
         self.loop = loop
+        self.kind = kind
         self.random = random.Random(seed)
         self.errors = []
-        self.gaps = self.heard = self.recovered = self.told = self.unread = 0
-        #: How many came with a position.
+        self.gaps = self.heard = self.recovered = self.told = self.unread = self.latest = 0
+        self.died = self.drained = self.repeated = self.fell = 0
+        #: How many came with a position, or wanted the last publication.
         self.returns = 0
         self.numbers = itertools.count()
-        pick = self.random.choice
-        self.lost_answers = pick([0, 0, 0.1])
-        self.losses = pick([0, 0, 0.1])
+        #: Process, item, idempotency key and future of all that was published.
+        self.publishes = []
+        self.compare = compare
+        self.is_faulty = faults
+        #: Whether a history cannot be read now and then: what is missing then is told as lost.
+        self.may_skip = False
+        self.lost_answers = self.losses = 0
+        self.answer_delay, self.join_limit = 0.1, 2
+        self.retention = Retention(SIZE, 1000.0)
         self.redis = Redis(self, publishes)
         self.processes = [Process(self, kind) for _ in range(2)]
         self.clients = [Client(self, number) for number in range(5)]
         self.happenings = [self.publish] * 8 + [self.come_or_go] * 8 + [self.wait] * 6
-        if not faults:
-            self.lost_answers = self.losses = 0
-            return
-        self.happenings += pick([[], [self.cut], [self.cut, self.go_down]])
-        self.happenings += pick([[], [], [], [self.redis.replicate, self.redis.fail_over]])
-        self.happenings += pick([[], [], [], [self.forget]])
-        self.happenings += pick([[], [self.slow_down]])
+        self.happenings += [self.ask_again]
+        if faults:
+            self.add_faults(self.random.choice)
+
+    def add_faults(self, pick):
+        self.lost_answers = pick([0, 0, 0.1])
+        self.losses = pick([0, 0, 0.1])
+        self.answer_delay = pick([0.1, 0.1, 1.0])
+        self.retention = Retention(SIZE, pick([1000.0, 1000.0, 0.5]))
+        for some in (
+            [[], [self.cut], [self.cut, self.go_down]],
+            [[], [], [], [self.redis.replicate, self.fail_over]],
+            [[], [], [], [self.forget]],
+            [[], [], [], [self.restart_empty]],
+            [[], [self.slow_down]],
+            [[], [], [self.fill_up]],
+            [[], [], [self.die], [self.drain]],
+            [[], [], [], [], [], [], [self.make_unreadable]],
+        ):
+            self.happenings += pick(some)
+        self.may_skip = self.make_unreadable in self.happenings
+
+    def happens(self, probability):
+        return probability > 0 and self.random.random() < probability
 
     async def run(self, steps):
         for _ in range(steps):
             outcome = self.random.choice(self.happenings)()
-            if outcome is not None:
+            if asyncio.iscoroutine(outcome):
                 await outcome
+            self.check()
         await self.settle()
 
     def publish(self):
-        for _ in range(self.random.choice([1, 1, 1, 2, 3])):
+        for _ in range(self.random.choice([1, 1, 1, 2, 3, 9])):
             self.random.choice(self.processes).publish()
 
     def come_or_go(self):
@@ -520,14 +444,32 @@ class World:
         if client.connection is not None:
             client.go()
             return
-        since = client.position if self.random.random() < 0.8 else None
-        if since is None:
-            client.position = None
-        process = self.random.choice(self.processes)
-        client.come(process, since)
+        client.come(self.random.choice(self.processes), *self.since(client))
+
+    def since(self, client):
+        """From where a client asks; and whether it wants the last publication instead."""
+        chance, position = self.random.random(), client.position
+        if position is None or chance < 0.2:
+            return None, self.random.random() < 0.5
+        if chance < 0.25:
+            others = [-1, position.offset + 1000, 2**70]
+            return Position(position.epoch, self.random.choice(others)), False
+        if chance < 0.3:
+            return Position("another", position.offset), False
+        if chance < 0.35 and position.epoch == self.redis.position().epoch:
+            return Position("", position.offset), False
+        return Position(position.epoch, max(0, position.offset - (chance < 0.4))), False
+
+    def ask_again(self):
+        """A member asks once more for what is after a place."""
+        client = self.random.choice(self.clients)
+        if client.connection is not None and client.position is not None:
+            client.join(client.position._replace(offset=max(0, client.position.offset - 2)))
 
     async def wait(self):
         await asyncio.sleep(self.random.choice([0, 0.001, 0.003, 0.01, 0.01, 0.1, 1]))
+
+    # Faults
 
     def cut(self):
         self.random.choice(self.processes).link.cut()
@@ -541,37 +483,138 @@ class World:
     def come_up(self):
         self.redis.is_down = False
 
+    def fail_over(self):
+        self.fell += 1
+        self.redis.fail_over()
+        if self.random.random() < 0.5:
+            for process in self.processes:
+                process.link.cut()
+
+    def restart_empty(self):
+        self.fell += 1
+        self.go_down()
+        self.redis.restart_empty()
+
     async def forget(self):
         await self.redis.memory.forget(KEY)
 
     def slow_down(self):
         self.random.choice(self.processes).slow = self.random.choice([0.01, 0.5, 3])
 
+    def fill_up(self):
+        self.redis.is_full = True
+        self.loop.call_later(self.random.choice([0.01, 1]), self.have_room)
+
+    def have_room(self):
+        self.redis.is_full = False
+
+    def make_unreadable(self):
+        self.redis.is_unreadable = True
+        self.loop.call_later(self.random.choice([0.01, 3]), self.make_readable)
+
+    def make_readable(self):
+        self.redis.is_unreadable = False
+
+    async def die(self):
+        """Of a process nothing is left at once; its clients come back to another one."""
+        self.died += 1
+        await self._replace(self.random.choice(self.processes))
+
+    async def drain(self):
+        """A process ends in order: what it has published is sent first."""
+        self.drained += 1
+        process = self.random.choice(self.processes)
+        for client in [connection.client for connection in process.connections.values()]:
+            client.go()
+        try:
+            async with asyncio.timeout(15):
+                await process.queue.sent()
+        except TimeoutError:
+            pass
+        await self._replace(process)
+
+    async def _replace(self, process):
+        place = self.processes.index(process)
+        await process.end()
+        self.processes[place] = Process(self, self.kind)
+
+    # The end
+
+    def check(self):
+        if self.errors:
+            raise self.errors[0]
+
     async def settle(self):
-        """No fault any more: after two comparisons all have everything."""
+        """No fault any more: all have everything, or were told."""
         self.losses = self.lost_answers = 0
-        await asyncio.sleep(60)
-        assert not self.errors, self.errors
+        self.answer_delay = 0.1
+        for process in self.processes:
+            process.slow = 0.05
+        # The longest outage, and what is on its way longest.
+        await asyncio.sleep(20)
+        if self.compare:
+            await asyncio.sleep(2 * feeds.COMPARE + 10)
+        elif self.is_faulty and self.random.random() < 0.5:
+            for process in self.processes:
+                process.link.cut()
+        else:
+            self.publish()
+        await asyncio.sleep(PROMPT)
+        self.check()
         for client in self.clients:
             if client.connection is not None:
                 top = self.redis.position()
                 assert client.is_up_to_date(), f"{client.position} of {top}"
+        self.check_publishes()
         for process in self.processes:
             assert process.queue.size == 0
-            await process.feeds.stop()
-            for task in tuple(process.tasks_running):
-                task.cancel()
+            await process.end()
         await asyncio.sleep(1)
+        self.check()
+
+    def check_publishes(self):
+        """Each publisher was told the place of its own message, or an error."""
+        by_key = {}
+        latest = {}
+        for process, item, key, done in self.publishes:
+            if not done.done():
+                assert process not in self.processes, "nobody told the publisher"
+                continue
+            error = done.exception()
+            if error is not None:
+                assert isinstance(error, PublishError) and self.is_faulty, error
+                continue
+            place = done.result()
+            found = self.redis.log[place[:2]]
+            if place.repeated:
+                self.repeated += 1
+                first = by_key.setdefault(key, found) if self.fell == 0 else found
+                assert key and item.payload not in self.redis.line and first is found
+                continue
+            assert found.payload == item.payload, f"{place} is of {found}"
+            if key and self.fell == 0:
+                assert by_key.setdefault(key, found) is found
+            if process in latest and latest[process].epoch == place.epoch:
+                assert latest[process].offset < place.offset
+            latest[process] = place
 
 
-def simulate(seed, steps, publishes, kind, faults=True):
+def simulate(seed, steps, publishes, kind, faults=True, compare=None):
     """One schedule; returns what happened in it."""
     loop = VirtualLoop()
     asyncio.set_event_loop(loop)
+    state, usual = random.getstate(), feeds.COMPARE
+    random.seed(seed)
+    if compare is None:
+        compare = seed % 2 == 0
+    if not compare:
+        feeds.COMPARE = 1e9
     try:
-        world = World(loop, seed, publishes, kind, faults)
+        world = World(loop, seed, publishes, kind, faults, compare)
         loop.run_until_complete(world.run(steps))
     finally:
+        feeds.COMPARE = usual
+        random.setstate(state)
         asyncio.set_event_loop(None)
         loop.close()
     return world

@@ -7,27 +7,45 @@ import os
 
 import pytest
 
+from filtered_websocket.history import follower, lines
+
 from .simulation import simulate
 
 #: "make stress" runs thousands.
-SCHEDULES = 400 if os.environ.get("FWS_STRESS") == "full" else 12
-STEPS = 120
-KINDS = {"def": {}, "async": {}, "crowded": {"PUBLISH_QUEUE": 4}}
+SCHEDULES = 400 if os.environ.get("FWS_STRESS") == "full" else 20
+STEPS = 100
+#: Settings, and limits that are reached with few messages.
+KINDS = {
+    "plain": ("plain", {}, {}),
+    "def": ("def", {}, {}),
+    "async": ("async", {}, {}),
+    "crowded": ("async", {"PUBLISH_QUEUE": 4}, {}),
+    "tight": ("def", {}, {"MAX_BUFFER": 5, "MAX_HELD": 4}),
+}
 
 
 @pytest.mark.parametrize("publishes", [True, False], ids=["by the store", "by the publisher"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_get_everything_in_order_once_or_are_told(settings, kind, publishes):
-    settings.FILTERED_WEBSOCKET = KINDS[kind]
-    worlds = [simulate(seed, STEPS, publishes, kind) for seed in range(SCHEDULES)]
-    for happened in ("heard", "recovered", "told"):
+def test_all_get_everything_in_order_once_or_are_told(settings, monkeypatch, kind, publishes):
+    kind, settings.FILTERED_WEBSOCKET, limits = KINDS[kind]
+    for name, value in limits.items():
+        monkeypatch.setattr(lines if hasattr(lines, name) else follower, name, value)
+    worlds = []
+    for seed in range(SCHEDULES):
+        try:
+            worlds.append(simulate(seed, STEPS, publishes, kind))
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+    for happened in ("heard", "recovered", "told", "latest"):
         assert sum(getattr(world, happened) for world in worlds) > 0, happened
 
 
-def test_what_is_missing_is_asked_for_once_per_process(settings):
+@pytest.mark.parametrize("publishes", [True, False], ids=["by the store", "by the publisher"])
+def test_what_is_missing_is_asked_for_once_per_process(settings, publishes):
     """However many clients miss it; and each who comes back costs one question."""
     settings.FILTERED_WEBSOCKET = {}
     for seed in range(SCHEDULES):
-        world = simulate(seed, STEPS, True, "def", faults=False)
+        world = simulate(seed, STEPS, publishes, "def", faults=False)
         asked = sum(process.store.reads for process in world.processes)
-        assert asked <= world.returns and world.gaps == 0
+        assert asked <= world.returns and world.gaps == 0, f"seed {seed}"
