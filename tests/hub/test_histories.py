@@ -167,3 +167,27 @@ async def test_a_group_that_has_no_rule_here_is_followed_all_the_same(world, set
         for text in "abc":
             await apublish(text, "room:1")
         assert [await ann.receive() for _ in range(3)] == ["a", "b", "c"]
+
+
+async def test_who_asks_twice_at_once_gets_what_was_missed_once(world):
+    async with connect(route()) as ann, connect(route()) as bob:
+        (_, (epoch, _, _)), _ = await ask(ann, "join", "room:1")
+        for text in "abc":
+            await ask(ann, "publish", "room:1", text)
+        connection = bob.connection
+        first = connection.recover("room:1", (epoch, 0))
+        # It is told nothing: what it asked for comes with the next answer, and to no member yet.
+        again, joined = connection.recover("room:1", (epoch, 1)), connection.join("room:1")
+        assert (await again).recovered and await joined
+        await first
+        await ask(ann, "publish", "room:1", "d")
+        assert [await bob.receive() for _ in range(3)] == ["b", "c", "d"]
+        assert await bob.received_nothing()
+
+
+async def test_groups_with_history_have_positions_of_their_own(world):
+    async with connect(route()) as ann:
+        for room, text in (("room:1", "a"), ("room:2", "b"), ("room:1", "c")):
+            await ask(ann, "publish", room, text)
+        offsets = [(await ask(ann, "join", room))[0][1][1] for room in ("room:1", "room:2")]
+        assert offsets == [2, 1]
