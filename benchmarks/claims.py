@@ -214,6 +214,21 @@ CLAIMS: tuple[Claim, ...] = (
         bound=2,
     ),
     *on_both(
+        "50 rooms of 4, {}, Redis: CPU per message with history / without",
+        *("history-50", "kept_ratio", REDIS),
+        bound=1.5,
+    ),
+    *on_both(
+        "50 rooms of 4, {}: CPU of Redis per message with history / without",
+        *("history-50", "redis_ratio", REDIS),
+        bound=4,
+    ),
+    *on_both(
+        "1 000 clients catch up at once, {}, Redis: script calls per client",
+        *("recover-1000", "script_calls", REDIS),
+        bound=1,
+    ),
+    *on_both(
         "50 clients beside 10 000 idle ones, {}, Redis: 99th percentile of latency / alone",
         *("crowd-10000", "idle_ratio", REDIS),
         bound=2,

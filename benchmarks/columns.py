@@ -43,6 +43,16 @@ RECIPIENTS = (
     Column("a send filter that changes nothing", "recipients-200", "look_us"),
     Column("JSON of its own for each", "recipients-200", "each_us"),
 )
+HISTORY = (
+    Column("without: us / message", "history-50", "plain_us"),
+    Column("with", "history-50", "kept_us"),
+    Column("ratio", "history-50", "kept_ratio"),
+    Column("Redis without: us / message", "history-50", "plain_redis_us"),
+    Column("with", "history-50", "kept_redis_us"),
+    Column("ratio", "history-50", "redis_ratio"),
+    Column("catching up: us / client", "recover-1000", "recover_us"),
+    Column("script calls / client", "recover-1000", "script_calls"),
+)
 CROWDS = (
     Column("5 000 connect, s", "drain-5000", "arrived_s"),
     Column("5 000 are back, s", "drain-5000", "back_s"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from .arrivals import connect, crowd, drain, idle
 from .contenders import BY_NAME, CONTENDERS, Contender
 from .curves import CURVES
+from .kept import recovery, with_history
 from .messages import (
     Measure,
     echo,
@@ -63,6 +64,20 @@ SCENARIOS = (
         per_recipient(200, 32),
         3,
         ("ours-daphne", "ours-uvicorn", "websockets", "node-ws"),
+    ),
+    Scenario(
+        "history-50",
+        "50 rooms of 4, with history and without",
+        with_history,
+        3,
+        OURS_THROUGH_REDIS,
+    ),
+    Scenario(
+        "recover-1000",
+        "1 000 clients catch up at once",
+        recovery,
+        2,
+        OURS_THROUGH_REDIS,
     ),
     # Fewer at once: so many clients make a queue of every message.
     Scenario("fanout-3000", "3 000 clients in one group", fan_out(3000, 4, 30), 2),

@@ -1,4 +1,4 @@
-"""The filters of the scenarios of an echo, and of a message for each recipient."""
+"""The filters of the scenarios of an echo, of a message for each recipient, of a recovery."""
 
 from typing import Any
 
@@ -38,6 +38,15 @@ class Look(WebSocketSendFilter):
     @classmethod
     def filter(cls, web_socket_instance: Any, message: Any) -> None:
         return None
+
+
+class Back(WebSocketMessageFilter):
+    """Join the group of the path, and get all that it keeps."""
+
+    @classmethod
+    async def filter(cls, web_socket_instance: Any, message: Any) -> None:
+        group = web_socket_instance.scope["url_route"]["kwargs"]["group"]
+        await web_socket_instance.recover(group, ("", 0))
 
 
 class Each(WebSocketSendFilter):

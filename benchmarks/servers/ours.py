@@ -10,6 +10,7 @@ http = get_asgi_application()
 from django.urls import path  # noqa: E402
 
 from filtered_websocket.consumers import FilteredWebSocketConsumer  # noqa: E402
+from filtered_websocket.groups import History, group  # noqa: E402
 from filtered_websocket.routing import with_websockets  # noqa: E402
 
 BROADCAST = "filtered_websocket.filters.broadcast_messages"
@@ -42,6 +43,21 @@ class EachConsumer(GroupConsumer):
     filters = (TO_ALL, f"{HERE}.Each")
 
 
+class KeptConsumer(SelfConsumer):
+    """The last messages of each group are kept."""
+
+    group_rules = (group("<str:name>", publish=True, history=History(size=100, ttl=300)),)
+
+
+class BackConsumer(KeptConsumer):
+    """Joins with a position when the client says something."""
+
+    filters = (f"{HERE}.Back",)
+
+    def get_groups(self) -> list[str]:
+        return []
+
+
 def echo_after(*filters: str):
     return FilteredWebSocketConsumer.as_asgi(filters=[*filters, f"{HERE}.Echo"])
 
@@ -51,6 +67,8 @@ application = with_websockets(
     [
         path("fan/<str:group>/", GroupConsumer.as_asgi()),
         path("self/<str:group>/", SelfConsumer.as_asgi()),
+        path("kept/<str:group>/", KeptConsumer.as_asgi()),
+        path("back/<str:group>/", BackConsumer.as_asgi()),
         path("look/<str:group>/", LookConsumer.as_asgi()),
         path("each/<str:group>/", EachConsumer.as_asgi()),
         path("echo/", echo_after()),

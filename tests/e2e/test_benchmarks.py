@@ -14,6 +14,8 @@ FEW = 4
 #: What a scenario measures, where it is not CPU.
 FIGURES = {
     "recipients-200": {"alike_us", "look_us", "each_us"},
+    "history-50": {"kept_ratio", "redis_ratio"},
+    "recover-1000": {"script_calls", "recover_us"},
     "users-5000": {"first_us", "next_us", "all_us"},
     "users-5000-gc": {"first_us", "next_us", "all_us"},
     "connect": {"connect_rate", "connect_cpu_us"},
