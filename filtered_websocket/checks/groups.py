@@ -7,19 +7,21 @@ from typing import Any
 from channels.layers import InMemoryChannelLayer
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
+from channels_redis.utils import create_pool, decode_hosts
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 
 from ..conf import SettingError, conf, import_object
 from ..groups import PERSONAL_PREFIX, RESERVED, GroupRule
+from ..layer.redis_connection import can_take_over
 from ..pipelines.entries import PipelineError
 from ..pipelines.route import Route, known_routes
 from ..pipelines.rules import Rules, load_rules
 from .application import load_application
 
-#: Channel layers beside which this package knows where to keep a history.
-KEEPS_HISTORY = (InMemoryChannelLayer, RedisChannelLayer, RedisPubSubChannelLayer)
+#: Channel layers beside which this package knows where to keep presence.
+KEEPS_PRESENCE = (InMemoryChannelLayer, RedisChannelLayer, RedisPubSubChannelLayer)
 
 
 def check_groups(**kwargs: Any) -> Iterable[CheckMessage]:
@@ -82,29 +84,53 @@ def known_permissions() -> set[str]:
 
 def _check_layer(rules: Rules) -> Iterable[CheckMessage]:
     """That what a rule keeps has a place."""
+    layer = getattr(settings, "CHANNEL_LAYERS", {}).get(conf.CHANNEL_LAYER, {})
+    if "BACKEND" not in layer:
+        return
     wants = {
-        "history": ("a history", "filtered_websocket.E024"),
-        "presence": ("presence", "filtered_websocket.E026"),
+        "history": ("a history", _why_no_history, "filtered_websocket.E024"),
+        "presence": ("presence", _why_no_presence, "filtered_websocket.E026"),
     }
-    path = getattr(settings, "CHANNEL_LAYERS", {}).get(conf.CHANNEL_LAYER, {}).get("BACKEND")
-    for name, (words, identifier) in wants.items():
+    for name, (words, why_not, identifier) in wants.items():
         keeping: list[GroupRule] = [rule for rule in rules if getattr(rule, name)]
-        if keeping and path is not None and not _is_known(path):
+        reason = why_not(layer) if keeping else None
+        if reason is not None:
             yield Error(
                 f"{rules.source}: {keeping[0]} has {words}, and CHANNEL_LAYERS"
-                f"[{conf.CHANNEL_LAYER!r}] is {path}, which cannot keep it.",
+                f"[{conf.CHANNEL_LAYER!r}] {reason}.",
                 hint=f"Use channels_redis.pubsub, or leave {name} out.",
                 id=identifier,
             )
 
 
-def _is_known(path: str) -> bool:
-    """Whether this package knows where to keep something beside this layer."""
+def _why_no_presence(layer: dict[str, Any]) -> str | None:
+    """Why this package does not know where to keep presence; None if it does."""
+    known = _import_layer(layer["BACKEND"])
+    if known is None or issubclass(known, KEEPS_PRESENCE):
+        return None
+    return f"is {layer['BACKEND']}, which cannot keep it"
+
+
+def _why_no_history(layer: dict[str, Any]) -> str | None:
+    """The same for a history."""
+    known = _import_layer(layer["BACKEND"])
+    if known is None or known is InMemoryChannelLayer:
+        return None
+    if known is not RedisPubSubChannelLayer:
+        return f"is {layer['BACKEND']}, beside which nothing is kept"
+    with contextlib.suppress(Exception):  # of options that redis-py refuses: the layer fails
+        hosts = decode_hosts(layer.get("CONFIG", {}).get("hosts"))
+        if not all(can_take_over(create_pool(dict(host))) for host in hosts):
+            return "has options with which only redis-py can connect: nothing is kept there"
+    return None
+
+
+def _import_layer(path: str) -> type | None:
     try:
         layer = import_object(path)
     except SettingError:
-        return True  # Channels reports it
-    return isinstance(layer, type) and issubclass(layer, KEEPS_HISTORY)
+        return None  # Channels reports it
+    return layer if isinstance(layer, type) else object
 
 
 def _check_names(route: Route) -> Iterable[CheckMessage]:

@@ -4,6 +4,8 @@ import sys
 import types
 
 import pytest
+from channels_redis.pubsub import RedisPubSubChannelLayer
+from redis.asyncio.connection import Connection
 
 from filtered_websocket.checks.groups import check_groups
 from filtered_websocket.checks.settings import CORE, IN_MEMORY, PUBSUB, check_filters
@@ -89,18 +91,58 @@ def test_rules_of_a_route_are_checked_too():
     del route
 
 
+class OwnLayer(RedisPubSubChannelLayer):
+    """May change messages."""
+
+
+class OwnConnection(Connection):
+    pass
+
+
+OWN = f"{__name__}.OwnLayer"
+FOREIGN = "channels.layers.BaseChannelLayer"
+
+
 @pytest.mark.parametrize(
-    ("backend", "can"),
-    [(PUBSUB, True), (CORE, True), (IN_MEMORY, True), ("channels.layers.BaseChannelLayer", False)],
+    ("backend", "keeps_history", "keeps_presence"),
+    [
+        (PUBSUB, True, True),
+        (IN_MEMORY, True, True),
+        (CORE, False, True),
+        (OWN, False, True),
+        (FOREIGN, False, False),
+        (f"{__name__}.group", False, False),  # no class
+    ],
 )
-def test_history_and_presence_need_a_layer_that_can_keep_them(declare, settings, backend, can):
-    declare(group("a"), group("b", history=History(1, 1)))
+def test_history_and_presence_need_a_layer_that_can_keep_them(
+    declare, settings, backend, keeps_history, keeps_presence
+):
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend}}
-    assert [number for number, _ in found()] == ([] if can else ["E024"])
+    declare(group("a"), group("b", history=History(1, 1)))
+    messages = found()
+    assert [number for number, _ in messages] == ([] if keeps_history else ["E024"])
+    assert all(backend in words and "group('b')" in words for _, words in messages)
     declare(group("a"), group("b", presence=True))
-    assert [number for number, _ in found()] == ([] if can else ["E026"])
+    assert [number for number, _ in found()] == ([] if keeps_presence else ["E026"])
     declare(group("a"))
     assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("hosts", "can"),
+    [
+        (["redis://a:1", "redis://b:1"], True),
+        ([{"sentinels": [("a", 1)], "master_name": "m"}], True),
+        (["redis://a:1", {"host": "b", "connection_class": OwnConnection}], False),
+        ("redis://a:1", True),  # channels_redis refuses a text, with its own words
+    ],
+)
+def test_history_needs_connections_that_the_package_makes_itself(declare, settings, hosts, can):
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": PUBSUB, "CONFIG": {"hosts": hosts}}}
+    declare(group("b", history=History(1, 1), presence=True))
+    messages = found()
+    assert [number for number, _ in messages] == ([] if can else ["E024"])
+    assert all("only redis-py can connect" in words for _, words in messages)
 
 
 def test_a_layer_that_cannot_be_imported_is_not_told_here(declare, settings):
