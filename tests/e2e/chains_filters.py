@@ -33,7 +33,8 @@ class Room(WebSocketJoinFilter):
         name = web_socket_instance.state["name"]
         subscription.reply = f"welcome, {name}"
         if subscription.group == "room":
-            web_socket_instance.publish({"came": name, "secret": 7}, "room")
+            # Taken before the answer, so that who joins after it does not hear it.
+            await web_socket_instance.apublish({"came": name, "secret": 7}, "room")
 
 
 class Left(WebSocketLeaveFilter):
