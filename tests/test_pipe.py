@@ -382,6 +382,17 @@ def test_main_ends_quietly_when_nobody_reads(standard_input):
     assert main(["tests.examples.Shout"]) == 0
 
 
+def test_there_is_no_history_to_recover():
+    async def recovers(web_socket_instance, message):
+        answer = await web_socket_instance.recover("room", ("e", 1))
+        return f"{answer.recovered} {answer.position} {sorted(web_socket_instance.groups)}"
+
+    assert piped("a\n", message_filter(recovers)) == (
+        *(0, "False None ['room']\n"),
+        "pipe: 1 groups joined\n",
+    )
+
+
 class PrintsForNobody(WebSocketMessageFilter):
     @classmethod
     def filter(cls, connection, message):

@@ -49,12 +49,6 @@ class Sending:
         self.sends = 0
         self.error: Exception | None = None
 
-    def succeed(self, answer: Position | None) -> None:
-        """Tell each publisher the position of its message."""
-        for back, (_, _, done) in enumerate(reversed(self.entries)):
-            if done is not None and not done.done():
-                done.set_result(answer and answer._replace(offset=answer.offset - back))
-
 
 class Keeps:
     """How what waits to be sent is kept, for the groups with history."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import logging
+import queue
 import threading
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -28,6 +29,7 @@ from filtered_websocket.history.follower import Run
 from filtered_websocket.history.lines import Line
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.envelope import Item
+from filtered_websocket.pipelines.pipeline import Pipeline
 from filtered_websocket.publishing.items import new_item
 from filtered_websocket.testing import connect
 from filtered_websocket.transports import AsgiTransport
@@ -475,3 +477,17 @@ def test_who_becomes_a_member_between_two_publications_gets_the_second_one():
     delivery.deliver_run("g", Run("e", 1, items), line)
     assert heard == {"ann": [b"a", b"b"], "bob": [b"b", b"c"]}
     assert line.sent == Position("e", 3)
+
+
+def test_a_position_for_which_there_is_no_room_is_read_again_later():
+    pipeline = Pipeline([message_filter(hold, WebSocketGroupFilter)])
+    delivery = Delivery(Mock(), Mock(), pipeline)
+    delivery._backlog = Mock(return_value=Mock(put=Mock(side_effect=queue.Full)))
+    line = Mock(is_behind=False)
+    delivery.deliver_run("g", Run("e", 5, []), line)
+    [behind] = line.fall_behind.call_args_list
+    assert behind.args[0] == Position("e", 4)
+
+
+async def hold(web_socket_instance, message):
+    return message

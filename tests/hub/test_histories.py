@@ -1,12 +1,13 @@
 """Groups with history: publishing, following, and joining with a position."""
 
 import asyncio
-from unittest.mock import ANY
+from unittest.mock import ANY, Mock
 
 import pytest
 from django.core.exceptions import SynchronousOnlyOperation
 
-from filtered_websocket import PublishError
+from filtered_websocket import Drop, PublishError, WebSocketSendFilter
+from filtered_websocket.chains import delivery
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.history import (
     aforget_history,
@@ -22,7 +23,27 @@ from filtered_websocket.testing import connect
 from ..e2e.processes import Valkey
 from ..history import driver
 from ..history.driver import Number, SlowNumber, ask, route
-from ..waiting import LIMIT
+from ..waiting import LIMIT, until
+
+
+class AddReader(WebSocketSendFilter):
+    _registers = False
+
+    @classmethod
+    def filter(cls, web_socket_instance, message):
+        if b"for no reader" in message:
+            raise Drop
+        return message + b" for " + web_socket_instance.scope["query_string"]
+
+
+class AddReaderSlowly(AddReader):
+    _registers = False
+
+    @classmethod
+    async def filter(cls, web_socket_instance, message):
+        await asyncio.sleep(0)
+        return AddReader.filter(web_socket_instance, message)
+
 
 RULES_AT = driver.__name__
 
@@ -141,6 +162,45 @@ async def test_what_a_filter_hides_stays_hidden_and_moves_the_position(world):
             await ask(ann, "publish", "room:1", text)
         answer = await ask(bob, "recover", "room:1", epoch, 0)
         assert answer == ([True, [epoch, 4, False]], ["1 a", "3 c"])
+
+
+@pytest.mark.parametrize("awaits", [False, True], ids=["def", "async"])
+async def test_what_comes_out_of_a_history_goes_through_the_send_chain(world, monkeypatch, awaits):
+    # After so many the others have their turn.
+    monkeypatch.setattr(delivery, "TURN", 2)
+    app = route(Number, AddReaderSlowly if awaits else AddReader)
+    async with connect(app, "/?ann") as ann, connect(app, "/?bob") as bob:
+        (_, (epoch, _, _)), _ = await ask(ann, "join", "room:1")
+        for text in ("a", "b", "c", "for no reader"):
+            await ask(ann, "publish", "room:1", text)
+        answer = await ask(bob, "recover", "room:1", epoch, 0)
+        if awaits:
+            answer[1].extend([await bob.receive() for _ in range(3 - len(answer[1]))])
+        assert answer[0][0] and answer[1] == [f"{n} {t} for bob" for n, t in enumerate("abc", 1)]
+
+
+async def test_a_store_that_is_away_is_an_outage_of_the_layer(world, monkeypatch):
+    async with connect(route()) as ann, connect(route()) as bob:
+        (_, (epoch, _, _)), _ = await ask(ann, "join", "room:1")
+        hub = get_hub()
+
+        async def away(*args, **kwargs):
+            raise ConnectionError("away")
+
+        lost = Mock()
+        monkeypatch.setattr(hub.link, "note_lost", lost)
+        monkeypatch.setattr(hub.feeds.store, "read", away)
+        assert await ask(bob, "recover", "room:1", epoch, 0) == ([False, None], [])
+        assert lost.called
+
+
+async def test_an_outage_that_others_have_seen_is_one_of_the_layer(world):
+    async with connect(route()) as ann:
+        await ask(ann, "join", "room:1")
+        link = get_hub().link
+        link.note_lost(ConnectionError("away"))
+        assert link.is_available == (world == "memory")
+        await until(lambda: link.is_available)
 
 
 async def test_who_comes_too_late_or_from_elsewhere_is_told_and_gets_no_part(world):
