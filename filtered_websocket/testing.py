@@ -27,6 +27,7 @@ from .connections.handshake import LATEST_EVENT
 from .consumers import FilteredWebSocketConsumer
 from .exceptions import FilterError
 from .groups import MAX_NAME, Action, GroupRule
+from .history.memory import begin_test
 from .hub.registry import active_hub
 from .hub.view import HubView
 from .pipelines.entries import Entry
@@ -75,6 +76,7 @@ class Client:
 
     async def open(self) -> None:
         """Send the handshake; then ``accepted`` says whether it was accepted."""
+        begin_test()
         self._task = asyncio.create_task(self._serve(), name="fws-test-connection")
         self._input.put_nowait({"type": "websocket.connect"})
         event = await self._next()

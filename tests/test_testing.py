@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 from django.test import TestCase
 
@@ -11,7 +12,8 @@ from filtered_websocket import testing as testing_module
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.disconnect import subscribe
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
-from filtered_websocket.groups import group, personal
+from filtered_websocket.groups import History, group, personal
+from filtered_websocket.history import ahistory, forget_history, history
 from filtered_websocket.publish import apublish
 from filtered_websocket.testing import Closed, allows, connect, only_filters, published
 
@@ -171,6 +173,57 @@ class RoomsInATestCase(TestCase):
 
     async def test_two(self):
         await self.join("bob")
+
+
+KEPT = [
+    group("room", publish=True, history=History(size=2, ttl=60)),
+    group("board", publish=True, history=History(size=1, ttl=60), latest=True),
+]
+
+
+class HistoriesInATestCase(TestCase):
+    """Publishing, coming back and reading, in two tests that find nothing of one another."""
+
+    async def publish_and_come_back(self):
+        async with connect([], group_rules=KEPT) as ann, connect([], group_rules=KEPT) as bob:
+            await ann.connection.join("room")
+            start = (await ahistory("room")).position
+            assert start.offset == 0
+            for number, text in enumerate("abc", 1):
+                position = await ann.connection.apublish(text, "room", to_self=True)
+                assert position == (start.epoch, number, False)
+            again = [
+                await ann.connection.apublish("d", "room", idempotency_key="order 1")
+                for _ in range(2)
+            ]
+            assert [position.repeated for position in again] == [False, True]
+            assert [await ann.receive() for _ in range(3)] == ["a", "b", "c"]
+            assert not (await bob.connection.recover("room", (start.epoch, 1))).recovered
+            answer = await bob.connection.recover("room", (start.epoch, 2))
+            assert answer.recovered and answer.position.offset == 4
+            assert [await bob.receive() for _ in range(2)] == ["c", "d"]
+            assert await bob.received_nothing()
+            page = await sync_to_async(history)("room", limit=1, reverse=True)
+            assert [one.data for one in page.publications] == [b"d"]
+            await sync_to_async(forget_history)("room")
+            assert not (await bob.connection.recover("room", answer.position[:2])).recovered
+
+    async def take_the_latest(self):
+        async with connect([], group_rules=KEPT) as ann:
+            await ann.connection.apublish("x", "board")
+            await ann.connection.apublish("y", "board", exclude=())
+        # Nobody is connected meanwhile: what was published stays all the same.
+        async with connect([], group_rules=KEPT) as bob:
+            await bob.connection.join("board")
+            assert await bob.receive() == "y"
+
+    async def test_one(self):
+        await self.publish_and_come_back()
+        await self.take_the_latest()
+
+    async def test_two(self):
+        await self.publish_and_come_back()
+        await self.take_the_latest()
 
 
 async def join(web_socket_instance, data):

@@ -1,10 +1,12 @@
 """The histories of one process: where no channel layer leads to others, and in tests."""
 
+import asyncio
 import heapq
 import itertools
 import os
 import threading
 import time
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 
@@ -240,6 +242,18 @@ def forget_all() -> None:
     """Begin anew: after a fork what is kept is the parent's, and each test has its own."""
     global _of_process
     _of_process = None
+
+
+#: Those of tests that have begun: each test has its own.
+_loops: "weakref.WeakSet[asyncio.AbstractEventLoop]" = weakref.WeakSet()
+
+
+def begin_test() -> None:
+    """Begin anew where the running event loop is that of another test."""
+    loop = asyncio.get_running_loop()
+    if loop not in _loops:
+        _loops.add(loop)
+        forget_all()
 
 
 # Windows has no fork.
