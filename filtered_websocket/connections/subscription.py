@@ -55,7 +55,7 @@ class Subscription:
         self.position: Position | None = None
         #: The position from which it asks for everything, until it has it.
         self.since: Position | None = None
-        #: What it got then.
+        #: What came of that, without what it has been sent.
         self.recovery: Recovery | None = None
         #: Whether the site joined it, so that its rule was not asked, and is not asked again.
         self.trusted = trusted
@@ -79,7 +79,8 @@ class Subscription:
         """Return when ``joiner`` has its answer; whether the subscription stands."""
         recovery = await joiner.join(read)
         if recovery is not SUPERSEDED:
-            self.recovery = recovery
+            # Not what has been sent: a subscription may stand for days.
+            self.recovery = recovery._replace(contents=[])
         return recovery.position is not None
 
     def __repr__(self) -> str:

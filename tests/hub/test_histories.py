@@ -97,6 +97,7 @@ async def test_who_comes_back_gets_what_was_missed_in_order_once(world, filters)
         (recovered, position), before = await ask(bob, "recover", "room:1", epoch, 1)
         assert recovered and position == [epoch, 3, False]
         assert before == said("m2", "m3", first=2)
+        assert bob.connection.subscriptions["room:1"].recovery.contents == []
         await ask(ann, "publish", "room:1", "m4")
         assert [await bob.receive()] == said("m4", first=4)
 
