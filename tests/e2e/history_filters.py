@@ -1,0 +1,69 @@
+"""Filters of a site whose clients come back for what they missed, and its group rules."""
+
+import json
+
+from filtered_websocket import (
+    Drop,
+    WebSocketConsumerFilter,
+    WebSocketGroupFilter,
+    WebSocketMessageFilter,
+    current,
+)
+from filtered_websocket.groups import History, group
+
+#: How many publications a "short" group keeps.
+SHORT = 8
+grouppatterns = [
+    group("room:<name>", publish=True, history=History(size=10_000, ttl=3600)),
+    group("short:<name>", publish=True, history=History(size=SHORT, ttl=3600)),
+    group("last:<name>", publish=True, history=History(size=20, ttl=3600), latest=True),
+]
+
+
+class Commands(WebSocketMessageFilter):
+    """``["join", group]`` and the like; each has an ``{"answer": ...}``."""
+
+    @classmethod
+    async def filter(cls, web_socket_instance, message):
+        name, *arguments = json.loads(bytes(message))
+        answer = await getattr(cls, name)(web_socket_instance, *arguments)
+        web_socket_instance.push({"answer": answer})
+
+    @staticmethod
+    async def join(connection, name):
+        joined = await connection.join(name)
+        return [joined, connection.subscriptions[name].position]
+
+    @staticmethod
+    async def recover(connection, name, since):
+        answer = await connection.recover(name, tuple(since))
+        return [answer.recovered, answer.position]
+
+    @staticmethod
+    async def publish(connection, name, texts):
+        """All at once; the positions."""
+        sent = [connection.apublish({"text": text}, name, to_self=True) for text in texts]
+        return [await one for one in sent]
+
+
+class Place(WebSocketGroupFilter):
+    """Tells clients where a message is, and hides some."""
+
+    @classmethod
+    def filter(cls, web_socket_instance, message):
+        said = json.loads(bytes(message))
+        if said["text"].startswith("hidden"):
+            raise Drop
+        return {**said, "at": current.position[:2]}
+
+
+class Tell(WebSocketConsumerFilter):
+    """Tells the members of a group that something is lost."""
+
+    @classmethod
+    def filter(cls, web_socket_instance, event):
+        print("EVENT", json.dumps(event), flush=True)
+        if event["type"] == "gap":
+            for connection in web_socket_instance.users.values():
+                if event["data"]["group"] in connection.groups:
+                    connection.push({"gap": event["data"]["group"]})

@@ -1,0 +1,16 @@
+"""A site that keeps what is published, on the layer a test asks for."""
+
+import json
+import os
+
+from fws_project.settings import *  # noqa: F403
+from fws_project.settings import CHANNEL_LAYERS
+
+INSTALLED_FILTERS = ["tests.e2e.history_filters"]
+FILTERED_WEBSOCKET = {
+    "AUTHENTICATORS": [],
+    "GROUPS": "tests.e2e.history_filters",
+    # Processes need little time to subscribe again, where tests wait for them.
+    "LAYER_SETTLE": 0.1,
+}
+CHANNEL_LAYERS["default"]["CONFIG"] |= json.loads(os.environ.get("TEST_LAYER_OPTIONS", "{}"))

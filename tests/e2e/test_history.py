@@ -1,0 +1,171 @@
+"""Who comes back over real sockets gets what was missed, in order, once; or is told."""
+
+import asyncio
+import contextlib
+import itertools
+import signal
+
+import pytest
+
+from ..waiting import until
+from .history_site import Client, Reader, Site, open_site
+from .processes import Daphne, Uvicorn
+
+NAMES = itertools.count()
+
+
+@pytest.fixture(scope="module", params=["daphne", "uvicorn", "memory", "encrypted"])
+def site(request, database):
+    site = open_site(database, request.param)
+    yield site
+    site.stop()
+
+
+@pytest.fixture
+def own_site(database):
+    """Two processes, and a Redis that a test restarts or cuts off."""
+    site = Site(database, Daphne, Uvicorn)
+    yield site
+    site.stop()
+
+
+@contextlib.asynccontextmanager
+async def opened(*servers):
+    async with contextlib.AsyncExitStack() as stack:
+        clients = []
+        for server in servers:
+            clients.append(await Client.open(server))
+            stack.push_async_callback(clients[-1].close)
+        yield clients
+
+
+@contextlib.asynccontextmanager
+async def reading(group, *servers):
+    """A reader on each process, from the first publication on."""
+    async with contextlib.AsyncExitStack() as stack:
+        readers = []
+        for server in servers:
+            readers.append(Reader(group))
+            await readers[-1].come(lambda server=server: server)
+            stack.push_async_callback(lambda reader=readers[-1]: reader.go())
+        yield readers
+
+
+async def talk(publisher, group, talking, said):
+    """Publish a few, one after the other, while ``talking`` is set."""
+    while talking.is_set():
+        texts = [f"m{len(said) + n}" for n in range(1 + len(said) % 3)]
+        await publisher.publish(group, *texts)
+        said += texts
+
+
+async def test_who_comes_back_to_the_other_process_has_everything_once_and_in_order(site):
+    first, last = site.servers[0], site.servers[-1]
+    group = f"room:{next(NAMES)}"
+    said, talking = [], asyncio.Event()
+    talking.set()
+    async with opened(first) as [publisher], reading(group, first, last) as readers:
+        task = asyncio.create_task(talk(publisher, group, talking, said))
+        for server in (last, first, last):
+            for reader in readers:
+                await until(lambda reader=reader: len(reader.got) > 5)
+                await reader.go(abort=reader is readers[0])
+            missed = len(said)
+            await until(lambda missed=missed: len(said) > missed + 20)
+            for reader in readers:
+                await reader.come(lambda server=server: server)
+        talking.clear()
+        await task
+        await until(lambda: all(len(reader.got) >= len(said) for reader in readers))
+        for reader in readers:
+            assert reader.texts == said
+            assert (reader.jumps, reader.refusals, reader.gaps) == ([], [], 0)
+
+
+async def test_a_joiner_gets_the_latest_and_what_a_filter_hides_stays_hidden(site):
+    first, last = site.servers[0], site.servers[-1]
+    group = f"last:{next(NAMES)}"
+    async with opened(first, last, last, first) as (ann, bob, cy, dan):
+        await ann.publish(group, "a", "hidden b", "c")
+        (is_joined, (epoch, offset, _)), before = await bob.ask("join", group)
+        assert (is_joined, offset, before) == (True, 3, 1)
+        seen = [{"text": "a", "at": [epoch, 1]}, {"text": "c", "at": [epoch, 3]}]
+        assert bob.arrived == seen[1:]
+        await ann.publish(group, "d", "hidden e")
+        seen.append({"text": "d", "at": [epoch, 4]})
+        # What is hidden moves the position all the same.
+        answer = [True, [epoch, 5, False]]
+        assert await cy.ask("recover", group, [epoch, 0]) == (answer, 3)
+        assert cy.arrived == seen
+        # The last one is hidden, too: who joins gets nothing.
+        assert await dan.ask("join", group) == (answer, 0)
+        await ann.publish(group, "f")
+        seen.append({"text": "f", "at": [epoch, 6]})
+        await until(lambda: len(bob.arrived) == 3 and len(cy.arrived) == 4 and dan.arrived)
+        assert (bob.arrived, cy.arrived, dan.arrived) == (seen[1:], seen, seen[3:])
+
+
+async def test_who_comes_back_when_too_much_was_missed_is_told_and_gets_no_part(site):
+    first, last = site.servers[0], site.servers[-1]
+    group = f"short:{next(NAMES)}"
+    async with opened(first) as [publisher], reading(group, last) as [reader]:
+        [before] = await publisher.publish(group, "a")
+        await until(lambda: reader.at == before)
+        await reader.go()
+        positions = await publisher.publish(group, *"bcdefghij")
+        await reader.come(lambda: last)
+        assert reader.refusals == [(before, positions[-1])]
+        await publisher.publish(group, "k")
+        await until(lambda: len(reader.got) == 2)
+        assert reader.texts == ["a", "k"] and reader.jumps == []
+
+
+async def test_after_redis_was_restarted_empty_all_are_told_and_live_goes_on(own_site):
+    first, last = own_site.servers
+    async with (
+        opened(first) as [publisher],
+        reading("room:1", first, last, last) as (stays, also, goes),
+    ):
+        await publisher.publish("room:1", "a", "b")
+        await until(lambda: len(stays.got) == len(also.got) == len(goes.got) == 2)
+        await goes.go()
+        own_site.valkey = await asyncio.to_thread(own_site.valkey.restart)
+        for server in own_site.servers:
+            await asyncio.to_thread(server.said, "EVENT .*layer_back")
+        [(epoch, offset)] = await publisher.publish("room:1", "c")
+        assert offset == 1
+        await goes.come(lambda: first)
+        [(since, _)] = goes.refusals
+        assert since[0] != epoch
+        await publisher.publish("room:1", "d", "e")
+        everyone = (stays, also, goes)
+        await until(lambda: all(reader.at == (epoch, 3) for reader in everyone))
+        assert goes.texts[-2:] == ["d", "e"] and goes.jumps == []
+        # Who stayed may have got the first one of the new epoch; what follows is whole.
+        for reader in (stays, also):
+            assert len(reader.jumps) == 1
+            await until(lambda reader=reader: reader.gaps)
+            assert reader.texts[-2:] == ["d", "e"]
+
+
+async def test_a_process_whose_subscriber_is_cut_fills_the_hole_by_itself(database):
+    site = Site(database, Daphne)
+    try:
+        async with reading("room:1", site.servers[0]) as [reader]:
+            [subscriber] = site.subscribers()
+            other = await asyncio.to_thread(site.start, Uvicorn)
+            async with opened(other) as [publisher]:
+                await publisher.publish("room:1", "a")
+                await until(lambda: reader.texts == ["a"])
+                # What is published while it is stopped and cut off cannot reach it.
+                site.servers[0].signal(signal.SIGSTOP)
+                assert site.do("CLIENT", "KILL", "ID", subscriber) == 1
+                missed = await publisher.publish("room:1", *"bcdef")
+                site.servers[0].signal(signal.SIGCONT)
+                await until(lambda: reader.at == missed[-1])
+                await publisher.publish("room:1", "g")
+                await until(lambda: len(reader.got) == 7)
+                assert reader.texts == list("abcdefg")
+                assert (reader.jumps, reader.gaps) == ([], 0)
+    finally:
+        site.stop()
