@@ -158,7 +158,8 @@ class Reader:
 
     def take(self, message):
         if "gap" in message:
-            self.gaps += 1
+            # The home group keeps nothing, and has gaps of its own.
+            self.gaps += message["gap"] == self.group
             return
         position = tuple(message["at"])
         if position != (self.at[0], self.at[1] + 1):
