@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+from ..codecs.frames import Frame
 from ..history.base import Position
 from ..layer.envelope import EVENT, EXCLUDE
 
@@ -16,6 +17,11 @@ class About(NamedTuple):
     meta: Mapping[str, Any]
     #: Its place in the history of the group, if that has one.
     position: Position | None = None
+
+    def keep(self, frame: Frame) -> Frame:
+        """``frame`` of this message, which is never left out where it has a position."""
+        frame.is_kept = self.position is not None
+        return frame
 
 
 #: Of the group message whose group or send chain runs now; kept in threads.

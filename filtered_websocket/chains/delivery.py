@@ -19,14 +19,14 @@ import asyncio
 import queue
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..codecs.frames import Frame, text_event, unpack
 from ..conf import conf
 from ..exceptions import Drop, ends_the_task
 from ..history.base import Page, Position
 from ..history.follower import Run
-from ..history.lines import Line, Passed
+from ..history.lines import Line, Passed, Waiting
 from ..layer.envelope import EXCLUDE, Item
 from ..publishing.fan_out import make_frame, write, write_items
 from ..threads.serial_queue import SerialQueue
@@ -35,16 +35,6 @@ from .sending import Host, Pipeline, Recipient, Sending, Sends, copy_of
 
 #: So many publications of a page are handled before others have their turn.
 TURN = 64
-
-
-class Waiting(NamedTuple):
-    """A message that waits for a group chain that awaits."""
-
-    #: None where only the position changes.
-    item: Item | None
-    position: Position | None = None
-    #: Of a group with history.
-    line: Line | None = None
 
 
 #: What the group chain has made of a message: a frame, or what the send chain makes frames of.
@@ -76,8 +66,8 @@ class Delivery:
         if self._pipeline.send:
             self._encode, self._send = self._sends.sending, self._sends.send
 
-    def _write_items(self, group: str, items: Sequence[Item]) -> None:
-        write_items(self._hub.groups.members(self._view, group), items)
+    def _write_items(self, group: str, items: Sequence[Item], is_kept: bool = False) -> None:
+        write_items(self._hub.groups.members(self._view, group), items, is_kept)
 
     def deliver_run(self, group: str, run: Run, line: Line) -> None:
         """:attr:`deliver` publications of a history; ``line`` is told what becomes of them."""
@@ -85,7 +75,7 @@ class Delivery:
             self._queue_run(group, run, line)
             return
         if self._is_plain and not line.joiners:
-            self._write_items(group, run.items)
+            self._write_items(group, run.items, is_kept=True)
             line.move(Position(run.epoch, run.first + len(run.items) - 1))
             return
         # One by one: who joins becomes a member between two of them.
@@ -100,8 +90,8 @@ class Delivery:
     ) -> Content | None:
         if self._is_plain:
             if send is not None:
-                self._write_items(group, [item])
-            return Frame(item.payload, item.kind != "b")
+                self._write_items(group, [item], is_kept=True)
+            return Frame(item.payload, item.kind != "b", is_kept=True)
         return self._run_item(group, item, position, send)
 
     # Through the group chain
@@ -266,18 +256,25 @@ class Delivery:
                 await asyncio.sleep(0)
         return passed
 
-    def send_one(self, connection: Recipient, contents: Sequence[Content]) -> None:
-        """Send to one member what the group chain has made of some messages."""
+    def send_one(self, connection: Recipient, contents: Sequence[Content]) -> bool:
+        """
+        Send to one member what the group chain has made of some messages; nothing, and False,
+        where ``MAX_OUTBOX`` has no room for all.
+        """
+        size = sum(len(one) if isinstance(one, Frame) else one.size for one in contents)
+        if len(contents) > 1 and connection.transport.unsent + size > conf.MAX_OUTBOX:
+            return False
         for content in contents:
             if isinstance(content, Frame):
                 connection.transport.write(content)
             else:
                 self._sends.send_one(connection, content)
+        return True
 
     # To the members
 
     def _make_frame(self, about: About, message: Any, text: bool) -> Frame:
-        return make_frame(message, self._pipeline.codec, about.meta, text)
+        return about.keep(make_frame(message, self._pipeline.codec, about.meta, text))
 
     def _write_frame(self, about: About, frame: Frame) -> None:
         members = self._hub.groups.members(self._view, about.group)

@@ -186,7 +186,7 @@ class Sends:
         codec = self._pipeline.codec
 
         def encode(result: Any) -> Frame:
-            return make_frame(result, codec, about.meta, text)
+            return about.keep(make_frame(result, codec, about.meta, text))
 
         return Sending(self._pipeline.send, about, message, text, encode)
 
@@ -257,7 +257,7 @@ class Sends:
             waiting.task.add_done_callback(partial(self._ended, connection, waiting))
         elif waiting.size + size > conf.MAX_OUTBOX:
             # Its filters are too slow: what waits for them counts as unsent.
-            connection.transport.overflow()
+            connection.transport.overflow(is_kept=sending.about.position is not None)
             return
         waiting.items.append((sending, size))
         waiting.size += size

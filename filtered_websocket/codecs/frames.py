@@ -33,11 +33,13 @@ ENCODER = DjangoJSONEncoder(ensure_ascii=False, allow_nan=False, separators=(","
 class Frame:
     """A payload ready to send; made once and shared by all its receivers."""
 
-    __slots__ = ("_event", "longest", "payload", "text", "wire")
+    __slots__ = ("_event", "is_kept", "longest", "payload", "text", "wire")
 
-    def __init__(self, payload: bytes, text: bool) -> None:
+    def __init__(self, payload: bytes, text: bool, is_kept: bool = False) -> None:
         self.payload = payload
         self.text = text
+        #: Whether it is of a group with history: then it is never left out.
+        self.is_kept = is_kept
         #: The longest payload in it, as of a :class:`Bundle`.
         self.longest = len(payload)
         #: The bytes of the frame after :meth:`encode`.
@@ -79,10 +81,12 @@ def _head(size: int, text: bool) -> bytes:
 class Bundle:
     """Messages that are sent together, in order: payloads, and whether each is text."""
 
-    __slots__ = ("_contents", "_parts", "longest", "wire")
+    __slots__ = ("_contents", "_parts", "is_kept", "longest", "wire")
 
-    def __init__(self, contents: Sequence[tuple[bytes, bool]]) -> None:
+    def __init__(self, contents: Sequence[tuple[bytes, bool]], is_kept: bool = False) -> None:
         self._contents = contents
+        #: Whether any of them is never left out, as of a :class:`Frame`.
+        self.is_kept = is_kept
         #: The longest payload in it.
         self.longest = max([len(payload) for payload, _ in contents])
         #: The bytes of all frames after :meth:`encode`.
@@ -93,7 +97,8 @@ class Bundle:
     def parts(self) -> tuple[Frame, ...]:
         """The frames one by one, for transports that send single frames; made once."""
         if self._parts is None:
-            self._parts = tuple(Frame(payload, text) for payload, text in self._contents)
+            kept = self.is_kept
+            self._parts = tuple(Frame(payload, text, kept) for payload, text in self._contents)
         return self._parts
 
     def encode(self) -> bytes:

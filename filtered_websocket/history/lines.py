@@ -51,6 +51,16 @@ class Recovery(NamedTuple):
     contents: list[Any]
 
 
+class Waiting(NamedTuple):
+    """A message that waits for a group chain that awaits."""
+
+    #: None where only the position changes.
+    item: Item | None
+    position: Position | None = None
+    #: Of a group with history.
+    line: "Line | None" = None
+
+
 #: The history could not be read.
 NOT_RECOVERED = Recovery(False, None, [])
 #: The connection has left the group, or asked again with another position.
@@ -60,8 +70,8 @@ Prepare: TypeAlias = Callable[[Page], Awaitable[list[Passed]]]
 #: Queues a publication for the group chain, or the position alone; False where there is no room.
 Put: TypeAlias = Callable[[Position, Item | None], bool]
 #: Called with the answer, before anything that comes after it is sent to the joiner, which has
-#: to be made a member there.
-OnAnswer: TypeAlias = Callable[[Recovery], object]
+#: to be made a member there. Returns the answer, or another one where that cannot be sent.
+OnAnswer: TypeAlias = Callable[[Recovery], Recovery]
 
 
 class Line:
@@ -199,7 +209,7 @@ class Joiner:
     def _give(self, answer: Recovery) -> None:
         self._line.joiners.pop(self.id, None)
         self._answer = answer
-        self._on_answer(answer)
+        self._answer = self._on_answer(answer)
         self._wake()
 
     def _wake(self) -> None:

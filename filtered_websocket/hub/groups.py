@@ -37,7 +37,7 @@ class View(Protocol):
     def tell(self, group: str, events: Items[Event]) -> None: ...
     def deliver_run(self, group: str, run: Run, line: Line) -> None: ...
     async def prepare(self, group: str, page: Page) -> list[Passed]: ...
-    def send_one(self, connection: Any, contents: Items[Any]) -> None: ...
+    def send_one(self, connection: Any, contents: Items[Any]) -> bool: ...
 
 
 class Host(Protocol):
@@ -261,10 +261,13 @@ class Groups:
         members.pop(connection.id, None)
         line.leave(connection.id)  # one that asked before, and is not answered yet
 
-        def answer(recovery: Recovery) -> None:
+        def answer(recovery: Recovery) -> Recovery:
             subscription.position = recovery.position
-            view.send_one(connection, recovery.contents)
+            if not view.send_one(connection, recovery.contents):
+                # Never a part: it is told so, and goes on from here.
+                recovery = Recovery(False, recovery.position, [])
             members[connection.id] = connection.transport
+            return recovery
 
         joiner = Joiner(line, connection.id, partial(view.prepare, group.name), answer)
         return partial(subscription.recover, joiner, partial(feed.read, since))

@@ -43,32 +43,33 @@ def write(members: Members, frame: Frame | Bundle, exclude: Collection[str]) -> 
     write_all(members.values(), frame, {members[key] for key in exclude if key in members})
 
 
-def write_items(members: Members, items: Sequence[Item]) -> None:
+def write_items(members: Members, items: Sequence[Item], is_kept: bool = False) -> None:
     """
     Write messages for which there is neither a group chain nor a codec: one write per
-    member, not one per message.
+    member, not one per message. ``is_kept`` is that of :class:`Frame`.
     """
     if len(items) == 1:
         [item] = items
-        write(members, Frame(item.payload, item.kind != "b"), item.meta.get(EXCLUDE, ()))
+        frame = Frame(item.payload, item.kind != "b", is_kept)
+        write(members, frame, item.meta.get(EXCLUDE, ()))
         return
     for run in _runs(items):
-        _write_run(members, run)
+        _write_run(members, run, is_kept)
 
 
-def _write_run(members: Members, items: Sequence[Item]) -> None:
+def _write_run(members: Members, items: Sequence[Item], is_kept: bool) -> None:
     contents = [(item.payload, item.kind != "b") for item in items]
     exclude = [item.meta.get(EXCLUDE, ()) for item in items]
     if len(contents) == 1:
-        write(members, Frame(*contents[0]), exclude[0])
+        write(members, Frame(*contents[0], is_kept), exclude[0])
         return
     some = frozenset().union(*exclude)
-    write(members, Bundle(contents), some)
+    write(members, Bundle(contents, is_kept), some)
     for key in some & members.keys():
         pairs = zip(contents, exclude, strict=True)
         rest = [content for content, left_out in pairs if key not in left_out]
         if rest:
-            members[key].write(Bundle(rest))
+            members[key].write(Bundle(rest, is_kept))
 
 
 def _runs(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -140,7 +140,7 @@ class AsgiTransport:
             self._queue(part, done)
             self._queued += len(part)
         if self.unsent > self._max_unsent or len(self._waiting) > MAX_FRAMES:
-            self.overflow(queued=len(frame.parts))
+            self.overflow(queued=len(frame.parts), is_kept=frame.is_kept)
         self._start_writer()
 
     def close(self, code: int, reason: str) -> None:
@@ -205,12 +205,12 @@ class AsgiTransport:
 
     # Limits and the end
 
-    def overflow(self, queued: int = 0) -> None:
+    def overflow(self, queued: int = 0, is_kept: bool = False) -> None:
         """
         ``max_unsent`` is exceeded by the last ``queued`` frames; 0: by one that was not
-        queued. With ``drop_newest``, those of them that fit stay.
+        queued. With ``drop_newest`` those of them that fit stay, unless one ``is_kept``.
         """
-        if conf.SLOW_READER != "drop_newest":
+        if is_kept or conf.SLOW_READER != "drop_newest":
             self._drop_unsent()
             self._set_closed(SLOW_READER, "too slow: too many unsent bytes")
             call_in_batches(self._queue_close)

@@ -229,7 +229,7 @@ class DaphneLane(DaphneTransport):
             for part in frame.parts:
                 self.write(part)
         elif self.unsent + len(wire) > self._max_unsent:
-            self.overflow()
+            self.overflow(is_kept=frame.is_kept)
         else:
             self._protocol.sendData(wire)
 

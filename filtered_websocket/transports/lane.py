@@ -80,7 +80,8 @@ class Lane(AsgiTransport):
         if len(held) == 1:
             self.write(held[0])
         elif held:
-            self.write(Bundle([(p.payload, p.text) for frame in held for p in frame.parts]))
+            contents = [(part.payload, part.text) for frame in held for part in frame.parts]
+            self.write(Bundle(contents, any(frame.is_kept for frame in held)))
 
     def close(self, code: int, reason: str) -> None:
         self.release()

@@ -113,7 +113,7 @@ class UvicornLane(Lane):
                     for part in frame.parts:
                         lane.write(part)
                 else:
-                    lane.overflow()
+                    lane.overflow(is_kept=frame.is_kept)
             except Exception as error:
                 lane._fail_soon(error)
 

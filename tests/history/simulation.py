@@ -145,6 +145,7 @@ class Process:
 
     def send_one(self, connection, contents):
         connection.client.answer(contents)
+        return True
 
     def filter_failed(self, error, where):
         raise AssertionError(f"{where}: {error!r}") from error

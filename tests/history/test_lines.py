@@ -28,7 +28,11 @@ class Case:
         self.gate = asyncio.Event()
         self.gate.set()
         self.reads = 0
-        self.joiner = Joiner(self.line, "ann", self.prepare, self.answers.append)
+        self.joiner = Joiner(self.line, "ann", self.prepare, self.answer)
+
+    def answer(self, recovery):
+        self.answers.append(recovery)
+        return recovery
 
     async def read(self):
         self.reads += 1
@@ -145,7 +149,7 @@ async def test_who_joins_twice_is_answered_by_the_later_one():
     case = Case(6, 6, 6, 6)
     case.gate.clear()
     earlier = case.join()
-    later = Joiner(case.line, "ann", case.prepare, case.answers.append)
+    later = Joiner(case.line, "ann", case.prepare, case.answer)
     earlier.cancel()
     await asyncio.wait([earlier])
     assert case.line.joiners == {"ann": later}

@@ -279,3 +279,13 @@ async def test_a_send_of_no_server_known_here_is_plain_asgi(caplog, monkeypatch)
         " uvicorn's (websockets-sansio) in a form that this package supports"
         for name in ("tests.transports.test_asgi.Peer.send", "builtins.print")
     ]
+
+
+async def test_a_slow_reader_is_closed_rather_than_miss_what_is_kept(settings):
+    settings.FILTERED_WEBSOCKET = {"SLOW_READER": "drop_newest"}
+    peer = Peer(max_unsent=5)
+    peer.transport.write(Bundle([(b"123", True), (b"456", True)], is_kept=True))
+    assert peer.transport.closed[0] == 4101 and peer.transport.unsent == 0
+    peer.transport.open()
+    await peer.transport.stopped()
+    assert peer.texts == []

@@ -550,3 +550,17 @@ async def test_the_shape_is_that_of_the_installed_versions(serving):
     assert transport.disconnecting
     transport.connectionLost(Failure(ConnectionDone()))
     assert not transport.connected and protocol.state == protocol.STATE_CLOSED
+
+
+async def test_a_slow_reader_is_closed_rather_than_miss_what_is_kept(serving, settings):
+    settings.FILTERED_WEBSOCKET = {"SLOW_READER": "drop_newest"}
+    one = await serving(max_unsent=10_000, buffer=4096)
+    kept = [Frame(b"a" * 1000, True, is_kept=True), Bundle([(b"a" * 500, True)] * 2, is_kept=True)]
+    for number in range(1000):
+        one.transport.write(kept[number % 2])
+        assert one.transport.unsent <= 10_000
+        if one.transport.closing:
+            break
+    assert one.transport.closed[0] == 4101
+    await asyncio.sleep(0)
+    await one.transport.stopped()

@@ -13,7 +13,7 @@ from daphne.server import Server
 from daphne.ws_protocol import WebSocketProtocol
 
 from filtered_websocket import Close, WebSocketMessageFilter
-from filtered_websocket.codecs.frames import Bundle
+from filtered_websocket.codecs.frames import Bundle, Frame
 from filtered_websocket.connections import reading
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub.hub import Hub, get_hub
@@ -349,3 +349,15 @@ async def test_what_an_idle_connection_keeps_is_little(echoing):
     assert not [thing for thing in kept if isinstance(thing, deque) and thing.maxlen is None]
     assert sum(map(sys.getsizeof, kept)) < 6144
     assert len(kept) < 80
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_what_is_kept_is_so_in_one_write_too(held, settings, is_kept):
+    settings.FILTERED_WEBSOCKET = {"SLOW_READER": "drop_newest"}
+    held.transport._max_unsent = 8
+    held.transport.write(text("1"))
+    held.transport.write(Frame(b"a" * 10, True, is_kept))
+    held.transport.release()
+    assert held.transport.closing is is_kept
+    await asyncio.sleep(0)
+    await held.transport.stopped()

@@ -362,3 +362,19 @@ async def test_the_shape_is_that_of_the_installed_version(serving):
     assert type(extension).__name__ == "PerMessageDeflate"
     await plain.send({"type": "websocket.close"})
     assert plain.protocol.close_sent
+
+
+async def test_a_slow_reader_is_closed_rather_than_miss_what_is_kept(serving, settings):
+    settings.FILTERED_WEBSOCKET = {"SLOW_READER": "drop_newest"}
+    one = await serving(max_unsent=100_000)
+    kept = [Frame(b"a" * 5000, True, is_kept=True), Bundle([(b"a" * 500, True)] * 9, is_kept=True)]
+    for number in range(10_000):
+        one.transport.write(kept[number % 2])
+        assert one.transport.unsent <= 100_000
+        if one.transport.closing:
+            break
+    assert one.transport.closed[0] == 4101
+    while await one.reader.read(65_536):
+        if one.ended:
+            break
+    await one.transport.stopped()
