@@ -7,10 +7,11 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import async_playwright, expect
 
+from ..waiting import LIMIT
 from .processes import Daphne, Valkey, manage
 
 #: Milliseconds: a page on a busy machine may take long, and a wait ends when it is true.
-expect.set_options(timeout=60_000)
+expect.set_options(timeout=LIMIT * 1000)
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -79,6 +80,8 @@ async def new_context(browser):
 
         async def new_context(**options):
             context = await browser.new_context(**options)
+            # By default half of that, which a busy machine may need for a page.
+            context.set_default_timeout(LIMIT * 1000)
             stack.push_async_callback(context.close)
             return context
 

@@ -35,7 +35,7 @@ class Window:
         return self
 
     async def is_connected(self):
-        await expect(self.page.locator('body[data-state="open"]')).to_have_count(1, timeout=60_000)
+        await expect(self.page.locator('body[data-state="open"]')).to_have_count(1)
 
     async def say(self, text):
         await self.page.fill("#text", text)
@@ -169,7 +169,7 @@ async def test_a_server_that_is_away_is_not_said_to_refuse(windows, server, answ
     else:
         await page.route("**/*", lambda route: route.fulfill(status=answer))
     enough = re.compile(r"[5-9]|\d\d")
-    await expect(page.locator("html")).to_have_attribute("data-attempts", enough, timeout=60_000)
+    await expect(page.locator("html")).to_have_attribute("data-attempts", enough)
     await expect(page.locator("#status")).to_contain_text(re.compile("reconnecting|connecting"))
     await expect(page.locator("#refused")).to_be_hidden()
 
@@ -194,7 +194,7 @@ async def test_the_page_comes_back_by_itself(windows, database):
         window = await windows[0].open(first.http(), "ann")
     finally:
         first.stop()
-    await expect(window.page.locator('body[data-state="waiting"]')).to_have_count(1, timeout=60_000)
+    await expect(window.page.locator('body[data-state="waiting"]')).to_have_count(1)
     again = Daphne(env=database, port=first.port)
     try:
         await window.is_connected()

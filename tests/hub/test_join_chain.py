@@ -277,7 +277,9 @@ async def test_who_joins_again_does_so_once_the_leave_chain_has_run(join_kind, l
             assert await web_socket_instance.join("room") is True
         web_socket_instance.leave("room")
         web_socket_instance.join("room")
+        handled.set()
 
+    handled = asyncio.Event()
     app = route(
         join_filter(lambda connection, one: here.add(one.group), join_kind),
         leave_filter(lambda connection, one: here.discard(one.group), leave_kind),
@@ -286,6 +288,8 @@ async def test_who_joins_again_does_so_once_the_leave_chain_has_run(join_kind, l
     async with connect(app) as ann:
         await ann.connection.join("room")
         await ann.send("x")
+        async with limited():
+            await handled.wait()
         await until(lambda: "room" in ann.connection.groups and not ann.connection.joining)
         await until(lambda: not ann.connection.turns.is_taken("room"))
         assert here == {"home", "room"}
