@@ -34,10 +34,10 @@ from .exceptions import PublishError
 from .history.base import Position
 from .hub.hub import Hub, get_hub
 from .hub.registry import active_hub, may_serve
-from .layer.envelope import CONTROL, Item, check_group
+from .layer.envelope import CONTROL, Item, check_group, group_key
 from .logs import LogThrottle, get_logger
 from .pipelines.keeping import site_keep
-from .publishing.batches import Done, Keep
+from .publishing.batches import Done, Keep, append_here
 from .publishing.direct import close_senders, sender_for
 from .publishing.items import captures, new_item
 from .publishing.thread import PublisherThread
@@ -189,12 +189,15 @@ def queueing_hub() -> Hub | None:
 
 
 def send_now(group: str, item: Item, keep: Keep | None = None) -> Position | None:
-    """Return when the channel layer has ``item``; PublishError after ``LAYER_TIMEOUT``."""
+    """
+    Return when the channel layer has ``item``, or the history of this process where no layer
+    leads to others; PublishError after ``LAYER_TIMEOUT``.
+    """
     layer = get_channel_layer(conf.CHANNEL_LAYER)
     if layer is None or isinstance(layer, InMemoryChannelLayer):
         if group != CONTROL:
             _warn_not_received()
-        return None
+        return None if keep is None else append_here(group_key(group), item, keep)
     sender = sender_for(layer)
     if sender is not None:
         return sender.send(group, item, keep)

@@ -34,6 +34,7 @@ from filtered_websocket.routing import with_websockets
 from filtered_websocket.testing import connect, published
 
 from .costs import steps
+from .history import driver
 from .layer.fake_redis import FakeRedis
 
 app = FilteredWebSocketConsumer.as_asgi(filters=[], groups=["news"])
@@ -313,6 +314,36 @@ def test_behind_a_router_of_the_sites_own_a_view_of_a_process_with_routes_is_not
 
     asyncio.run(site())
     assert ("nobody receives it" in caplog.text) is warned
+
+
+async def test_what_is_published_while_nobody_is_connected_is_kept_all_the_same(settings, counts):
+    settings.FILTERED_WEBSOCKET = {"GROUPS": f"{driver.__name__}.RULES"}
+    async with connect(driver.route()) as ann:
+        await driver.ask(ann, "join", "room:1")
+        at, _ = await driver.ask(ann, "publish", "room:1", "before")
+    assert active_hub() is None
+    publish("x", "room:1")
+    position = await apublish("y", "room:1", idempotency_key="order 1")
+    again = await apublish("y", "room:1", idempotency_key="order 1")
+    assert again == (at[0], 3, True) and position == (*again[:2], False)
+    assert await apublish("not kept", "plain:1") is None
+    await asyncio.to_thread(publish, "z", "room:1")
+    async with connect(driver.route()) as ann:
+        answer, before = await driver.ask(ann, "recover", "room:1", *at[:2])
+        assert answer == [True, [at[0], 4, False]] and before == ["x", "y", "z"]
+
+
+async def test_who_has_joined_meanwhile_gets_what_another_thread_publishes(settings, monkeypatch):
+    settings.FILTERED_WEBSOCKET = {"GROUPS": f"{driver.__name__}.RULES"}
+    async with connect(driver.route()) as ann:
+        await driver.ask(ann, "join", "room:1")
+        # As it was when the other thread has looked for a hub.
+        monkeypatch.setattr(publish_module, "active_hub", lambda: None)
+        for text in ("a", "b"):
+            await asyncio.to_thread(publish, text, "room:1", idempotency_key=text)
+            await asyncio.to_thread(publish, text, "room:1", idempotency_key=text)
+        assert [await ann.receive(), await ann.receive()] == ["a", "b"]
+        assert await ann.received_nothing()
 
 
 # On another layer

@@ -114,6 +114,7 @@ class MemoryHistory:
         on_done: OnAppended,
         idempotency_key: str = "",
     ) -> None:
+        """As every store does; and a batch of no origin is never sent again."""
         with self._lock:
             answer = self._append(batch, retention, idempotency_key)
         on_done(answer)
@@ -132,8 +133,9 @@ class MemoryHistory:
             position = self._keep(batch, group, retention, now)
         if key and not position.repeated:
             group.keys[key] = position, now + REMEMBERED
-        group.batches[batch.origin] = batch.first, position, now + REMEMBERED
-        group.batches.move_to_end(batch.origin)
+        if batch.origin:
+            group.batches[batch.origin] = batch.first, position, now + REMEMBERED
+            group.batches.move_to_end(batch.origin)
         self._look_at(batch.key, group)
         return position
 
@@ -227,21 +229,19 @@ class MemoryHistory:
         self.bytes -= group.publications.popleft().item.size
 
 
-_of_process: MemoryHistory | None = None
+# Made here: two threads that ask at once must not get two.
+_of_process = MemoryHistory()
 
 
 def process_history() -> MemoryHistory:
-    """What all hubs of this process share."""
-    global _of_process
-    if _of_process is None:
-        _of_process = MemoryHistory()
+    """What all hubs and threads of this process share."""
     return _of_process
 
 
 def forget_all() -> None:
     """Begin anew: after a fork what is kept is the parent's, and each test has its own."""
     global _of_process
-    _of_process = None
+    _of_process = MemoryHistory()
 
 
 #: Those of tests that have begun: each test has its own.

@@ -19,6 +19,12 @@ _joined: "dict[str, tuple[ProcessLink, ...]]" = {}
 _lock = threading.Lock()
 
 
+def hand_over(batch: Batch) -> None:
+    """Hand ``batch`` to the hubs that have joined its group. Any thread."""
+    for link in _joined.get(batch.key, ()):
+        link.take_soon(batch)
+
+
 class ProcessLink:
     """
     Each hub gets the batches of a group in the order in which one hub sends them; none is
@@ -67,10 +73,11 @@ class ProcessLink:
             if link is self:
                 self._on_batch(batch)
             else:
-                link._hand_over(batch)
+                link.take_soon(batch)
         on_sent(None)
 
-    def _hand_over(self, batch: Batch) -> None:
+    def take_soon(self, batch: Batch) -> None:
+        """Receive ``batch`` in the next turn of the event loop. Any thread."""
         try:
             context = contextvars.Context()
             self._loop.call_soon_threadsafe(self._receive, batch, context=context)

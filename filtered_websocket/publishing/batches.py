@@ -7,11 +7,13 @@ subscribers where it can, else it is sent with the position that it got.
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, cast
 
 from ..history.base import HistoryStore, Position, Retention
 from ..history.format import is_outage
+from ..history.memory import process_history
 from ..layer.envelope import CONTROL, Batch, Item
+from ..layer.process import hand_over
 
 #: Most messages, and about the most bytes, of one batch.
 MAX_BATCH = 256
@@ -176,3 +178,18 @@ async def append_once(store: HistoryStore, batch: Batch, keep: Keep) -> Position
 
     store.append(batch, keep.retention, on_done, keep.idempotency_key)
     return await appended
+
+
+def append_here(key: str, item: Item, keep: Keep) -> Position:
+    """
+    Append ``item`` to the history that this process keeps, where no hub queues it. A hub that
+    has just joined the group gets it, too. Any thread.
+    """
+    batch = Batch("", key, 0, [item])
+    answers: list[Position | Exception] = []
+    # It answers before it returns, and a batch of no origin is not a repetition.
+    process_history().append(batch, keep.retention, answers.append, keep.idempotency_key)
+    position = cast(Position, answers[0])
+    if not position.repeated:
+        hand_over(batch._replace(first=position.offset, epoch=position.epoch))
+    return position
