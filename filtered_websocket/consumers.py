@@ -200,12 +200,12 @@ class FilteredWebSocketConsumer(AsyncConsumer):
 
     async def _authenticate(self) -> tuple[int, str] | None:
         """Authenticate. Returns the code and reason of a refusal, else None."""
-        if not conf.AUTHENTICATORS:
-            return None
         grants = self.hub.grants
         try:
             # Outside of the time limit below: it has a limit of its own.
             await grants.receiving()
+            if not conf.AUTHENTICATORS:
+                return None
             since = event_before(self.scope, grants.events_seen)
             identity = await within(AUTH_TIMEOUT, authenticate(self.scope))
             if credentials(self.scope):
@@ -226,8 +226,10 @@ class FilteredWebSocketConsumer(AsyncConsumer):
     async def _refusal(self, handshake: Handshake) -> tuple[int, str] | None:
         """Run the connect chain and join groups. Returns code and reason of a refusal, or None."""
         try:
+            self.hub.grants.note_user(self.connection)
             if self.pipeline.connect:
                 await self.pipeline.connect.arun(self.connection, handshake)
+                self.hub.grants.note_user(self.connection)  # a filter may have set another
             chosen = self.get_groups()
             names: Any = await chosen if inspect.isawaitable(chosen) else chosen
             await self._join_groups(names)

@@ -9,7 +9,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 
-from filtered_websocket import Close
+from filtered_websocket import Close, WebSocketConnectFilter
 from filtered_websocket import publish as publish_module
 from filtered_websocket.auth.keys import digest_of
 from filtered_websocket.close_codes import UNAUTHORIZED
@@ -180,6 +180,66 @@ async def test_one_connection_is_closed_by_itself_or_its_id():
         assert await bob.closed() == UNAUTHORIZED
         disconnect_connection("nobody's")
         assert await cy.received_nothing()
+
+
+# Where no authenticator has found the user
+
+
+class SetUser(WebSocketConnectFilter):
+    """A filter that finds out itself who connects."""
+
+    _registers = False
+    user = None
+
+    @classmethod
+    def filter(cls, web_socket_instance, handshake):
+        web_socket_instance.scope["user"] = cls.user
+
+
+@pytest.fixture(params=["none", "another kind"])
+def no_authenticator(request, settings):
+    only = ["filtered_websocket.auth.HeaderAuthenticator"] if request.param != "none" else []
+    settings.FILTERED_WEBSOCKET = {"AUTHENTICATORS": only}
+
+
+@pytest.mark.parametrize("by_filter", [False, True])
+async def test_a_user_of_a_middleware_or_a_filter_is_found_too(
+    no_authenticator, monkeypatch, by_filter
+):
+    ann, bob = User(pk=7, username="ann"), User(pk=77, username="bob")
+    monkeypatch.setattr(SetUser, "user", ann)
+    filters, user = ([SetUser], bob) if by_filter else ([], ann)
+    async with connect(filters, user=user) as one, connect([], user=bob) as other:
+        subscribe(ann, "room")
+        assert in_rooms() == {"ann": ["room"], "bob": []}
+        unsubscribe(ann, "room")
+        assert in_rooms() == {"ann": [], "bob": []}
+        recheck("user", ann.pk)  # its access does not depend on that row
+        disconnect_user(ann)
+        assert await one.closed() == UNAUTHORIZED
+        await one.close()
+        assert await other.received_nothing()
+        owners = get_hub().grants._owners
+        assert len(owners._users) == len(owners._connections) == 1
+
+
+async def test_orders_of_another_process_arrive_where_nobody_authenticates(no_authenticator):
+    ann = User(pk=7, username="ann")
+    async with connect([], user=ann) as one, connect([], user=ann) as two:
+        name, _ = get_hub().connections
+        await asyncio.to_thread(asyncio.run, orders_of_another_hub(name, "room"))
+        await one.settle()
+        assert await one.closed() == UNAUTHORIZED
+        assert in_rooms() == {"ann": ["room"]}
+        await two.settle()
+
+
+async def orders_of_another_hub(connection_id, room):
+    """Hubs of one process tell one another by the same messages as those of two."""
+    async with connect([]) as client:
+        subscribe(7, room)
+        disconnect_connection(connection_id)
+        await client.settle()
 
 
 # Subscriptions

@@ -1,6 +1,7 @@
 """What an identity depends on: rows that may change, and moments when it expires."""
 
-from typing import TypeVar
+from collections.abc import Collection, Iterable
+from typing import Any, Generic, TypeVar
 
 from ..types import Identity
 from .keys import digest_of
@@ -22,6 +23,11 @@ def dependencies(identity: Identity) -> list[Dependency]:
         # A digest, as in the events that cross the layer: a session's key is a secret.
         found.append(("session", digest_of(identity.session_key)))
     return found
+
+
+def all_dependencies(identities: Iterable[Identity]) -> set[Dependency]:
+    """:func:`dependencies` of several identities."""
+    return {one for identity in identities for one in dependencies(identity)}
 
 
 def expiries(identity: Identity) -> list[float]:
@@ -55,3 +61,33 @@ class Dependents(dict[Dependency, tuple[T, ...] | set[T]]):
             who = ()
         if not who:
             del self[key]
+
+
+class Owners(Generic[T]):
+    """
+    Whose connections those are that do not depend on their user, as a middleware or a filter
+    has set it, and no authenticator.
+    """
+
+    def __init__(self) -> None:
+        self._users: dict[T, Dependency] = {}
+        self._connections: Dependents[T] = Dependents()
+
+    def note(self, one: T, user: Any) -> bool:
+        """``one`` is of ``user`` from now on; or of nobody, and False, where that is not saved."""
+        self.forget(one)
+        if not is_user(user):
+            return False
+        key = self._users[one] = "user", str(user.pk)
+        self._connections.hold(key, one)
+        return True
+
+    def forget(self, one: T) -> None:
+        """It has ended."""
+        key = self._users.pop(one, None)
+        if key is not None:
+            self._connections.drop(key, one)
+
+    def get(self, key: Dependency) -> Collection[T]:
+        """The connections of a user."""
+        return self._connections.get(key, ())

@@ -7,7 +7,7 @@ the storage object (Redis pub/sub).
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from ..conf import conf
@@ -168,7 +168,7 @@ class Orders:
         #: Those that this process sent and has carried out: they come back by the layer.
         self._done: dict[str, None] = {}
 
-    def handle(self, event: dict[str, Any], connections: list[Connection]) -> None:
+    def handle(self, event: dict[str, Any], connections: Iterable[Connection]) -> None:
         """Carry out an order, once."""
         group, number = check_group(event["group"]), str(event["n"])
         if number in self._done:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from ..auth.dependencies import Dependency, Dependents, dependencies
+from ..auth.dependencies import Dependency, Dependents, Owners, all_dependencies, dependencies
 from ..auth.tenants import tenant_name, tenant_of
 from ..auth.validity import is_read_from_a_replica, is_token, is_user, password_hash
 from ..close_codes import UNAUTHORIZED
@@ -69,11 +69,7 @@ class Host(Protocol):
 
 
 class Grants:
-    """
-    Connections by what their access depends on.
-
-    Belongs to the hub's event loop.
-    """
+    """Connections by what their access depends on. Belongs to the hub's event loop."""
 
     def __init__(self, hub: Host) -> None:
         self._hub = hub
@@ -81,6 +77,7 @@ class Grants:
         self._held: dict[Connection, dict[Slot, Identity]] = {}
         #: ("token" | "user" | "session", id) -> the connections that depend on it.
         self._dependent: Dependents[Connection] = Dependents()
+        self._owners: Owners[Connection] = Owners()
         self._deadlines = Deadlines(hub.loop)
         self._rechecks = Rechecks(hub.tasks, hub.loop, self._held, self._replace)
         self._ended: dict[Dependency, str] = {}
@@ -136,6 +133,13 @@ class Grants:
                 self._send_confirmation()
         self._rechecks.start()
 
+    def note_user(self, connection: Connection) -> None:
+        """Have events about its user find it, also where its access does not depend on that."""
+        identity = connection.identity
+        depends = identity is not None and connection.user is identity.user
+        if self._owners.note(connection, None if depends else connection.user):
+            connection.tenant = tenant_of(connection.context)
+
     def remove(self, connection: Connection, slot: Slot) -> None:
         """Its access depends no longer on what that slot had."""
         held = self._held.get(connection, {})
@@ -144,12 +148,13 @@ class Grants:
     def remove_all(self, connection: Connection) -> None:
         """``connection`` has ended."""
         self._set(connection, {})
+        self._owners.forget(connection)
         if self._unconfirmed is not None:
             self._unconfirmed.discard(connection)
 
     def _set(self, connection: Connection, held: dict[Slot, Identity]) -> None:
-        before = _all_dependencies(self._held.pop(connection, {}))
-        after = _all_dependencies(held)
+        before = all_dependencies(self._held.pop(connection, {}).values())
+        after = all_dependencies(held.values())
         for key in before - after:
             self._dependent.drop(key, connection)
         for key in after - before:
@@ -245,25 +250,26 @@ class Grants:
             self._number_event()
         handler(self, event)
 
-    def _named(self, event: dict[str, Any]) -> list[Connection]:
-        """The connections that an order is about."""
-        one = self._hub.connections.get(str(event["id"]))
-        # Also those of a user whose key looks like that.
-        of_user = self._dependent.get(("user", str(event["id"])), ())
-        tenant = event.get("tenant", "")
-        found = [other for other in of_user if tenant_name(other.tenant) == tenant]
-        return [*([one] if one is not None and one not in found else []), *found]
+    def _named(self, event: dict[str, Any]) -> set[Connection]:
+        """The connections that an order is about: of a user, or the one with this id."""
+        name, tenant = str(event["id"]), event.get("tenant", "")
+        of_user = (one for one in self._find("user", name) if tenant_name(one.tenant) == tenant)
+        return {*of_user, *self._find("connection", name)}
+
+    def _find(self, kind: str, name: str) -> set[Connection]:
+        found = {*self._dependent.get((kind, name), ()), *self._owners.get((kind, name))}
+        if kind == "connection" and name in self._hub.connections:
+            found.add(self._hub.connections[name])
+        return found
 
     def _changed(self, event: dict[str, Any]) -> None:
-        key = str(event["kind"]), str(event["id"])
-        self._rechecks.add(self._dependent.get(key, ()))
+        self._rechecks.add(self._find(str(event["kind"]), str(event["id"])))
 
     def _close(self, event: dict[str, Any]) -> None:
         key = str(event["kind"]), str(event["id"])
         code, reason = int(event["code"]), str(event["reason"])
         check_close(code, reason)
-        one = self._hub.connections.get(key[1]) if key[0] == "connection" else None
-        for connection in (*self._dependent.get(key, ()), *([one] if one is not None else [])):
+        for connection in self._find(*key):
             connection.close(code, reason)
         if event["kind"] == "session":
             # Django sends this just before the row is deleted: whoever connects in between
@@ -289,7 +295,3 @@ class Grants:
         "ask": _send_count,
         "count": _note_count,
     }
-
-
-def _all_dependencies(held: dict[Slot, Identity]) -> set[Dependency]:
-    return {one for identity in held.values() for one in dependencies(identity)}
