@@ -4,6 +4,10 @@ coroutine and a copy per connection. Short frames are parsed here, as in ``daphn
 websockets' parser takes 6 microseconds for one, this a fourth of that. Other frames are
 parsed by websockets, a slice at a time: the event loop reads up to 256 KiB at once, and
 thousands of fragments or pings take 10 to 20 ms.
+
+A client that reads slowly has at most ``HIGH_WATER`` bytes in its transport, and one frame
+more: asyncio of Python 3.11 copies what it keeps. What follows waits here, as one frame for
+all members of a group, and is sent by the server's ``send``.
 """
 
 import asyncio
@@ -18,7 +22,7 @@ from typing import Any, ClassVar
 from ..codecs.frames import LONGEST_SHORT, Bundle, Frame, begins_short_frame, read_short_frame
 from ..logs import get_logger
 from ..types import Receive, Send
-from .asgi import AsgiTransport
+from .asgi import HIGH_WATER, AsgiTransport
 from .inbox import MessageQueue, Received, make_small
 from .lane import NOBODY, Lane
 from .scheduling import is_between_frames, parse_in_turns, parse_rest, settle
@@ -107,7 +111,10 @@ class UvicornLane(Lane):
             if lane._protocol.close_sent or transport.is_closing():
                 continue
             try:
-                if transport.get_write_buffer_size() + size <= lane._max_unsent:
+                unsent = transport.get_write_buffer_size()
+                if unsent > HIGH_WATER:
+                    lane.write_in_order(frame)
+                elif unsent + size <= lane._max_unsent:
                     transport.write(wire)
                 elif len(frame.parts) > 1:
                     for part in frame.parts:
