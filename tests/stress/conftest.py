@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.machine import resident_bytes
+from benchmarks.machine import LOAD_CORE, SERVER_CORE, resident_bytes
 from benchmarks.stats import percentile
 
 from ..e2e.conftest import database, valkey  # noqa: F401 - fixtures
@@ -150,6 +150,30 @@ def serve(kind, sizes, database, valkey):  # noqa: F811
     yield serve
     for site in sites:
         site.stop()
+
+
+@pytest.fixture
+def apart(sizes, valkey):  # noqa: F811
+    """
+    Give a site a core of its own, as ``benchmarks/`` does, and the other one to its clients and
+    Valkey: how fast it answers shall not depend on whom the system lets run.
+    """
+
+    def stay(pid, cores):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            os.sched_setaffinity(int(thread), cores)
+
+    def apart(site):
+        if sizes.full:
+            stay(site.pid, {SERVER_CORE})
+
+    allowed = os.sched_getaffinity(0)
+    if sizes.full:
+        stay(os.getpid(), {LOAD_CORE})
+        stay(valkey.pid, {LOAD_CORE})
+    yield apart
+    for pid in (os.getpid(), valkey.pid):
+        stay(pid, allowed)
 
 
 @pytest.fixture

@@ -8,17 +8,24 @@ from .conftest import MIB, mib, ms, p99
 
 pytestmark = pytest.mark.timeout(600)
 HEARERS, SIZE = 50, 128
+#: How often each latency is measured: in one of them the machine may do something else.
+ROUNDS = 3
 
 
-def test_a_flood_beside_idle_connections_hurts_nobody(serve, kind, cookie, sizes, show):
-    count, interval = (500, 0.02) if sizes.full else (20, 0.01)
+def test_a_flood_beside_idle_connections_hurts_nobody(serve, apart, kind, cookie, sizes, show):
+    rounds, count, interval = (ROUNDS, 300, 0.02) if sizes.full else (1, 20, 0.01)
     site = serve()
+    apart(site)
     with Crowd(site.port, cookie) as crowd:
         sender, *hearers = crowd.join("talk", HEARERS + 1)
         crowd.talk(sender, hearers, 20, SIZE)
 
         def measure():
-            return crowd.talk(sender, hearers, count, SIZE, interval=interval)
+            """Latencies of the middle one of some rounds, by their p99."""
+            talks = []
+            for _ in range(rounds):
+                talks.append(crowd.talk(sender, hearers, count, SIZE, interval=interval))
+            return sorted(talks, key=p99)[rounds // 2]
 
         alone, empty = measure(), site.memory
         idle = crowd.join("idle", sizes.idle)
