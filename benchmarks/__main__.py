@@ -100,7 +100,8 @@ def run(options: argparse.Namespace) -> Results:
                     figures = scenario.measure(bench, contender)
                 # Whatever failed: it must not cost the figures of all others.
                 except Exception as error:
-                    reason = f"failed in round {number + 1}: {str(error) or repr(error)}"
+                    words = (str(error) or repr(error)).replace(f"{ROOT}{os.sep}", "")
+                    reason = f"failed in round {number + 1}: {words}"
                     results.skip(scenario.name, contender.name, reason)
                     bar.write(f"{scenario.name}, {contender.name}: {error!r}")
                 else:

@@ -134,7 +134,7 @@ def ours(server: str, layer: str = "memory", former: bool = False) -> Contender:
     return Contender(
         f"{'before' if former else 'ours'}-{server}{'-redis' if redis else ''}",
         f"ours{f' as of {BEFORE}' if former else ''}, {server}{', Redis' if redis else ''}",
-        {"daphne": daphne, "uvicorn": uvicorn}[server]("ours"),
+        {"daphne": daphne, "uvicorn": uvicorn}[server]("before" if former else "ours"),
         layer,
         publisher=publisher("ours") if redis else None,
         publishes_all=redis,

@@ -27,6 +27,7 @@ EVERYBODY = tuple(contender.name for contender in TODAY)
 SENDS_TO_GROUPS = tuple(contender.name for contender in TODAY if "fan" in contender.kinds)
 THROUGH_REDIS = tuple(contender.name for contender in TODAY if contender.redis)
 OURS_THROUGH_REDIS = ("ours-daphne-redis", "ours-uvicorn-redis")
+AS_IT_WAS = (*OURS_THROUGH_REDIS, "before-daphne-redis", "before-uvicorn-redis")
 OTHERS_IN_MEMORY = ("websockets", "node-ws", "bun")
 SERVERS = ("ours-daphne", "ours-uvicorn", "bare-daphne", "bare-uvicorn")
 PUBLISHING = tuple(contender.name for contender in CONTENDERS if contender.publisher)
@@ -58,6 +59,7 @@ def needs_groups(contender: Contender) -> str | None:
 SCENARIOS = (
     Scenario("self-1", "1 client in one group", to_itself, 3, excuse=needs_to_self),
     Scenario("fanout-200", "200 clients in one group", fan_out(200, 32, 30), 3),
+    Scenario("fanout-before", "the same, as it was", fan_out(200, 32, 5), 3, AS_IT_WAS),
     Scenario(
         "recipients-200",
         "200 clients, each of whom gets something else",
@@ -88,7 +90,7 @@ SCENARIOS = (
         "the same with Python's own garbage collection",
         published(BENCH_GC="python"),
         2,
-        (*OURS_THROUGH_REDIS, "before-daphne-redis", "before-uvicorn-redis"),
+        AS_IT_WAS,
     ),
     Scenario(
         "echo",

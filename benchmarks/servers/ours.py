@@ -1,46 +1,25 @@
-"""This package, whole: origin check, sessions and users, hub, bundled filters."""
+"""This package as it is: the routes of :mod:`.before`, and those of what is new."""
 
-import os
+from .before import HERE, ROUTES, TO_ALL, GroupConsumer, SelfConsumer, http  # isort: skip - sets up Django
 
-from django.core.asgi import get_asgi_application
+from django.urls import path
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.servers.site_settings")
-http = get_asgi_application()
+from filtered_websocket.groups import History, group
+from filtered_websocket.routing import with_websockets
 
-from django.urls import path  # noqa: E402
-
-from filtered_websocket.consumers import FilteredWebSocketConsumer  # noqa: E402
-from filtered_websocket.groups import History, group  # noqa: E402
-from filtered_websocket.routing import with_websockets  # noqa: E402
-
-BROADCAST = "filtered_websocket.filters.broadcast_messages"
-TO_ALL = {"NAME": BROADCAST, "OPTIONS": {"to_self": True}}
-HERE = "benchmarks.servers.filters"
-
-
-class GroupConsumer(FilteredWebSocketConsumer):
-    """The group of a connection is in its path."""
-
-    def get_groups(self) -> list[str]:
-        return [self.scope["url_route"]["kwargs"]["group"]]
-
-
-class SelfConsumer(GroupConsumer):
-    """Messages reach their sender too."""
-
-    filters = (TO_ALL,)
+SENDING = "benchmarks.servers.send_filters"
 
 
 class LookConsumer(GroupConsumer):
     """Through a send filter that changes nothing."""
 
-    filters = (TO_ALL, f"{HERE}.Look")
+    filters = (TO_ALL, f"{SENDING}.Look")
 
 
 class EachConsumer(GroupConsumer):
     """Every recipient gets something else."""
 
-    filters = (TO_ALL, f"{HERE}.Each")
+    filters = (TO_ALL, f"{SENDING}.Each")
 
 
 class KeptConsumer(SelfConsumer):
@@ -58,21 +37,13 @@ class BackConsumer(KeptConsumer):
         return []
 
 
-def echo_after(*filters: str):
-    return FilteredWebSocketConsumer.as_asgi(filters=[*filters, f"{HERE}.Echo"])
-
-
 application = with_websockets(
     http,
     [
-        path("fan/<str:group>/", GroupConsumer.as_asgi()),
-        path("self/<str:group>/", SelfConsumer.as_asgi()),
+        *ROUTES,
         path("kept/<str:group>/", KeptConsumer.as_asgi()),
         path("back/<str:group>/", BackConsumer.as_asgi()),
         path("look/<str:group>/", LookConsumer.as_asgi()),
         path("each/<str:group>/", EachConsumer.as_asgi()),
-        path("echo/", echo_after()),
-        path("echo-def/", echo_after(*[f"{HERE}.NoOp"] * 10)),
-        path("echo-async/", echo_after(*[f"{HERE}.AsyncNoOp"] * 10)),
     ],
 )
