@@ -10,6 +10,9 @@ What the lanes have in common: they write to a socket directly while nothing wai
 """
 
 import asyncio
+import contextlib
+import socket
+import struct
 from collections.abc import Collection, Set
 from typing import Any
 
@@ -117,3 +120,12 @@ def write_all(
         lane = type(transport) if isinstance(transport, Lane) else Lane
         lane.write_directly(transports, frame, skipped)
         return
+
+
+def abort(transport: Any) -> None:
+    """Reset asyncio's connection, so that the system, too, forgets what nobody will read."""
+    with contextlib.suppress(AttributeError, OSError):
+        at_once = struct.pack("ii", 1, 0)
+        endpoint = transport.get_extra_info("socket")
+        endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+    transport.abort()

@@ -5,15 +5,11 @@ websockets' parser takes 6 microseconds for one, this a fourth of that. Other fr
 parsed by websockets, a slice at a time: the event loop reads up to 256 KiB at once, and
 thousands of fragments or pings take 10 to 20 ms.
 
-A client that reads slowly has at most ``HIGH_WATER`` bytes in its transport, and one frame
-more: asyncio of Python 3.11 copies what it keeps. What follows waits here, as one frame for
-all members of a group, and is sent by the server's ``send``.
+What a slow client has not read waits here past ``HIGH_WATER``, one frame for all members of a
+group: asyncio of Python 3.11 copies what it keeps.
 """
 
 import asyncio
-import contextlib
-import socket
-import struct
 import sys
 from collections.abc import Callable, Collection, Set
 from operator import attrgetter
@@ -24,7 +20,7 @@ from ..logs import get_logger
 from ..types import Receive, Send
 from .asgi import HIGH_WATER, AsgiTransport
 from .inbox import MessageQueue, Received, make_small
-from .lane import NOBODY, Lane
+from .lane import NOBODY, Lane, abort
 from .scheduling import is_between_frames, parse_in_turns, parse_rest, settle
 
 logger = get_logger(__name__)
@@ -150,7 +146,7 @@ class UvicornLane(Lane):
 
     def _close_timed_out(self) -> None:
         # uvicorn would wait for a client that does not read, and keep what is unsent.
-        _abort(self._transport)
+        abort(self._transport)
         super()._close_timed_out()
 
     def _report_end(self) -> None:
@@ -265,16 +261,7 @@ def _unsent(transport: Any) -> int:
 
 def _abort_unsent(transport: Any) -> None:
     if _unsent(transport):
-        _abort(transport)
-
-
-def _abort(transport: Any) -> None:
-    """Reset the connection, so that the system, too, forgets what nobody will read."""
-    with contextlib.suppress(AttributeError, OSError):
-        at_once = struct.pack("ii", 1, 0)
-        endpoint = transport.get_extra_info("socket")
-        endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
-    transport.abort()
+        abort(transport)
 
 
 def find_uvicorn(
@@ -286,9 +273,8 @@ def find_uvicorn(
     """
     known = getattr(sys.modules.get(MODULE), "WebSocketsSansIOProtocol", None)
     protocol: Any = getattr(bare, "__self__", None)
-    if known is None or type(protocol) not in (known, _reading_classes.get(known)):
-        return None
-    if bare.__func__ is not known.send:
+    kinds = (known, _reading_classes.get(known))
+    if known is None or type(protocol) not in kinds or bare.__func__ is not known.send:
         return None
     try:
         _, extensions, transport = protocol_attributes(protocol)

@@ -280,7 +280,7 @@ async def test_the_end_of_a_connection_under_tls_raises_nothing(serving, tls):
     with pytest.raises(AttributeError):
         one.protocol.transport.get_write_buffer_size()
     assert not one.transport.leaving
-    lanes._abort(one.protocol.transport)
+    lanes.abort(one.protocol.transport)
     one.transport.lost(4000)
     assert one.ended == [(4000, "")]
 
