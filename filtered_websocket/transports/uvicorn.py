@@ -273,7 +273,7 @@ def find_uvicorn(
     """
     known = getattr(sys.modules.get(MODULE), "WebSocketsSansIOProtocol", None)
     protocol: Any = getattr(bare, "__self__", None)
-    kinds = (known, _reading_classes.get(known))
+    kinds: tuple[Any, ...] = (known, _reading_classes.get(known))
     if known is None or type(protocol) not in kinds or bare.__func__ is not known.send:
         return None
     try:
