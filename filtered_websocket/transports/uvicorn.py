@@ -273,8 +273,9 @@ def find_uvicorn(
     """
     known = getattr(sys.modules.get(MODULE), "WebSocketsSansIOProtocol", None)
     protocol: Any = getattr(bare, "__self__", None)
-    kinds: tuple[Any, ...] = (known, _reading_classes.get(known))
-    if known is None or type(protocol) not in kinds or bare.__func__ is not known.send:
+    if known is None or type(protocol) not in (known, _reading_classes.get(known)):
+        return None
+    if bare.__func__ is not known.send:
         return None
     try:
         _, extensions, transport = protocol_attributes(protocol)
