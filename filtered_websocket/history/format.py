@@ -14,7 +14,7 @@ from ..layer.health import LOST
 from ..layer.names import needed_rights
 
 #: What the scripts do, and the question for the ``run_id``, in the words of Redis' ACL.
-RIGHTS = "+info +eval +evalsha +get +mget +set +del +llen +lrange +rpush +ltrim +pexpire +publish"
+RIGHTS = "+info +eval +evalsha +get +set +del +llen +lrange +rpush +ltrim +pexpire +publish"
 
 
 class ItemFormat:

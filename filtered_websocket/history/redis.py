@@ -1,14 +1,14 @@
 """
 The histories in Redis, for all processes: on the host where the layer has the group's channel.
 
-One call of a script appends a batch, and where it can also publishes it. Each new connection
-asks for the server's ``run_id``, which the scripts are given.
+One call of a script appends the batches that go out together, and where it can also publishes
+them. Each new connection asks for the server's ``run_id``, which the scripts are given.
 """
 
 import asyncio
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError, ResponseError
 
@@ -25,14 +25,21 @@ from .scripts import (
     FORGET,
     READ,
     Arguments,
+    Renewals,
     Script,
-    answered_position,
+    answered_positions,
+    append_all,
     append_arguments,
     forget_arguments,
     read_arguments,
 )
 
 logger = get_logger(__name__)
+#: Most batches, and about the most bytes, of one call: Redis does nothing else meanwhile.
+MAX_TOGETHER = 32
+MAX_TOGETHER_BYTES = 262_144
+#: Keys and arguments of a call that has none yet.
+NOTHING: tuple[Arguments, Arguments] = ((), ())
 _throttle = LogThrottle()
 
 
@@ -64,6 +71,10 @@ class RedisHistory:
         self._layer = layer
         self._find = redis.more_commands(open_identified)
         self._format = ItemFormat(layer)
+        #: Those that others can join, until they are written.
+        self._appends: dict[Commands, _Append] = {}
+        self._renewals = Renewals()
+        self._loop = asyncio.get_running_loop()
         self.publishes = self._format.is_plain
 
     def append(
@@ -77,9 +88,15 @@ class RedisHistory:
         seal = self._format.seal
         items = [seal(item) for item in batch.items]
         target = channel if self.publishes else ""
-        arguments = append_arguments(batch, items, retention, target, idempotency_key)
-        on_reply = partial(_answer, on_done, batch.origin)
-        _Call(self._layer, commands, APPEND, arguments, on_reply).send()
+        now = self._loop.time()
+        renews = self._renewals.is_due(batch.key, retention, now)
+        arguments = append_arguments(batch, items, retention, target, idempotency_key, renews)
+        call = self._appends.get(commands)
+        if call is None:
+            call = _Append(self._layer, commands, self._renewals, self._appends)
+            self._appends[commands] = call
+            call.send()
+        call.add(_Batch(arguments, on_done, batch.key, batch.origin, now))
 
     async def read(
         self,
@@ -146,7 +163,7 @@ class _Call:
         self._on_reply = on_reply
 
     def send(self) -> None:
-        self._commands.send_built(self._build, self._answered)
+        self._commands.send(self._build, self._answered)
 
     def _build(self, connection: RedisConnection) -> bytes:
         return pack(self._script.call(self._keys, connection.run_id, self._arguments))
@@ -156,7 +173,7 @@ class _Call:
 
     def _answered(self, reply: Any) -> None:
         if isinstance(reply, NoScriptError):
-            self._commands.send_built(self._build_with_source, self._answered)
+            self._commands.send(self._build_with_source, self._answered)
         else:
             self._on_reply(self._explain(reply) if isinstance(reply, Exception) else reply)
 
@@ -167,11 +184,77 @@ class _Call:
         return told
 
 
-def _answer(on_done: OnAppended, origin: str, reply: Any) -> None:
-    if isinstance(reply, Exception):
-        on_done(reply)
-    else:
-        on_done(answered_position(reply) or StaleBatch(origin))
+class _Batch(NamedTuple):
+    arguments: tuple[Arguments, Arguments]
+    on_done: OnAppended
+    key: str
+    origin: str
+    #: Since when it waits, on the loop's clock.
+    given: float
+
+
+class _Append(_Call):
+    """
+    One call for the batches of many groups: those that are added while it is in ``open_calls``,
+    until it is written. Where Redis refuses it, each goes alone: what is wrong with one group
+    is no matter of another's.
+    """
+
+    __slots__ = ("_batches", "_open_calls", "_renewals", "_size")
+
+    def __init__(
+        self,
+        layer: Any,
+        commands: Commands,
+        renewals: Renewals,
+        open_calls: "dict[Commands, _Append]",
+    ) -> None:
+        super().__init__(layer, commands, APPEND, NOTHING, self._take)
+        self._renewals = renewals
+        self._open_calls = open_calls
+        self._batches: list[_Batch] = []
+        self._size = 0
+
+    def add(self, batch: _Batch) -> None:
+        self._batches.append(batch)
+        self._size += sum(map(len, batch.arguments[1]))
+        if len(self._batches) == MAX_TOGETHER or self._size >= MAX_TOGETHER_BYTES:
+            self._close()
+
+    def _close(self) -> None:
+        if self._open_calls.get(self._commands) is self:
+            del self._open_calls[self._commands]
+
+    def _build(self, connection: RedisConnection) -> bytes:
+        self._close()
+        self._keys, self._arguments = append_all(batch.arguments for batch in self._batches)
+        return super()._build(connection)
+
+    def _take(self, reply: Any) -> None:
+        # Where there was no connection it was never written.
+        self._close()
+        if isinstance(reply, ResponseError) and len(self._batches) > 1:
+            for batch in self._batches:
+                alone = _Append(self._layer, self._commands, self._renewals, {})
+                alone.add(batch)
+                alone.send()
+        elif isinstance(reply, Exception):
+            for batch in self._batches:
+                _tell(batch, reply)
+        else:
+            positions = answered_positions(reply)
+            for batch, position in zip(self._batches, positions, strict=True):
+                self._renewals.note(batch.key, batch.given)
+                _tell(batch, position or StaleBatch(batch.origin))
+
+
+def _tell(batch: _Batch, answer: Position | Exception) -> None:
+    try:
+        batch.on_done(answer)
+    except Exception:
+        # A bug in this package must cost this batch only.
+        if _throttle.note("answer"):
+            logger.exception("cannot handle an answer of Redis to %s", batch.key)
 
 
 def _settle(answer: "asyncio.Future[Any]", reply: Any) -> None:

@@ -31,6 +31,8 @@ OnReply: TypeAlias = Callable[[Any], object]
 OnMessage: TypeAlias = Callable[[bytes, bytes], object]
 #: Called once, when a connection has ended, with the reason.
 OnLost: TypeAlias = Callable[[Exception], object]
+#: Makes a packed command when it is written; never raises.
+Build: TypeAlias = Callable[["RedisConnection"], bytes]
 
 #: About the most bytes of one write; the next one waits until Redis reads.
 MAX_WRITE = 262_144
@@ -143,10 +145,10 @@ class RedisConnection(asyncio.Protocol):
         self._replies = hiredis.Reader(
             replyError=connection._parser.parse_error, notEnoughData=_NOTHING
         )
-        #: When each command was given that has no answer yet, and whom to call.
+        #: When each command without an answer was given, and whom to call.
         self._pending: deque[tuple[float, OnReply]] = deque()
         #: Commands that are not written yet.
-        self._unwritten: deque[bytes] = deque()
+        self._unwritten: deque[bytes | Build] = deque()
         self._may_write = True
         self._timer: asyncio.TimerHandle | None = None
         self._is_draining = False
@@ -161,9 +163,7 @@ class RedisConnection(asyncio.Protocol):
         self._transport: asyncio.Transport = self._writer.transport
         self._transport.set_protocol(self)
 
-    # Commands
-
-    def send(self, command: bytes, on_reply: OnReply, given: float | None = None) -> None:
+    def send(self, command: bytes | Build, on_reply: OnReply, given: float | None = None) -> None:
         """
         Send a packed ``command`` at the end of this turn of the event loop, with all others;
         ``given`` is since when it waits, on the loop's clock.
@@ -184,7 +184,8 @@ class RedisConnection(asyncio.Protocol):
                 raise RuntimeError("this connection to Redis is of the process before the fork")
             size, parts = 0, []
             while unwritten and size < MAX_WRITE:
-                parts.append(unwritten.popleft())
+                part = unwritten.popleft()
+                parts.append(part if isinstance(part, bytes) else part(self))
                 size += len(parts[-1])
             self._transport.write(b"".join(parts))
 

@@ -15,13 +15,19 @@ from typing import Any, TypeAlias
 from redis.exceptions import MovedError
 
 from ..threads.tasks import pause
-from .redis_connection import OnLost, OnMessage, OnReply, RedisConnection, open_connection, pack
+from .redis_connection import (
+    Build,
+    OnLost,
+    OnMessage,
+    OnReply,
+    RedisConnection,
+    open_connection,
+    pack,
+)
 
 Task = asyncio.Task[None]
 #: Called with None, or with an exception.
 OnDone: TypeAlias = Callable[[Exception | None], object]
-#: Makes a packed command for the connection on which it is sent.
-Build: TypeAlias = Callable[[RedisConnection], bytes]
 #: Connects to the host of a pool; the callable gets the loss of that connection.
 Open: TypeAlias = Callable[[Any, OnLost], Awaitable[RedisConnection]]
 _NOBODY: dict[str, OnDone] = {}
@@ -50,21 +56,14 @@ class Commands:
         #: Commands until there is a connection, and since when they wait.
         self._waiting: list[tuple[bytes | Build, OnReply, float]] = []
 
-    def send(self, command: bytes, on_reply: OnReply) -> None:
-        """Send a packed command; ``on_reply`` gets the answer, or an exception."""
+    def send(self, command: bytes | Build, on_reply: OnReply) -> None:
+        """
+        Send a packed command, or what makes one for the connection on which it is written;
+        ``on_reply`` gets the answer, or an exception.
+        """
         if self._connection is not None:
             self._connection.send(command, on_reply)
-        else:
-            self._wait(command, on_reply)
-
-    def send_built(self, build: Build, on_reply: OnReply) -> None:
-        """:meth:`send` for a command that depends on the connection; ``build`` never raises."""
-        if self._connection is not None:
-            self._connection.send(build(self._connection), on_reply)
-        else:
-            self._wait(build, on_reply)
-
-    def _wait(self, command: bytes | Build, on_reply: OnReply) -> None:
+            return
         self._waiting.append((command, on_reply, self._loop.time()))
         if self._opening is None:
             self._opening = _start(self._open())
@@ -86,8 +85,7 @@ class Commands:
         self._opening, self._connection = None, connection
         waiting, self._waiting = self._waiting, []
         for command, on_reply, given in waiting:
-            packed = command if isinstance(command, bytes) else command(connection)
-            connection.send(packed, on_reply, given)
+            connection.send(command, on_reply, given)
 
     def _fail(self, error: BaseException) -> None:
         if not isinstance(error, Exception):

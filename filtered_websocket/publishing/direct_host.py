@@ -21,7 +21,15 @@ from ..exceptions import PublishError
 from ..history.base import Position
 from ..history.format import ItemFormat, find_run_id
 from ..history.format import explain as explain_script
-from ..history.scripts import APPEND, Arguments, Script, answered_position, append_arguments
+from ..history.scripts import (
+    APPEND,
+    Arguments,
+    Renewals,
+    Script,
+    answered_positions,
+    append_all,
+    append_arguments,
+)
 from ..layer.envelope import Batch, Item, Stamper, seal
 from ..layer.names import explain
 from ..layer.redis_connection import SOCKET_LIMITS, limit_sentinels
@@ -88,6 +96,7 @@ class Host:
         self._renew(conf.LAYER_TIMEOUT)
         self._lock = threading.Lock()
         self._stamper = Stamper()
+        self._renewals = Renewals()
         self._failed_at = float("-inf")
         #: Which server the connection leads to, once that was asked.
         self._run_id = ""
@@ -143,12 +152,13 @@ class Host:
         publishes = self._format.is_plain
         items = [self._format.seal(item) for item in batch.items]
         target = channel if publishes else ""
-        reply = self._run(
-            APPEND,
-            *append_arguments(batch, items, keep.retention, target, keep.idempotency_key),
-        )
+        now = time.monotonic()
+        renews = self._renewals.is_due(batch.key, keep.retention, now)
+        one = append_arguments(batch, items, keep.retention, target, keep.idempotency_key, renews)
+        [answer] = answered_positions(self._run(APPEND, *append_all([one])))
+        self._renewals.note(batch.key, now)
         # One batch is on its way at a time, so that no later one has been appended.
-        position = answered_position(reply) or Position("", 0)
+        position = answer or Position("", 0)
         if not (publishes or position.repeated):
             placed = batch._replace(first=position.offset, epoch=position.epoch)
             self._publish(channel, self._seal(placed))

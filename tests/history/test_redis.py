@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import shutil
 
 import msgpack
@@ -12,7 +13,7 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 
 from filtered_websocket.history.base import Position, Retention
 from filtered_websocket.history.format import RIGHTS
-from filtered_websocket.history.redis import RedisHistory
+from filtered_websocket.history.redis import MAX_TOGETHER, MAX_TOGETHER_BYTES, RedisHistory
 from filtered_websocket.layer.envelope import Item, group_key, unseal
 from filtered_websocket.layer.health import LOST
 from filtered_websocket.layer.names import needed_rights
@@ -109,6 +110,62 @@ async def test_a_layer_of_another_format_publishes_nothing_by_itself(valkey, cli
         assert texts(await store.read(KEY)) == ["a"]
 
 
+async def test_a_batch_costs_redis_few_commands(valkey, client):
+    async with Opened(valkey.url) as store:
+        for origin in "opqrs":
+            await append(store, batch_of(*"abcde", origin=origin))
+        numbers = itertools.count(5)
+        # Four origins have their last batches beside the position.
+        for origins, more in (("s", {}), ("pqrs", {}), ("opqrs", {"get": 20, "set": 20})):
+            client.config_resetstat()
+            for origin in (origins * 20)[:20]:
+                await append(store, batch_of("a", origin=origin, number=next(numbers)))
+            each = dict.fromkeys(("get", "rpush", "ltrim", "set", "publish"), 20)
+            calls = {
+                name[8:]: stats["calls"] for name, stats in client.info("commandstats").items()
+            }
+            for name in more:
+                each[name] += more[name]
+            assert calls == each | {"evalsha": 20, "config|resetstat": 1}, origins
+
+
+async def test_batches_of_many_groups_go_out_in_one_call(valkey, client):
+    keys = [group_key(f"g{number}") for number in range(MAX_TOGETHER + 3)]
+    async with Opened(valkey.url) as store:
+        await append(store, batch_of("a"))
+        client.config_resetstat()
+        first = [append(store, batch_of("a", number=1, key=key)) for key in keys]
+        assert [(await one).offset for one in first] == [1] * len(keys)
+        large = [batch_of("a" * MAX_TOGETHER_BYTES, number=2, key=key) for key in keys[:3]]
+        await asyncio.gather(*(append(store, batch) for batch in large))
+        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == 2 + 3
+        for key in keys[3:]:
+            assert texts(await store.read(key)) == ["a"]
+
+
+async def test_what_is_wrong_with_one_group_is_no_matter_of_the_others(valkey, client):
+    keys = [group_key(f"g{number}") for number in range(3)]
+    names = ["fws:{" + key.partition(".g.")[2] + "}:h" for key in keys]
+    client.set(names[1], "no list")
+    async with Opened(valkey.url) as store:
+        client.set(names[1].replace("}:h", "}:m"), "e" * 16 + "r" * 16 + "\0" * 12)
+        answers = [append(store, batch_of("a", key=key)) for key in keys]
+        answers += [append(store, batch_of("b", number=1, key=key)) for key in keys]
+        found = await asyncio.gather(*answers, return_exceptions=True)
+    assert [getattr(answer, "offset", None) for answer in found] == [1, None, 1, 2, None, 2]
+    assert isinstance(found[1], ResponseError) and "WRONGTYPE" in str(found[1])
+    assert client.llen(names[0]) == client.llen(names[2]) == 2
+
+
+async def test_a_bug_of_who_gets_an_answer_costs_no_other_answer(valkey, client, caplog):
+    async with Opened(valkey.url) as store:
+        for number in range(2):
+            store.append(batch_of("a", number=number), RETENTION, lambda answer: 1 / 0)
+        answer = await append(store, batch_of("a", key=group_key("other")))
+    assert answer.offset == 1
+    assert caplog.text.count("cannot handle an answer of Redis to fws.g.") == 1
+
+
 async def test_many_positions_are_asked_for_in_one_write(server):
     answer = b"*5\r\n$1\r\ne\r\n:7\r\n:1\r\n:8\r\n*0\r\n"
     server.answer = lambda command: INFO if command[0] == b"INFO" else answer
@@ -125,13 +182,58 @@ async def test_many_positions_are_asked_for_in_one_write(server):
 
 async def test_each_key_has_its_time(valkey, client):
     async with Opened(valkey.url) as store:
-        await append(store, batch_of("a"), Retention(9, 50), key="order 1")
+        for origin in "opqrs":
+            await append(store, batch_of("a", origin=origin), Retention(9, 50), key=origin)
         await store.read(group_key("empty"))
     names = sorted(client.keys())
     ttls = {name.rpartition("}:")[2][0] for name in names if 0 < client.ttl(name) <= 604_850}
-    assert len(names) == 5 and ttls == {"m", "h", "p", "k"}
-    assert client.ttl(BASE + "h") <= 50 < client.ttl(BASE + "m") - 600_000
+    assert len(names) == 9 and ttls == {"m", "h", "p", "k"}
+    assert 50 < client.ttl(BASE + "h") + 1 <= 64 < client.ttl(BASE + "m") - 600_000
     assert client.ttl(BASE + "p:o") <= 300
+
+
+async def test_whoever_appends_leaves_the_time_that_is_promised(valkey, client):
+    retention = Retention(9, 1000)
+    async with Opened(valkey.url) as store, Opened(valkey.url) as other:
+        await append(store, batch_of("a"), retention)
+        assert 1000_000 < client.pttl(BASE + "h") <= 1250_000
+        # As long after as another one may count on it.
+        client.pexpire(BASE + "h", 1125_000)
+        await append(store, batch_of("b", number=1), retention)
+        assert 1000_000 < client.pttl(BASE + "h") <= 1125_000
+        await append(other, batch_of("c", origin="p"), retention)
+        assert client.pttl(BASE + "h") > 1125_000
+        client.pexpire(BASE + "h", 1125_000)
+        # A batch that came before: what it was to renew may have been renewed long ago.
+        async with Opened(valkey.url) as again:
+            await append(again, batch_of("c", origin="p"), retention)
+        assert client.pttl(BASE + "h") > 1125_000
+        await store.forget(KEY)
+        await append(store, batch_of("d", number=2), retention)
+        assert client.pttl(BASE + "h") > 1125_000
+        client.pexpire(BASE + "h", 1)
+        assert await asyncio.to_thread(wait_until, lambda: not client.exists(BASE + "h"))
+        await append(store, batch_of("e", number=3), retention)
+        assert client.pttl(BASE + "h") > 1125_000
+
+
+async def test_no_more_is_kept_than_the_size_and_an_eighth_and_no_more_is_read(valkey, client):
+    lengths = set()
+    async with Opened(valkey.url) as store:
+        for number in range(40):
+            seen = await append(store, batch_of(str(number), number=number), Retention(16, 60))
+            lengths.add(client.llen(BASE + "h"))
+            expected = list(map(str, range(max(0, number - 15), number + 1)))
+            assert texts(await store.read(KEY)) == expected
+            page = await store.read(KEY, seen._replace(offset=max(0, seen.offset - 16)))
+            assert page.recovered and texts(page) == expected
+            if number >= 16:
+                older = seen._replace(offset=seen.offset - 17)
+                assert not (await store.read(KEY, older)).recovered
+        assert max(lengths) == 18
+        # Another size counts from the next publication on.
+        await append(store, batch_of("z", number=40), Retention(2, 60))
+        assert texts(await store.read(KEY)) == ["39", "z"] and client.llen(BASE + "h") == 2
 
 
 async def test_what_is_unknown_is_forgotten_without_a_trace(valkey, client):
@@ -308,11 +410,12 @@ async def test_a_cluster_has_all_keys_of_a_group_in_one_slot():
             )
             await speaks(valkey.url)
             async with Opened(valkey.url) as store:
-                await append(store, batch_of("d", number=3), RETENTION, key="order 1")
+                for origin in "pqrs":
+                    await append(store, batch_of("d", origin=origin), RETENTION, key=origin)
             slots = {
                 client.execute_command("CLUSTER", "KEYSLOT", name) for name in client.scan_iter()
             }
-            assert len(client.keys()) == 4 and len(slots) == 1
+            assert len(client.keys()) == 3 + 4 and len(slots) == 1
     finally:
         await asyncio.to_thread(valkey.stop)
 
@@ -320,7 +423,7 @@ async def test_a_cluster_has_all_keys_of_a_group_in_one_slot():
 async def test_each_group_is_kept_where_its_channel_is():
     async with ScriptedRedis() as one, ScriptedRedis() as other:
         for server in (one, other):
-            server.answer = lambda command: INFO if command[0] == b"INFO" else b"*0\r\n"
+            server.answer = lambda command: INFO if command[0] == b"INFO" else b"*1\r\n$0\r\n\r\n"
         async with Opened(one.url, other.url) as store:
             for number in range(20):
                 key = group_key(f"g{number}")

@@ -1,10 +1,15 @@
 """The names and bytes of histories in Redis: history.scripts. Old processes know them, too."""
 
+import hashlib
+
 import msgpack
 import pytest
 
 from filtered_websocket.history.base import Position, Retention
 from filtered_websocket.history.scripts import (
+    MAX_RENEWALS,
+    Renewals,
+    append_all,
     append_arguments,
     head_of,
     keys_of,
@@ -18,16 +23,38 @@ BASE = "fws:{37a8eec1ce19687d132fe29051dca629}:"
 
 def test_a_group_has_the_keys_that_it_always_had():
     assert keys_of(group_key("default")) == (BASE + "m", BASE + "h")
-    keys, _ = append_arguments(BATCH, [b"item"], Retention(9, 60), "", "order \ud800")
-    assert keys[:3] == (BASE + "m", BASE + "h", BASE + "p:0123456789abcdef")
-    assert keys[3] == BASE + "k:18a604034ada5a1f53f720354c0b067e"
+    keys, arguments = append_arguments(BATCH, [b"item"], Retention(9, 60), "", "order \ud800")
+    assert keys == keys_of(BATCH.key)
+    assert arguments[0].endswith(b"18a604034ada5a1f53f720354c0b067e")
 
 
-def test_publications_and_position_have_their_time_in_ms():
-    _, arguments = append_arguments(BATCH, [b"item"], Retention(9, 0.0001), "channel", "")
-    assert arguments[1:6] == ("7", "9", "1", "604800001", "channel")
-    _, arguments = append_arguments(BATCH, [b"item"], Retention(9, 1.5), "", "")
-    assert arguments[3:5] == ("1500", "604801500") and arguments[-2:] == (b"", b"item")
+def spec_of(count, size, most, ttl, renews, origin=b"0123456789abcdef"):
+    numbers = ((7, 8), (count, 2), (size, 4), (most, 4), (ttl, 8), (renews, 1))
+    return origin + b"".join(number.to_bytes(width, "big") for number, width in numbers)
+
+
+def test_the_time_is_renewed_before_it_can_be_too_short():
+    renewals, retention = Renewals(), Retention(9, 80)
+    assert renewals.is_due("a", retention, 7)
+    renewals.note("a", 7)
+    assert not renewals.is_due("a", retention, 17) and renewals.is_due("a", retention, 17.1)
+    assert renewals.is_due("b", retention, 7)
+    for number in range(MAX_RENEWALS):
+        renewals.note(str(number), 8)
+    assert renewals.is_due("a", retention, 8) and not renewals.is_due(str(number), retention, 8)
+
+
+def test_a_batch_says_how_long_it_is_kept_in_ms():
+    keys, arguments = append_arguments(BATCH, [b"item"], Retention(9, 0.0001), "channel", "")
+    head = head_of(BATCH.origin, BATCH.key, 1)
+    assert arguments == (spec_of(1, 9, 10, 1, 1), "channel", head, b"item")
+    batch = BATCH._replace(origin="o")
+    _, others = append_arguments(batch, [b"item"] * 2, Retention(7, 1.5), "", "", False)
+    digest = hashlib.sha256(b"o").hexdigest()[:16].encode()
+    assert others == (spec_of(2, 7, 7, 1500, 0, digest), "", b"", b"item", b"item")
+    all_keys, (epoch, *all_arguments) = append_all([(keys, arguments), (keys, others)])
+    assert all_keys == (*keys, *keys) and all_arguments == [*arguments, *others]
+    assert len(epoch) == 16
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 256])

@@ -110,7 +110,8 @@ class World:
         #: All that was ever appended, whether it is still kept or not.
         self.published = []
         self.readers = [Reader() for _ in range(4)]
-        self.stampers = [Stamper() for _ in range(3)]
+        # More than those whose last batches Redis has beside the position.
+        self.stampers = [Stamper() for _ in range(6)]
         self.sent = []
         self.numbers = itertools.count()
         self.recovered = self.told = 0
@@ -250,6 +251,9 @@ class RedisWorld(World):
         self.model.kept.clear()
 
     async def lose_position(self):
+        meta = self.client.get(self.names + "m") or b""
+        for at in range(44, len(meta), 49):
+            self.model.last.pop(meta[at : at + 16].decode(), None)
         self.client.delete(self.names + "m")
         self.model.kept.clear()
         self.model.top = 0

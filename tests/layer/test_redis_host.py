@@ -506,13 +506,13 @@ async def test_a_command_is_built_for_the_connection_on_which_it_is_sent(server)
         return pack(("EVAL", connection.run_id))
 
     commands, answers = Commands(create_pool({"address": server.url}), open_named), Answers()
-    commands.send_built(build, answers.append)
+    commands.send(build, answers.append)
     commands.send(pack(("PING",)), answers.append)
     await answers.until(2)
-    commands.send_built(build, answers.append)
+    commands.send(build, answers.append)
     await answers.until(3)
     await stop(commands)
-    commands.send_built(build, answers.append)
+    commands.send(build, answers.append)
     await answers.until(4)
     assert server.commands == [
         [b"EVAL", b"server 1"],
