@@ -7,14 +7,32 @@ setting names by its dotted path.
 """
 
 import os
-from collections.abc import Callable
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from redis.connection import parse_url
+
+from .setting_rules import (
+    ALIAS,
+    AMOUNT,
+    CALLABLE,
+    COUNT,
+    FLAG,
+    LIMIT,
+    OPTIONAL_NAME,
+    ORIGINS,
+    PATH,
+    PATHS,
+    PAUSE,
+    SECONDS,
+    STORAGE,
+    TIMEOUT,
+    Rule,
+    one_of,
+)
 
 
 class SettingError(ImproperlyConfigured):
@@ -96,76 +114,6 @@ def _broken(path: str, statement: str, error: BaseException) -> SettingError:
         f"importing {path!r} fails: {describe(error)}.",
         f"Fix the module; '{shell} -c \"{statement}\"' shows where.",
     )
-
-
-class Rule(NamedTuple):
-    """Which values a setting accepts: as a function, and as text for messages."""
-
-    allows: Callable[[Any], bool]
-    words: str
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-COUNT = Rule(lambda value: _is_int(value) and value > 0, "an int above 0")
-SECONDS = Rule(
-    lambda value: (_is_int(value) or isinstance(value, float)) and value > 0,
-    "a number of seconds above 0",
-)
-PAUSE = Rule(
-    lambda value: (_is_int(value) or isinstance(value, float)) and value >= 0,
-    "a number of seconds, 0 or more",
-)
-NAME = Rule(
-    lambda value: (
-        isinstance(value, str)
-        and 0 < len(value) <= 32
-        and value.isascii()
-        and value.replace("-", "").replace("_", "").isalnum()
-    ),
-    "1 to 32 of the letters A-Z a-z 0-9 - _",
-)
-OPTIONAL_NAME = Rule(lambda value: value is None or NAME.allows(value), f"None or {NAME.words}")
-ALIAS = Rule(lambda value: isinstance(value, str), "a key of CHANNEL_LAYERS")
-PATH = Rule(lambda value: value is None or isinstance(value, str), "None or a dotted path")
-CALLABLE = Rule(
-    lambda value: value is None or isinstance(value, str) or callable(value),
-    "None, a dotted path or a function without arguments",
-)
-STORAGE = Rule(
-    lambda value: (
-        isinstance(value, dict)
-        and isinstance(value.get("BACKEND"), str)
-        and isinstance(value.get("OPTIONS", {}), dict)
-        and set(value) <= {"BACKEND", "OPTIONS"}
-    ),
-    '{"BACKEND": "dotted.path", "OPTIONS": {...}}',
-)
-
-
-PATHS = Rule(
-    lambda value: isinstance(value, list | tuple) and all(isinstance(path, str) for path in value),
-    "a list of dotted paths",
-)
-ORIGINS = Rule(
-    lambda value: (
-        value is None
-        or (isinstance(value, list | tuple) and all(isinstance(one, str) for one in value))
-    ),
-    "None or a list of origins, as https://example.com",
-)
-FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
-LIMIT = Rule(
-    lambda value: value is None or (_is_int(value) and value > 0), "None or an int above 0"
-)
-TIMEOUT = Rule(lambda value: value is None or SECONDS.allows(value), f"None or {SECONDS.words}")
-AMOUNT = Rule(lambda value: _is_int(value) and value >= 0, "an int, 0 or more")
-
-
-def one_of(*choices: str) -> Rule:
-    return Rule(lambda value: value in choices, " or ".join(map(repr, choices)))
 
 
 #: The namespace for database 0 of Redis.

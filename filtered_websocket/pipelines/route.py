@@ -12,9 +12,10 @@ from typing import Any
 from django.conf import settings
 from django.core.signals import setting_changed
 
-from ..conf import COUNT, SettingError, conf, describe, import_object
+from ..conf import SettingError, conf, describe, import_object
 from ..groups import GroupRule
 from ..layer.envelope import MAX_GROUP_NAME, check_group
+from ..setting_rules import COUNT
 from ..types import Codec
 from .entries import Entry, PipelineError, entry_name
 from .pipeline import DEFAULT_GROUP, MayJoin, Pipeline
