@@ -6,18 +6,12 @@ Saving, deleting and logging out close connections by themselves (see ``signals`
 functions are for everything else.
 """
 
-import secrets
-from contextvars import copy_context
 from typing import Any
 
 from .auth.keys import digest_of
-from .auth.tenants import tenant_name, tenant_of
 from .close_codes import UNAUTHORIZED
 from .connections.connection import Connection
-from .control.orders import send
-from .exceptions import check_close
-from .groups import RESERVED
-from .layer.envelope import check_group
+from .control.orders import change, close
 
 
 def disconnect_user(
@@ -30,14 +24,14 @@ def disconnect_user(
     A process that the layer does not reach is not told, and clients may connect again if they
     are still allowed to. ``code`` and ``reason`` as in :exc:`~filtered_websocket.Close`.
     """
-    _close("user", user, code, reason)
+    close("user", _key(user), code, reason)
 
 
 def disconnect_token(
     token: Any, code: int = UNAUTHORIZED, reason: str = "disconnected by the site"
 ) -> None:
     """Close every connection of ``token`` (or its id); as :func:`disconnect_user`."""
-    _close("token", token, code, reason)
+    close("token", _key(token), code, reason)
 
 
 def disconnect_session(session_key: str, reason: str = "logged out") -> None:
@@ -46,7 +40,7 @@ def disconnect_session(session_key: str, reason: str = "logged out") -> None:
 
     While the session exists, clients may connect again with it.
     """
-    _close("session", digest_of(session_key), UNAUTHORIZED, reason)
+    close("session", digest_of(session_key), UNAUTHORIZED, reason)
 
 
 def disconnect_connection(
@@ -54,7 +48,7 @@ def disconnect_connection(
 ) -> None:
     """Close one connection (or that with this id); as :func:`disconnect_user`."""
     who = connection.id if isinstance(connection, Connection) else connection
-    _close("connection", who, code, reason)
+    close("connection", str(who), code, reason)
 
 
 def subscribe(who: Any, group: str) -> None:
@@ -66,7 +60,7 @@ def subscribe(who: Any, group: str) -> None:
     :func:`disconnect_user`; whoever connects later is not subscribed. ValueError for names
     that begin with ``token:`` or ``user:``.
     """
-    _order("subscribe", who, group)
+    change("subscribe", _name(who), group)
 
 
 def unsubscribe(who: Any, group: str) -> None:
@@ -74,24 +68,15 @@ def unsubscribe(who: Any, group: str) -> None:
     Take ``group`` away from them, and joins of it that are not decided yet; as
     :func:`subscribe`. They may join again if they are still allowed to.
     """
-    _order("unsubscribe", who, group)
+    change("unsubscribe", _name(who), group)
 
 
-def _order(kind: str, who: Any, group: str) -> None:
-    for prefix, whose in RESERVED.items():
-        if check_group(group).startswith(prefix):
-            raise ValueError(f"group {group!r:.80}: names that begin with {prefix!r} are {whose}")
+def _key(who: Any) -> str:
+    return str(getattr(who, "pk", who))
+
+
+def _name(who: Any) -> str:
     name = who.id if isinstance(who, Connection) else getattr(who, "pk", who)
     if name is None:
         raise ValueError(f"{who!r:.80} has no primary key: nobody is logged in as that user")
-    event = {"is": "changed", "kind": kind, "id": str(name), "group": group}
-    if tenant := tenant_name(tenant_of(copy_context())):
-        event["tenant"] = tenant
-    send({**event, "n": secrets.token_hex(8)})
-
-
-def _close(kind: str, who: Any, code: int, reason: str) -> None:
-    # Checked here, so that the caller gets the error.
-    check_close(code, reason)
-    name = str(getattr(who, "pk", who))
-    send({"is": "close", "kind": kind, "id": name, "code": code, "reason": reason})
+    return str(name)

@@ -38,6 +38,16 @@ RESERVED = {TOKEN_PREFIX: "the groups of tokens", PERSONAL_PREFIX: "the groups o
 MAX_NAME = 255
 
 
+def channel_name(group: str) -> str:
+    """
+    A group as clients of the Centrifuge protocol name it, who say channel: the own group of a
+    user is ``#<pk>``.
+    """
+    if group.startswith(PERSONAL_PREFIX):
+        return "#" + group.removeprefix(PERSONAL_PREFIX).partition("\0")[0]
+    return group
+
+
 @dataclass(frozen=True)
 class History:
     """

@@ -1,13 +1,16 @@
 """
-Events of a hub: counted, logged (throttled), and handed to the consumer chains.
+Events of a hub: counted, logged (throttled), and handed to the consumer chains; and what
+other processes order.
 
 Events come from the channel layer (lost, back, a gap), from publishing (failed) and from
 the storage object (Redis pub/sub).
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from ..conf import conf
@@ -18,6 +21,7 @@ from ..logs import LogThrottle, get_logger
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.route import known_routes
 from ..threads.serial_queue import SerialQueue
+from ..types import Identity
 
 logger = get_logger(__name__)
 
@@ -26,7 +30,7 @@ LISTEN_AGAIN = 1.0
 
 #: The kinds of control events that are orders. Processes of earlier versions take them for
 #: changes of a row that nobody depends on.
-ORDERS = ("subscribe", "unsubscribe")
+ORDERS = ("subscribe", "unsubscribe", "expiry")
 #: How many orders are remembered until they come back.
 MAX_DONE = 1024
 
@@ -162,14 +166,28 @@ class Events:
 
 
 class Orders:
-    """Joins and leaves that are ordered from anywhere in Django: ``subscribe``, ``unsubscribe``."""
+    """
+    Joins, leaves and expiries that are ordered from anywhere in Django. ``add`` and ``remove`` are
+    those of what the access of a connection depends on.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, add: Callable[..., None], remove: Callable[..., None]) -> None:
+        self._add, self._remove = add, remove
         #: Those that this process sent and has carried out: they come back by the layer.
         self._done: dict[str, None] = {}
 
     def handle(self, event: dict[str, Any], connections: Iterable[Connection]) -> None:
-        """Carry out an order, once."""
+        """Carry out an order; a join or a leave once."""
+        if event["kind"] == "expiry":
+            at, until = event["at"], None
+            if at is not None:
+                until = Identity(expires_at=datetime.fromtimestamp(at, UTC))
+            for connection in connections:
+                if until is None:
+                    self._remove(connection, "ordered")
+                else:
+                    self._add(connection, until, math.inf, "ordered")
+            return
         group, number = check_group(event["group"]), str(event["n"])
         if number in self._done:
             del self._done[number]
@@ -186,3 +204,17 @@ class Orders:
             except Exception as error:
                 # That of one connection must not keep the others, and other processes, from it.
                 connection.call_failed(error)
+
+
+def named_by(event: dict[str, Any], connections: Iterable[Connection]) -> list[Connection]:
+    """
+    Those that an event is about: where it names one of a user's connections, that one if it is
+    theirs; none that it says to keep.
+    """
+    client, kept = event.get("client"), list(event.get("keep", ()))
+    return [
+        one
+        for one in connections
+        if (client is None or (one.id == client and (one.user_id or "") == event["id"]))
+        and one.id not in kept
+    ]

@@ -31,8 +31,9 @@ from ..layer.envelope import Batch, Sequence
 from ..pipelines.rule_rechecks import RuleRechecks
 from ..threads.tasks import Tasks
 from ..types import Identity
-from .events import ORDERS, Events, Orders
+from .events import ORDERS, Events, Orders, named_by
 from .rechecks import Deadlines, Rechecks, Slot
+from .registry import Answer, Inventory
 
 #: How many sessions that have just ended are remembered.
 MAX_ENDED = 1024
@@ -84,7 +85,8 @@ class Grants:
         self._sequence = Sequence()
         #: Re-checks of group rules.
         self.rule_rechecks = RuleRechecks(hub)
-        self._orders = Orders()
+        self._orders = Orders(self.add, self.remove)
+        self._inventory = Inventory(hub)
         #: Number of the latest control event; who was authenticated before it is re-checked.
         self.events_seen = 0
         self._number_event()
@@ -93,7 +95,7 @@ class Grants:
         self._confirmation = secrets.token_hex(8)
         self._confirm_timer: asyncio.TimerHandle | None = None
         #: Requests for counts: nonce -> the answers so far.
-        self.counts_asked: dict[str, list[dict[str, int]]] = {}
+        self.counts_asked: dict[str, list[Answer]] = {}
 
     # What depends on what
 
@@ -250,11 +252,11 @@ class Grants:
             self._number_event()
         handler(self, event)
 
-    def _named(self, event: dict[str, Any]) -> set[Connection]:
+    def _named(self, event: dict[str, Any]) -> list[Connection]:
         """The connections that an order is about: of a user, or the one with this id."""
         name, tenant = str(event["id"]), event.get("tenant", "")
-        of_user = (one for one in self._find("user", name) if tenant_name(one.tenant) == tenant)
-        return {*of_user, *self._find("connection", name)}
+        users = (one for one in self._find("user", name) if tenant_name(one.tenant) == tenant)
+        return named_by(event, {*users, *self._find("connection", str(event.get("client", name)))})
 
     def _find(self, kind: str, name: str) -> set[Connection]:
         found = {*self._dependent.get((kind, name), ()), *self._owners.get((kind, name))}
@@ -269,7 +271,8 @@ class Grants:
         key = str(event["kind"]), str(event["id"])
         code, reason = int(event["code"]), str(event["reason"])
         check_close(code, reason)
-        for connection in self._find(*key):
+        found = {*self._find(*key), *self._find("connection", str(event.get("client", "")))}
+        for connection in named_by(event, found):
             connection.close(code, reason)
         if event["kind"] == "session":
             # Django sends this just before the row is deleted: whoever connects in between
@@ -279,14 +282,14 @@ class Grants:
                 del self._ended[next(iter(self._ended))]
 
     def _send_count(self, event: dict[str, Any]) -> None:
-        self._hub.send_control({"is": "count", "nonce": event["nonce"], "tokens": self.count()})
+        for answer in self._inventory.answers(event, self.count()):
+            self._hub.send_control(answer)
 
     def _note_count(self, event: dict[str, Any]) -> None:
         if event["nonce"] == self._confirmation:
             self._confirm()
-        answers = self.counts_asked.get(event["nonce"])
-        if answers is not None:
-            answers.append({str(name): int(number) for name, number in event["tokens"].items()})
+        if event["nonce"] in self.counts_asked:
+            self.counts_asked[event["nonce"]].append(Answer.read(event))
 
     _handlers: dict[str, Callable[["Grants", dict[str, Any]], None]] = {
         "changed": _changed,

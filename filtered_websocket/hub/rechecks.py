@@ -22,8 +22,9 @@ from ..types import Identity
 
 logger = get_logger(__name__)
 
-#: A connection's access depends on its handshake, and on a token that it used since.
-Slot = Literal["handshake", "used"]
+#: A connection's access depends on its handshake, on a token that it used since, and on when the
+#: site has ordered that it ends.
+Slot = Literal["handshake", "used", "ordered"]
 #: Connections, and what their access depends on.
 Held: TypeAlias = list[tuple[Connection, Identity]]
 

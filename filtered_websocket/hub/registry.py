@@ -1,18 +1,34 @@
-"""The hubs of this process by event loop, and which of them have connections now."""
+"""
+The hubs of this process by event loop, which of them have connections now, and what each has.
+"""
 
 import asyncio
+import fnmatch
 import os
+import re
+import secrets
+import socket
 import threading
+import time
 import weakref
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from asgiref.sync import SyncToAsync
 
+from .. import __version__
+from ..conf import conf
+from ..connections.connection import Connection
+from ..groups import channel_name
 from ..pipelines.route import known_routes
 from ..threads.tasks import runs_a_loop
 
 if TYPE_CHECKING:
     from .hub import Hub
+
+#: About the most bytes of names in one answer about groups.
+MAX_PART = 16_384
 
 #: Event loop -> its hub, which may not have begun.
 hubs: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub]" = weakref.WeakKeyDictionary()
@@ -70,6 +86,92 @@ def may_serve() -> bool:
     # The note stays when that loop has ended.
     is_under_a_loop = runs_a_loop() or (loop is not None and loop.is_running())
     return _serves or (is_under_a_loop and bool(known_routes()))
+
+
+class Answer(NamedTuple):
+    """What a process has told who asked all of them."""
+
+    #: Token id -> connections that depend on it.
+    tokens: dict[str, int]
+    #: Group -> connections in it.
+    groups: dict[str, int]
+    #: The process itself; empty where that was not asked.
+    node: dict[str, Any]
+
+    @classmethod
+    def read(cls, event: dict[str, Any]) -> Self:
+        """The answer in a control event. KeyError, TypeError and the like if there is none."""
+        tokens, groups = (
+            {str(name): int(number) for name, number in counts.items()}
+            for counts in (event["tokens"], event.get("groups", {}))
+        )
+        return cls(tokens, groups, dict(event.get("node", {})))
+
+
+class Host(Protocol):
+    """The part of a hub that is used here."""
+
+    connections: dict[str, Connection]
+
+
+class Inventory:
+    """Answers who asks all processes what they have."""
+
+    def __init__(self, hub: Host) -> None:
+        self._hub = hub
+        self._uid = secrets.token_hex(8)
+        self._began = time.monotonic()
+
+    def answers(self, question: dict[str, Any], tokens: dict[str, int]) -> Iterator[dict[str, Any]]:
+        """Control events that answer, one after the other: names may be too many for one."""
+        answer = {"is": "count", "nonce": question["nonce"]}
+        if "groups" in question:
+            for groups in self._parts(question["groups"]):
+                yield {**answer, "tokens": {}, "groups": groups}
+        node = {"node": self._node()} if question.get("node") else {}
+        yield {**answer, "tokens": tokens, **node}
+
+    def _members(self) -> Counter[str]:
+        joined = [connection.joined for connection in self._hub.connections.values()]
+        return Counter(name for names in joined for name in names)
+
+    def _parts(self, pattern: str) -> Iterator[dict[str, int]]:
+        matches = re.compile(fnmatch.translate(pattern)).match
+        part: dict[str, int] = {}
+        size, most = 0, min(MAX_PART, conf.MAX_MESSAGE_SIZE // 2)
+        for name, count in self._members().items():
+            if not matches(channel_name(name)) or not _is_text(name):
+                continue
+            length = len(name.encode())
+            if part and size + length > most:
+                yield part
+                part, size = {}, 0
+            part[name] = count
+            size += length
+        yield part
+
+    def _node(self) -> dict[str, Any]:
+        members = self._members()
+        connections = self._hub.connections.values()
+        return {
+            "uid": self._uid,
+            "name": f"{socket.gethostname()}_{os.getpid()}",
+            "version": __version__,
+            "num_clients": len(connections),
+            "num_users": len({one.user_id for one in connections} - {None}),
+            "num_subs": members.total(),
+            "num_channels": len(members),
+            "uptime": int(time.monotonic() - self._began),
+        }
+
+
+def _is_text(name: str) -> bool:
+    """Whether JSON can have it: a group's name may have half of a surrogate pair."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _forget() -> None:

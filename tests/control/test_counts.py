@@ -47,6 +47,26 @@ async def test_while_the_layer_is_away_nothing_is_known(monkeypatch):
     client = await shake_hands(app)
     get_hub().publish_queue.put = lambda *args: None  # nothing leaves
     assert await asyncio.to_thread(counts.count_connections, [1]) is None
+    assert await asyncio.to_thread(counts.count_members, "*") is None
+    assert await asyncio.to_thread(counts.describe_processes) is None
+    await client.close()
+
+
+async def test_the_members_of_many_groups_come_in_several_answers(monkeypatch, settings):
+    """None of which is longer than a message may be."""
+    monkeypatch.setattr(counts, "WAIT", 0.2)
+    settings.FILTERED_WEBSOCKET = {"MAX_MESSAGE_SIZE": 400}
+    names = [f"group {number:03}" for number in range(100)]
+    client = await shake_hands(FilteredWebSocketConsumer.as_asgi(filters=[], groups=names))
+    sent = []
+    send_control = get_hub().send_control
+    get_hub().send_control = lambda event: (sent.append(event), send_control(event))
+    found = await asyncio.to_thread(counts.count_members, "group 0*")
+    assert found == dict.fromkeys(names, 1)
+    assert await asyncio.to_thread(counts.count_members, "group ?[13579]9") == {
+        f"group 0{number}9": 1 for number in range(1, 10, 2)
+    }
+    assert len(sent) > 6
     await client.close()
 
 

@@ -11,7 +11,6 @@ import re
 import msgpack
 import pytest
 
-from filtered_websocket import disconnect
 from filtered_websocket.control import orders
 from filtered_websocket.disconnect import (
     disconnect_connection,
@@ -164,6 +163,20 @@ async def test_a_probe_has_the_form_that_it_always_had():
             '{"is":"close","kind":"connection","id":"6ba7","code":4401,'
             '"reason":"disconnected by the site"}',
         ),
+        (
+            lambda: orders.change("unsubscribe", "5", "room", "6ba7"),
+            '{"is":"changed","kind":"unsubscribe","id":"5","client":"6ba7",'
+            '"group":"room","n":"0011223344556677"}',
+        ),
+        (
+            lambda: orders.close("user", "", 4000, "", "6ba7", ["6ba8"]),
+            '{"is":"close","kind":"user","id":"","client":"6ba7",'
+            '"code":4000,"reason":"","keep":["6ba8"]}',
+        ),
+        (
+            lambda: orders.set_expiry("5", "", 7),
+            '{"is":"changed","kind":"expiry","id":"5","at":7}',
+        ),
         (lambda: orders.recheck("token", 7), '{"is":"changed","kind":"token","id":"7"}'),
         (lambda: get_hub().send_control({"is": "sweep"}), '{"is":"sweep"}'),
         (
@@ -173,9 +186,7 @@ async def test_a_probe_has_the_form_that_it_always_had():
     ],
 )
 async def test_a_control_event_has_the_bytes_that_it_always_had(monkeypatch, send, payload):
-    monkeypatch.setattr(
-        disconnect.secrets, "token_hex", lambda size: "0011223344556677"[: 2 * size]
-    )
+    monkeypatch.setattr(orders.secrets, "token_hex", lambda size: "0011223344556677"[: 2 * size])
     async with connect([]):
         hub = get_hub()
         batches = []
