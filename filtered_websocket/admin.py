@@ -61,7 +61,15 @@ class TokenAdmin(_TokenAdmin):
     raw_id_fields = ("user",)
     actions = ("revoke_selected",)
 
-    _written = ("name", "user", "group", "can_publish", "can_subscribe", "expires_at")
+    _written = (
+        "name",
+        "user",
+        "group",
+        "can_publish",
+        "can_subscribe",
+        "can_call_api",
+        "expires_at",
+    )
     _shown = ("prefix", "state", "connections", "created", "last_used", "revoked_at")
 
     class Media:

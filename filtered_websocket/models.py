@@ -131,6 +131,11 @@ class Token(models.Model):
     )
     can_publish = models.BooleanField(_("may publish"), default=True)
     can_subscribe = models.BooleanField(_("may subscribe"), default=True)
+    can_call_api = models.BooleanField(
+        _("may call the HTTP API"),
+        default=False,
+        help_text=_("For backends: publish to any group, close any connection."),
+    )
     expires_at = models.DateTimeField(_("expires at"), null=True, blank=True)
     created = models.DateTimeField(_("created"), auto_now_add=True)
     last_used = models.DateTimeField(_("last used"), null=True, editable=False)

@@ -74,6 +74,9 @@ def test_a_token_is_what_its_options_say():
     token = Token.objects.find(run("create", "--name", "lamp", *options)[0].strip())
     assert (token.name, token.user, token.group) == ("lamp", ann, "kitchen")
     assert (token.can_publish, token.can_subscribe, token.expires_at) == (False, False, None)
+    assert not token.can_call_api
+    token = Token.objects.find(run("create", "--name", "backend", "--api")[0].strip())
+    assert token.can_call_api
 
 
 def test_a_token_may_do_everything_unless_told():

@@ -47,6 +47,7 @@ class Command(BaseCommand):
         create.add_argument("--expires-in", metavar="TIME", help="30s, 15m, 12h, 30d or 2w")
         create.add_argument("--no-publish", action="store_true", help="it may not publish")
         create.add_argument("--no-subscribe", action="store_true", help="it may not subscribe")
+        create.add_argument("--api", action="store_true", help="it may call the HTTP API")
         actions.add_parser("list", help="print all tokens")
         for action, text in (
             ("rotate", "replace the key of a token and print the new one"),
@@ -80,6 +81,7 @@ class Command(BaseCommand):
         expires_in: str | None,
         no_publish: bool,
         no_subscribe: bool,
+        api: bool,
         **options: Any,
     ) -> None:
         fields = {
@@ -88,6 +90,7 @@ class Command(BaseCommand):
             "group": group,
             "can_publish": not no_publish,
             "can_subscribe": not no_subscribe,
+            "can_call_api": api,
             "expires_at": None if expires_in is None else _moment_in(expires_in),
         }
         with transaction.atomic(using=router.db_for_write(Token)):
