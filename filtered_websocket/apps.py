@@ -3,6 +3,7 @@
 from django.apps import AppConfig
 from django.core import checks
 
+from .checks.api import check_api
 from .checks.application import check_application
 from .checks.environment import check_environment
 from .checks.groups import check_groups
@@ -19,6 +20,7 @@ CHECKS = (
     check_storage,
     check_layer,
     check_publishing,
+    check_api,
     check_environment,
 )
 

@@ -21,12 +21,14 @@ from .setting_rules import (
     CALLABLE,
     COUNT,
     FLAG,
+    KEYS,
     LIMIT,
     OPTIONAL_NAME,
     ORIGINS,
     PATH,
     PATHS,
     PAUSE,
+    RATE,
     SECONDS,
     STORAGE,
     TIMEOUT,
@@ -124,6 +126,8 @@ CORE = "channels_redis.core.RedisChannelLayer"
 SETTINGS: dict[str, tuple[Any, Rule]] = {
     "ALLOWED_ORIGINS": (None, ORIGINS),
     "ALLOW_NO_ORIGIN": (True, FLAG),
+    "API_KEY": (None, KEYS),
+    "API_RATE": ("1000/s", RATE),
     "AUTHENTICATORS": (
         [
             "filtered_websocket.auth.SessionAuthenticator",

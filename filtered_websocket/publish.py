@@ -76,7 +76,7 @@ def publish(
     nothing is published: so a publish that may have arrived can be repeated.
     """
     item = new_item(message, exclude=excluded_ids(exclude), text=text_event.get())
-    send = partial(_hand_over, check_group(group), item, site_keep(group, idempotency_key))
+    send = partial(hand_over, check_group(group), item, site_keep(group, idempotency_key))
     if on_commit:
         transaction.on_commit(partial(_send_committed, send))
     else:
@@ -119,7 +119,7 @@ async def apublish(
         return None
     item = new_item(message, exclude=excluded_ids(exclude), text=text_event.get())
     keep = site_keep(check_group(group), idempotency_key)
-    told = _hand_over(group, item, keep, wait=True)
+    told = hand_over(group, item, keep, wait=True)
     return await asyncio.wrap_future(told) if isinstance(told, Future) else told
 
 
@@ -157,10 +157,10 @@ async def apublish_to_user(
     )
 
 
-def _hand_over(
+def hand_over(
     group: str, item: Item, keep: Keep | None, wait: bool = False
 ) -> "Future[Position | None] | Position | None":
-    """Send ``item``, or queue it; with ``wait``, returns a future of a queued one."""
+    """Send or queue ``item``, for this package; with ``wait``, returns a future of a queued one."""
     if captures and active_hub() is None:
         for capture in captures:
             capture(group, item)

@@ -1,5 +1,6 @@
 """Which values a setting accepts: as a function, and as words for messages."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -68,6 +69,29 @@ LIMIT = Rule(
 )
 TIMEOUT = Rule(lambda value: value is None or SECONDS.allows(value), f"None or {SECONDS.words}")
 AMOUNT = Rule(lambda value: _is_int(value) and value >= 0, "an int, 0 or more")
+
+
+#: An HTTP header cannot have other characters of which every program thinks the same.
+_KEY = re.compile(r"[!-~]+")
+_RATE = re.compile(r"0*[1-9][0-9]*/[smh]", re.ASCII)
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, str) and _KEY.fullmatch(value) is not None
+
+
+KEYS = Rule(
+    lambda value: (
+        value is None
+        or _is_key(value)
+        or (isinstance(value, list | tuple) and all(map(_is_key, value)))
+    ),
+    "None, a text of visible ASCII characters, or a list of such texts",
+)
+RATE = Rule(
+    lambda value: value is None or (isinstance(value, str) and _RATE.fullmatch(value) is not None),
+    "None or a rate, as 20/s, 600/m or 5000/h",
+)
 
 
 def one_of(*choices: str) -> Rule:

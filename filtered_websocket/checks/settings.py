@@ -69,8 +69,10 @@ def _check_setting(key: Any, value: Any) -> Iterable[CheckMessage]:
             id="filtered_websocket.E001",
         )
     elif not SETTINGS[key][1].allows(value):
+        # A key of the API must not be in a log, misspelt or not.
+        shown = type(value) if key == "API_KEY" else value
         yield Error(
-            f"FILTERED_WEBSOCKET[{key!r}] is {value!r:.80}.",
+            f"FILTERED_WEBSOCKET[{key!r}] is {shown!r:.80}.",
             hint=f"It must be {SETTINGS[key][1].words}.",
             id="filtered_websocket.E002",
         )

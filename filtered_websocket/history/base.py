@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ..codecs.frames import Kind
-from ..layer.envelope import EVENT, EXCLUDE, MAX_ORIGIN, Batch, Item
+from ..layer.envelope import EVENT, EXCLUDE, MAX_ORIGIN, TAGS, Batch, Item
 
 #: For so many seconds after its last batch, a store remembers an origin, and for so many an
 #: idempotency key.
@@ -75,6 +75,12 @@ class Publication(NamedTuple):
         """Its name, or an empty text."""
         name: str = self.item.meta.get(EVENT, "")
         return name
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Texts by name, which its publisher gave it."""
+        tags: dict[str, str] = self.item.meta.get(TAGS, {})
+        return tags
 
 
 class Page(NamedTuple):

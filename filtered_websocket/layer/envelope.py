@@ -44,6 +44,8 @@ EVENTS = "p"
 EXCLUDE = "x"
 #: ``meta`` key: the name of the publication, if it has one.
 EVENT = "e"
+#: ``meta`` key: texts by name that its publisher gave it, for clients of the Centrifuge protocol.
+TAGS = "t"
 
 #: About the bytes of memory that such an id takes.
 ID_SIZE = 90
@@ -171,11 +173,13 @@ def open_item(raw: Any) -> Item:
 
 
 def _is_meta(meta: dict[str, Any]) -> bool:
-    left_out = meta.get(EXCLUDE, [])
+    left_out, tags = meta.get(EXCLUDE, []), meta.get(TAGS, {})
     return (
         isinstance(left_out, list)
         and all(isinstance(key, str) for key in left_out)
         and isinstance(meta.get(EVENT, ""), str)
+        and isinstance(tags, dict)
+        and all(isinstance(text, str) for pair in tags.items() for text in pair)
     )
 
 

@@ -58,6 +58,8 @@ def test_e001_unknown_key(settings, chosen, words):
 WRONG = {
     "ALLOWED_ORIGINS": ["*", "https://example.com", {"*"}, [3], [None], False],
     "ALLOW_NO_ORIGIN": [None, 1, "True"],
+    "API_KEY": [3, "", "a b", "k\u00e9y", "a\n", [3], [""], {"a": 1}],
+    "API_RATE": [3, "", "0/s", "5", "5/d", "5/s ", "-5/s", "\u0665/s"],
     "AUTHENTICATORS": [None, "filtered_websocket.auth.HeaderAuthenticator", [object], [None]],
     "BLOCKING_THREADS": [0, -1, 1.5, "8", True, None],
     "CALLS": [0, -1, 1.5, "8", True, None],
@@ -110,7 +112,8 @@ def test_every_setting_has_wrong_values_here():
 def test_e002_wrong_value(settings, key, value):
     settings.FILTERED_WEBSOCKET = {key: value}
     message = found()["filtered_websocket.E002"]
-    assert f"FILTERED_WEBSOCKET[{key!r}] is {value!r}" in message
+    shown = type(value) if key == "API_KEY" else value  # a secret is not shown
+    assert f"FILTERED_WEBSOCKET[{key!r}] is {shown!r}" in message
     assert f"It must be {conf.SETTINGS[key][1].words}." in message
 
 
