@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from django.core.serializers.json import DjangoJSONEncoder
 
@@ -23,6 +23,15 @@ text_event: ContextVar[bool | None] = ContextVar("fws_text_event", default=None)
 Kind = Literal["t", "b", "j"]
 #: A message as it is sent over the layer.
 Packed = tuple[Kind, bytes]
+
+
+class Encoded(NamedTuple):
+    """A message that is encoded already, for ``publish`` of this package."""
+
+    kind: Kind
+    payload: bytes
+
+
 #: For isinstance: a constant tuple is faster than ``bytes | ...``, built at every call.
 BYTES = (bytes, bytearray, memoryview)
 OBJECTS = (dict, list)
@@ -193,6 +202,8 @@ def pack(message: Any, text: bool | None) -> Packed:
         return ("t" if text and is_utf8(payload) else "b"), payload
     if isinstance(message, OBJECTS):
         return "j", dump_json(message).encode()
+    if isinstance(message, Encoded):
+        return message.kind, message.payload
     raise TypeError(
         f"a message is str, bytes, dict or list, not {type(message).__name__}: {message!r:.80}"
     )

@@ -1,0 +1,295 @@
+"""
+The two formats of the Centrifuge client protocol: frames to commands, replies to frames.
+
+In between, a command or a reply is a dict with the names of ``centrifuge.proto``; what the
+schema calls bytes is :class:`Data` in it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, Self
+
+from .frames import Encoded, Frame, Kind, dump_json, pack
+from .json import JSONCodec
+from .schema import check, has_protobuf, messages, protobuf_class
+
+#: One that both formats can say, and no parser of another format takes for anything else.
+PARSER = JSONCodec()
+#: What JSON allows around a value, within a line.
+SPACE = " \t\r\n"
+#: The most bytes of the length before a Protobuf message.
+LONGEST_LENGTH = 5
+
+
+class BadFrame(ValueError):
+    """A frame that is not of this protocol."""
+
+
+class Data(Encoded):
+    """Data of a site: its bytes, and whether they are text, JSON or neither."""
+
+    __slots__ = ()
+
+    def __new__(cls, payload: bytes, kind: Kind = "j") -> Self:
+        return super().__new__(cls, kind, payload)
+
+    @property
+    def value(self) -> Any:
+        """What filters get. Raises ValueError or RecursionError if it should be JSON and is not."""
+        if self.kind == "b":
+            return bytearray(self.payload)
+        text = self.payload.decode()
+        return PARSER.parse(text) if self.kind == "j" else text
+
+
+def data_of(value: Any) -> Data:
+    """What a site gave. TypeError or ValueError for what JSON cannot say."""
+    if isinstance(value, Data):
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return from_bytes(bytes(value))
+    return Data(dump_json(value).encode())
+
+
+def data_to_send(message: Any, text: bool) -> Data:
+    """What chains have made of a message: any JSON value, text or bytes."""
+    if isinstance(message, str | bytes | bytearray | memoryview):
+        kind, payload = pack(message, text)
+        return Data(payload, kind)
+    return data_of(message)
+
+
+def from_bytes(payload: bytes) -> Data:
+    """JSON where the bytes are JSON."""
+    data = Data(payload)
+    try:
+        data.value  # noqa: B018 - raises
+    except (ValueError, RecursionError):
+        return Data(payload, "b")
+    return data
+
+
+def as_json(data: Data) -> bytes:
+    """``data`` as JSON without line ends, which separate messages."""
+    if data.kind == "t":
+        return dump_json(data.payload.decode()).encode()
+    if b"\n" in data.payload or b"\r" in data.payload:
+        return dump_json(json.loads(data.payload)).encode()
+    return data.payload
+
+
+class Format(Protocol):
+    """One way to write messages. There is one object of each."""
+
+    #: Of the WebSocket handshake.
+    subprotocol: str
+    #: The empty message.
+    ping: Frame
+
+    def decode(self, payload: bytes, text: bool) -> Iterator[dict[str, Any]]:
+        """The commands of a frame; an empty one is a pong. Raises :exc:`BadFrame`."""
+
+    def reply(self, reply: Mapping[str, Any]) -> Frame:
+        """The frame of one reply."""
+
+    def can_say(self, data: Data) -> bool:
+        """Whether such data can be sent."""
+
+    def publication(self, channel: str, number: int, data: Data, offset: int, info: str) -> Frame:
+        """The push of a publication; with a ``number`` that stands for the channel, if not 0."""
+
+
+class Json:
+    """One JSON object per line."""
+
+    subprotocol = "centrifuge-json"
+    ping = Frame(b"{}", True)
+
+    def decode(self, payload: bytes, text: bool) -> Iterator[dict[str, Any]]:
+        """As of :class:`Format`; binary frames are none."""
+        if not (text and payload.strip()):
+            raise BadFrame
+        try:
+            for line in payload.decode().split("\n"):
+                if line.strip(SPACE):
+                    command = PARSER.parse(line)
+                    check("Command", command)
+                    yield _with_data("Command", command)
+        except (ValueError, RecursionError) as error:
+            raise BadFrame from error
+
+    def reply(self, reply: Mapping[str, Any]) -> Frame:
+        return Frame(dump_json(_plain(reply)).encode(), True)
+
+    def can_say(self, data: Data) -> bool:
+        return data.kind != "b"
+
+    # Put together from bytes: data is not parsed for its sake.
+    def publication(self, channel: str, number: int, data: Data, offset: int, info: str) -> Frame:
+        where = f'"id":{number}' if number else f'"channel":{dump_json(channel)}'
+        rest = f',"offset":{offset}' if offset else ""
+        rest += f',"info":{info}' if info else ""
+        head = f'{{"push":{{{where},"pub":{{"data":'
+        return Frame(b"".join((head.encode(), as_json(data), rest.encode(), b"}}}")), True)
+
+
+class Protobuf:
+    """Messages with their lengths as varints before them."""
+
+    subprotocol = "centrifuge-protobuf"
+    ping = Frame(b"\0", False)
+
+    def decode(self, payload: bytes, text: bool) -> Iterator[dict[str, Any]]:
+        """As of :class:`Format`; text frames are none."""
+        if text or not payload:
+            raise BadFrame
+        at = 0
+        while at < len(payload):
+            size, start = _length(payload, at)
+            at = start + size
+            if at > len(payload):
+                raise BadFrame
+            yield _parse(payload[start:at])
+
+    def reply(self, reply: Mapping[str, Any]) -> Frame:
+        message = protobuf_class("Reply")()
+        _fill(message, reply)
+        return _delimited(message)
+
+    def can_say(self, data: Data) -> bool:
+        return True
+
+    def publication(self, channel: str, number: int, data: Data, offset: int, info: str) -> Frame:
+        message = protobuf_class("Reply")()
+        push = message.push
+        if number:
+            push.id = number
+        else:
+            push.channel = channel
+        push.pub.data = data.payload
+        push.pub.offset = offset
+        if info:
+            _fill(push.pub.info, info_of(info))
+        return _delimited(message)
+
+
+def info_of(text: str) -> dict[str, Any]:
+    """A publisher's info, which travels as JSON."""
+    return _with_data("ClientInfo", json.loads(text))
+
+
+def _length(payload: bytes, at: int) -> tuple[int, int]:
+    """The number that a varint says, and where it ends."""
+    number = 0
+    for count, byte in enumerate(payload[at : at + LONGEST_LENGTH]):
+        number |= (byte & 0x7F) << (7 * count)
+        if byte < 0x80:
+            return number, at + count + 1
+    raise BadFrame
+
+
+def _parse(part: bytes) -> dict[str, Any]:
+    message = protobuf_class("Command")()
+    try:
+        message.ParseFromString(part)
+    except Exception as error:  # google's DecodeError, which is not imported without the extra
+        raise BadFrame from error
+    return _as_dict(message)
+
+
+def _as_dict(message: Any) -> dict[str, Any]:
+    """The fields of a Protobuf message that are set."""
+    fields = messages()[message.DESCRIPTOR.name]
+    found: dict[str, Any] = {}
+    for descriptor, value in message.ListFields():
+        field = fields[descriptor.name]
+        if field.is_map:
+            is_message = field.type in messages()
+            pairs = value.items()
+            found[descriptor.name] = {
+                key: _as_dict(one) if is_message else one for key, one in pairs
+            }
+        elif field.type == "bytes":
+            found[descriptor.name] = from_bytes(value)
+        elif field.type in messages():
+            found[descriptor.name] = _as_dict(value)
+        else:
+            found[descriptor.name] = value
+    return found
+
+
+def _fill(message: Any, values: Mapping[str, Any]) -> None:
+    """Set the fields of a Protobuf message."""
+    for name, value in values.items():
+        if isinstance(value, Data):
+            setattr(message, name, value.payload)
+        elif isinstance(value, list):
+            for one in value:
+                _fill(getattr(message, name).add(), one)
+        elif isinstance(value, dict):
+            field = messages()[message.DESCRIPTOR.name][name]
+            part = getattr(message, name)
+            if field.is_map:
+                for key, one in value.items():
+                    _fill(part[key], one)
+            else:
+                part.SetInParent()
+                _fill(part, value)
+        else:
+            setattr(message, name, value)
+
+
+def _delimited(message: Any) -> Frame:
+    body: bytes = message.SerializeToString()
+    size, head = len(body), bytearray()
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    head.append(size)
+    return Frame(bytes(head) + body, False)
+
+
+def _with_data(message: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A message that was JSON, with its data as :class:`Data`; other fields are left out."""
+    fields = messages()[message]
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        field = fields.get(name)
+        if field is None:
+            continue
+        if field.type == "bytes":
+            value = Data(dump_json(value).encode())
+        elif field.type in messages():
+            kind = field.type
+            many = field.is_map
+            value = (
+                {key: _with_data(kind, one) for key, one in value.items()}
+                if many
+                else _with_data(kind, value)
+            )
+        made[name] = value
+    return made
+
+
+def _plain(value: Any) -> Any:
+    """A reply as JSON has it."""
+    if isinstance(value, Data):
+        return json.loads(as_json(value))
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return value
+
+
+JSON, PROTOBUF = Json(), Protobuf()
+
+
+def choose(offered: Any) -> tuple[Format, str | None]:
+    """
+    The format that a client asks for by its subprotocols, and the one to be answered. JSON
+    where it asks for none of ours.
+    """
+    if PROTOBUF.subprotocol in offered and has_protobuf():
+        return PROTOBUF, PROTOBUF.subprotocol
+    return JSON, JSON.subprotocol if JSON.subprotocol in offered else None

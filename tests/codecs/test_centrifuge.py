@@ -1,0 +1,155 @@
+"""Frames of the Centrifuge client protocol, in both formats."""
+
+import base64
+import json
+
+import pytest
+
+from filtered_websocket.codecs import centrifuge
+from filtered_websocket.codecs.centrifuge import (
+    JSON,
+    PROTOBUF,
+    BadFrame,
+    Data,
+    as_json,
+    data_of,
+    from_bytes,
+)
+
+codecs = pytest.importorskip("centrifuge.codecs")
+
+COMMANDS = [
+    {"id": 1, "connect": {"token": "t", "subs": {"a": {"recover": True, "offset": 3}}}},
+    {"id": 2, "subscribe": {"channel": "news", "flag": 1}},
+    {"id": 3, "history": {"channel": "news", "limit": -1, "since": {"offset": 1, "epoch": "e"}}},
+    {},
+]
+
+
+def decoded(form, frame, text):
+    return list(form.decode(frame, text))
+
+
+def test_commands_are_read_in_both_formats():
+    lines = "\n".join(map(json.dumps, COMMANDS)).encode()
+    assert decoded(JSON, lines, True) == COMMANDS
+    assert decoded(PROTOBUF, codecs._ProtobufCodec.encode_commands(COMMANDS), False) == COMMANDS
+
+
+def test_empty_lines_are_no_commands():
+    assert decoded(JSON, b'\n{"id":1}\r\n \n{"id":2}\n', True) == [{"id": 1}, {"id": 2}]
+
+
+def test_data_is_passed_through():
+    [command] = decoded(
+        JSON, b'{"id": 1, "publish": {"channel": "a", "data": {"x": "\xc3\xa9"}}}', True
+    )
+    assert command["publish"]["data"] == Data('{"x":"é"}'.encode())
+    data = base64.b64encode(b'{"x": 1}').decode()
+    sent = codecs._ProtobufCodec.encode_commands(
+        [{"id": 1, "publish": {"channel": "a", "data": data}}]
+    )
+    assert decoded(PROTOBUF, sent, False)[0]["publish"]["data"] == Data(b'{"x": 1}')
+    headers = codecs._ProtobufCodec.encode_commands([{"id": 1, "connect": {"headers": {"a": "b"}}}])
+    assert decoded(PROTOBUF, headers, False)[0]["connect"] == {"headers": {"a": "b"}}
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"\n",
+        b"nonsense",
+        b"[]",
+        b'{"id":1}\n{',
+        b'{"id":"1"}',
+        b'{"id":1,"rpc":{"data":1e999}}',
+        b'{"id":1,"rpc":{"data":' + b"[" * 100_000,
+        b'{"id":1,"id":2}',
+    ],
+)
+def test_a_malformed_json_frame_is_a_bad_request(frame):
+    with pytest.raises(BadFrame):
+        decoded(JSON, frame, True)
+
+
+@pytest.mark.parametrize(
+    "frame", [b"", b"\x05", b"\x80", b"\xff\xff\xff\xff\xff\xff", b"\x02\xff\xff", b"\x00\x80"]
+)
+def test_a_malformed_protobuf_frame_is_a_bad_request(frame):
+    with pytest.raises(BadFrame):
+        decoded(PROTOBUF, frame, False)
+
+
+def test_a_frame_of_the_other_kind_is_a_bad_request():
+    with pytest.raises(BadFrame):
+        decoded(JSON, b"{}", False)
+    with pytest.raises(BadFrame):
+        decoded(PROTOBUF, b"\0", True)
+
+
+REPLY = {
+    "id": 7,
+    "connect": {
+        "client": "c",
+        "subs": {"a": {"offset": 2, "publications": [{"data": Data(b"[1]"), "offset": 2}]}},
+    },
+}
+
+
+def test_a_reply_is_written_in_both_formats():
+    frame = JSON.reply(REPLY)
+    assert frame.text
+    read = json.loads(frame.payload)
+    assert read["connect"]["subs"]["a"]["publications"] == [{"data": [1], "offset": 2}]
+    frame = PROTOBUF.reply(REPLY)
+    assert not frame.text
+    [read] = codecs._ProtobufCodec.decode_replies(frame.payload)
+    assert read["connect"]["subs"]["a"]["publications"] == [{"data": "WzFd", "offset": "2"}]
+    assert codecs._ProtobufCodec.decode_replies(PROTOBUF.reply({"id": 1, "ping": {}}).payload) == [
+        {"id": 1, "ping": {}}
+    ]
+
+
+def test_a_long_reply_has_a_long_length():
+    frame = PROTOBUF.reply({"id": 1, "rpc": {"data": Data(b"x" * 300, "b")}})
+    [read] = codecs._ProtobufCodec.decode_replies(frame.payload)
+    assert len(read["rpc"]["data"]) == 400
+
+
+@pytest.mark.parametrize("number", [0, 5])
+@pytest.mark.parametrize("offset", [0, 9])
+@pytest.mark.parametrize("info", ["", '{"client":"c","user":"42","conn_info":{"a":1}}'])
+def test_a_publication_is_the_same_push_in_both_formats(number, offset, info):
+    data = Data('{"text":"é"}'.encode())
+    written = json.loads(JSON.publication('a"b', number, data, offset, info).payload)
+    push = written["push"]
+    [other] = codecs._ProtobufCodec.decode_replies(
+        PROTOBUF.publication('a"b', number, data, offset, info).payload
+    )
+    assert centrifuge.info_of('{"client":"c","other":1}') == {"client": "c"}
+    assert push.get("id", 0) == int(other["push"].get("id", 0)) == number
+    assert push.get("channel") == other["push"].get("channel") == (None if number else 'a"b')
+    assert push["pub"]["data"] == {"text": "é"}
+    assert push["pub"].get("offset", 0) == int(other["push"]["pub"].get("offset", 0)) == offset
+    assert ("info" in push["pub"]) == ("info" in other["push"]["pub"]) == bool(info)
+
+
+def test_data_is_json_text_or_bytes():
+    assert as_json(Data(b'say "hi"', "t")) == b'"say \\"hi\\""'
+    assert as_json(Data(b'{"a":\n1}')) == b'{"a":1}'
+    assert from_bytes(b"\xff") == Data(b"\xff", "b")
+    assert from_bytes(b"nonsense") == Data(b"nonsense", "b")
+    assert Data(b"\xff", "b").value == bytearray(b"\xff")
+    assert Data(b"hi", "t").value == "hi"
+    assert data_of(Data(b"1")) == data_of(1) == data_of(b"1") == Data(b"1")
+    assert JSON.can_say(Data(b"1")) and not JSON.can_say(Data(b"\xff", "b"))
+    assert PROTOBUF.can_say(Data(b"\xff", "b"))
+
+
+def test_the_format_is_what_the_client_asks_for(monkeypatch):
+    assert centrifuge.choose(["centrifuge-json", "x"]) == (JSON, "centrifuge-json")
+    assert centrifuge.choose([]) == (JSON, None)
+    assert centrifuge.choose(["centrifuge-protobuf"]) == (PROTOBUF, "centrifuge-protobuf")
+    monkeypatch.setattr(centrifuge, "has_protobuf", lambda: False)
+    assert centrifuge.choose(["centrifuge-protobuf"]) == (JSON, None)
