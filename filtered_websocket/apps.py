@@ -7,6 +7,7 @@ from .checks.api import check_api
 from .checks.application import check_application
 from .checks.environment import check_environment
 from .checks.groups import check_groups
+from .checks.protocols import check_protocols
 from .checks.publishing import check_publishing
 from .checks.settings import check_access, check_filters, check_layer, check_settings, check_storage
 from .signals import connect_signals
@@ -16,6 +17,7 @@ CHECKS = (
     check_access,
     check_filters,
     check_groups,
+    check_protocols,
     check_application,
     check_storage,
     check_layer,

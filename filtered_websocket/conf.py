@@ -2,8 +2,7 @@
 ``FILTERED_WEBSOCKET``: its keys, their defaults, and the values each accepts.
 
 Values are cached, as some are read for every message; Django's ``setting_changed`` signal,
-which ``override_settings`` sends, clears the cache. :func:`import_object` imports what a
-setting names by its dotted path.
+which ``override_settings`` sends, clears the cache. :func:`import_object` imports a dotted path.
 """
 
 import os
@@ -21,6 +20,7 @@ from .setting_rules import (
     CALLABLE,
     COUNT,
     FLAG,
+    KEY,
     KEYS,
     LIMIT,
     OPTIONAL_NAME,
@@ -147,6 +147,9 @@ SETTINGS: dict[str, tuple[Any, Rule]] = {
     "FILTER_TIMEOUT": (None, TIMEOUT),
     "GROUPS": (None, PATH),
     "GUESS_LIMIT": (10, LIMIT),
+    "JWT_ALGORITHM": ("HS256", one_of("HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA")),
+    "JWT_KEY": (None, KEY),
+    "JWT_USER": (None, CALLABLE),
     "LAYER_SETTLE": (1.5, PAUSE),
     "LAYER_TIMEOUT": (2.0, SECONDS),
     "MAX_CONNECTIONS": (None, LIMIT),
@@ -159,6 +162,7 @@ SETTINGS: dict[str, tuple[Any, Rule]] = {
     "NAMESPACE": (None, OPTIONAL_NAME),
     "ON_ERROR": ("drop", one_of("drop", "close")),
     "PRESENCE_LEASE": (60.0, SECONDS),
+    "PROTOCOL": ("plain", one_of("plain", "centrifuge")),
     "PUBLISH_MAX_AGE": (30.0, SECONDS),
     "PUBLISH_QUEUE": (10_000, COUNT),
     "PUBLISH_QUEUE_BYTES": (67_108_864, COUNT),

@@ -17,6 +17,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Iterable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from asgiref.sync import markcoroutinefunction
@@ -25,8 +26,7 @@ from django.apps import apps
 
 from .auth.authenticators import AUTH_TIMEOUT, authenticate
 from .auth.credentials import credentials, without_credentials
-from .close_codes import FILTER_ERROR, FORBIDDEN, TOO_LARGE, UNAUTHORIZED
-from .codecs.frames import text_event
+from .close_codes import FILTER_ERROR, FORBIDDEN
 from .conf import conf
 from .connections.connection import Connection
 from .connections.ending import close_cancelled, finish
@@ -40,15 +40,16 @@ from .hub.joining import join_route_groups
 from .pipelines.entries import Entry
 from .pipelines.pipeline import MayJoin, Pipeline
 from .pipelines.route import Route
+from .protocols.serving import Serves, find_protocol
 from .threads.database import within
 from .transports import open_transport
 from .types import ASGIApplication, Codec, Receive, Scope, Send
 
 #: Of :meth:`FilteredWebSocketConsumer.as_asgi`.
-ARGUMENTS = {"calls", "codec", "filters", "group_rules", "groups", "personal"}
+ARGUMENTS = {"calls", "codec", "filters", "group_rules", "groups", "personal", "protocol"}
 
 
-class FilteredWebSocketConsumer(AsyncConsumer):
+class FilteredWebSocketConsumer(Serves, AsyncConsumer):
     """
     Runs a pipeline on every connection of a route.
 
@@ -70,8 +71,11 @@ class FilteredWebSocketConsumer(AsyncConsumer):
 
     #: Group rules, or the dotted path of them; without, those that ``GROUPS`` names.
     group_rules: ClassVar[Sequence[GroupRule] | str | None] = None
-    #: Whether connections of users who are logged in join their user's own group.
-    personal: ClassVar[bool] = False
+    #: Whether connections of users who are logged in join their user's own group. None: where
+    #: the route speaks a protocol.
+    personal: ClassVar[bool | None] = None
+    #: How clients speak: "plain", where a frame is a message, or "centrifuge". None: ``PROTOCOL``.
+    protocol: ClassVar[str | None] = None
 
     def __init__(self, route: Route) -> None:
         self.route = route
@@ -81,7 +85,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
     def as_asgi(cls, *, build: bool = True, **initkwargs: Any) -> ASGIApplication:
         """
         The ASGI application of a route. ``initkwargs`` are ``filters``, ``groups``, ``codec``,
-        ``calls``, ``group_rules`` and ``personal``.
+        ``calls``, ``group_rules``, ``personal`` and ``protocol``.
 
         Builds the pipeline at once if Django's apps are ready, else (and with
         ``build=False``) for the first connection. Raises
@@ -100,6 +104,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
             cls.may_join,
             initkwargs.get("group_rules", cls.group_rules),
             personal=initkwargs.get("personal", cls.personal),
+            find_protocol=partial(find_protocol, initkwargs.get("protocol", cls.protocol)),
             calls=initkwargs.get("calls", cls.calls),
             dynamic=cls.get_groups is not FilteredWebSocketConsumer.get_groups,
             is_offered=not build,
@@ -124,7 +129,7 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         Override it, as ``def`` or ``async def``: ``self.scope`` and ``self.connection``
         are set, and the connect chain has run.
         """
-        return self.route.groups
+        return self.route.joined
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, from ``websocket.connect`` to the end of its disconnect chain."""
@@ -134,34 +139,47 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         event = await receive()
         if event["type"] != "websocket.connect":
             return
-        self.base_send = send
-        self.pipeline: Pipeline = self.route.pipeline
-        self.hub: Hub = get_hub()
-        self._view = self.hub.view(self.pipeline)
-        transport = open_transport(send, conf.MAX_OUTBOX, self._transport_ended)
-        transport.on_drop = self.hub.events.message_dropped
-        self.connection = Connection(scope, self._view, transport, self.pipeline.home)
-        awaits = self.pipeline.data.awaits or self.pipeline.message.awaits
-        self._reader = Reader(
-            self.connection, receive, self._receive, self._view, self._view.stalls, awaits
-        )
-        self._max_size: int = conf.MAX_MESSAGE_SIZE
+        self._begin(receive, send)
         try:
             self.hub.attach(self.connection)
-            await self._open()
+            if self._session is None:
+                await self._open()
+            else:
+                await self._open_session(self._session)
             if self._accepted:
                 await self._reader.run()
         except asyncio.CancelledError:
             await close_cancelled(self.connection, self.send)
             raise
         finally:
-            transport.stop()
+            self.connection.transport.stop()
             self._leave()
             try:
-                chains = self.pipeline.disconnect if self._accepted else ()
+                chains = self.pipeline.disconnect if self._stood else ()
                 await finish(self.connection, chains, self.pipeline.failed)
             finally:
                 await self.hub.detach(self.connection)
+
+    def _begin(self, receive: Receive, send: Send) -> None:
+        """Make the connection, and what reads its messages."""
+        self.base_send = send
+        self.pipeline: Pipeline = self.route.pipeline
+        protocol = self.pipeline.protocol
+        self.hub: Hub = get_hub()
+        self._view = self.hub.view(self.pipeline)
+        transport = open_transport(send, conf.MAX_OUTBOX, self._transport_ended)
+        transport.on_drop = self.hub.events.message_dropped
+        make = Connection if protocol is None else protocol.connection
+        self.connection = make(self.scope, self._view, transport, self.pipeline.home)
+        awaits = self.pipeline.data.awaits or self.pipeline.message.awaits
+        handle = self._receive
+        if protocol is not None:
+            self._session = protocol.session(self, self._view)
+            awaits, handle = True, self._session.receive
+        self._reader = Reader(
+            self.connection, receive, handle, self._view, self._view.stalls, awaits
+        )
+        self._max_size: int = conf.MAX_MESSAGE_SIZE
 
     # Connect
 
@@ -249,47 +267,14 @@ class FilteredWebSocketConsumer(AsyncConsumer):
         # A list: a generator may raise.
         await join_route_groups(self.connection, list(names), self.route)
 
-    # Receive
-
-    async def _receive(self, payload: bytes, text: bool) -> None:
-        """One frame through the data chain, the codec and the message chain."""
-        connection = self.connection
-        if connection.deadline is not None and connection.is_expired(self.hub.loop.time()):
-            connection.close(UNAUTHORIZED, "expired")
-            return
-        if len(payload) > self._max_size:
-            connection.close(TOO_LARGE, f"a message has at most {self._max_size} bytes")
-            return
-        pipeline = self.pipeline
-        token = text_event.set(text)
-        try:
-            frame = bytearray(payload)
-            if pipeline.data.stages:
-                frame = await pipeline.data.pipe(connection, frame)
-            message = frame if pipeline.codec is None else pipeline.codec.decode(frame, text)
-            if pipeline.message.awaits:
-                await pipeline.message.arun(connection, message)
-            else:
-                pipeline.message.run(connection, message)
-        except Drop as drop:
-            self._view.dropped(drop, f"connection {connection.id}")
-        except Close as close:
-            connection.close(close.code, close.reason)
-        except BaseException as error:
-            if ends_the_task(error):
-                raise
-            pipeline.failed(error, f"connection {connection.id}")
-            if conf.ON_ERROR == "close":
-                connection.close(FILTER_ERROR, "a filter failed")
-        finally:
-            text_event.reset(token)
-
     # Close
 
     def _transport_ended(self, code: int, reason: str) -> None:
         self._reader.end(code, reason)
 
     def _leave(self) -> None:
+        if self._session is not None:
+            self._session.end()
         self._view.connections.pop(self.connection.id, None)
         self.hub.grants.remove_all(self.connection)
         self.hub.limits.leave(self.connection)

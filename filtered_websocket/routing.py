@@ -39,6 +39,7 @@ from .hub.grants import latest_event
 from .hub.registry import note_serving
 from .logs import LogThrottle, get_logger
 from .pipelines.route import Route
+from .protocols.serving import PROTOCOLS
 from .transports import open_transport
 from .transports.listening import limit_accepts
 from .types import ASGIApplication, Receive, Scope, Send
@@ -208,6 +209,18 @@ def _note_paths(routes: Sequence[Any], prefix: str) -> list[str]:
     return paths
 
 
+def protocol_urlpatterns() -> list[Any]:
+    """
+    A route at the usual path of each protocol, for the site's pipeline, ``INSTALLED_FILTERS``.
+
+    ImproperlyConfigured for a pipeline that cannot be built.
+    """
+    return [
+        path(one.path, FilteredWebSocketConsumer.as_asgi(protocol=name))  # type: ignore[arg-type]
+        for name, one in PROTOCOLS.items()
+    ]
+
+
 def websocket_application(routes: Sequence[Any] | None = None) -> ASGIApplication:
     """
     ``routes`` (Django paths; by default the site's pipeline at ``/``) behind the handshake
@@ -224,14 +237,20 @@ def websocket_application(routes: Sequence[Any] | None = None) -> ASGIApplicatio
     )
 
 
-def with_websockets(http: ASGIApplication, routes: Sequence[Any] | None = None) -> ASGIApplication:
+def with_websockets(
+    http: ASGIApplication, routes: Sequence[Any] | None = None, *, protocols: bool = False
+) -> ASGIApplication:
     """
-    A site's ASGI application: ``http`` unchanged, and WebSockets.
+    A site's ASGI application: ``http`` unchanged, and WebSockets; with ``protocols`` also at
+    the usual path of each protocol, unless a route is there.
 
     Call it after ``get_asgi_application()``, as it needs Django's apps. Raises
     ImproperlyConfigured for a pipeline that cannot be built.
     """
-    return _by_protocol(http, websocket_application(routes))
+    served = websocket_urlpatterns if routes is None else routes
+    if protocols:
+        served = [*served, *protocol_urlpatterns()]
+    return _by_protocol(http, websocket_application(served))
 
 
 def standalone_application(

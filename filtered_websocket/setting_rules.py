@@ -39,8 +39,9 @@ ALIAS = Rule(lambda value: isinstance(value, str), "a key of CHANNEL_LAYERS")
 PATH = Rule(lambda value: value is None or isinstance(value, str), "None or a dotted path")
 CALLABLE = Rule(
     lambda value: value is None or isinstance(value, str) or callable(value),
-    "None, a dotted path or a function without arguments",
+    "None, a dotted path or a function",
 )
+KEY = Rule(lambda value: value is None or isinstance(value, str), "None or a text")
 STORAGE = Rule(
     lambda value: (
         isinstance(value, dict)

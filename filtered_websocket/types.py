@@ -72,6 +72,29 @@ class Identity:
     was_active: bool = field(default=True, repr=False)
 
 
+class TokenUser:
+    """
+    The user whom a JSON Web Token names, on routes of the Centrifuge protocol: not a row of
+    the database.
+    """
+
+    is_authenticated = True
+    is_active = True
+    is_anonymous = False
+
+    def __init__(self, pk: str, info: Any = None) -> None:
+        self.pk = self.id = pk
+        #: The claim ``info``, shown to others.
+        self.info = info
+
+    def __str__(self) -> str:
+        return self.pk
+
+    def has_perm(self, permission: str, obj: Any = None) -> bool:
+        """Permissions are rows of the database: none."""
+        return False
+
+
 class Authenticator(Protocol):
     """
     One way to authenticate a connection. The setting names a class, which is called without

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from typing import Any, Generic, TypeVar
 
-from ..types import Identity
+from ..types import Identity, TokenUser
 from .keys import digest_of
 from .validity import is_token, is_user
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 def dependencies(identity: Identity) -> list[Dependency]:
     """What control events name; access ends with any of these."""
     found = []
-    if is_user(identity.user):
+    if is_user(identity.user) or isinstance(identity.user, TokenUser):
         found.append(("user", str(identity.user.pk)))
     if is_token(identity.token):
         found.append(("token", str(identity.token.pk)))

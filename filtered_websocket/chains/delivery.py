@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
+from ..codecs.copies import copy_of
 from ..codecs.frames import Frame, text_event, unpack
 from ..conf import conf
 from ..exceptions import Drop, ends_the_task
@@ -31,15 +32,15 @@ from ..layer.envelope import EXCLUDE, Item
 from ..publishing.fan_out import make_frame, write, write_items
 from ..threads.serial_queue import SerialQueue
 from .current import About, about_event
-from .sending import Host, Pipeline, Recipient, Sending, Sends, copy_of
+from .sending import Host, Pipeline, Recipient, Sends
 
 #: So many publications of a page are handled before others have their turn.
 TURN = 64
 
 
-#: What the group chain has made of a message: a frame, or what the send chain makes frames of.
-Content = Frame | Sending
-OnContent = Callable[[About, Any], None]
+#: What the group chain has made of a message: a frame, a protocol's push, or a :class:`Sending`.
+Content = Any
+OnContent = Callable[[About, Content], None]
 
 
 class Delivery:
@@ -61,8 +62,13 @@ class Delivery:
             self.deliver = self._write_items
         elif pipeline.send and not pipeline.send.awaits:
             self.deliver = self._run_together
+        self._unpack: Callable[[Any, Any], tuple[Any, bool]] = unpack
         self._encode: Callable[[About, Any, bool], Content] = self._make_frame
         self._send: OnContent = self._write_frame
+        if pipeline.protocol is not None:
+            self._encode, self._send = view.pushes.publication, view.pushes.send
+            if not (pipeline.group or pipeline.send):
+                self._unpack = view.pushes.unpack
         if self._pipeline.send:
             self._encode, self._send = self._sends.sending, self._sends.send
 
@@ -81,7 +87,7 @@ class Delivery:
         # One by one: who joins becomes a member between two of them.
         for offset, item in enumerate(run.items, run.first):
             content = self._content_of(group, item, Position(run.epoch, offset), self._send)
-            line.note(run.epoch, _passed(offset, item, content))
+            line.note(run.epoch, Passed.of(offset, item, content))
         if not run.items:
             line.move(Position(run.epoch, run.first - 1))
 
@@ -123,7 +129,7 @@ class Delivery:
         token = about_event.set(about)
         text_token = text_event.set(None)
         try:
-            message, text = unpack(item.packed, pipeline.codec)
+            message, text = self._unpack(item.packed, pipeline.codec)
             text_event.set(text)
             content = self._encode(about, pipeline.group.run(self._view, message), text)
             if send is not None:
@@ -198,7 +204,7 @@ class Delivery:
             if item is None:
                 line.move(position)
             else:
-                line.note(position.epoch, _passed(position.offset, item, content))
+                line.note(position.epoch, Passed.of(position.offset, item, content))
         members = self._hub.groups.members(self._view, group)
         if not members and not len(self._backlogs.get(group, ())):
             # The last member left while it was busy: no message will come.
@@ -233,12 +239,12 @@ class Delivery:
         codec = self._pipeline.codec
         frame = make_frame(message, codec, {}, text_event.get())
         about = About(group, "", {EXCLUDE: list(exclude)} if exclude else {})
-        if self._pipeline.send:
-            # As the chain gets what was published.
-            own = bytearray(frame.payload) if codec is None else copy_of(message)
-            self._hub.call(self._send, about, self._sends.sending(about, own, frame.text))
-        else:
+        if not (self._pipeline.send or self._pipeline.protocol):
             self._hub.call(self._send, about, frame)
+            return
+        # As the chain gets what was published.
+        own = bytearray(frame.payload) if codec is None else copy_of(message)
+        self._hub.call(self._send, about, self._encode(about, own, frame.text))
 
     # What comes out of a history for one client
 
@@ -251,7 +257,7 @@ class Delivery:
                 content = await self._arun_item(group, item, position, None)
             else:
                 content = self._content_of(group, item, position, None)
-            passed.append(_passed(offset, item, content))
+            passed.append(Passed.of(offset, item, content))
             if number % TURN == 0:
                 await asyncio.sleep(0)
         return passed
@@ -265,10 +271,7 @@ class Delivery:
         if len(contents) > 1 and connection.transport.unsent + size > conf.MAX_OUTBOX:
             return False
         for content in contents:
-            if isinstance(content, Frame):
-                connection.transport.write(content)
-            else:
-                self._sends.send_one(connection, content)
+            self._sends.send_one(connection, content)
         return True
 
     # To the members
@@ -291,7 +294,3 @@ class Delivery:
         for line in tuple(self._backlogs.values()):
             await line.settled()
         await self._sends.settled()
-
-
-def _passed(offset: int, item: Item, content: Content | None) -> Passed:
-    return Passed(offset, content, item.size, item.meta.get(EXCLUDE, ()))

@@ -6,8 +6,6 @@ recipient only. What comes out is encoded once for all recipients with an equal 
 """
 
 import asyncio
-import copy
-import marshal
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextvars import Context
@@ -15,7 +13,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..close_codes import FILTER_ERROR
-from ..codecs.frames import Frame, text_event
+from ..codecs.copies import copy_of, key_of
+from ..codecs.frames import text_event
 from ..conf import conf
 from ..exceptions import Close, Drop, ends_the_task
 from ..layer.envelope import EXCLUDE
@@ -27,10 +26,6 @@ from ..types import Codec
 from .chain import Chain
 from .current import About, about_event
 
-#: Exact types whose values cannot be changed.
-CONSTANT = frozenset({str, bytes, int, float, bool, type(None)})
-#: This version of marshal writes equal values as equal bytes, however often one occurs.
-WITHOUT_REFERENCES = 2
 #: For messages that nobody is left out of.
 NOBODY: frozenset[AsgiTransport] = frozenset()
 
@@ -55,6 +50,7 @@ class Pipeline(Protocol):
     group: Chain
     send: Chain
     codec: Codec | None
+    protocol: Any
 
     def failed(self, error: BaseException, where: str) -> None: ...
 
@@ -91,14 +87,14 @@ class Sending:
         about: About,
         message: Any,
         text: bool,
-        encode: Callable[[Any], Frame],
+        encode: Callable[[Any], Any],
     ) -> None:
         self.about = about
         self._chain = chain
         self._message = message
         self._text = text
         self._encode = encode
-        self._frames: dict[tuple[type, bytes], Frame] = {}
+        self._frames: dict[tuple[type, bytes], Any] = {}
         #: About the bytes that it takes in a queue.
         self.size = OVERHEAD + (len(message) if isinstance(message, bytearray | str) else 0)
 
@@ -118,38 +114,15 @@ class Sending:
         about_event.set(self.about)
         return copy_of(self._message)
 
-    def frame(self, result: Any) -> Frame:
+    def frame(self, result: Any) -> Any:
         """The frame for a result; the same one for results that are encoded equally."""
-        key = _key_of(result)
+        key = key_of(result)
         if key is None:
             return self._encode(result)
         frame = self._frames.get(key)
         if frame is None:
             frame = self._frames[key] = self._encode(result)
         return frame
-
-
-def copy_of(message: Any) -> Any:
-    """A copy that shares nothing with ``message`` that could be changed."""
-    kind = type(message)
-    if kind is bytearray:
-        return bytearray(message)
-    if kind is dict:
-        return {key: copy_of(value) for key, value in message.items()}
-    if kind is list:
-        return [copy_of(value) for value in message]
-    return message if kind in CONSTANT else copy.deepcopy(message)
-
-
-def _key_of(result: Any) -> tuple[type, bytes] | None:
-    """
-    The same for builtin values that are encoded equally: 1, 1.0 and True are not. None for
-    anything else.
-    """
-    try:
-        return type(result), marshal.dumps(result, WITHOUT_REFERENCES)
-    except ValueError:
-        return None
 
 
 class _Waiting:
@@ -177,6 +150,10 @@ class Sends:
         self.send: Callable[[About, Sending], None] = self._send_now
         if pipeline.send.awaits:
             self.send = self._queue_all
+        #: Sends a frame to some of the members; a protocol's frame has several forms.
+        self._write_all: Callable[[Any, Any, Any], None] = write_all
+        if pipeline.protocol is not None:
+            self._write_all = view.pushes.write_all
 
     def sending(self, about: About, message: Any, text: bool) -> Sending:
         """A message that is text, or not."""
@@ -185,7 +162,9 @@ class Sends:
             message = copy_of(message)
         codec = self._pipeline.codec
 
-        def encode(result: Any) -> Frame:
+        def encode(result: Any) -> Any:
+            if self._pipeline.protocol is not None:
+                return self._view.pushes.publication(about, result, text)
             return about.keep(make_frame(result, codec, about.meta, text))
 
         return Sending(self._pipeline.send, about, message, text, encode)
@@ -201,14 +180,18 @@ class Sends:
                 if about.group in connection.joined:
                     yield connection
 
-    def send_one(self, connection: Recipient, sending: Sending) -> None:
-        """Send a message to one member."""
-        if self._pipeline.send.awaits:
-            self._queue_one(connection, sending)
-        elif (frame := self._run(connection, sending)) is not None:
-            connection.transport.write(frame)
+    def send_one(self, connection: Recipient, content: Any) -> None:
+        """Send to one member what the group chain has made of a message."""
+        frame = content
+        if isinstance(content, Sending):
+            if self._pipeline.send.awaits:
+                self._queue_one(connection, content)
+                return
+            frame = self._run(connection, content)
+        if frame is not None:
+            self._write_all((connection.transport,), frame, NOBODY)
 
-    def _run(self, connection: Recipient, sending: Sending) -> Frame | None:
+    def _run(self, connection: Recipient, sending: Sending) -> Any:
         """The frame for one member, if there is one, and it is still a member."""
         try:
             frame = sending.frame(sending.run(connection))
@@ -218,13 +201,13 @@ class Sends:
         return frame if sending.about.group in connection.joined else None
 
     def _send_now(self, about: About, sending: Sending) -> None:
-        frames: dict[Frame, list[AsgiTransport]] = {}
+        frames: dict[Any, list[AsgiTransport]] = {}
         for connection in self._recipients(about):
             frame = self._run(connection, sending)
             if frame is not None:
                 frames.setdefault(frame, []).append(connection.transport)
         for frame, transports in frames.items():
-            write_all(transports, frame, NOBODY)
+            self._write_all(transports, frame, NOBODY)
 
     def _failed(self, connection: Recipient, error: BaseException) -> None:
         """The send chain of one recipient has raised ``error``: only that one pays."""
@@ -257,11 +240,17 @@ class Sends:
             waiting.task.add_done_callback(partial(self._ended, connection, waiting))
         elif waiting.size + size > conf.MAX_OUTBOX:
             # Its filters are too slow: what waits for them counts as unsent.
-            connection.transport.overflow(is_kept=sending.about.position is not None)
+            self._overflow(connection, sending)
             return
         waiting.items.append((sending, size))
         waiting.size += size
         self._hub.backlog.add(size)
+
+    def _overflow(self, connection: Recipient, sending: Sending) -> None:
+        if self._pipeline.protocol is not None:
+            self._view.pushes.cannot_take(connection, sending.about)
+        else:
+            connection.transport.overflow(is_kept=sending.about.position is not None)
 
     async def _send_waiting(self, connection: Recipient, waiting: _Waiting) -> None:
         """Runs in the context of the recipient's handshake."""
@@ -273,7 +262,7 @@ class Sends:
                 self._failed(connection, error)
             else:
                 if sending.about.group in connection.joined:
-                    connection.transport.write(frame)
+                    self._write_all((connection.transport,), frame, NOBODY)
             waiting.items.popleft()
             waiting.size -= size
             self._hub.backlog.release(size)

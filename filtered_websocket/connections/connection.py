@@ -86,6 +86,14 @@ class Connection(member.Member):
         return f"<Connection {self.id} {self.scope['path']!r}>"
 
     @property
+    def shown_info(self) -> str:
+        """
+        What others are shown of it in presence, as JSON, where its protocol has that; empty:
+        nothing. Private to this package.
+        """
+        return ""
+
+    @property
     def state(self) -> dict[str, Any]:
         """For filters; empty at first."""
         if self._state is None:
@@ -147,7 +155,10 @@ class Connection(member.Member):
         :meth:`push`, and wait until the server has taken the message, or the connection
         has closed. Messages leave in the order of the calls.
         """
-        frame = to_frame(message, self._view.codec, text=text_event.get())
+        return self.send_frame(to_frame(message, self._view.codec, text=text_event.get()))
+
+    def send_frame(self, frame: Frame) -> Result[None]:
+        """:meth:`send` of a frame that is already encoded. Private to this package."""
         if self._view.is_current:
             return Result(self._send(frame))
         sent: Result[None] = start(self._view, self._send, frame, on_error=self.call_failed)

@@ -54,10 +54,17 @@ class Buckets:
         return is_left
 
 
+class TooMany(Drop):
+    """A message over the limit."""
+
+
 class RateLimitFilter(WebSocketDataFilter):
     """
     ``action`` is what happens to a message over the limit: ``drop`` it, ``answer`` with an
     error, or ``close`` the connection with 4102.
+
+    Where clients speak a protocol every command is counted, and one over the limit is
+    answered with the protocol's error unless the connection is closed.
     """
 
     #: Messages per second, minute or hour, as 20/s, 600/m or 5000/h.
@@ -77,15 +84,24 @@ class RateLimitFilter(WebSocketDataFilter):
 
     @classmethod
     def filter(cls, web_socket_instance: Any) -> None:
+        if not getattr(web_socket_instance, "counts_commands", False):
+            try:
+                cls.count(web_socket_instance)
+            except TooMany:
+                if cls.action == "answer":
+                    web_socket_instance.push("Error: Too many messages")
+                raise
+
+    @classmethod
+    def count(cls, connection: Any) -> None:
+        """Count one message; TooMany or Close for one over the limit."""
         key = None
         if cls.per == "user":
-            key = web_socket_instance.user_id
+            key = connection.user_id
         elif cls.per == "address":
-            key = web_socket_instance.address
-        if cls._buckets.take(key or web_socket_instance):
+            key = connection.address
+        if cls._buckets.take(key or connection):
             return
         if cls.action == "close":
             raise Close(TOO_MANY, "too many messages")
-        if cls.action == "answer":
-            web_socket_instance.push("Error: Too many messages")
-        raise Drop
+        raise TooMany

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any, NamedTuple, TypeAlias
 
 from ..conf import conf
-from ..layer.envelope import Item
+from ..layer.envelope import EXCLUDE, Item
 from ..threads.tasks import pause
 from .base import Page, Position
 from .feed import Feed
@@ -38,6 +38,11 @@ class Passed(NamedTuple):
     size: int = 0
     #: Ids of connections that do not get it.
     exclude: Collection[str] = ()
+
+    @classmethod
+    def of(cls, offset: int, item: Item, content: Any) -> "Passed":
+        """What the chain has made of ``item``."""
+        return cls(offset, content, item.size, item.meta.get(EXCLUDE, ()))
 
 
 class Recovery(NamedTuple):

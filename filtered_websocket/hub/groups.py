@@ -32,6 +32,7 @@ class View(Protocol):
     """The part of a hub's view that its groups use."""
 
     pipeline: Pipeline
+    pushes: Any  # what sends to subscribers, where clients speak a protocol
 
     def deliver(self, group: str, items: Items[Item]) -> None: ...
     def tell(self, group: str, events: Items[Event]) -> None: ...
@@ -241,8 +242,10 @@ class Groups:
         """What was missed is no longer kept."""
         self._hub.events.gap(group.name, None, None)
         self._hub.presence.miss(group.name)
-        for line in tuple(group.lines.values()):
+        for view, line in tuple(group.lines.items()):
             line.lose()
+            if view.pushes is not None:
+                view.pushes.lose(group.name)
 
     def _join_history(
         self, connection: Connection, view: View, group: Group, subscription: Subscription
@@ -263,6 +266,8 @@ class Groups:
 
         def answer(recovery: Recovery) -> Recovery:
             subscription.position = recovery.position
+            if view.pushes is not None:
+                view.pushes.answered(connection, group.name)
             if not view.send_one(connection, recovery.contents):
                 # Never a part: it is told so, and goes on from here.
                 recovery = Recovery(False, recovery.position, [])

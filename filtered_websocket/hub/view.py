@@ -79,6 +79,9 @@ class HubView(Submits):
             name="fws-events",
         )
         self._hub = hub
+        protocol = pipeline.protocol
+        #: What sends to subscribers, where clients speak a protocol.
+        self.pushes: Any = None if protocol is None else protocol.pushes(hub.counts)
         #: The filters that run for its connections now.
         self.stalls = Stalls(hub.loop)
         self._delivery = Delivery(hub, self, pipeline)
@@ -170,7 +173,10 @@ class HubView(Submits):
         self, connection: Connection, group: str, subscription: Subscription | None = None
     ) -> "bool | asyncio.Future[bool]":
         """Join a group at once: whatever had to be asked has been asked."""
-        return self._hub.groups.join(connection, self, group, subscription)
+        joined = self._hub.groups.join(connection, self, group, subscription)
+        if self.pushes is not None and group in connection.joined:
+            self.pushes.joined(connection, group)
+        return joined
 
     def not_allowed(self, error: NotAllowed, where: str) -> None:
         """Count a refusal, and log it: at most once in 10 s for the same place. Any thread."""
@@ -182,6 +188,8 @@ class HubView(Submits):
 
     def leave(self, connection: Connection, group: str) -> None:
         ended = self._hub.groups.leave(connection, self, group)
+        if self.pushes is not None:
+            self.pushes.left(connection, group)
         self._delivery.left(group)
         if ended is not None and self.pipeline.leave:
             running = self.running_of(connection)
@@ -236,26 +244,27 @@ class HubView(Submits):
         )
 
     def fan_out(self, group: str, message: Any, *, exclude: Exclude = ()) -> None:
-        """
-        Push ``message`` to the members of ``group`` in this process and pipeline; each
-        recipient's send chain sees it.
-        """
+        """Push to the members of ``group`` here; each recipient's send chain sees it."""
         self._delivery.fan_out(group, message, excluded_ids(exclude))
 
     # Events
 
     def tell(self, group: str, events: Sequence[Event]) -> None:
-        """Joins and leaves of a group, for the consumer chain where its rule says so."""
+        """Joins and leaves of a group, for consumer chain and clients where its rule says so."""
         rules = self.pipeline.rules
         match = None if rules is None else rules.find(group)
-        if self.pipeline.consumer and match is not None and match.rule.join_leave:
+        if match is None or not match.rule.join_leave:
+            return
+        if self.pushes is not None:
+            self.pushes.tell(group, events)
+        if self.pipeline.consumer:
             self.post(describe(group, events))
 
     def present(self, group: str) -> Mapping[str, Info]:
         """
-        Connection id -> ``Info(user, info)`` of everyone in ``group``, in all processes: what
-        its ``presence`` events add up to. Empty where this process has no connection in it,
-        and without ``join_leave=True`` in the group's rule.
+        Connection id -> ``Info(user, info)`` of everyone in ``group``: what its ``presence``
+        events add up to. Empty where no connection of this process is in it, and without
+        ``join_leave=True`` in its rule.
         """
         return self._hub.presence.present(group)
 

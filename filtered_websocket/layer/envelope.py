@@ -46,6 +46,8 @@ EXCLUDE = "x"
 EVENT = "e"
 #: ``meta`` key: texts by name that its publisher gave it, for clients of the Centrifuge protocol.
 TAGS = "t"
+#: ``meta`` key: who published, as JSON, for clients of a protocol that shows it.
+INFO = "i"
 
 #: About the bytes of memory that such an id takes.
 ID_SIZE = 90
@@ -74,7 +76,9 @@ class Item(NamedTuple):
     def size(self) -> int:
         """About the bytes of memory that it takes in a queue."""
         size = OVERHEAD + len(self.payload)
-        return size + ID_SIZE * len(self.meta[EXCLUDE]) if EXCLUDE in self.meta else size
+        if self.meta:
+            size += ID_SIZE * len(self.meta.get(EXCLUDE, ())) + len(self.meta.get(INFO, ""))
+        return size
 
 
 class Batch(NamedTuple):
@@ -180,6 +184,7 @@ def _is_meta(meta: dict[str, Any]) -> bool:
         and isinstance(meta.get(EVENT, ""), str)
         and isinstance(tags, dict)
         and all(isinstance(text, str) for pair in tags.items() for text in pair)
+        and isinstance(meta.get(INFO, ""), str)
     )
 
 

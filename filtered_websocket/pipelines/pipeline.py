@@ -55,7 +55,10 @@ class Pipeline:
         home: str = DEFAULT_GROUP,
         rules: Rules | None = None,
         calls: int = 1,
+        protocol: Any = None,
     ) -> None:
+        #: How its clients speak; None: a frame is a message.
+        self.protocol = protocol
         #: The group of ``publish`` calls that name none.
         self.home = home
         self.codec = codec

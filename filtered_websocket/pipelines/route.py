@@ -6,7 +6,7 @@ A pipeline is built once, and again after a setting has changed.
 
 import itertools
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from django.conf import settings
@@ -36,15 +36,14 @@ class Route:
         may_join: MayJoin | None,
         group_rules: Sequence[GroupRule] | str | None = None,
         *,
-        personal: bool = False,
+        personal: bool | None = None,
+        find_protocol: Callable[[], Any] = lambda: None,
         calls: int | None = None,
         dynamic: bool = False,
         is_offered: bool = False,
     ) -> None:
         #: Whether it may not be served at all, as the one that ``routing`` offers to sites.
         self.is_offered = is_offered
-        #: Whether connections join the own group of their user.
-        self.personal = personal
         #: The paths it is served at, noted by ``with_websockets``.
         self.paths: list[str] = []
         #: Whether ``get_groups`` is overridden, so that connections have groups of their own.
@@ -56,6 +55,8 @@ class Route:
         self._may_join = may_join
         self._group_rules = group_rules
         self._calls = calls
+        self._personal = personal
+        self._find_protocol = find_protocol
         #: The pipeline, if it has been built.
         self.built: Pipeline | None = None
         _routes.add(self)
@@ -68,6 +69,9 @@ class Route:
             if entries is None:
                 entries = installed_filters()
             codec = conf.CODEC if self._codec is None else self._codec
+            protocol = self.protocol
+            if protocol is not None:
+                codec = protocol
             home = self.groups[0]
             named = codec if isinstance(codec, str) else id(codec)
             rules = conf.GROUPS if self._group_rules is None else self._group_rules
@@ -77,7 +81,13 @@ class Route:
             pipeline = _built.get(key)
             if pipeline is None:
                 pipeline = Pipeline(
-                    entries, _codec(codec), self._may_join, home, _rules(rules), calls
+                    entries,
+                    _codec(codec),
+                    self._may_join,
+                    home,
+                    _rules(rules),
+                    calls,
+                    protocol,
                 )
                 _built[key] = pipeline
             self.built = pipeline
@@ -96,6 +106,29 @@ class Route:
         if self._filters is None:
             return (DEFAULT_GROUP,)
         return ("|".join(map(entry_name, self._filters))[:MAX_GROUP_NAME] or NO_FILTERS,)
+
+    @property
+    def protocol(self) -> Any:
+        """How its clients speak; None: a frame is a message. :exc:`PipelineError` for no such."""
+        return self._find_protocol() if self.built is None else self.built.protocol
+
+    @property
+    def personal(self) -> bool:
+        """Whether connections join the own group of their user."""
+        return self.protocol is not None if self._personal is None else self._personal
+
+    @property
+    def names_codec(self) -> bool:
+        """Whether it names a codec of its own."""
+        return self._codec is not None
+
+    @property
+    def joined(self) -> tuple[str, ...]:
+        """
+        Of these, those that connections join by themselves: where clients speak a protocol,
+        which tells them of each, only those that the route names.
+        """
+        return self.groups if self.protocol is None or self._groups else ()
 
     def lines(self) -> list[str]:
         """Paths, home group and pipeline, as ``manage.py filters`` prints them."""

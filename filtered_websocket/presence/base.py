@@ -157,9 +157,10 @@ class Store(Protocol):
 # Entries
 
 
-def pack_info(info: Info) -> str:
+def pack_info(info: Info, shown: str = "") -> str:
     """
-    Two lines of JSON, the user and the info, as an entry is stored. Raises TypeError or
+    Two lines of JSON, the user and the info, as an entry is stored; a third one where the
+    connection has something that is ``shown`` in all its groups, as JSON. Raises TypeError or
     ValueError for what is no user, no JSON, or longer than ``MAX_ENTRY``.
     """
     user, value = info
@@ -168,6 +169,8 @@ def pack_info(info: Info) -> str:
     try:
         # ASCII, so that no store has to know about lone surrogates.
         packed = f"{json.dumps(user)}\n{json.dumps(json.loads(dump_json(value)))}"
+        if shown:
+            packed += f"\n{json.dumps(json.loads(shown))}"
     except RecursionError:
         raise ValueError("the info of a presence entry is nested too deeply") from None
     if len(packed) > MAX_ENTRY:
@@ -179,8 +182,13 @@ def pack_info(info: Info) -> str:
 
 
 def unpack_info(packed: str) -> Info:
-    user, _, value = packed.partition("\n")
+    user, value, *_ = packed.split("\n")
     return Info(json.loads(user), json.loads(value))
+
+
+def shown_of(packed: str) -> str:
+    """What is shown of the connection in all its groups, as JSON; empty: nothing."""
+    return packed.partition("\n")[2].partition("\n")[2]
 
 
 def user_of(packed: str) -> str:

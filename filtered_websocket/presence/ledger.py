@@ -73,9 +73,9 @@ class Ledger:
         """The connections of this process in ``group``."""
         return self._wanted.get(group, {}).keys()
 
-    def add(self, group: str, connection: str, info: Info) -> None:
+    def add(self, group: str, connection: str, info: Info, shown: str = "") -> None:
         """Note a member, or its new info. Raises as :func:`.pack_info`."""
-        packed = pack_info(info)
+        packed = pack_info(info, shown)
         members = self._wanted.setdefault(group, {})
         has_left = connection not in members and connection in self._changed.get(group, ())
         members[connection] = packed

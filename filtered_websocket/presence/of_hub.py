@@ -44,6 +44,8 @@ class Present(Protocol):
     def id(self) -> str: ...
     @property
     def user_id(self) -> str | None: ...
+    @property
+    def shown_info(self) -> str: ...
 
 
 class Host(Protocol):
@@ -72,24 +74,31 @@ class HubPresence:
         """
         if joins is None or joins.rule is None or not joins.rule.presence:
             return False
-        info = Info(connection.user_id, joins.info)
+        info, tells = Info(connection.user_id, joins.info), joins.rule.join_leave
         try:
-            self.enter(joins.group, connection.id, info, joins.rule.join_leave)
+            self.enter(joins.group, connection.id, info, tells, connection.shown_info)
         except ValueError as error:
             # Most likely what a filter has copied from what the client sent.
             raise NotAllowed(str(error), joins.group) from error
         return True
 
-    def enter(self, group: str, connection: str, info: Info, tells: bool) -> None:
+    def enter(self, group: str, connection: str, info: Info, tells: bool, shown: str = "") -> None:
         """As :meth:`.Worker.enter`."""
         if self._worker is None:
             self._worker = self._open()
-        self._worker.enter(group, connection, info, tells)
+        self._worker.enter(group, connection, info, tells, shown)
 
     def _open(self) -> Worker:
         link = self._hub.link
         store = _open_store(link, self._receive)
         return Worker(self._hub.tasks, store, link, self._tell, self._publish)
+
+    @property
+    def store(self) -> Store:
+        """Asked over the hub's own connection, where one is needed."""
+        if self._worker is None:
+            self._worker = self._open()
+        return self._worker.store
 
     def leave(self, group: str, connection: str) -> None:
         """As :meth:`.Worker.leave`."""

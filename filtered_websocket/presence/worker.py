@@ -55,7 +55,7 @@ class Worker:
         tell: Callable[[str, list[Event]], object],
         publish: Callable[[str, list[Event]], Awaitable[None]],
     ) -> None:
-        self._store = store
+        self.store = store
         self._link = link
         self._tell = tell
         self._publish = publish
@@ -76,12 +76,12 @@ class Worker:
 
     # Called by the hub
 
-    def enter(self, group: str, connection: str, info: Info, tells: bool) -> None:
+    def enter(self, group: str, connection: str, info: Info, tells: bool, shown: str = "") -> None:
         """
-        Enter a connection; ``tells`` where joins and leaves are told to its pipeline. Raises
-        as :func:`.pack_info`.
+        Enter a connection; ``tells`` where joins and leaves are told to its pipeline.
+        ``shown`` as of :func:`.pack_info`; raises as that.
         """
-        self._ledger.add(group, connection, info)
+        self._ledger.add(group, connection, info, shown)
         if tells:
             self._rosters.add(group)
         self._wake.set()
@@ -140,7 +140,7 @@ class Worker:
     async def stop(self) -> None:
         """End the task. What is still in the store ends with its lease."""
         await end_tasks([self._task])
-        await self._store.close()
+        await self.store.close()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """By :meth:`stop`, or because the event loop ends: nobody waits any longer."""
@@ -174,7 +174,7 @@ class Worker:
 
     def _next_renewal(self) -> float:
         """At a random moment, so that not all processes look for ended leases at once."""
-        return self._loop.time() + self._store.lease / 3 * random.uniform(0.8, 1.0)
+        return self._loop.time() + self.store.lease / 3 * random.uniform(0.8, 1.0)
 
     async def _wait(self, until: float) -> None:
         timer = self._loop.call_at(until, self._wake.set) if until < float("inf") else None
@@ -209,7 +209,7 @@ class Worker:
         return is_done
 
     async def _take(self, report: Report) -> bool:
-        if not self._store.publishes:
+        if not self.store.publishes:
             for group, events in report.events:
                 if self._tells(group):
                     await self._publish(group, events)
@@ -229,7 +229,7 @@ class Worker:
         is_done = True
         for at in range(0, len(stale), AT_ONCE):
             some = stale[at : at + AT_ONCE]
-            found = await asyncio.gather(*map(self._store.members, some), return_exceptions=True)
+            found = await asyncio.gather(*map(self.store.members, some), return_exceptions=True)
             for group, members in zip(some, found, strict=True):
                 is_done = self._refresh(group, members) and is_done
         return is_done

@@ -7,7 +7,7 @@ from typing import Any
 from ..codecs.frames import pack
 from ..conf import conf
 from ..exceptions import PublishError
-from ..layer.envelope import EXCLUDE, Item
+from ..layer.envelope import EXCLUDE, INFO, Item
 
 #: Called with group and item of every publish, while a test captures them.
 captures: list[Callable[[str, Item], None]] = []
@@ -21,9 +21,11 @@ def new_item(
     sender: str = "",
     exclude: Iterable[str] = (),
     text: bool | None = None,
+    info: str = "",
 ) -> Item:
     """
-    ``message`` encoded for the layer; ``text`` says whether bytes are sent as text.
+    ``message`` encoded for the layer; ``text`` says whether bytes are sent as text, ``info``
+    who published, for protocols.
 
     Raises :exc:`PublishError` if it cannot be encoded, or is over ``MAX_MESSAGE_SIZE`` then.
     """
@@ -36,4 +38,7 @@ def new_item(
             f"cannot publish {len(payload)} bytes: MAX_MESSAGE_SIZE is {conf.MAX_MESSAGE_SIZE}"
         )
     left_out = list(exclude)
-    return Item(next(_ids), kind, sender, payload, {EXCLUDE: left_out} if left_out else {})
+    meta: dict[str, Any] = {EXCLUDE: left_out} if left_out else {}
+    if info:
+        meta[INFO] = info
+    return Item(next(_ids), kind, sender, payload, meta)

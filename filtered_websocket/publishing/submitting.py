@@ -50,10 +50,12 @@ class Submits:
         exclude: Iterable[str],
         on_commit: bool,
         idempotency_key: str = "",
+        info: str = "",
     ) -> None:
         """Check and queue one publish; PublishError for a mistake in it."""
         batches = self.host.publish_queue
-        item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
+        text = text_event.get()
+        item = new_item(message, sender=sender, exclude=exclude, text=text, info=info)
         keep = self.keep(check_group(group), idempotency_key)
         if on_commit:
             batches.check_room(item)
@@ -70,9 +72,11 @@ class Submits:
         sender: str,
         exclude: Iterable[str],
         idempotency_key: str = "",
+        info: str = "",
     ) -> Result[Position | None]:
         """:meth:`submit`; awaiting the result waits until the layer has taken the message."""
-        item = new_item(message, sender=sender, exclude=exclude, text=text_event.get())
+        text = text_event.get()
+        item = new_item(message, sender=sender, exclude=exclude, text=text, info=info)
         keep = self.keep(check_group(group), idempotency_key)
         self.host.publish_queue.admit(item)
 

@@ -16,7 +16,7 @@ from ..conf import conf
 from ..logs import get_logger
 from ..types import Receive, Send
 from .inbox import MessageQueue
-from .scheduling import NONE_WAITING, call_in_batches, settle
+from .scheduling import NONE_WAITING, call_in_batches, settle, untranslated
 
 logger = get_logger(__name__)
 
@@ -56,6 +56,7 @@ class AsgiTransport:
         "_writer",
         "closed",
         "on_drop",
+        "translate",
     )
 
     #: How frames are sent, for the log.
@@ -67,8 +68,7 @@ class AsgiTransport:
         self._send = send
         self._max_unsent = max_unsent
         self._on_end = on_end
-        #: Frames to send.
-        self._waiting = NONE_WAITING
+        self._waiting = NONE_WAITING  # frames to send
         self._queued = 0
         self._writer: asyncio.Task[None] | None = None
         self._in_flight: asyncio.Future[None] | None = None
@@ -81,6 +81,8 @@ class AsgiTransport:
         self._has_ended = False
         #: Called for every frame that ``SLOW_READER = "drop_newest"`` dropped.
         self.on_drop: Callable[[], None] | None = None
+        #: Code and reason of a close -> those that the client is sent, by its protocol.
+        self.translate = untranslated
 
     @property
     def closing(self) -> bool:
@@ -203,8 +205,6 @@ class AsgiTransport:
             self._waiting = deque()
         self._waiting.append((frame, done))
 
-    # Limits and the end
-
     def overflow(self, queued: int = 0, is_kept: bool = False) -> None:
         """
         ``max_unsent`` is exceeded by the last ``queued`` frames; 0: by one that was not
@@ -272,7 +272,7 @@ class AsgiTransport:
             try:
                 if frame is None:
                     assert self.closed is not None
-                    await self.send_close(*self.closed)
+                    await self.send_close(*self.translate(*self.closed))
                     continue
                 await self._send_frame(frame)
             except Exception as error:

@@ -137,3 +137,8 @@ def parse_rest(protocol: Any, error: Exception | None) -> None:
     if unparsed:
         _parse(protocol, unparsed)
     base.connection_lost(protocol, error)
+
+
+def untranslated(code: int, reason: str) -> tuple[int, str]:
+    """The close that clients are sent whose protocol has no codes of its own."""
+    return code, reason

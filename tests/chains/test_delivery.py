@@ -463,7 +463,9 @@ def test_who_becomes_a_member_between_two_publications_gets_the_second_one():
 
     become_member("ann")
     groups = SimpleNamespace(members=lambda view, name: members)
-    pipeline = SimpleNamespace(group=Chain("group", ()), send=Chain("send", ()), codec=None)
+    pipeline = SimpleNamespace(
+        group=Chain("group", ()), send=Chain("send", ()), codec=None, protocol=None
+    )
     delivery = Delivery(SimpleNamespace(groups=groups), None, pipeline)
     line = Line(SimpleNamespace(position=Position("e", 0)))
 

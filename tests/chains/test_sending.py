@@ -8,7 +8,8 @@ import pytest
 from filtered_websocket import WebSocketSendFilter
 from filtered_websocket.chains.chain import Chain
 from filtered_websocket.chains.current import About
-from filtered_websocket.chains.sending import Sending, copy_of
+from filtered_websocket.chains.sending import Sending
+from filtered_websocket.codecs.copies import copy_of
 from filtered_websocket.codecs.frames import to_frame
 
 from ..connections.test_connection import message_filter

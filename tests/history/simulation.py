@@ -136,9 +136,11 @@ class Process:
             group=Chain("group", FILTERS[kind], bytes_only=True),
             send=Chain("send", ()),
             codec=None,
+            protocol=None,
             failed=self.filter_failed,
         )
         self.delivery = Delivery(self, self, self.pipeline)
+        self.pushes = None
         self.deliver = self.delivery.deliver
         self.deliver_run = self.delivery.deliver_run
         self.prepare = self.delivery.prepare

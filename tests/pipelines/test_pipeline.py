@@ -484,7 +484,8 @@ async def test_a_filter_that_uses_the_database_on_the_event_loop_is_told_what_to
 
 def test_as_asgi_refuses_what_it_does_not_take_and_what_cannot_be_built():
     with pytest.raises(
-        TypeError, match="takes calls, codec, filters, group_rules, groups, personal, not filter"
+        TypeError,
+        match="takes calls, codec, filters, group_rules, groups, personal, protocol, not filter",
     ):
         FilteredWebSocketConsumer.as_asgi(filter=[])
     with pytest.raises(ImproperlyConfigured, match="no such module"):

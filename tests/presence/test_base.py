@@ -12,6 +12,7 @@ from filtered_websocket.presence.base import (
     describe,
     pack_info,
     seal_events,
+    shown_of,
     unpack_info,
     unseal_events,
     user_of,
@@ -30,6 +31,15 @@ def test_an_info_is_stored_as_two_lines_of_ascii_and_comes_back(info):
     packed = pack_info(info)
     assert packed.isascii() and packed.count("\n") == 1
     assert unpack_info(packed) == info
+
+
+def test_what_a_connection_shows_everywhere_is_a_third_line():
+    packed = pack_info(Info("é", {"a": 1}), '{"name":"é\\n"}')
+    assert packed.isascii() and packed.count("\n") == 2
+    assert unpack_info(packed) == Info("é", {"a": 1})
+    assert json.loads(shown_of(packed)) == {"name": "é\n"}
+    assert shown_of(pack_info(Info("a", 1))) == ""
+    assert user_of(packed) == user_of(pack_info(Info("é", 5)))
 
 
 def test_no_user_is_another_one_than_any_name():

@@ -138,7 +138,7 @@ async def test_without_join_leave_nothing_is_told(layer):
         await ann.send("+quiet")
         await ann.receive()
         hub = active_hub()
-        assert len((await hub.presence._worker._store.members("quiet")).entries) == 1
+        assert len((await hub.presence._worker.store.members("quiet")).entries) == 1
         assert hub.view(site.route.pipeline).present("quiet") == {}
     assert told == []
 
@@ -184,7 +184,7 @@ async def test_after_a_gap_and_an_outage_the_group_is_read_again(settings, monke
         await ann.send("+room:1")
         await ann.receive()
         await ann.settle()
-        store = active_hub().presence._worker._store
+        store = active_hub().presence._worker.store
         # Of another process, and its join is lost.
         monkeypatch.setattr(store, "_on_events", lambda group, events: None)
         await call(store, "other", "room:1", ("b", entry("2")))

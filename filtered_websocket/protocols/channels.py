@@ -1,0 +1,181 @@
+"""
+The subscribers of one group, and the messages that they are sent.
+
+A connection that joins a group hears nothing of it before the reply that says so: what comes
+meanwhile waits, within ``MAX_OUTBOX``.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+from ..codecs.centrifuge import Data, Format, data_of, info_of
+from ..codecs.frames import Frame
+from ..conf import conf
+from ..groups import PERSONAL_PREFIX
+from ..history.base import Position
+from ..presence.base import shown_of, unpack_info
+from ..publishing.fan_out import Members
+from ..threads.budget import OVERHEAD
+from ..transports import AsgiTransport
+
+#: Of channels, in one process.
+_numbers = itertools.count(1)
+
+
+class Way(NamedTuple):
+    """How a subscriber is written to: the format, and whether by the number of the channel."""
+
+    format: Format
+    is_compact: bool
+
+
+class Subscriber(Protocol):
+    """The part of a session that is used here."""
+
+    @property
+    def format(self) -> Format: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def transport(self) -> AsgiTransport: ...
+    def joined(self, group: str) -> None: ...
+    def left(self, group: str) -> None: ...
+    def answered(self, group: str) -> None: ...
+    def lose(self, group: str) -> None: ...
+
+
+class Published(NamedTuple):
+    """A publication: its data, its place in the history if there is one, who published it."""
+
+    data: Data
+    position: Position | None
+    info: str
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """As a reply has it."""
+        fields: dict[str, Any] = {"data": self.data}
+        if self.position is not None:
+            fields["offset"] = self.position.offset
+        return {**fields, "info": info_of(self.info)} if self.info else fields
+
+
+class Push:
+    """A message to subscribers; its frame of each :class:`Way` is made once."""
+
+    def __init__(
+        self, group: str, make: Callable[[Way], Frame | None], published: Published | None = None
+    ) -> None:
+        self.group = group
+        #: None for anything but a publication.
+        self.published = published
+        self._make = make
+        self._frames: dict[Way, Frame | None] = {}
+
+    @property
+    def size(self) -> int:
+        """About the bytes that it takes in a queue."""
+        if self.published is None:
+            return OVERHEAD
+        return OVERHEAD + len(self.published.data.payload) + len(self.published.info)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is of a group with history: then it is never left out."""
+        return self.published is not None and self.published.position is not None
+
+    def frame(self, way: Way) -> Frame | None:
+        """The frame; None where it cannot be said in this format."""
+        if way not in self._frames:
+            self._frames[way] = self._make(way)
+        return self._frames[way]
+
+
+class Waiting:
+    """What comes for a connection that has joined, until it is told so."""
+
+    __slots__ = ("_size", "pushes", "session")
+
+    def __init__(self, session: Subscriber) -> None:
+        self.session = session
+        self.pushes: list[Push] = []
+        self._size = 0
+
+    def add(self, push: Push) -> bool:
+        """Whether there is room for it."""
+        has_room: bool = self._size + push.size <= conf.MAX_OUTBOX
+        if has_room:
+            self._size += push.size
+            self.pushes.append(push)
+        return has_room
+
+    def take(self) -> list[Push]:
+        """Remove the publications, and return them."""
+        taken = [push for push in self.pushes if push.published is not None]
+        self.pushes = [push for push in self.pushes if push.published is None]
+        self._size = sum(push.size for push in self.pushes)
+        return taken
+
+
+class Channel:
+    """The subscribers of one group."""
+
+    def __init__(self, group: str) -> None:
+        self.name = channel_name(group)
+        #: Stands for the name, where a client takes that.
+        self.number = next(_numbers)
+        self.members: dict[Way, Members] = {}
+        self.ways: dict[AsgiTransport, tuple[Way, Subscriber]] = {}
+        #: Those that have joined and were not told so yet.
+        self.waiting: dict[AsgiTransport, Waiting] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.waiting or self.ways)
+
+    def add(self, session: Subscriber, is_compact: bool) -> Way:
+        """From now on it is written to."""
+        way = Way(session.format, is_compact)
+        self.members.setdefault(way, {})[session.id] = session.transport
+        self.ways[session.transport] = way, session
+        return way
+
+    def remove(self, session: Subscriber) -> bool:
+        """Whether it was a subscriber, or was about to be."""
+        was = self.waiting.pop(session.transport, None) is not None
+        way, _ = self.ways.pop(session.transport, (None, None))
+        if way is None:
+            return was
+        del self.members[way][session.id]
+        if not self.members[way]:
+            del self.members[way]
+        return True
+
+
+def channel_name(group: str) -> str:
+    """A group as clients name it: a user's own one is ``#<pk>``."""
+    if group.startswith(PERSONAL_PREFIX):
+        return "#" + group.removeprefix(PERSONAL_PREFIX).partition("\0")[0]
+    return group
+
+
+def client_info(connection: str, packed: str) -> dict[str, Any]:
+    """A connection as clients see it, of its presence entry."""
+    info, shown = unpack_info(packed), shown_of(packed)
+    fields: dict[str, Any] = {"client": connection}
+    if info.user is not None:
+        fields["user"] = info.user
+    if shown:
+        fields["conn_info"] = Data(shown.encode())
+    if info.info is not None:
+        fields["chan_info"] = data_of(info.info)
+    return fields
+
+
+def that_fit(pushes: Iterable[Push], room: int) -> Iterable[Push]:
+    """The first of them, and what follows as long as there is room for it."""
+    for number, push in enumerate(pushes):
+        room -= push.size
+        if number and room < 0:
+            return
+        yield push

@@ -1,0 +1,73 @@
+"""Codes of the Centrifuge client protocol: errors, disconnects, unsubscribes."""
+
+from .. import close_codes
+
+#: Our close codes -> code and reason of this protocol. Any other goes as it is.
+CLOSE_CODES = {
+    close_codes.SLOW_READER: (3008, "slow"),
+    close_codes.TOO_MANY: (3013, "too many requests"),
+    close_codes.NO_PONG: (3012, "no pong"),
+    close_codes.RESTART: (3001, "shutdown"),
+    close_codes.RESYNC: (3010, "insufficient state"),
+    close_codes.BAD_MESSAGE: (3501, "bad request"),
+    close_codes.TOO_LARGE: (3501, "bad request"),
+    close_codes.UNAUTHORIZED: (3500, "invalid token"),
+    close_codes.FORBIDDEN: (3507, "permission denied"),
+    close_codes.FILTER_ERROR: (3004, "internal server error"),
+}
+
+# Disconnects: the client comes back after those below 3500.
+EXPIRED = (3005, "expired")
+NO_PONG = (3012, "no pong")
+INVALID_TOKEN = (3500, "invalid token")
+BAD_REQUEST = (3501, "bad request")
+STALE = (3502, "stale")
+INAPPROPRIATE = (3506, "inappropriate protocol")
+
+# Unsubscribes: the client subscribes again by itself from 2500 on.
+UNSUBSCRIBED = (2000, "server unsubscribe")
+INSUFFICIENT_STATE = (2500, "insufficient state")
+SUBSCRIPTION_EXPIRED = (2501, "expired")
+
+#: Errors of a reply.
+ERRORS = {
+    100: "internal server error",
+    101: "unauthorized",
+    102: "unknown channel",
+    103: "permission denied",
+    104: "method not found",
+    105: "already subscribed",
+    106: "limit exceeded",
+    107: "bad request",
+    108: "not available",
+    109: "token expired",
+    110: "expired",
+    111: "too many requests",
+    112: "unrecoverable position",
+}
+#: Those after which the client tries again.
+TEMPORARY = {100, 111}
+
+
+class ReplyError(Exception):
+    """A request is answered with this error."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(ERRORS[code])
+        self.code = code
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """As the wire has it."""
+        fields: dict[str, object] = {"code": self.code, "message": str(self)}
+        return {**fields, "temporary": True} if self.code in TEMPORARY else fields
+
+
+class BadRequest(Exception):
+    """The connection is closed with 3501: the client does not speak this protocol."""
+
+
+def translate(code: int, reason: str) -> tuple[int, str]:
+    """A close code of ours as this protocol says it; our reason, where there is one."""
+    theirs, word = CLOSE_CODES.get(code, (code, reason))
+    return theirs, reason or word

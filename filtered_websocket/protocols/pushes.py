@@ -1,0 +1,244 @@
+"""
+What the subscribers of one pipeline are sent: publications, joins and leaves, and the end of a
+subscription. Encoded once per publication and format.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from ..chains.current import About
+from ..codecs.centrifuge import Data, data_to_send
+from ..codecs.frames import Frame, Kind
+from ..conf import conf
+from ..layer.envelope import EXCLUDE, INFO
+from ..presence.base import Event
+from ..publishing.fan_out import write
+from ..transports import AsgiTransport
+from .channels import (
+    Channel,
+    Published,
+    Push,
+    Subscriber,
+    Waiting,
+    Way,
+    channel_name,
+    client_info,
+)
+from .codes import UNSUBSCRIBED
+
+#: The part of ``MAX_OUTBOX`` that publications of groups with history may take, where the
+#: newest messages are dropped: the rest is for the news that one was not sent.
+SHARE = 7 / 8
+
+
+class Pushes:
+    """Belongs to one view of a hub."""
+
+    def __init__(self, counts: Any) -> None:
+        self._counts = counts
+        self._channels: dict[str, Channel] = {}
+        #: Of the connections of this pipeline.
+        self.sessions: dict[str, Subscriber] = {}
+
+    # Subscribers
+
+    def begin(self, session: Subscriber, group: str) -> None:
+        """A connection has joined: what comes for it waits."""
+        channel = self._channels.get(group)
+        if channel is None:
+            channel = self._channels[group] = Channel(group)
+        channel.waiting[session.transport] = Waiting(session)
+
+    def number_of(self, group: str) -> int:
+        """What stands for the group's name."""
+        return self._channels[group].number
+
+    def stand(self, session: Subscriber, group: str, is_compact: bool) -> None:
+        """The reply was written: send what has waited, and what comes from now on."""
+        channel = self._channels[group]
+        waiting = channel.waiting.pop(session.transport)
+        way = channel.add(session, is_compact)
+        for push in waiting.pushes:
+            if session.transport in channel.ways:  # it may end by one that does not fit
+                self._write(session, way, push)
+
+    def end(self, session: Subscriber, group: str) -> bool:
+        """A connection is no subscriber any more. Whether it was one, or was about to be."""
+        channel = self._channels.get(group)
+        if channel is None:
+            return False
+        was = channel.remove(session)
+        if not channel:
+            del self._channels[group]
+        return was
+
+    # Called by the view
+
+    def joined(self, connection: Any, group: str) -> None:
+        """A connection has become a member, in whatever way."""
+        session = self.sessions.get(connection.id)
+        if session is not None:
+            session.joined(group)
+
+    def answered(self, connection: Any, group: str) -> None:
+        """
+        A member is about to be sent what it asked for of the history: whatever it would have
+        been sent meanwhile is part of that.
+        """
+        channel, session = self._channels.get(group), self.sessions.get(connection.id)
+        if channel is None or session is None:
+            return
+        waiting = channel.waiting.get(session.transport)
+        if waiting is not None:
+            waiting.take()
+        session.answered(group)
+
+    def lose(self, group: str) -> None:
+        """What comes next does not follow on what the subscribers got."""
+        channel = self._channels.get(group)
+        if channel is not None:
+            standing = [session for _, session in channel.ways.values()]
+            for session in (*standing, *[one.session for one in channel.waiting.values()]):
+                session.lose(group)
+
+    def left(self, connection: Any, group: str) -> None:
+        """A connection is no member any more, in whatever way."""
+        session = self.sessions.get(connection.id)
+        if session is not None:
+            session.left(group)
+
+    def cannot_take(self, connection: Any, about: About) -> None:
+        """A member's outbox has no room for a message; ``SLOW_READER`` says what follows."""
+        is_kept = about.position is not None
+        session = self.sessions.get(connection.id)
+        if is_kept and session is not None and conf.SLOW_READER == "drop_newest":
+            session.lose(about.group)
+        else:
+            connection.transport.overflow(is_kept=is_kept)
+
+    # For a reply
+
+    def first_offset(self, session: Subscriber, group: str) -> int:
+        """The offset of the first publication that waits for the reply; 0: there is none."""
+        for push in self._channels[group].waiting[session.transport].pushes:
+            if push.published is not None and push.published.position is not None:
+                return push.published.position.offset
+        return 0
+
+    def take(self, session: Subscriber, group: str) -> list[dict[str, Any]]:
+        """The publications that wait for the reply, to be told by it."""
+        return self.fields(session, self._channels[group].waiting[session.transport].take())
+
+    def fields(self, session: Subscriber, pushes: Iterable[Push]) -> list[dict[str, Any]]:
+        """Publications as a reply has them, without those that this client cannot be sent."""
+        published = [push.published for push in pushes if push.published is not None]
+        told = [one.fields for one in published if session.format.can_say(one.data)]
+        self._counts["not_json"] += len(published) - len(told)
+        return told
+
+    # Messages
+
+    def tell(self, group: str, events: Sequence[Event]) -> None:
+        """Joins and leaves."""
+        for event in events:
+            info = client_info(event.connection, event.packed)
+            self._send(group, self._push(group, {event.kind: {"info": info}}), ())
+
+    def unpack(self, packed: tuple[Kind, bytes], codec: Any) -> tuple[Any, bool]:
+        """A message that goes through no chain: nobody looks at its data."""
+        kind, payload = packed
+        return Data(payload, kind), kind != "b"
+
+    def send(self, about: About, push: Push) -> None:
+        """Send a message that came out of the group chain to all subscribers."""
+        self._send(about.group, push, about.meta.get(EXCLUDE, ()))
+
+    def publication(self, about: About, message: Any, text: bool) -> Push:
+        """The push of a message."""
+        data, info = data_to_send(message, text), about.meta.get(INFO, "")
+        offset = 0 if about.position is None else about.position.offset
+        channel = self._channels.get(about.group)
+        name, number = channel_name(about.group), 0 if channel is None else channel.number
+
+        def make(way: Way) -> Frame | None:
+            if not way.format.can_say(data):
+                return None
+            compact = number if way.is_compact else 0
+            return about.keep(way.format.publication(name, compact, data, offset, info))
+
+        return Push(about.group, make, Published(data, about.position, info))
+
+    def write_all(
+        self, transports: Iterable[AsgiTransport], push: Push, skipped: Collection[AsgiTransport]
+    ) -> None:
+        """Send to some of a group's subscribers."""
+        channel = self._channels.get(push.group)
+        if channel is None:
+            return
+        for transport in transports:
+            if transport in channel.ways:
+                way, session = channel.ways[transport]
+                self._write(session, way, push)
+            elif transport in channel.waiting:
+                self._wait(channel.waiting[transport], push)
+
+    def _push(self, group: str, push: dict[str, Any]) -> Push:
+        channel = self._channels.get(group)
+        number = 0 if channel is None else channel.number
+
+        def make(way: Way) -> Frame:
+            where = {"id": number} if way.is_compact else {"channel": channel_name(group)}
+            return way.format.reply({"push": {**where, **push}})
+
+        return Push(group, make)
+
+    def _send(self, group: str, push: Push, exclude: Collection[str]) -> None:
+        channel = self._channels.get(group)
+        if channel is None:
+            return
+        for waiting in channel.waiting.values():
+            if waiting.session.id not in exclude:
+                self._wait(waiting, push)
+        if push.is_kept and conf.SLOW_READER == "drop_newest":
+            for way, session in tuple(channel.ways.values()):
+                if session.id not in exclude:
+                    self._write(session, way, push)
+            return
+        for way, members in channel.members.items():
+            frame = push.frame(way)
+            if frame is None:
+                self._counts["not_json"] += len(members)
+            else:
+                write(members, frame, exclude)
+
+    def _wait(self, waiting: Waiting, push: Push) -> None:
+        """Keep it until the reply, where there is room."""
+        if waiting.add(push):
+            return
+        if push.is_kept:
+            waiting.session.lose(push.group)
+        else:
+            waiting.session.transport.overflow()
+
+    def _write(self, session: Subscriber, way: Way, push: Push) -> None:
+        """Send to one subscriber; one that cannot take a publication has to ask for it."""
+        frame, transport = push.frame(way), session.transport
+        if frame is None:
+            self._counts["not_json"] += 1
+            return
+        if push.is_kept and conf.SLOW_READER == "drop_newest":
+            unsent = transport.unsent
+            if unsent and unsent + len(frame) > conf.MAX_OUTBOX * SHARE:
+                session.lose(push.group)
+                return
+        transport.write(frame)
+
+    def unsubscribed(
+        self, session: Subscriber, group: str, why: tuple[int, str] = UNSUBSCRIBED
+    ) -> None:
+        """Tell one client that its subscription has ended."""
+        code, reason = why
+        push = {"channel": channel_name(group), "unsubscribe": {"code": code, "reason": reason}}
+        frame = session.format.reply({"push": push})
+        frame.is_kept = True  # never left out: it closes the connection where there is no room
+        session.transport.write(frame)

@@ -1,0 +1,159 @@
+"""What the commands of the Centrifuge client protocol do, once a client is connected."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..chains.sending import Sending
+from ..codecs.centrifuge import Data, data_of, from_bytes
+from ..conf import conf
+from ..exceptions import Drop, NoSuchMethod, NotAllowed
+from ..history.base import HistoryStore, Page, Position
+from ..history.lines import Passed
+from ..layer.envelope import group_key
+from ..types import Call
+from .channels import Push, client_info, that_fit
+from .codes import ReplyError
+from .connection import ClientEvent, client_event
+from .subscribed import position_of
+from .subscribing import Subscribing
+
+#: Most publications of one history request.
+MAX_PAGE = 300
+
+
+class Requests(Subscribing):
+    """Those of one session. A method per command; each returns the result's fields."""
+
+    # Messages
+
+    async def publish(self, request: dict[str, Any]) -> dict[str, Any]:
+        group = self._group_of(request)
+        match = self._match(group)
+        data: Data = request.get("data", Data(b"null"))
+        if not (
+            self._connection.may_publish and await self._connection.is_allowed("publish", group)
+        ):
+            raise ReplyError(103)
+        if data.kind == "b" and not match.rule.binary:
+            raise ReplyError(107)
+        event = ClientEvent(group)
+        data = await self._through_chains(event, data)
+        if not event.is_published:
+            token = client_event.set(event)
+            try:
+                await self._connection.apublish(data)
+            finally:
+                client_event.reset(token)
+        return {}
+
+    async def send(self, request: dict[str, Any]) -> dict[str, Any]:
+        await self._through_chains(ClientEvent(None), request.get("data", Data(b"null")))
+        return {}
+
+    async def _through_chains(self, event: ClientEvent, data: Data) -> Data:
+        """What comes out of the data and message chains."""
+        pipeline, connection = self._view.pipeline, self._connection
+        token = client_event.set(event)
+        try:
+            if pipeline.data:
+                frame = await pipeline.data.pipe(connection, bytearray(data.payload))
+                data = from_bytes(bytes(frame))
+            if pipeline.message:
+                data = data_of(await pipeline.message.pipe(connection, data.value))
+        finally:
+            client_event.reset(token)
+        return data
+
+    async def rpc(self, request: dict[str, Any]) -> dict[str, Any]:
+        if not self._view.pipeline.call:
+            raise ReplyError(108)
+        data = request["data"].value if "data" in request else None
+        try:
+            calls = self._view.calls_of(self._connection)
+            answer = await calls.answer(Call(request.get("method", ""), data))
+        except NoSuchMethod:
+            raise ReplyError(104) from None
+        except NotAllowed:
+            raise ReplyError(103) from None  # logged already
+        return {} if answer is None else {"data": data_of(answer)}
+
+    async def ping(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    # What is kept
+
+    async def _seen(self, request: dict[str, Any], is_kept: str) -> str:
+        """The group of a request for what its rule keeps; 103 or 108 where it may not be seen."""
+        group = self._group_of(request)
+        match = self._match(group)
+        if not await self._connection.is_allowed("see", group):
+            raise ReplyError(103)
+        if not getattr(match.rule, is_kept):
+            raise ReplyError(108)
+        return group
+
+    async def presence(self, request: dict[str, Any]) -> dict[str, Any]:
+        group = await self._seen(request, "presence")
+        entries = (await self._view.host.presence.store.members(group)).entries
+        return {"presence": {key: client_info(key, one.packed) for key, one in entries.items()}}
+
+    async def presence_stats(self, request: dict[str, Any]) -> dict[str, Any]:
+        group = await self._seen(request, "presence")
+        stats = await self._view.host.presence.store.stats(group)
+        return {"num_clients": stats.connections, "num_users": stats.users}
+
+    async def history(self, request: dict[str, Any]) -> dict[str, Any]:
+        group = await self._seen(request, "history")
+        store = self._view.host.feeds.store
+        if store is None:
+            raise ReplyError(108)
+        since = position_of(request["since"]) if "since" in request else None
+        limit = request.get("limit", 0)
+        limit = MAX_PAGE if limit < 0 else min(limit, MAX_PAGE)
+        page = await read_history(store, group, since, limit, request.get("reverse", False))
+        pushes = await self._for_client(await self._view.prepare(group, page))
+        # A part of it, where a client could not be sent all at once: it asks for the rest.
+        fitting = that_fit(pushes, conf.MAX_OUTBOX // 2)
+        publications = self._pushes.fields(self._session, fitting)
+        position = {"epoch": page.position.epoch, "offset": page.position.offset}
+        return {**position, **({"publications": publications} if publications else {})}
+
+    async def _for_client(self, page: Iterable[Passed]) -> list[Push]:
+        """What this client may have of a page."""
+        return [
+            push
+            for passed in page
+            if passed.content is not None and self._connection.id not in passed.exclude
+            if (push := await self._sent(passed.content)) is not None
+        ]
+
+    async def _sent(self, content: Any) -> Push | None:
+        """What the send chain makes of it for this client; None if it is dropped."""
+        if not isinstance(content, Sending):
+            push: Push = content
+            return push
+        try:
+            push = content.frame(await content.arun(self._connection))
+        except Drop as drop:
+            self._view.dropped(drop, f"connection {self._connection.id}")
+            return None
+        return push
+
+
+async def read_history(
+    store: HistoryStore, group: str, since: Position | None, limit: int, reverse: bool
+) -> Page:
+    """
+    What clients get who ask: all that is kept of what they ask for. :exc:`.ReplyError` 112
+    for a position of another epoch.
+    """
+    key = group_key(group)
+    page = await store.read(key, since, limit, reverse)
+    if page.recovered or since is None:
+        return page
+    if since.epoch not in ("", page.position.epoch):
+        raise ReplyError(112)
+    # Before the oldest one, or after the top: from where on there is anything in that direction.
+    if (since.offset > page.position.offset) == reverse:
+        return await store.read(key, None, limit, reverse)
+    return page

@@ -1,0 +1,268 @@
+"""How one client of the Centrifuge protocol subscribes, by itself or by the server."""
+
+import asyncio
+from typing import Any
+
+from ..close_codes import RESYNC
+from ..codecs.centrifuge import data_of
+from ..conf import conf
+from ..connections.subscription import Subscription, recovered
+from ..exceptions import NotAllowed
+from ..groups import MAX_NAME, RESERVED, TOKEN_PREFIX
+from ..history.base import Position
+from ..hub.joining import enter
+from ..pipelines.rules import Match
+from . import codes
+from .channels import channel_name
+from .codes import BadRequest, ReplyError
+from .connection import ClientConnection
+from .pushes import Pushes
+from .subscribed import COMPACT, GRACE, REJECT, Subscribed, claims_of, expiry_fields, since_of
+from .tokens import Claims
+
+#: Names that no client may name.
+PREFIXES = ("#", *RESERVED)
+
+
+class Subscribing:
+    """The half of :class:`.Requests` that is about subscriptions."""
+
+    def __init__(self, session: Any, view: Any) -> None:
+        self._session = session
+        self._connection: ClientConnection = session.connection
+        self._pushes: Pushes = session.pushes
+        self._view = view
+        self._loop: asyncio.AbstractEventLoop = view.loop
+        #: Group -> its subscription.
+        self._subscribed: dict[str, Subscribed] = {}
+        #: The group that a command joins or leaves now.
+        self._own: str | None = None
+
+    def end(self) -> None:
+        """The connection has ended."""
+        for group in tuple(self._subscribed):
+            self._forget(group)
+
+    def _group_of(self, request: dict[str, Any]) -> str:
+        channel: str = request.get("channel", "")
+        if not channel:
+            raise BadRequest
+        own = self._connection.personal_group
+        if own is not None and channel == channel_name(own):
+            return own
+        if channel.startswith(PREFIXES):
+            raise ReplyError(103)
+        return channel
+
+    def _match(self, group: str) -> Match:
+        """The rule of a group, or error 102."""
+        rules = self._view.pipeline.rules
+        match = None if rules is None or len(group) > MAX_NAME else rules.find(group)
+        if match is None:
+            raise ReplyError(102)
+        found: Match = match
+        return found
+
+    # Subscriptions
+
+    async def subscribe(self, request: dict[str, Any]) -> dict[str, Any]:
+        group = self._group_of(request)
+        if group in self._subscribed or group in self._connection.joined:
+            raise ReplyError(105)
+        if "tf" in request:
+            raise ReplyError(107)
+        keeps = self._match(group).rule.history is not None
+        claims = claims_of(request, self._connection.user_id or "")
+        if len(self._connection.joined) >= conf.MAX_GROUPS:
+            raise ReplyError(106)
+        is_compact = bool(request.get("flag", 0) & COMPACT)
+        subscribed = self._subscribed[group] = Subscribed(is_compact, is_own=True)
+        subscribed.since = since_of(request) if keeps else None
+        self._own = group
+        try:
+            result = await self._join(group, request, claims is not None)
+        except BaseException:
+            self._forget(group)
+            self._connection.leave(group)
+            raise
+        finally:
+            self._own = None
+        return result | self._expires(group, subscribed, claims)
+
+    async def _join(self, group: str, request: dict[str, Any], trusted: bool) -> dict[str, Any]:
+        """Join a group; the fields of the result."""
+        subscribed = self._subscribed[group]
+        data = request["data"].value if "data" in request else None
+        if not await self._enter(group, trusted, data, subscribed.since):
+            raise ReplyError(100)
+        is_recovering = request.get("recover", False)
+        rejects = bool(request.get("flag", 0) & REJECT)
+        if is_recovering and rejects and not self._has_recovered(group):
+            raise ReplyError(112)
+        result = self._result(group)
+        if is_recovering:
+            result["was_recovering"] = True
+        if subscribed.is_compact:
+            result["id"] = self._pushes.number_of(group)
+        return result
+
+    async def _enter(self, group: str, trusted: bool, data: Any, since: Position | None) -> bool:
+        """Join, with a position if there is one; whether the subscription stands."""
+        if since is None:
+            joined = await self._connection.join(group, trusted=trusted, data=data)
+        else:
+            recovery = await self._connection.recover(group, since[:2], trusted=trusted, data=data)
+            joined = recovery.position is not None
+        # A filter may have left it again.
+        return joined and group in self._connection.joined
+
+    def _has_recovered(self, group: str) -> bool:
+        subscription = self._connection.subscriptions.get(group)
+        recovery = None if subscription is None else subscription.recovery
+        return recovery is not None and recovery.recovered
+
+    def _result(self, group: str) -> dict[str, Any]:
+        """The fields of a subscription that stands."""
+        subscription = self._connection.subscriptions.get(group)
+        if subscription is None:
+            return {}
+        result: dict[str, Any] = {}
+        if subscription.reply is not None:
+            result["data"] = data_of(subscription.reply)
+        if subscription.position is not None:
+            result |= self._history_result(group, subscription)
+        return result
+
+    def _history_result(self, group: str, subscription: Subscription) -> dict[str, Any]:
+        """The fields of one whose group has a history: the client goes on from there."""
+        epoch, offset = subscription.position[:2] if subscription.position else ("", 0)
+        result: dict[str, Any] = {"recoverable": True, "positioned": True, "epoch": epoch}
+        subscribed = self._subscribed[group]
+        since, subscribed.since = subscribed.since, None
+        if since is not None and self._has_recovered(group):
+            publications = self._pushes.take(self._session, group)
+            result |= {"recovered": True, "offset": since.offset}
+            return {**result, "publications": publications} if publications else result
+        first = self._pushes.first_offset(self._session, group)
+        return {**result, "offset": min(offset, first - 1) if first else offset}
+
+    def _expires(self, group: str, subscribed: Subscribed, claims: Claims | None) -> dict[str, Any]:
+        subscribed.stop()
+        fields = expiry_fields(claims)
+        if fields:
+            subscribed.expiry = self._loop.call_later(fields["ttl"] + GRACE, self._expire, group)
+        return fields
+
+    def _expire(self, group: str) -> None:
+        self._forget(group)
+        self._pushes.unsubscribed(self._session, group, codes.SUBSCRIPTION_EXPIRED)
+        self._connection.leave(group)
+
+    def replied(self) -> None:
+        """A reply was written: what it tells of, stands."""
+        for group, subscribed in tuple(self._subscribed.items()):
+            if not subscribed.stands and group in self._connection.joined:
+                subscribed.stands = True
+                self._pushes.stand(self._session, group, subscribed.is_compact)
+                if subscribed.is_lost:
+                    self.lose(group)
+
+    async def unsubscribe(self, request: dict[str, Any]) -> dict[str, Any]:
+        group = self._group_of(request)
+        self._forget(group)
+        self._connection.leave(group)
+        return {}
+
+    async def sub_refresh(self, request: dict[str, Any]) -> dict[str, Any]:
+        group = self._group_of(request)
+        subscribed = self._subscribed.get(group)
+        if subscribed is None or subscribed.expiry is None or not request.get("token"):
+            raise BadRequest
+        claims = claims_of(request, self._connection.user_id or "")
+        return self._expires(group, subscribed, claims)
+
+    def _forget(self, group: str) -> None:
+        subscribed = self._subscribed.pop(group, None)
+        if subscribed is not None:
+            subscribed.stop()
+        self._pushes.end(self._session, group)
+
+    # Subscriptions by the server
+
+    async def join_claimed(self, channels: tuple[str, ...]) -> tuple[int, str] | None:
+        """Join what a connection token names; a refusal, or None."""
+        for channel in channels:
+            try:
+                group = self._group_of({"channel": channel})
+                self._match(group)
+                await self._connection.join(group, trusted=True)
+            except NotAllowed as refusal:
+                self._connection.not_allowed(refusal)
+            except (ReplyError, BadRequest):
+                return codes.INVALID_TOKEN
+        return None
+
+    async def recover_server_side(self, requests: dict[str, Any]) -> None:
+        """What the client comes back with, of subscriptions by the server."""
+        for channel, request in requests.items():
+            since = since_of(request)
+            try:
+                group = self._group_of({"channel": channel})
+            except ReplyError:
+                continue  # as one that it is not subscribed to any more
+            subscription = self._connection.subscriptions.get(group)
+            if since is None or subscription is None or not subscription.has_history:
+                continue
+            self._subscribed[group].since = since
+            joined = enter(self._view, self._connection, group, trusted=True, since=since)
+            await recovered(self._connection, group, joined)
+
+    def server_side(self) -> dict[str, Any]:
+        """The results of all subscriptions so far, for the reply to connect."""
+        results = {}
+        for group, subscribed in self._subscribed.items():
+            asked = {"was_recovering": True} if subscribed.since is not None else {}
+            results[channel_name(group)] = self._result(group) | asked
+        return results
+
+    def joined(self, group: str) -> None:
+        """It is a member of a group: of itself, or because the server has joined it."""
+        if group == self._own:
+            self._pushes.begin(self._session, group)
+        if group in self._subscribed or group.startswith(TOKEN_PREFIX):
+            return
+        self._subscribed[group] = Subscribed()
+        self._pushes.begin(self._session, group)
+        if self._session.is_connected:
+            push = {"channel": channel_name(group), "subscribe": self._result(group)}
+            self._session.reply({"push": push})
+            self.replied()
+
+    def answered(self, group: str) -> None:
+        """It is about to be sent what it asked for of a history: nothing of that is lost."""
+        subscribed = self._subscribed.get(group)
+        if subscribed is not None:
+            subscribed.is_lost = False
+
+    def lose(self, group: str) -> None:
+        """What comes next of a group does not follow on what it got: the client has to ask."""
+        subscribed = self._subscribed.get(group)
+        if subscribed is None:
+            return
+        if not subscribed.stands:
+            subscribed.is_lost = True
+        elif not subscribed.is_own:
+            self._connection.close(RESYNC, "insufficient state")
+        else:
+            self._forget(group)
+            self._pushes.unsubscribed(self._session, group, codes.INSUFFICIENT_STATE)
+            self._connection.leave(group)
+
+    def left(self, group: str) -> None:
+        """It is no member of a group any more."""
+        subscribed = self._subscribed.get(group)
+        if subscribed is None or group == self._own:
+            return
+        self._forget(group)
+        if subscribed.stands:
+            self._pushes.unsubscribed(self._session, group)

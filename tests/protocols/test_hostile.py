@@ -1,0 +1,251 @@
+"""What a hostile client of the Centrifuge protocol cannot do."""
+
+import asyncio
+import json
+import logging
+
+import pytest
+from django.contrib.auth.models import User
+
+from filtered_websocket import WebSocketMessageFilter
+from filtered_websocket.groups import History, group, personal
+from filtered_websocket.history import ahistory
+from filtered_websocket.protocols import requests, session
+from filtered_websocket.publish import apublish
+from filtered_websocket.testing import Closed
+
+from .clients import speak
+
+KEPT = History(size=10, ttl=60)
+OPEN = {"publish": True, "see": True, "presence": True, "history": KEPT}
+RULES = [group("<path:name>", **OPEN), personal(**OPEN)]
+
+
+@pytest.mark.parametrize("channel", ["user:7", "user:7\0x", "token:secret", "#7", "#"])
+@pytest.mark.parametrize("command", ["subscribe", "publish", "presence", "history"])
+async def test_no_name_leads_to_what_belongs_to_others(channel, command):
+    async with (
+        speak(rules=RULES, user=User(pk=7, username="ann")) as ann,
+        speak(rules=RULES, user=User(pk=5, username="bob")) as bob,
+    ):
+        assert await bob.error(**{command: {"channel": channel, "data": 1}}) == 103
+        assert await ann.client.received_nothing()
+
+
+async def test_what_a_client_says_of_itself_is_not_told_to_others():
+    async with speak(rules=RULES) as ann:
+        forged = {"client": "somebody", "user": "1", "conn_info": {"admin": True}}
+        await ann.ask(subscribe={"channel": "room", "info": forged, "chan_info": forged})
+        publish = {"channel": "room", "data": 1, "info": forged, "offset": 99, "tags": {}}
+        await ann.say({"id": 9, "publish": publish})
+        heard = [await ann.hear(), await ann.hear()]
+        push = next(one["push"] for one in heard if "push" in one)
+        assert push["pub"] == {"data": 1, "offset": 1, "info": {"client": ann.id}}
+
+
+async def test_a_client_recovers_no_group_that_it_is_not_subscribed_to():
+    async with speak(rules=RULES, connects=False) as ann:
+        await apublish(1 * [5], "room")
+        place = {"recover": True, "epoch": "", "offset": 0}
+        subs = dict.fromkeys(["room", "#7", "user:7", "token:x", "never"], place)
+        reply = await ann.ask(connect={"subs": subs})
+        assert "subs" not in reply["connect"]
+    async with speak(rules=RULES, connects=False) as ann:
+        await ann.say({"id": 1, "connect": {"subs": {"": place}}})
+        assert await ann.closed() == 3501
+
+
+@pytest.mark.parametrize("offset", [2**53, 2**63, 2**64 - 1])
+async def test_positions_of_any_size_are_positions(offset):
+    async with speak(rules=RULES) as ann:
+        place = {"epoch": "x" * 1000, "offset": offset}
+        wanted = {"channel": "room", "recover": True, **place}
+        assert "recovered" not in (await ann.ask(subscribe=wanted))["subscribe"]
+        assert await ann.error(history={"channel": "room", "since": place}) == 112
+        since = {"offset": offset}
+        for reverse in (False, True):
+            wanted = {"channel": "room", "limit": 5, "since": since, "reverse": reverse}
+            assert (await ann.ask(history=wanted))["history"]["offset"] == 0
+
+
+async def test_many_commands_of_one_frame_let_others_have_their_turn():
+    turns = 0
+
+    def count():
+        nonlocal turns
+        turns += 1
+        if not is_over:
+            asyncio.get_running_loop().call_soon(count)
+
+    is_over = False
+    async with speak(rules=RULES) as ann:
+        await ann.say(*[{"id": number, "ping": {}} for number in range(1, 1001)])
+        count()
+        for number in range(1, 1001):
+            assert (await ann.hear())["id"] == number
+        is_over = True
+    # Half of them while the frame is decoded.
+    assert turns >= 2 * (1000 // session.TURN)
+
+
+async def test_a_history_is_read_by_pages_of_a_bounded_size(monkeypatch, settings):
+    async with speak(rules=RULES) as ann:
+        for number in range(5):
+            await ann.ask(publish={"channel": "room", "data": f"{number:500}"})
+        monkeypatch.setattr(requests, "MAX_PAGE", 4)
+        for limit in (-1, 4, 2**31 - 1):
+            found = (await ann.ask(history={"channel": "room", "limit": limit}))["history"]
+            assert len(found["publications"]) == 4 and found["offset"] == 5
+    settings.FILTERED_WEBSOCKET = {"MAX_OUTBOX": 4_000}
+    async with speak(rules=RULES) as ann:
+        offset, pages = 0, 0
+        while offset < 5:
+            since = {"offset": offset}
+            wanted = {"channel": "room", "limit": -1, "since": since}
+            found = (await ann.ask(history=wanted))["history"]["publications"]
+            assert 1 <= len(found) <= 3 and found[0]["offset"] == offset + 1
+            offset, pages = found[-1]["offset"], pages + 1
+        assert pages >= 2
+
+
+# Rates
+
+
+def limited(rules=RULES, also=(), **options):
+    name = "filtered_websocket.filters.rate_limit"
+    return speak([{"NAME": name, "OPTIONS": {"rate": "3/h", **options}}, *also], rules)
+
+
+@pytest.mark.parametrize("action", ["drop", "answer"])
+async def test_every_command_counts(action):
+    async with limited(action=action) as ann:
+        assert await ann.ask(ping={}) == {"ping": {}}
+        assert await ann.error(subscribe={"channel": "#7"}) == 103
+        assert await ann.ask(publish={"channel": "room", "data": 1}) == {"publish": {}}
+        for request in ({"ping": {}}, {"publish": {"channel": "room", "data": 1}}, {"rpc": {}}):
+            reply = await ann.ask(**request)
+            assert reply["error"] == {
+                "code": 111,
+                "message": "too many requests",
+                "temporary": True,
+            }
+        assert await ann.client.received_nothing()
+
+
+async def test_messages_without_an_answer_count_too():
+    seen = []
+
+    class Sees(WebSocketMessageFilter):
+        @classmethod
+        def filter(cls, web_socket_instance, message):
+            seen.append(message)
+
+    async with limited(also=[Sees]) as ann:
+        await ann.say(*[{"send": {"data": number}} for number in range(9)])
+        assert await ann.error(ping={}) == 111
+    assert seen == [0, 1, 2]
+
+
+async def test_who_sends_too_much_may_be_closed():
+    async with limited(action="close") as ann:
+        await ann.say(*[{"id": number, "rpc": {}} for number in range(1, 9)])
+        assert await ann.closed() == 3013
+
+
+# Frames that are none
+
+
+MALFORMED = [
+    b"",
+    b" ",
+    b"\n\n",
+    b"\x0b",
+    "\u2003".encode(),
+    b"\xff",
+    b"nonsense",
+    b"[]",
+    b"null",
+    b"5",
+    b'"text"',
+    b'{"id":1,"ping":{}}{"id":2,"ping":{}}',
+    b'{"id":1,"ping":{}},{"id":2,"ping":{}}',
+    b'{"id":1,"ping":{}}\nnonsense',
+    b'{"id":-1,"ping":{}}',
+    b'{"id":4294967296,"ping":{}}',
+    b'{"id":"1","ping":{}}',
+    b'{"id":true,"ping":{}}',
+    b'{"id":1.5,"ping":{}}',
+    b'{"id":1,"ping":[]}',
+    b'{"id":1,"ping":null}',
+    b'{"id":1,"id":2,"ping":{}}',
+    b'{"id":1,"nothing":{}}',
+    b'{"id":0,"ping":{}}',
+    b'{"id":1,"subscribe":{"channel":5}}',
+    b'{"id":1,"subscribe":{"channel":"a","recover":1}}',
+    b'{"id":1,"subscribe":{"channel":"a","offset":-1}}',
+    b'{"id":1,"subscribe":{"channel":"a","data":NaN}}',
+    b'{"id":1,"subscribe":{"channel":"\\ud800"}}',
+    b'{"id":1,"history":{"channel":"a","since":[]}}',
+    b'{"id":1,"rpc":{"data":' + b"[" * 100 + b"]" * 100 + b"}}",
+    b'{"id":1,"rpc":{"data":' + b"[" * 100_000 + b"}}",
+    b'{"id":1,"rpc":{"data":' + b"9" * 5_000 + b"}}",
+]
+
+
+async def only_close(client, frame):
+    """The code of the close; nothing may come before it."""
+    await client.client.send(frame)
+    with pytest.raises(Closed):
+        pytest.fail(f"{await client.client.receive()!r} came")
+    return await client.closed()
+
+
+@pytest.mark.parametrize("frame", MALFORMED, ids=lambda frame: repr(frame[:40]))
+async def test_a_malformed_frame_is_answered_by_3501_alone(frame, caplog):
+    try:
+        message = frame.decode()
+    except UnicodeDecodeError:
+        message = frame
+    async with speak(rules=RULES) as ann:
+        assert await only_close(ann, message) == 3501
+    assert [one for one in caplog.records if one.levelno > logging.INFO] == []
+
+
+async def test_nothing_of_a_malformed_frame_is_done():
+    async with speak(rules=RULES) as ann:
+        frame = json.dumps({"id": 1, "publish": {"channel": "room", "data": 1}}) + "\nnonsense"
+        assert await only_close(ann, frame) == 3501
+        assert (await ahistory("room")).publications == []
+
+
+BROKEN = [
+    b"",
+    b"\x01",
+    b"\x80",
+    b"\xff\xff\xff\xff\x7f",
+    b"\xff" * 10,
+    b"\x02\x08",
+    b"\x02\x08\x01\xff",
+    b"\x05\x08\x01\x22\x7f\x00",
+    b"\x04\x08\x01\x62\x01",
+    b"\x02\x0b\x0b",
+    b"\x06\x08\x01\x22\x02\x0a\xff",
+    b"\x02\x08\x01",
+]
+
+
+@pytest.mark.parametrize("frame", BROKEN, ids=repr)
+async def test_a_malformed_frame_of_protobuf_is_answered_by_3501_alone(frame, caplog):
+    codecs = pytest.importorskip("centrifuge.codecs")._ProtobufCodec
+    async with speak(rules=RULES, connects=False, subprotocols=["centrifuge-protobuf"]) as ann:
+        await ann.client.send(codecs.encode_commands([{"id": 1, "connect": {}}]))
+        await ann.client.receive()
+        assert await only_close(ann, frame) == 3501
+    assert [one for one in caplog.records if one.levelno > logging.INFO] == []
+
+
+@pytest.mark.parametrize("frame", ["text", b"\x00"])
+async def test_the_kind_of_frame_is_that_of_the_format(frame):
+    offered = ["centrifuge-protobuf"] if frame == "text" else []
+    async with speak(rules=RULES, connects=False, subprotocols=offered) as ann:
+        assert await only_close(ann, frame) == 3501
