@@ -12,6 +12,9 @@ message of a group that it is in, with ``--chain call`` a method and its data as
 
     $ echo 'add [1, 2]' | python -m filtered_websocket.pipe --chain call myfilters.Add
     3
+
+With ``--protocol centrifuge`` each line is a frame of a client that speaks that protocol, and
+what it is sent is printed. Nothing leaves the process then, either.
 """
 
 import argparse
@@ -19,23 +22,27 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
 from django.core.exceptions import ImproperlyConfigured
+from django.test.utils import override_settings
 
 from .chains.calls import first_answer
 from .chains.current import About, about_event
 from .codecs.frames import dump_json, text_event, to_frame
 from .connections.connection import Connection
 from .connections.handshake import Handshake
+from .consumers import FilteredWebSocketConsumer
 from .exceptions import Close, Drop, FilterError, NoSuchMethod, NotAllowed
+from .hub.hub import get_hub
 from .pipelines.pipeline import Pipeline
+from .protocols.serving import PLAIN, PROTOCOLS
 from .server.stand_in import Printer, StandInView
 from .server.standalone import Parser, error_line, set_up
 from .storage_objects import get_storage_object
 from .transports import AsgiTransport
-from .types import Call
+from .types import Call, Event
 
 #: What a line of the input may be.
 CHAINS = ("message", "group", "call", "join")
@@ -163,16 +170,75 @@ def _with_data(line: bytearray) -> tuple[str, Any]:
     return word, json.loads(data) if data else None
 
 
-async def run(filters: Sequence[str], chain: str) -> int:
-    """Run ``filters`` on standard input, by one of ``CHAINS``; returns the exit status."""
+class Frames:
+    """A client that speaks a protocol: each line is a frame, and each frame a line."""
+
+    def __init__(
+        self, filters: Sequence[Any], output: BinaryIO, errors: Any, protocol: str
+    ) -> None:
+        self._app = FilteredWebSocketConsumer.as_asgi(filters=filters, protocol=protocol)
+        self._printer = Printer(output)
+        self._errors = errors
+        self._lines: Iterator[bytes] = iter(())
+        self._has_begun = False
+        self.failed = False
+
+    async def run(self, lines: Iterable[bytes]) -> None:
+        """Connect, send every line, disconnect."""
+        scope = {"type": "websocket", "path": "/", "headers": [], "query_string": b""}
+        self._lines = iter(lines)
+        with override_settings(CHANNEL_LAYERS={}):
+            await self._app(scope, self._receive, self._send)
+
+    async def _receive(self) -> Event:
+        if not self._has_begun:
+            self._has_begun = True
+            return {"type": "websocket.connect"}
+        await self._settled()
+        line = next(self._lines, None)
+        if line is None:
+            return {"type": "websocket.disconnect", "code": 1000}
+        try:
+            return {"type": "websocket.receive", "text": line.rstrip(b"\r\n").decode()}
+        except UnicodeDecodeError:
+            return {"type": "websocket.receive", "bytes": line}
+
+    async def _settled(self) -> None:
+        """Return when all that was sent is answered."""
+        hub = get_hub()
+        for connection in tuple(hub.connections.values()):
+            if connection.running is not None:
+                await connection.running.settled()
+        await hub.settled()
+        # Let the writer write.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async def _send(self, event: Event) -> None:
+        if event["type"] == "websocket.send":
+            self._printer.line(event["text"].encode())
+        elif event["type"] == "websocket.close":
+            self.failed = True
+            told = f"pipe: closed with {event['code']} {event.get('reason', '')!r}"
+            print(told, file=self._errors, flush=True)
+
+
+async def run(filters: Sequence[str], chain: str, protocol: str = PLAIN) -> int:
+    """
+    Run ``filters`` on standard input, by one of ``CHAINS``, or as clients of a protocol send
+    it; returns the exit status.
+    """
     if sys.stdin is None or sys.stdout is None:
         return _fail("standard input and standard output must be open")
+    pipe: Pipe | Frames
     try:
-        pipeline = Pipeline(filters)
+        if protocol == PLAIN:
+            pipe = Pipe(Pipeline(filters), sys.stdout.buffer, sys.stderr, chain)
+        else:
+            pipe = Frames(filters, sys.stdout.buffer, sys.stderr, protocol)
         get_storage_object()
     except ImproperlyConfigured as error:
         return _fail(error_line(error))
-    pipe = Pipe(pipeline, sys.stdout.buffer, sys.stderr, chain)
     try:
         await pipe.run(sys.stdin.buffer)
     except BrokenPipeError:
@@ -195,6 +261,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=CHAINS[0],
         help="what a line is: a message of the client or of a group, a call, or a group to join",
     )
+    parser.add_argument(
+        "--protocol",
+        choices=(PLAIN, *PROTOCOLS),
+        default=PLAIN,
+        help="how the client speaks; other than plain, a line is a frame, whatever the chain",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -207,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _fail(error_line(error))
     try:
-        return asyncio.run(run(options.filters, options.chain))
+        return asyncio.run(run(options.filters, options.chain, options.protocol))
     except OSError as error:
         return _fail(error_line(error))
     except KeyboardInterrupt:

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.test import override_settings
 
 from filtered_websocket import (
     Close,
@@ -25,7 +27,7 @@ from filtered_websocket import (
     current,
 )
 from filtered_websocket import pipe as pipe_module
-from filtered_websocket.pipe import Pipe, main
+from filtered_websocket.pipe import Frames, Pipe, main
 from filtered_websocket.pipelines.pipeline import Pipeline
 
 from .connections.test_connection import message_filter
@@ -126,6 +128,54 @@ def test_the_leave_chain_runs_when_a_filter_leaves_a_group():
 
     filters = message_filter(come_and_go), message_filter(leave, WebSocketLeaveFilter)
     assert piped("x\n", *filters) == (0, "x\nleft room\n", "pipe: 1 groups joined\n")
+
+
+class Adds(WebSocketCallFilter):
+    _registers = False
+
+    @classmethod
+    async def filter(cls, web_socket_instance, call):
+        await asyncio.sleep(0)
+        return sum(call.data)
+
+
+def spoken(*lines, filters=(Adds,)):
+    """Exit status, what came and errors of a client that speaks the Centrifuge protocol."""
+    output, errors = io.BytesIO(), io.StringIO()
+
+    async def run():
+        pipe = Frames(filters, output, errors, "centrifuge")
+        await pipe.run(iter(lines))
+        return int(pipe.failed)
+
+    status = asyncio.run(run())
+    return status, [json.loads(line) for line in output.getvalue().splitlines()], errors.getvalue()
+
+
+CONNECT = b'{"id":1,"connect":{}}\n'
+
+
+def test_a_line_may_be_a_command_of_a_protocol():
+    lines = [CONNECT, b'{"id":2,"rpc":{"data":[1,2]}}\n', b'{"id":3,"ping":{}}']
+    status, came, told = spoken(*lines)
+    assert (status, told) == (0, "")
+    assert came[0]["connect"]["client"]
+    assert came[1:] == [{"id": 2, "rpc": {"data": 3}}, {"id": 3, "ping": {}}]
+
+
+@override_settings(FILTERED_WEBSOCKET={"GROUPS": "tests.protocols.test_history"})
+def test_commands_change_groups_of_this_process_alone():
+    publish = b'{"id":3,"publish":{"channel":"plain","data":"hi"}}\n'
+    status, came, _ = spoken(CONNECT, b'{"id":2,"subscribe":{"channel":"plain"}}\n', publish)
+    assert status == 0 and {"id": 3, "publish": {}} in came
+    assert [one["push"]["pub"]["data"] for one in came if "push" in one] == ["hi"]
+
+
+@pytest.mark.parametrize("line", [b"nonsense\n", b"\xff\n"])
+def test_a_line_that_is_no_command_closes(line):
+    status, came, told = spoken(CONNECT, line, b'{"id":2,"ping":{}}\n')
+    assert (status, len(came)) == (1, 1)
+    assert told == "pipe: closed with 3501 'bad request'\n"
 
 
 def test_a_dropped_line_prints_nothing():
@@ -375,6 +425,13 @@ def test_main_pipes_standard_input(standard_input):
     output = standard_input("a\n")
     assert main(["tests.examples.Shout"]) == 0
     assert output.buffer.getvalue() == b"A\n"
+
+
+def test_a_protocol_is_chosen_on_the_command_line(standard_input):
+    output = standard_input(CONNECT.decode())
+    assert main(["--protocol", "centrifuge", "tests.examples.Shout"]) == 0
+    assert b'"connect":{"client"' in output.buffer.getvalue()
+    assert main(["--protocol", "centrifuge", "nowhere"]) == 2
 
 
 def test_main_ends_quietly_when_nobody_reads(standard_input):

@@ -64,6 +64,11 @@ class Running:
             for task in self._tasks:
                 self._graces[task] = Grace(task, self._connection.id)
 
+    async def settled(self) -> None:
+        """Return when nothing runs; nothing is cancelled."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     async def stopped(self) -> None:
         """Return when nothing runs. A cancellation of the caller cancels it at once."""
         self.stop()

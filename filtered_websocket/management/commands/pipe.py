@@ -17,4 +17,4 @@ class Command(BaseCommand):
         add_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        sys.exit(asyncio.run(run(options["filters"], options["chain"])))
+        sys.exit(asyncio.run(run(options["filters"], options["chain"], options["protocol"])))
