@@ -4,19 +4,24 @@ broken. The first byte of an input chooses the function, so that one run serves 
 """
 
 import asyncio
+import itertools
 import json
 import re
 
 import msgpack
 from channels.layers import get_channel_layer
+from django.urls import register_converter
 
 from filtered_websocket import Drop, WebSocketDataFilter, WebSocketMessageFilter
 from filtered_websocket.auth.credentials import credentials, without_credentials
+from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF, BadFrame, Data, from_bytes
+from filtered_websocket.codecs.schema import protobuf_class
 from filtered_websocket.connections.handshake import Handshake, refusal_reason
 from filtered_websocket.connections.origins import is_same_origin, one_of_origins, site_rule
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.filters.base import printable
 from filtered_websocket.filters.broadcast_messages_by_token import TokenMessageFilter
+from filtered_websocket.groups import History, group
 from filtered_websocket.layer.envelope import (
     BadEnvelope,
     Sequence,
@@ -26,7 +31,7 @@ from filtered_websocket.layer.envelope import (
     unseal,
 )
 from filtered_websocket.publish import apublish
-from filtered_websocket.testing import Client
+from filtered_websocket.testing import Client, Closed
 
 from ..waiting import LIMIT
 
@@ -95,6 +100,7 @@ class Bench:
         async def close():
             for client in self.clients.values():
                 await client.close()
+            await speakers.close()
 
         self.run(close())
         self.clients.clear()
@@ -216,7 +222,122 @@ def keys(data):
     assert TokenMessageFilter.find_key(bytearray(data)) == expected
 
 
-TARGETS = (frames, documents, envelopes, handshakes, keys)
+class AnyName:
+    """Any name of a group."""
+
+    regex = ".+"
+    to_python = to_url = staticmethod(str)
+
+
+register_converter(AnyName, "fuzzed")
+RULES = [
+    group(
+        "<fuzzed:name>",
+        publish=True,
+        binary=True,
+        presence=True,
+        join_leave=True,
+        history=History(size=10, ttl=60),
+    )
+]
+
+
+class Speakers:
+    """A client of the Centrifuge protocol in each format, connected."""
+
+    def __init__(self):
+        self.clients = {}
+        self.app = None
+
+    async def client(self, form):
+        client = self.clients.get(form)
+        if client is None or client.close_code is not None:
+            if self.app is None:
+                self.app = FilteredWebSocketConsumer.as_asgi(
+                    filters=[Look], protocol="centrifuge", group_rules=RULES
+                )
+            client = self.clients[form] = Client(self.app, scope(b"/", b"", [form.subprotocol]))
+            await client.open()
+            await client.send(command(form, id=1, connect={}))
+            await client.receive()
+        return client
+
+    async def close(self):
+        for client in self.clients.values():
+            await client.close()
+        self.clients.clear()
+
+
+speakers = Speakers()
+
+
+def command(form, **fields):
+    """A frame with one command, as a client writes it."""
+    if form is JSON:
+        return json.dumps(fields)
+    message = protobuf_class("Command")(id=fields.pop("id"))
+    for name in fields:
+        getattr(message, name).SetInParent()
+    body = message.SerializeToString()
+    return bytes([len(body)]) + body
+
+
+async def _speak(form, data):
+    """What is sent for a frame; None at its end if the connection was closed with 3501."""
+    client = await speakers.client(form)
+    number = 4_000_000_000 + next(_markers) % 90_000_000
+    marker = form.reply({"id": number, "ping": {}}).payload
+    await client.send(data)
+    await client.send(command(form, id=number, ping={}))
+    heard = []
+    try:
+        while True:
+            message = await client.receive()
+            payload = message.encode() if isinstance(message, str) else message
+            if payload == marker:
+                return heard
+            heard.append(payload)
+    except Closed:
+        assert client.close_code == 3501, client.close_code
+        return [*heard, None]
+
+
+_markers = itertools.count()
+
+
+def _commands(form, frame, text):
+    """
+    What a frame is decoded to can be decoded again; one that cannot is answered with 3501
+    alone; and whatever it asks for, the connection lives and answers, or is closed with 3501.
+    """
+    try:
+        decoded = list(form.decode(frame, text))
+    except BadFrame:
+        decoded = None
+    for one in decoded or ():
+        for request in one.values():
+            if isinstance(request, dict) and isinstance(request.get("data"), Data):
+                assert from_bytes(request["data"].payload) == request["data"]
+    heard = bench.run(_speak(form, frame.decode() if text else frame))
+    if decoded is None:
+        assert heard[-1] is None and not any(b'"id"' in one for one in heard[:-1]), heard
+
+
+def json_commands(data):
+    """Frames of clients of the Centrifuge protocol, in JSON."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return  # no server hands on such a text frame
+    _commands(JSON, data, True)
+
+
+def protobuf_commands(data):
+    """The same in Protobuf."""
+    _commands(PROTOBUF, data, False)
+
+
+TARGETS = (frames, documents, envelopes, handshakes, keys, json_commands, protobuf_commands)
 
 
 def one_input(data):
