@@ -85,6 +85,8 @@ class Format(Protocol):
     subprotocol: str
     #: The empty message.
     ping: Frame
+    #: Whether a number may stand for a channel.
+    takes_numbers: bool
 
     def decode(self, payload: bytes, text: bool) -> Iterator[dict[str, Any]]:
         """The commands of a frame; an empty one is a pong. Raises :exc:`BadFrame`."""
@@ -104,6 +106,7 @@ class Json:
 
     subprotocol = "centrifuge-json"
     ping = Frame(b"{}", True)
+    takes_numbers = True
 
     def decode(self, payload: bytes, text: bool) -> Iterator[dict[str, Any]]:
         """As of :class:`Format`; binary frames are none."""
@@ -138,6 +141,7 @@ class Protobuf:
 
     subprotocol = "centrifuge-protobuf"
     ping = Frame(b"\0", False)
+    takes_numbers = False  # centrifuge-js 5.7 offers it, but drops what comes by a number
 
     def decode(self, payload: bytes, text: bool) -> Iterator[dict[str, Any]]:
         """As of :class:`Format`; text frames are none."""

@@ -75,7 +75,8 @@ class Subscribing:
         claims = claims_of(request, self._connection.user_id or "")
         if len(self._connection.joined) >= conf.MAX_GROUPS:
             raise ReplyError(106)
-        is_compact = bool(request.get("flag", 0) & COMPACT)
+        takes_numbers = self._session.format.takes_numbers
+        is_compact = takes_numbers and bool(request.get("flag", 0) & COMPACT)
         subscribed = self._subscribed[group] = Subscribed(is_compact, is_own=True)
         subscribed.since = since_of(request) if keeps else None
         self._own = group

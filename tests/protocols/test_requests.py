@@ -119,6 +119,24 @@ async def test_a_number_stands_for_the_channel():
         assert (await bob.push())["channel"] == "room:1"
 
 
+async def test_in_protobuf_no_number_stands_for_a_channel():
+    """There centrifuge-js compares two objects for a number, and drops what comes by it."""
+    codecs = pytest.importorskip("centrifuge.codecs")._ProtobufCodec
+    async with speak(connects=False, subprotocols=["centrifuge-protobuf"]) as ann:
+        commands = [
+            {"id": 1, "connect": {}},
+            {"id": 2, "subscribe": {"channel": "news", "flag": 1}},
+            {"id": 3, "publish": {"channel": "news", "data": "MQ=="}},
+        ]
+        await ann.client.send(codecs.encode_commands(commands))
+        heard = []
+        while not any("push" in reply for reply in heard):
+            heard += codecs.decode_replies(await ann.client.receive())
+        assert "id" not in next(reply["subscribe"] for reply in heard if "subscribe" in reply)
+        [push] = [reply["push"] for reply in heard if "push" in reply]
+        assert push["channel"] == "news" and "id" not in push
+
+
 async def test_unsubscribe_ends_it():
     async with speak() as ann:
         await subscribed(ann, "news")
