@@ -79,4 +79,4 @@ $(VENV)/test.stamp: $(VENV)/run.stamp tests/requirements.txt
 	@touch $@
 
 clean:
-	rm -rf .venv* .fuzz benchmarks/node_modules build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv* .fuzz benchmarks/node_modules tests/javascript/node_modules build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
