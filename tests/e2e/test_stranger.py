@@ -74,6 +74,11 @@ def test_the_package_is_the_installed_one(installed, site):
     assert where.startswith(str(installed))
 
 
+def test_the_client_for_pages_and_its_types_are_installed(installed):
+    for name in ("client.js", "client.d.ts"):
+        assert (installed / "filtered_websocket" / "static" / "filtered_websocket" / name).exists()
+
+
 def test_check_and_filters_say_what_the_readme_shows(site):
     assert "no issues" in manage(site, "manage.py", "check")
     shown = re.search(
