@@ -61,6 +61,7 @@ fuzz: $(VENV)/test.stamp
 # number of seconds, of which "make test" waits for five times as many: twenty minutes, on a
 # machine without other work.
 stress: $(VENV)/test.stamp
+	FWS_STRESS=full $(BIN)/python -m pytest -s -o timeout=1800 tests/history/test_simulation.py
 	FWS_STRESS=full $(BIN)/python -m pytest -s tests/stress
 	FWS_STRESS=full $(BIN)/python -m pytest -v -s -m promise tests/e2e
 	FWS_FAULT_CLIENTS=500 FWS_FAULT_STOP=20 $(BIN)/python -m pytest -s -o timeout=900 tests/e2e/faults

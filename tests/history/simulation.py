@@ -8,13 +8,14 @@ message, answer and gap against all that was ever appended.
 """
 
 import asyncio
+import contextvars
 import functools
 import itertools
 import random
 from collections import Counter
 from types import SimpleNamespace
 
-from filtered_websocket import Drop, WebSocketGroupFilter, current
+from filtered_websocket import Drop, WebSocketGroupFilter, WebSocketSendFilter, current
 from filtered_websocket.chains.chain import Chain
 from filtered_websocket.chains.delivery import Delivery
 from filtered_websocket.connections.subscription import Subscription
@@ -41,6 +42,8 @@ SIZE = 30
 PROMPT = 10.0
 #: What a filter drops for all.
 HIDDEN = b"hidden"
+#: A send filter drops about every third message for a client, and other ones for another.
+SHARES = 3
 
 
 def told(check):
@@ -59,9 +62,15 @@ def told(check):
 
 class Transport:
     closed = None
+    unsent = 0
 
     def __init__(self, client):
         self.client = client
+
+    def hold(self):
+        """What is written leaves at once, held or not."""
+
+    release = hold
 
     def write(self, frame, done=None):
         for part in frame.parts:
@@ -77,6 +86,7 @@ class Connection:
     def __init__(self, process, id):
         self.id = id
         self.process = process
+        self.context = contextvars.Context()
         self.joined = set()
         self.asked = {}
         self.subscriptions = {}
@@ -106,10 +116,34 @@ async def slow_number(web_socket_instance, message):
     return number(web_socket_instance, message)
 
 
+def is_for(client, payload):
+    """Whether the send filter lets a client have it."""
+    return (int(payload.split()[1]) + client.id) % SHARES > 0
+
+
+def send(web_socket_instance, message):
+    client = web_socket_instance.client
+    if not is_for(client, message.split(b" ", 2)[2]):
+        client.world.hidden += 1
+        raise Drop
+    assert message.startswith(b"%s %d " % (current.position[0].encode(), current.position[1]))
+
+
+async def slow_send(web_socket_instance, message):
+    await asyncio.sleep(0.002)
+    return send(web_socket_instance, message)
+
+
+NUMBER, SLOW_NUMBER = (message_filter(one, WebSocketGroupFilter) for one in (number, slow_number))
+SEND, SLOW_SEND = (message_filter(one, WebSocketSendFilter) for one in (send, slow_send))
+#: The filters of the group chain, and those of the send chain.
 FILTERS = {
-    "plain": [],
-    "def": [message_filter(number, WebSocketGroupFilter)],
-    "async": [message_filter(slow_number, WebSocketGroupFilter)],
+    "plain": ([], []),
+    "def": ([NUMBER], []),
+    "async": ([SLOW_NUMBER], []),
+    "send": ([NUMBER], [SEND]),
+    "async and send": ([SLOW_NUMBER], [SEND]),
+    "async send": ([NUMBER], [SLOW_SEND]),
 }
 
 
@@ -122,7 +156,9 @@ class Process:
         self.counts = Counter()
         self.tasks = Tasks(self.counts)
         self.backlog = Budget()
-        self.is_slow = kind == "async"
+        #: Whether messages wait for a chain, while it is told that others are lost.
+        self.is_slow = "async" in kind
+        group_filters, send_filters = FILTERS[kind]
         self.slow = 0.05
         self.connections = {}
         self.events = SimpleNamespace(gap=self.gap)
@@ -133,8 +169,8 @@ class Process:
         self.presence = HubPresence(self, self.groups.tell)
         self.queue = PublishQueue(self.tasks, lambda: self.link, self.fail, self.feeds)
         self.pipeline = SimpleNamespace(
-            group=Chain("group", FILTERS[kind], bytes_only=True),
-            send=Chain("send", ()),
+            group=Chain("group", group_filters, bytes_only=True),
+            send=Chain("send", send_filters),
             codec=None,
             protocol=None,
             failed=self.filter_failed,
@@ -272,16 +308,16 @@ class Client:
             self.is_whole = True
             self.begins = True
             self.send(contents)
-            assert not contents or self.sees_nothing_between(self.position, place, True)
+            assert self.begins or self.sees_nothing_between(self.position, place, True)
             self.world.latest += bool(contents)
-            self.take(place)
+            self.take(place, contents)
         else:
             self.answer_since(Position(*self.since), place, contents)
-            self.take(place)
+            self.take(place, contents)
 
     def send(self, contents):
-        for content in contents:
-            self.connection.transport.write(content)
+        """What the group chain has made, which a send chain may keep from this client."""
+        assert self.process.delivery.send_one(self.connection, contents)
 
     def answer_since(self, since, place, contents):
         if not since.epoch:
@@ -289,15 +325,21 @@ class Client:
         self.position, self.begins, before = since, False, self.jumps
         self.jumps = 0
         self.send(contents)
-        if self.is_possible(since, place) and self.sees_nothing_between(self.position, place, True):
-            # All; if nothing was to be seen, it may have been told as lost all the same.
+        is_possible = self.is_possible(since, place)
+        if contents:
+            # All or nothing.
             self.is_whole = True
-            if not contents and not self.world.redis.keeps(since) and since[:2] != place[:2]:
+            self.world.recovered += 1
+            assert is_possible and (
+                self.world.is_sent_later or self.sees_nothing_between(self.position, place, True)
+            ), f"a part: {since} to {self.position}, not {place}"
+        elif is_possible and self.sees_nothing_between(since, place, True, self.passes):
+            # There was nothing; it may have been told as lost all the same.
+            self.is_whole = True
+            if not self.world.redis.keeps(since) and since[:2] != place[:2]:
                 self.is_whole = any_of(True, False)
             self.world.recovered += 1
         else:
-            # All or nothing, and nothing only where it is no longer kept.
-            assert not contents, f"a part: {since} to {self.position}, not {place}"
             self.world.told += 1
             assert self.world.may_skip or not self.world.redis.keeps(since), f"{since} is kept"
         self.jumps = 0 if not self.process.is_slow else before
@@ -305,20 +347,29 @@ class Client:
     def is_possible(self, since, place):
         return since.epoch == place.epoch and 0 <= since.offset <= place.offset
 
-    def take(self, place):
-        self.position, self.begins = place, False
+    def take(self, place, contents):
+        """It has been told that it is at ``place``, and has got ``contents`` or will get them."""
+        if not (contents and self.world.is_sent_later):
+            self.position, self.begins = place, False
+
+    def passes(self, place):
+        """Whether the group chain hands the publication there on to this connection."""
+        item = self.world.redis.log.get(place[:2])
+        if item is None or self.connection.id in item.meta.get(EXCLUDE, ()):
+            return False
+        return self.world.kind == "plain" or HIDDEN not in item.payload
 
     def sees(self, place):
         """Whether the publication there is to reach this connection."""
-        item = self.world.redis.log.get(place[:2])
-        hidden = item is None or (self.world.kind != "plain" and HIDDEN in item.payload)
-        return not hidden and self.connection.id not in item.meta.get(EXCLUDE, ())
+        if not self.passes(place):
+            return False
+        return not self.world.sends or is_for(self, self.world.redis.log[place[:2]].payload)
 
-    def sees_nothing_between(self, last, place, last_too=False):
+    def sees_nothing_between(self, last, place, last_too=False, sees=None):
         if last is None or last.epoch != place.epoch or last.offset > place.offset:
             return False
         between = range(last.offset + 1, place.offset + last_too)
-        return not any(self.sees((place.epoch, offset)) for offset in between)
+        return not any(map(sees or self.sees, ((place.epoch, offset) for offset in between)))
 
     def place_of(self, frame):
         """Where it was appended; nearly always there is one such place."""
@@ -385,10 +436,13 @@ class World:
     def __init__(self, loop, seed, publishes, kind, faults, compare):
         self.loop = loop
         self.kind = kind
+        _, self.sends = FILTERS[kind]
+        #: Whether a send chain waits, so that what an answer says it gets comes after it.
+        self.is_sent_later = SLOW_SEND in self.sends
         self.random = random.Random(seed)
         self.errors = []
         self.gaps = self.heard = self.recovered = self.told = self.unread = self.latest = 0
-        self.died = self.drained = self.repeated = self.fell = 0
+        self.died = self.drained = self.repeated = self.fell = self.hidden = 0
         #: How many came with a position, or wanted the last publication.
         self.returns = 0
         self.numbers = itertools.count()
@@ -405,7 +459,9 @@ class World:
         self.processes = [Process(self, kind) for _ in range(2)]
         self.clients = [Client(self, number) for number in range(5)]
         self.happenings = [self.publish] * 8 + [self.come_or_go] * 8 + [self.wait] * 6
-        self.happenings += [self.ask_again]
+        if not self.is_sent_later:
+            # What waits for the send chain cannot be told from what is sent once more.
+            self.happenings += [self.ask_again]
         if faults:
             self.add_faults(self.random.choice)
 

@@ -19,6 +19,9 @@ KINDS = {
     "plain": ("plain", {}, {}),
     "def": ("def", {}, {}),
     "async": ("async", {}, {}),
+    "send": ("send", {}, {}),
+    "async and send": ("async and send", {}, {}),
+    "async send": ("async send", {}, {}),
     "crowded": ("async", {"PUBLISH_QUEUE": 4}, {}),
     "tight": ("def", {}, {"MAX_BUFFER": 5, "MAX_HELD": 4}),
 }
@@ -37,7 +40,11 @@ def test_all_get_everything_in_order_once_or_are_told(settings, monkeypatch, kin
         except BaseException as error:
             error.add_note(f"seed {seed}")
             raise
-    for happened in ("heard", "recovered", "told", "latest"):
+    kinds = ["heard", "recovered", "told", "latest"]
+    if worlds[0].sends:
+        # What one client gets and another one does not.
+        kinds.append("hidden")
+    for happened in kinds:
         assert sum(getattr(world, happened) for world in worlds) > 0, happened
 
 
