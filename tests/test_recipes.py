@@ -3,20 +3,26 @@
 import json
 import sys
 import types
+import unittest
 from contextlib import AsyncExitStack
 
 import pytest
 from asgiref.sync import sync_to_async
 from channels.routing import URLRouter
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import Group, Permission, User
+from django.contrib.contenttypes.models import ContentType
+from django.core.management import call_command
 from django.db import transaction
 from django.db.models.signals import post_save
 from django.test import RequestFactory
 
+from filtered_websocket.checks.groups import check_groups
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.disconnect import unsubscribe
-from filtered_websocket.history import memory
+from filtered_websocket.history import ahistory, memory
 from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.presence import Info, apresence, apresence_stats
+from filtered_websocket.publish import apublish, apublish_to_user
 from filtered_websocket.testing import allows, connect
 
 from .snippets import named
@@ -91,6 +97,75 @@ async def test_rooms_with_permissions(site, settings):
         await one.send(json.dumps({"leave": "news"}))
         assert await two.received_nothing() and await one.received_nothing()
         assert room not in get_hub().groups.names
+
+
+EXAMPLE = "mysite.groups"
+
+
+@pytest.fixture
+def example(site, settings):
+    """All that rules can say, as the page has it; the rules of the settings."""
+    settings.FILTERED_WEBSOCKET = {"GROUPS": EXAMPLE, "CODEC": JSON}
+    groups, filters = site("docs/groups.md", "groups.py", "filters.py")
+    del groups.grouppatterns
+    exec(compile(named("docs/groups.md")["all of it"], "groups.py", "exec"), vars(groups))
+    return [filters.Rooms]
+
+
+@sync_to_async
+def let_view_boards(user):
+    kind = ContentType.objects.create(app_label="board", model="board")
+    user.user_permissions.add(
+        Permission.objects.create(codename="view_board", content_type=kind, name="view")
+    )
+
+
+async def test_all_that_rules_can_say_works_as_it_is_written(example):
+    pk, ann, bob, eve = await members()
+    await let_view_boards(bob)
+    room = f"room:{pk}"
+    for name, who in {"news": (ann, bob, eve), room: (ann, bob), "board:x": (bob,)}.items():
+        for user in (ann, bob, eve):
+            assert await allows(EXAMPLE, "join", name, user) is (user in who)
+            assert await allows(EXAMPLE, "publish", name, user) is (user in who and name == room)
+    for name in ("room:x", "board:x/y", "user:1", "elsewhere"):
+        assert not await allows(EXAMPLE, "join", name, ann)
+    async with connect(example, user=ann) as one, connect(example, user=bob) as two:
+        await one.send(json.dumps({"join": room}))
+        await one.settle()
+        assert await apresence(room) == {one.connection.id: Info(str(ann.pk))}
+        await one.send(json.dumps({"say": "hi", "to": room}))
+        await one.settle()
+        # Who comes later catches up, and then hears the rest.
+        assert (await two.connection.recover(room, ("", 0))).recovered
+        assert json.loads(await two.receive()) == {"from": "ann", "text": "hi"}
+        assert (await apresence_stats(room)).users == 2
+        for number in range(2):
+            await apublish({"number": number}, "board:x")
+        await two.send(json.dumps({"join": "board:x"}))
+        assert json.loads(await two.receive()) == {"number": 1}
+        assert len((await ahistory("board:x")).publications) == 1
+    async with connect(example, user=ann, personal=True) as device:
+        for number in range(21):
+            await apublish_to_user(ann, {"number": number})
+            assert json.loads(await device.receive()) == {"number": number}
+    assert len((await ahistory(f"user:{ann.pk}")).publications) == 20
+
+
+async def test_the_example_of_rules_is_printed_as_it_is_typed_and_has_no_mistake(example, capsys):
+    """But for the permission of a model that this site does not have."""
+    await sync_to_async(call_command)("groups")
+    assert capsys.readouterr().out.splitlines()[-4:] == [
+        "  group('news')",
+        "  group('room:<int:room>', join=is_member, publish=is_member, presence=True,"
+        " join_leave=True, history=History(size=100, ttl=300))",
+        "  group('board:<slug:name>', join='board.view_board', history=History(size=1, ttl=3600),"
+        " latest=True)",
+        "  personal(history=History(size=20, ttl=3600))",
+    ]
+    [mistake] = [one for one in check_groups() if "permission" in one.msg]
+    assert [one.id for one in check_groups()] == [mistake.id]
+    assert "'board.view_board'" in mistake.msg
 
 
 async def test_notify_a_user(site):
@@ -191,3 +266,19 @@ async def test_last_20_and_catching_up(site):
         assert back == {"text": "m30", "at": said["at"]}
         await bob.send(json.dumps({"chat": 1, "since": ["other", 3]}))
         assert len(json.loads(await bob.receive())["last"]) == 20
+
+
+async def test_the_tests_of_presence_and_history_pass(site, settings):
+    settings.FILTERED_WEBSOCKET = {"GROUPS": "mysite.groups", "CODEC": JSON}
+    *_, room = site("docs/presence.md", "groups.py", "filters.py", "test_room.py")
+    await room.test_who_has_entered_is_online()
+    settings.FILTERED_WEBSOCKET = {}
+    [kept] = site("docs/history.md", "test_history.py")
+    await kept.test_who_comes_back_gets_what_was_missed()
+
+
+async def test_the_test_of_rules_passes(site):
+    *_, rules = site("docs/groups.md", "groups.py", "test_groups.py")
+    result = unittest.TestResult()
+    await sync_to_async(unittest.defaultTestLoader.loadTestsFromModule(rules).run)(result)
+    assert result.testsRun == 1 and result.wasSuccessful(), result

@@ -7,13 +7,27 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 from django.test import TestCase
 
-from filtered_websocket import WebSocketDisconnectFilter
+from filtered_websocket import (
+    WebSocketCallFilter,
+    WebSocketConsumerFilter,
+    WebSocketDisconnectFilter,
+    WebSocketJoinFilter,
+)
 from filtered_websocket import testing as testing_module
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.disconnect import subscribe
+from filtered_websocket.exceptions import NoSuchMethod
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
 from filtered_websocket.groups import History, group, personal
 from filtered_websocket.history import ahistory, forget_history, history
+from filtered_websocket.presence import (
+    Info,
+    Stats,
+    apresence,
+    apresence_stats,
+    presence,
+    presence_stats,
+)
 from filtered_websocket.publish import apublish
 from filtered_websocket.testing import Closed, allows, connect, only_filters, published
 
@@ -224,6 +238,114 @@ class HistoriesInATestCase(TestCase):
     async def test_two(self):
         await self.publish_and_come_back()
         await self.take_the_latest()
+
+
+class PresenceInATestCase(TestCase):
+    """Who is there, in two tests that see nobody of one another."""
+
+    async def come_and_go(self):
+        events = []
+
+        def show(web_socket_instance, subscription):
+            subscription.info = {"mood": "good"}
+
+        def tell(web_socket_instance, event):
+            if event["type"] == "presence":
+                events.extend(event["data"]["changes"])
+
+        filters = [
+            message_filter(show, WebSocketJoinFilter),
+            message_filter(tell, WebSocketConsumerFilter),
+        ]
+        rules = [group("room", presence=True, join_leave=True)]
+        ann = await User.objects.acreate(username="ann")
+        key, good = str(ann.pk), {"mood": "good"}
+        assert await apresence("room") == {} and await apresence_stats("room") == Stats(0, 0)
+        async with (
+            connect(filters, group_rules=rules, user=ann) as laptop,
+            connect(filters, group_rules=rules, user=ann) as phone,
+            connect(filters, group_rules=rules) as guest,
+        ):
+            ids = [client.connection.id for client in (laptop, phone, guest)]
+            for client in (laptop, phone, guest):
+                await client.connection.join("room")
+            users = [key, key, None]
+            there = {id: Info(user, good) for id, user in zip(ids, users, strict=True)}
+            assert await apresence("room") == there
+            assert await sync_to_async(presence)("room") == there
+            assert await sync_to_async(presence_stats)("room") == Stats(3, 2)
+            await phone.connection.leave("room")
+            await guest.close()
+        assert await apresence("room") == {}
+        users = dict(zip(ids, users, strict=True))
+        expected = [
+            ("join", ids[0], True),
+            ("join", ids[1], False),
+            ("join", ids[2], True),
+            ("leave", ids[1], False),
+            ("leave", ids[2], True),
+        ]
+        # The last one, laptop, has nobody left to be told.
+        assert [
+            (one["is"], one["connection"], one["first" if one["is"] == "join" else "last"])
+            for one in events
+        ] == expected
+        assert all(users[one["connection"]] == one["user"] for one in events)
+
+    async def test_one(self):
+        await self.come_and_go()
+
+    async def test_two(self):
+        await self.come_and_go()
+
+
+class CallsInATestCase(TestCase):
+    """Call filters use the ORM in the test's transaction, in two tests with data of their own."""
+
+    async def ask(self, username):
+        ann = await User.objects.acreate(username=username)
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        def name(web_socket_instance, call):
+            if call.method == "name":
+                assert User.objects.count() == 1
+                return User.objects.get(pk=web_socket_instance.user.pk).username
+            return None
+
+        async def wait(web_socket_instance, call):
+            if call.method == "wait":
+                begun.set()
+                await go_on.wait()
+                return "waited"
+            return None
+
+        def fail(web_socket_instance, call):
+            if call.method == "fail":
+                raise ValueError(call.data)
+
+        filters = [
+            message_filter(name, WebSocketCallFilter, blocking=True),
+            message_filter(wait, WebSocketCallFilter),
+            message_filter(fail, WebSocketCallFilter),
+        ]
+        async with connect(filters, user=ann) as client:
+            waiting = asyncio.create_task(client.call("wait"))
+            await begun.wait()
+            # One that waits holds up no other of the same connection.
+            assert await client.call("name") == username
+            with pytest.raises(ValueError, match="why"):
+                await client.call("fail", "why")
+            with pytest.raises(NoSuchMethod, match="other"):
+                await client.call("other")
+            assert not waiting.done()
+            go_on.set()
+            assert await waiting == "waited"
+
+    async def test_one(self):
+        await self.ask("ann")
+
+    async def test_two(self):
+        await self.ask("bob")
 
 
 async def join(web_socket_instance, data):
