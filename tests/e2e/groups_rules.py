@@ -20,6 +20,7 @@ def is_named(connection, name):
 
 grouppatterns = [
     group("news"),
+    group("open:<int:number>"),
     group("closed", join=False),
     group("room:<int:room>", join=is_member, publish=is_member, recheck=True),
     group("async:<int:room>", join=is_member_async, recheck=True),

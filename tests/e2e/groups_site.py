@@ -11,12 +11,5 @@ from filtered_websocket.routing import with_websockets  # noqa: E402
 
 from .groups_filters import Commands  # noqa: E402
 
-application = with_websockets(
-    http,
-    [
-        path(
-            "",
-            FilteredWebSocketConsumer.as_asgi(filters=[Commands], codec=JSONCodec(), personal=True),
-        )
-    ],
-)
+route = FilteredWebSocketConsumer.as_asgi(filters=[Commands], codec=JSONCodec(), personal=True)
+application = with_websockets(http, [path("", route)])

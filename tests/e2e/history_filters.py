@@ -9,7 +9,9 @@ from filtered_websocket import (
     WebSocketMessageFilter,
     current,
 )
+from filtered_websocket.exceptions import PublishError
 from filtered_websocket.groups import History, group
+from filtered_websocket.hub.hub import get_hub
 
 #: How many publications a "short" group keeps.
 SHORT = 8
@@ -40,10 +42,32 @@ class Commands(WebSocketMessageFilter):
         return [answer.recovered, answer.position]
 
     @staticmethod
+    async def connections(connection):
+        """How many this process has."""
+        return len(get_hub().connections)
+
+    @staticmethod
+    async def mute(connection, word):
+        """For the send filter of history_sends."""
+        connection.state["mute"] = word
+
+    @staticmethod
     async def publish(connection, name, texts):
         """All at once; the positions."""
         sent = [connection.apublish({"text": text}, name, to_self=True) for text in texts]
         return [await one for one in sent]
+
+    @staticmethod
+    async def attempt(connection, name, texts):
+        """The same; None for each that could not be sent."""
+        sent = [connection.apublish({"text": text}, name, to_self=True) for text in texts]
+        positions = []
+        for one in sent:
+            try:
+                positions.append(await one)
+            except PublishError:
+                positions.append(None)
+        return positions
 
 
 class Place(WebSocketGroupFilter):
@@ -58,11 +82,16 @@ class Place(WebSocketGroupFilter):
 
 
 class Tell(WebSocketConsumerFilter):
+    @classmethod
+    def filter(cls, web_socket_instance, event):
+        print("EVENT", json.dumps(event), flush=True)
+
+
+class TellGaps(WebSocketConsumerFilter):
     """Tells the members of a group that something is lost."""
 
     @classmethod
     def filter(cls, web_socket_instance, event):
-        print("EVENT", json.dumps(event), flush=True)
         if event["type"] == "gap":
             for connection in web_socket_instance.users.values():
                 if event["data"]["group"] in connection.groups:

@@ -6,7 +6,10 @@ import os
 from fws_project.settings import *  # noqa: F403
 from fws_project.settings import CHANNEL_LAYERS
 
-INSTALLED_FILTERS = ["tests.e2e.history_filters"]
+INSTALLED_FILTERS = [
+    "tests.e2e.history_filters",
+    *json.loads(os.environ.get("TEST_FILTERS", "[]")),
+]
 FILTERED_WEBSOCKET = {
     "AUTHENTICATORS": [],
     "GROUPS": "tests.e2e.history_filters",

@@ -16,13 +16,17 @@ AWAY = (OSError, ConnectionClosed, InvalidHandshake, InvalidMessage)
 
 
 class Site:
-    """Processes on one Redis, or one without."""
+    """Processes on one Redis."""
 
-    def __init__(self, database, *kinds, redis=True, **options):
-        self.valkey = Valkey() if redis else None
-        self.env = {**database, **SITE, "TEST_LAYER_OPTIONS": json.dumps(options)}
-        if redis:
-            self.env["REDIS_URL"] = self.valkey.url
+    def __init__(self, database, *kinds, filters=(), **options):
+        self.valkey = Valkey()
+        self.env = {
+            **database,
+            **SITE,
+            "REDIS_URL": self.valkey.url,
+            "TEST_FILTERS": json.dumps(filters),
+            "TEST_LAYER_OPTIONS": json.dumps(options),
+        }
         self.servers = []
         for kind in kinds:
             self.start(kind)
@@ -46,8 +50,7 @@ class Site:
     def stop(self):
         for server in self.servers:
             server.stop()
-        if self.valkey is not None:
-            self.valkey.stop()
+        self.valkey.stop()
 
 
 class Client:
@@ -189,9 +192,7 @@ SECRET = {"symmetric_encryption_keys": ["a secret of 32 characters or more"]}
 
 
 def open_site(database, kind):
-    """Two processes on one Redis, of one kind or "encrypted"; or one in "memory"."""
-    if kind == "memory":
-        return Site(database, Daphne, redis=False)
+    """Two processes on one Redis, of one kind or "encrypted"."""
     if kind == "encrypted":
         return Site(database, Daphne, Uvicorn, **SECRET)
     return Site(database, *KINDS[kind])

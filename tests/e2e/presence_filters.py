@@ -2,25 +2,50 @@
 
 import json
 
-from filtered_websocket import WebSocketConsumerFilter, WebSocketMessageFilter
+from filtered_websocket import (
+    NotAllowed,
+    WebSocketConsumerFilter,
+    WebSocketJoinFilter,
+    WebSocketMessageFilter,
+)
 from filtered_websocket.groups import group
+from filtered_websocket.presence import apresence, apresence_stats
 
 grouppatterns = [group("room:<int:room>", presence=True, join_leave=True)]
 
 
 class ComeAndGo(WebSocketMessageFilter):
-    """``+room:1``, ``-room:1``."""
+    """``+room:1``, or ``+room:1 7`` with such an info; ``-room:1``; ``?room:1``: who is there."""
 
     @classmethod
     async def filter(cls, web_socket_instance, message):
         text = message.decode()
+        room, _, size = text[1:].partition(" ")
         if text.startswith("+"):
-            await web_socket_instance.join(text[1:])
-            web_socket_instance.push({"id": web_socket_instance.id})
-            web_socket_instance.push(everyone(web_socket_instance, text[1:]))
+            await cls.come(web_socket_instance, room, size)
+        elif text.startswith("-"):
+            await web_socket_instance.leave(room)
+            web_socket_instance.push({"left": room})
         else:
-            await web_socket_instance.leave(text[1:])
-            web_socket_instance.push({"left": text[1:]})
+            who = {key: list(info) for key, info in (await apresence(room)).items()}
+            web_socket_instance.push({"who": who, "stats": await apresence_stats(room)})
+
+    @staticmethod
+    async def come(connection, room, size):
+        try:
+            await connection.join(room, data=size)
+        except NotAllowed as refusal:
+            connection.push({"refused": refusal.reason})
+        else:
+            connection.push({"id": connection.id})
+            connection.push(everyone(connection, room))
+
+
+class Show(WebSocketJoinFilter):
+    @classmethod
+    def filter(cls, web_socket_instance, subscription):
+        if subscription.data:
+            subscription.info = "x" * int(subscription.data)
 
 
 def everyone(web_socket_instance, group):

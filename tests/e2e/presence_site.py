@@ -1,5 +1,6 @@
 """The site of presence_settings: who connects with ``?user=7`` is user 7."""
 
+import math
 import os
 
 from django.core.asgi import get_asgi_application
@@ -9,15 +10,25 @@ http = get_asgi_application()
 
 from django.contrib.auth import get_user_model  # noqa: E402
 
+from filtered_websocket.connections.handshake import LATEST_EVENT  # noqa: E402
 from filtered_websocket.consumers import FilteredWebSocketConsumer  # noqa: E402
 
-route = FilteredWebSocketConsumer.as_asgi()
+
+def as_its_user(route):
+    """``route`` with the user that the query names."""
+
+    async def application(scope, receive, send):
+        key = scope["query_string"].decode().partition("user=")[2]
+        user = get_user_model()(pk=int(key)) if key else None
+        # Such a user is nowhere in the database, or another one is.
+        await route({**scope, "user": user, LATEST_EVENT: math.inf}, receive, send)
+
+    return application
+
+
+presence = as_its_user(FilteredWebSocketConsumer.as_asgi())
 
 
 async def application(scope, receive, send):
-    if scope["type"] == "websocket":
-        key = scope["query_string"].decode().partition("user=")[2]
-        scope = {**scope, "user": get_user_model()(pk=int(key)) if key else None}
-        await route(scope, receive, send)
-    else:
-        await http(scope, receive, send)
+    served = presence if scope["type"] == "websocket" else http
+    await served(scope, receive, send)

@@ -53,6 +53,29 @@ def is_listening(port):
     return False
 
 
+def resident(process):
+    """Bytes of its memory."""
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+class Peak:
+    """By how many bytes the memory of a process grows at most, from now on."""
+
+    def __init__(self, process):
+        self._folder = Path(f"/proc/{process.pid}")
+        (self._folder / "clear_refs").write_text("5")
+        self._before = self._most()
+
+    @property
+    def growth(self):
+        return self._most() - self._before
+
+    def _most(self):
+        status = (self._folder / "status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
 class Process:
     """
     A child whose output is read all the time and can be waited on. A program of Python is
@@ -264,6 +287,9 @@ class Uvicorn(Process):
 
     def ws(self, path="/"):
         return f"ws://127.0.0.1:{self.port}{path}"
+
+    def http(self, path="/"):
+        return f"http://127.0.0.1:{self.port}{path}"
 
 
 #: Ports that no connection takes for its own end meanwhile: those are from 32768 on.

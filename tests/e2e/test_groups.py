@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-from pathlib import Path
 
 import pytest
 from channels.layers import channel_layers
@@ -16,7 +15,7 @@ from filtered_websocket.publish import apublish_to_user
 from filtered_websocket.testing import connect
 
 from ..waiting import limited, until, within
-from .processes import Daphne, Uvicorn, manage, run_python
+from .processes import Daphne, Uvicorn, manage, resident, run_python
 from .visitors import Case
 
 pytestmark = pytest.mark.promise
@@ -160,18 +159,28 @@ async def test_a_right_that_ends_ends_the_subscription_in_all_processes(asking_s
 
 
 async def test_a_user_is_reached_on_every_device_from_a_view_and_a_worker(site):
-    case, other = await Case.make(site[0]), await Case.make(site[0])
     script = (
         "import django; django.setup()\n"
         "from filtered_websocket.publish import publish_to_user\n"
-        f"publish_to_user({case.user}, {{'told': 'from a worker'}})\n"
+        "publish_to_user(%d, {'told': 'from a worker'})\n"
     )
+
+    async def work(case):
+        await asyncio.to_thread(run_python, site[0].env, "-c", script % case.user)
+
+    await reach(site, {"from a worker": work})
+
+
+async def reach(site, others=()):
+    """A view, and what else reaches users by ``others``: text -> what has to be done."""
+    case, other = await Case.make(site[0]), await Case.make(site[0])
     async with devices(case, site) as mine, devices(other, site) as theirs:
         await case.visitor.do("notify", user=case.user, text="from a view")
-        await asyncio.to_thread(run_python, site[0].env, "-c", script)
+        for text in others:
+            await others[text](case)
         for device in mine:
-            assert await device.hears() == {"told": "from a view"}
-            assert await device.hears() == {"told": "from a worker"}
+            for text in ("from a view", *others):
+                assert await device.hears() == {"told": text}
         await case.visitor.do("notify", user=other.user, text="another")
         for device in theirs:
             assert await device.hears() == {"told": "another"}
@@ -210,12 +219,6 @@ async def test_orders_cross_redis_and_are_carried_out_once(redis_layer):
         assert await client.receive() == "hi"
 
 
-def resident(server):
-    """KiB of memory."""
-    status = Path(f"/proc/{server.pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0])
-
-
 @pytest.mark.parametrize("number", [0, 1])
 async def test_10_000_commands_are_answered_and_leave_nothing_behind(site, number):
     case = await Case.make(site[0])
@@ -234,8 +237,39 @@ async def test_10_000_commands_are_answered_and_leave_nothing_behind(site, numbe
         await asyncio.gather(flood(), answers())
         before = resident(server)
         await asyncio.gather(flood(), answers())
-        assert resident(server) - before < 8 * 1024
+        assert resident(server) - before < 8 << 20
         assert await Client(socket).ask("groups") == [f"user:{case.user}"]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+async def test_10_000_joins_of_declared_names_end_at_max_groups_and_leave_nothing(site, number):
+    case = await Case.make(site[0])
+    server = site[number]
+    async with case.by_header(server) as socket:
+
+        async def flood(verb, count):
+            async def send():
+                for n in range(count):
+                    await socket.send(json.dumps([verb, f"open:{n}"]))
+
+            sending = asyncio.create_task(send())
+            async with limited():
+                answers = [json.loads(await socket.recv())["answer"] for _ in range(count)]
+            await sending
+            return answers
+
+        async def join_and_leave(count):
+            # The group of the route and that of the user are two of them.
+            answers = await flood("join", count)
+            assert answers[:126] == [True] * 126
+            assert set(answers[126:]) == {"at most 128 groups (MAX_GROUPS)"}
+            await flood("leave", count)
+            assert await Client(socket).ask("groups") == [f"user:{case.user}"]
+
+        await join_and_leave(1_000)
+        before = resident(server)
+        await join_and_leave(10_000)
+        assert resident(server) - before < 8 << 20
 
 
 def test_the_rules_are_printed_and_have_no_mistakes(site):

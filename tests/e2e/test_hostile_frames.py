@@ -10,7 +10,6 @@ import os
 import socket
 import struct
 from operator import le
-from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -20,7 +19,7 @@ from filtered_websocket.server.daphne_protocol import MAX_FRAGMENTS
 from ..waiting import Watch, limited, look_again, measure, until, within
 from .fws import OURS, Fws
 from .hostile import CASES, LATE, REFUSED, SERVED, close, frame, request
-from .processes import Daphne
+from .processes import Daphne, resident
 from .sockets import connect
 
 pytestmark = pytest.mark.promise
@@ -198,11 +197,6 @@ def descriptors(server):
         with contextlib.suppress(FileNotFoundError):
             found.append(os.readlink(entry.path))
     return len(found), sum(name.startswith("socket:") for name in found)
-
-
-def resident(server):
-    pages = int(Path(f"/proc/{server.pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def choose(served):

@@ -6,12 +6,11 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from ..transports.test_inbox import frame
-from .processes import Process, Valkey, free_port
+from .processes import Peak, Process, Valkey, free_port
 from .test_lanes import PLAIN, SANS_IO, Raw
 
 MIB = 2**20
@@ -36,19 +35,6 @@ class Site(Process):
         command = [sys.executable, "-m", *line, "tests.e2e.memory_site:application"]
         super().__init__(command, env=env, fresh=True)
         self.listens_on(self.port)
-        self._before = 0
-
-    def start_measuring(self):
-        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
-        self._before = self._peak()
-
-    def growth(self):
-        """By how many bytes its memory had grown at most."""
-        return self._peak() - self._before
-
-    def _peak(self):
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +88,7 @@ def flood(server, path, data, senders=1, idle=0, layer=None):
     clients = [Raw(server.port, path) for _ in range(senders + idle)]
     for client in clients:
         client.socket.settimeout(0.1)
-    server.start_measuring()
+    peak = Peak(server)
     with silent(layer), ThreadPoolExecutor(2 * senders) as threads:
         ended = threading.Event()
         sending = [threads.submit(send_all, client, data, ended) for client in clients[:senders]]
@@ -112,7 +98,7 @@ def flood(server, path, data, senders=1, idle=0, layer=None):
         sent = sum(one.result() for one in sending)
         for one in reading:
             one.result()
-        grown = server.growth()
+        grown = peak.growth
     for client in clients:
         client.close()
     print(f"{path}: {sent / MIB:.0f} MiB sent, {grown / MIB:+.0f} MiB")

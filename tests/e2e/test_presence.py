@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import signal
+from functools import partial
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -14,7 +16,7 @@ from filtered_websocket.publishing.direct import close_senders
 
 from ..presence.test_reading import use_layer
 from ..waiting import limited, until, wait_until, within
-from .processes import Daphne, Uvicorn, Valkey
+from .processes import Daphne, Uvicorn, Valkey, resident
 from .sockets import connect
 from .topologies import Cluster
 
@@ -27,7 +29,7 @@ ROOM = "room:1"
 
 
 class Site:
-    """Processes on one Redis, or each on a node of a cluster."""
+    """Processes on one Redis, or each on a node of a cluster; every second one is of uvicorn."""
 
     def __init__(self, database, redis=None):
         self.valkey = redis or Valkey()
@@ -37,10 +39,11 @@ class Site:
             "TEST_SETTINGS": json.dumps({"PRESENCE_LEASE": LEASE}),
         }
         self.servers = []
+        self._kinds = itertools.cycle([Daphne, Uvicorn])
 
-    def start(self, kind=Daphne, node=None):
+    def start(self, node=None):
         env = {**self.env, "REDIS_URL": (node or self.valkey).url}
-        self.servers.append(kind(SITE, env=env))
+        self.servers.append(next(self._kinds)(SITE, env=env))
         return self.servers[-1]
 
     def stop(self):
@@ -56,6 +59,22 @@ def site(database, settings):
     yield site
     close_senders()
     site.stop()
+
+
+@pytest.fixture(scope="module")
+def calm_processes(database):
+    """Two processes for tests that break nothing."""
+    site = Site(database)
+    yield site, site.start(), site.start()
+    site.stop()
+
+
+@pytest.fixture
+def calm_site(calm_processes, settings):
+    site, *servers = calm_processes
+    use_layer(settings, "pubsub", site.valkey.url)
+    yield servers
+    close_senders()
 
 
 @pytest.fixture
@@ -76,8 +95,9 @@ class Page:
         self.user = user
         self.id = self.room = None
         self.present = {}
-        #: Joins and leaves, as they were told.
+        #: Joins and leaves, as they were told; and whether the user's first or last one.
         self.told = []
+        self.users_told = []
         self._answers = asyncio.Queue()
 
     @classmethod
@@ -98,24 +118,30 @@ class Page:
             self.present = message["all"]
         elif "changes" in message:
             for change in message["changes"]:
-                self.told.append((change["is"], change["connection"]))
-                if change["is"] == "join":
+                kind = change["is"]
+                self.told.append((kind, change["connection"]))
+                is_users = change["first" if kind == "join" else "last"]
+                self.users_told.append((kind, change["user"], is_users))
+                if kind == "join":
                     self.present[change["connection"]] = change["user"]
                 else:
                     self.present.pop(change["connection"], None)
         else:
             self._answers.put_nowait(message)
 
+    async def ask(self, command):
+        await self._socket.send(command)
+        async with limited():
+            return await self._answers.get()
+
     async def join(self, room=ROOM):
-        await self._socket.send(f"+{room}")
-        self.id = (await self._answers.get())["id"]
+        self.id = (await self.ask(f"+{room}"))["id"]
         self.room = room
 
     async def leave(self):
         room, self.room = self.room, None
-        await self._socket.send(f"-{room}")
-        await self._answers.get()
-        self.present, self.told = {}, []
+        await self.ask(f"-{room}")
+        self.present, self.told, self.users_told = {}, [], []
 
     async def close(self):
         await self._socket.close()
@@ -135,7 +161,11 @@ async def open_pages(*wanted):
             await page.close()
 
 
-async def agree(pages, everyone=None):
+async def look_at_redis(page, room, infos):
+    await asyncio.to_thread(look, room, infos)
+
+
+async def agree(pages, everyone=None, look=look_at_redis):
     """Wait until all pages show the same people as Redis has, and ``everyone`` who is there."""
     everyone = pages if everyone is None else everyone
     for room in {page.room for page in everyone} - {None}:
@@ -148,7 +178,7 @@ async def agree(pages, everyone=None):
 
         await until(is_agreed)
         infos = {key: Info(user) for key, user in truth.items()}
-        await asyncio.to_thread(look, room, infos)
+        await look(there[0], room, infos)
 
 
 def look(room, infos):
@@ -159,20 +189,58 @@ def look(room, infos):
     assert presence_stats(room) == Stats(len(infos), len(users))
 
 
-@pytest.mark.parametrize("kind", [Daphne, Uvicorn])
-async def test_who_comes_and_goes_is_told_once_in_all_processes(site, kind):
-    one, other = site.start(kind), site.start(kind)
+async def test_who_comes_and_goes_is_told_once_in_all_processes(calm_site):
+    await come_and_go(*calm_site)
+
+
+async def come_and_go(one, other, look=look_at_redis):
+    agreed = partial(agree, look=look)
     async with open_pages((one, 1), (other, 2), (other, None)) as (ann, bob, cy):
-        await agree([ann, bob, cy])
+        await agreed([ann, bob, cy])
         await bob.leave()
-        await agree([ann, cy])
+        await agreed([ann, cy])
         await bob.join()
-        await agree([ann, bob, cy])
-        told = ann.told[-2:]
-        assert told == [("leave", bob.id), ("join", bob.id)]
+        await agreed([ann, bob, cy])
+        # A second device of the user, in the other process; and the first one leaves.
+        async with open_pages((other, 1)) as [phone]:
+            await agreed([ann, bob, cy, phone])
+            await ann.leave()
+            await agreed([bob, cy, phone])
+            await ann.join()
+            await agreed([ann, bob, cy, phone])
         await cy.close()
-        await agree([ann, bob])
-        assert ann.told.count(("leave", cy.id)) == 1
+        await agreed([ann, bob], [ann, bob])
+        told = list(zip(bob.told, bob.users_told, strict=True))
+    expected = [
+        ("join", bob.id, "2", True),
+        ("join", phone.id, "1", False),
+        ("leave", ann.id, "1", False),
+        ("join", ann.id, "1", False),
+        ("leave", phone.id, "1", False),
+        ("leave", cy.id, None, True),
+    ]
+    assert [(kind, id, user, is_users) for (kind, id), (_, user, is_users) in told] == expected
+
+
+async def test_an_info_of_a_megabyte_is_refused_and_takes_no_memory(calm_site):
+    for server in calm_site:
+        async with open_pages((server, 1)) as [ann]:
+            bob = await Page.open(server, 2)
+
+            async def ask(times, bob=bob):
+                for _ in range(times):
+                    answer = await bob.ask("+room:1 1000000")
+                    assert "1000006 characters of JSON; at most 4096" in answer["refused"]
+
+            await ask(10)
+            before = resident(server)
+            await ask(20)
+            assert resident(server) - before < 8 << 20
+            # It was refused, and is still served; nobody was told.
+            await bob.join()
+            await agree([ann, bob])
+            assert ann.told.count(("join", bob.id)) == len(ann.told) - 1 == 1
+            await bob.close()
 
 
 @pytest.mark.promise
