@@ -7,14 +7,12 @@ schema calls bytes is :class:`Data` in it.
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
-from .frames import Encoded, Frame, Kind, dump_json, pack
-from .json import JSONCodec
+from .data import PARSER, Data, as_json, from_bytes
+from .frames import Frame, dump_json
 from .schema import check, has_protobuf, messages, protobuf_class
 
-#: One that both formats can say, and no parser of another format takes for anything else.
-PARSER = JSONCodec()
 #: What JSON allows around a value, within a line.
 SPACE = " \t\r\n"
 #: The most bytes of the length before a Protobuf message.
@@ -25,57 +23,25 @@ class BadFrame(ValueError):
     """A frame that is not of this protocol."""
 
 
-class Data(Encoded):
-    """Data of a site: its bytes, and whether they are text, JSON or neither."""
+class Publication(NamedTuple):
+    """What a push tells of a publication."""
 
-    __slots__ = ()
-
-    def __new__(cls, payload: bytes, kind: Kind = "j") -> Self:
-        return super().__new__(cls, kind, payload)
+    data: Data
+    #: Its place in the history of the group; 0 where there is none.
+    offset: int = 0
+    #: Who published, as JSON; empty where nobody did who has a connection.
+    info: str = ""
+    tags: Mapping[str, str] = {}
 
     @property
-    def value(self) -> Any:
-        """What filters get. Raises ValueError or RecursionError if it should be JSON and is not."""
-        if self.kind == "b":
-            return bytearray(self.payload)
-        text = self.payload.decode()
-        return PARSER.parse(text) if self.kind == "j" else text
-
-
-def data_of(value: Any) -> Data:
-    """What a site gave. TypeError or ValueError for what JSON cannot say."""
-    if isinstance(value, Data):
-        return value
-    if isinstance(value, bytes | bytearray | memoryview):
-        return from_bytes(bytes(value))
-    return Data(dump_json(value).encode())
-
-
-def data_to_send(message: Any, text: bool) -> Data:
-    """What chains have made of a message: any JSON value, text or bytes."""
-    if isinstance(message, str | bytes | bytearray | memoryview):
-        kind, payload = pack(message, text)
-        return Data(payload, kind)
-    return data_of(message)
-
-
-def from_bytes(payload: bytes) -> Data:
-    """JSON where the bytes are JSON."""
-    data = Data(payload)
-    try:
-        data.value  # noqa: B018 - raises
-    except (ValueError, RecursionError):
-        return Data(payload, "b")
-    return data
-
-
-def as_json(data: Data) -> bytes:
-    """``data`` as JSON without line ends, which separate messages."""
-    if data.kind == "t":
-        return dump_json(data.payload.decode()).encode()
-    if b"\n" in data.payload or b"\r" in data.payload:
-        return dump_json(json.loads(data.payload)).encode()
-    return data.payload
+    def fields(self) -> dict[str, Any]:
+        """As a reply has it."""
+        fields: dict[str, Any] = {"data": self.data}
+        if self.offset:
+            fields["offset"] = self.offset
+        if self.info:
+            fields["info"] = info_of(self.info)
+        return {**fields, "tags": dict(self.tags)} if self.tags else fields
 
 
 class Format(Protocol):
@@ -97,7 +63,7 @@ class Format(Protocol):
     def can_say(self, data: Data) -> bool:
         """Whether such data can be sent."""
 
-    def publication(self, channel: str, number: int, data: Data, offset: int, info: str) -> Frame:
+    def publication(self, channel: str, number: int, told: Publication) -> Frame:
         """The push of a publication; with a ``number`` that stands for the channel, if not 0."""
 
 
@@ -128,12 +94,13 @@ class Json:
         return data.kind != "b"
 
     # Put together from bytes: data is not parsed for its sake.
-    def publication(self, channel: str, number: int, data: Data, offset: int, info: str) -> Frame:
+    def publication(self, channel: str, number: int, told: Publication) -> Frame:
         where = f'"id":{number}' if number else f'"channel":{dump_json(channel)}'
-        rest = f',"offset":{offset}' if offset else ""
-        rest += f',"info":{info}' if info else ""
+        rest = f',"offset":{told.offset}' if told.offset else ""
+        rest += f',"info":{told.info}' if told.info else ""
+        rest += f',"tags":{dump_json(told.tags)}' if told.tags else ""
         head = f'{{"push":{{{where},"pub":{{"data":'
-        return Frame(b"".join((head.encode(), as_json(data), rest.encode(), b"}}}")), True)
+        return Frame(b"".join((head.encode(), as_json(told.data), rest.encode(), b"}}}")), True)
 
 
 class Protobuf:
@@ -163,17 +130,14 @@ class Protobuf:
     def can_say(self, data: Data) -> bool:
         return True
 
-    def publication(self, channel: str, number: int, data: Data, offset: int, info: str) -> Frame:
+    def publication(self, channel: str, number: int, told: Publication) -> Frame:
         message = protobuf_class("Reply")()
         push = message.push
         if number:
             push.id = number
         else:
             push.channel = channel
-        push.pub.data = data.payload
-        push.pub.offset = offset
-        if info:
-            _fill(push.pub.info, info_of(info))
+        _fill(push.pub, told.fields)
         return _delimited(message)
 
 
@@ -235,7 +199,10 @@ def _fill(message: Any, values: Mapping[str, Any]) -> None:
             part = getattr(message, name)
             if field.is_map:
                 for key, one in value.items():
-                    _fill(part[key], one)
+                    if field.type in messages():
+                        _fill(part[key], one)
+                    else:
+                        part[key] = one
             else:
                 part.SetInParent()
                 _fill(part, value)

@@ -9,11 +9,11 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
-from ..codecs.centrifuge import Data, Format, data_of, info_of
+from ..codecs.centrifuge import Format, Publication
+from ..codecs.data import Data, data_of
 from ..codecs.frames import Frame
 from ..conf import conf
 from ..groups import PERSONAL_PREFIX
-from ..history.base import Position
 from ..presence.base import shown_of, unpack_info
 from ..publishing.fan_out import Members
 from ..threads.budget import OVERHEAD
@@ -45,27 +45,11 @@ class Subscriber(Protocol):
     def lose(self, group: str) -> None: ...
 
 
-class Published(NamedTuple):
-    """A publication: its data, its place in the history if there is one, who published it."""
-
-    data: Data
-    position: Position | None
-    info: str
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """As a reply has it."""
-        fields: dict[str, Any] = {"data": self.data}
-        if self.position is not None:
-            fields["offset"] = self.position.offset
-        return {**fields, "info": info_of(self.info)} if self.info else fields
-
-
 class Push:
     """A message to subscribers; its frame of each :class:`Way` is made once."""
 
     def __init__(
-        self, group: str, make: Callable[[Way], Frame | None], published: Published | None = None
+        self, group: str, make: Callable[[Way], Frame | None], published: Publication | None = None
     ) -> None:
         self.group = group
         #: None for anything but a publication.
@@ -83,7 +67,7 @@ class Push:
     @property
     def is_kept(self) -> bool:
         """Whether it is of a group with history: then it is never left out."""
-        return self.published is not None and self.published.position is not None
+        return self.published is not None and self.published.offset > 0
 
     def frame(self, way: Way) -> Frame | None:
         """The frame; None where it cannot be said in this format."""

@@ -5,7 +5,8 @@ from typing import Any
 
 from asgiref.sync import markcoroutinefunction
 
-from ..codecs.centrifuge import JSON, Data, Format, as_json, data_of
+from ..codecs.centrifuge import JSON, Format
+from ..codecs.data import Data, as_json, data_of
 from ..codecs.frames import dump_json
 from ..connections.connection import Connection, Exclude
 from ..history.base import Position

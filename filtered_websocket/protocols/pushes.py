@@ -7,16 +7,16 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from ..chains.current import About
-from ..codecs.centrifuge import Data, data_to_send
+from ..codecs.centrifuge import Publication
+from ..codecs.data import Data, data_to_send
 from ..codecs.frames import Frame, Kind
 from ..conf import conf
-from ..layer.envelope import EXCLUDE, INFO
+from ..layer.envelope import EXCLUDE, INFO, TAGS
 from ..presence.base import Event
 from ..publishing.fan_out import write
 from ..transports import AsgiTransport
 from .channels import (
     Channel,
-    Published,
     Push,
     Subscriber,
     Waiting,
@@ -121,8 +121,8 @@ class Pushes:
     def first_offset(self, session: Subscriber, group: str) -> int:
         """The offset of the first publication that waits for the reply; 0: there is none."""
         for push in self._channels[group].waiting[session.transport].pushes:
-            if push.published is not None and push.published.position is not None:
-                return push.published.position.offset
+            if push.is_kept and push.published is not None:
+                return push.published.offset
         return 0
 
     def take(self, session: Subscriber, group: str) -> list[dict[str, Any]]:
@@ -155,8 +155,9 @@ class Pushes:
 
     def publication(self, about: About, message: Any, text: bool) -> Push:
         """The push of a message."""
-        data, info = data_to_send(message, text), about.meta.get(INFO, "")
+        data, meta = data_to_send(message, text), about.meta
         offset = 0 if about.position is None else about.position.offset
+        told = Publication(data, offset, meta.get(INFO, ""), meta.get(TAGS, {}))
         channel = self._channels.get(about.group)
         name, number = channel_name(about.group), 0 if channel is None else channel.number
 
@@ -164,9 +165,9 @@ class Pushes:
             if not way.format.can_say(data):
                 return None
             compact = number if way.is_compact else 0
-            return about.keep(way.format.publication(name, compact, data, offset, info))
+            return about.keep(way.format.publication(name, compact, told))
 
-        return Push(about.group, make, Published(data, about.position, info))
+        return Push(about.group, make, told)
 
     def write_all(
         self, transports: Iterable[AsgiTransport], push: Push, skipped: Collection[AsgiTransport]

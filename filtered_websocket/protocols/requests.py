@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..chains.sending import Sending
-from ..codecs.centrifuge import Data, data_of, from_bytes
+from ..codecs.data import Data, data_of, from_bytes
 from ..conf import conf
 from ..exceptions import Drop, NoSuchMethod, NotAllowed
 from ..history.base import HistoryStore, Page, Position

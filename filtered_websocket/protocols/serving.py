@@ -8,7 +8,7 @@ The protocols by name, and the part of a consumer that depends on how its client
 from typing import TYPE_CHECKING, Any
 
 from ..close_codes import FILTER_ERROR, TOO_LARGE, UNAUTHORIZED
-from ..codecs.centrifuge import Data, from_bytes
+from ..codecs.data import Data, from_bytes
 from ..codecs.frames import BYTES, dump_json, text_event
 from ..conf import conf
 from ..connections.connection import Connection

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from ..close_codes import RESYNC
-from ..codecs.centrifuge import data_of
+from ..codecs.data import data_of
 from ..conf import conf
 from ..connections.subscription import Subscription, recovered
 from ..exceptions import NotAllowed

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from ..auth.authenticators import AUTH_TIMEOUT
-from ..codecs.centrifuge import Data, from_bytes
+from ..codecs.data import Data, from_bytes
 from ..codecs.frames import dump_json
 from ..conf import SettingError, conf, import_object
 from ..hub.grants import latest_event

@@ -6,15 +6,8 @@ import json
 import pytest
 
 from filtered_websocket.codecs import centrifuge
-from filtered_websocket.codecs.centrifuge import (
-    JSON,
-    PROTOBUF,
-    BadFrame,
-    Data,
-    as_json,
-    data_of,
-    from_bytes,
-)
+from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF, BadFrame, Publication
+from filtered_websocket.codecs.data import Data, as_json, data_of, from_bytes
 
 codecs = pytest.importorskip("centrifuge.codecs")
 
@@ -120,19 +113,19 @@ def test_a_long_reply_has_a_long_length():
 @pytest.mark.parametrize("number", [0, 5])
 @pytest.mark.parametrize("offset", [0, 9])
 @pytest.mark.parametrize("info", ["", '{"client":"c","user":"42","conn_info":{"a":1}}'])
-def test_a_publication_is_the_same_push_in_both_formats(number, offset, info):
-    data = Data('{"text":"é"}'.encode())
-    written = json.loads(JSON.publication('a"b', number, data, offset, info).payload)
-    push = written["push"]
-    [other] = codecs._ProtobufCodec.decode_replies(
-        PROTOBUF.publication('a"b', number, data, offset, info).payload
-    )
+@pytest.mark.parametrize("tags", [{}, {"kind": "é"}])
+def test_a_publication_is_the_same_push_in_both_formats(number, offset, info, tags):
+    told = Publication(Data('{"text":"é"}'.encode()), offset, info, tags)
+    push = json.loads(JSON.publication('a"b', number, told).payload)["push"]
+    frame = PROTOBUF.publication('a"b', number, told)
+    [other] = codecs._ProtobufCodec.decode_replies(frame.payload)
     assert centrifuge.info_of('{"client":"c","other":1}') == {"client": "c"}
     assert push.get("id", 0) == int(other["push"].get("id", 0)) == number
     assert push.get("channel") == other["push"].get("channel") == (None if number else 'a"b')
     assert push["pub"]["data"] == {"text": "é"}
     assert push["pub"].get("offset", 0) == int(other["push"]["pub"].get("offset", 0)) == offset
     assert ("info" in push["pub"]) == ("info" in other["push"]["pub"]) == bool(info)
+    assert push["pub"].get("tags", {}) == other["push"]["pub"].get("tags", {}) == tags
 
 
 def test_data_is_json_text_or_bytes():

@@ -14,7 +14,8 @@ from django.urls import register_converter
 
 from filtered_websocket import Drop, WebSocketDataFilter, WebSocketMessageFilter
 from filtered_websocket.auth.credentials import credentials, without_credentials
-from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF, BadFrame, Data, from_bytes
+from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF, BadFrame
+from filtered_websocket.codecs.data import Data, from_bytes
 from filtered_websocket.codecs.schema import protobuf_class
 from filtered_websocket.connections.handshake import Handshake, refusal_reason
 from filtered_websocket.connections.origins import is_same_origin, one_of_origins, site_rule

@@ -4,7 +4,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
-from filtered_websocket.codecs.centrifuge import Data
+from filtered_websocket.codecs.data import Data
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.protocols.serving import Centrifuge, find_protocol
 from filtered_websocket.routing import protocol_urlpatterns, with_websockets

@@ -9,7 +9,7 @@ import pytest
 from filtered_websocket.chains.current import About
 from filtered_websocket.codecs.centrifuge import JSON
 from filtered_websocket.history.base import Position
-from filtered_websocket.layer.envelope import EXCLUDE
+from filtered_websocket.layer.envelope import EXCLUDE, TAGS
 from filtered_websocket.protocols.channels import channel_name, that_fit
 from filtered_websocket.protocols.pushes import Pushes
 
@@ -59,6 +59,17 @@ def test_what_comes_before_the_reply_waits_for_it(pushes):
     pushed = [json.loads(one)["push"]["pub"]["data"] for one in ann.transport.written]
     assert pushed == [[1], [3]]
     assert pushes._counts["not_json"] == 1
+
+
+def test_tags_are_told_in_pushes_and_replies(pushes):
+    ann, tags = subscriber("ann"), {"kind": "joke"}
+    pushes.begin(ann, "news")
+    pushes.send(*message(pushes, [1], **{TAGS: tags}))
+    assert pushes.take(ann, "news")[0]["tags"] == tags
+    pushes.stand(ann, "news", False)
+    pushes.send(*message(pushes, [1], **{TAGS: tags}))
+    [written] = ann.transport.written
+    assert json.loads(written)["push"]["pub"] == {"data": [1], "tags": tags}
 
 
 def test_what_waits_for_the_reply_has_a_bound(pushes, settings):

@@ -7,7 +7,7 @@ import time
 import pytest
 from django.test import override_settings
 
-from filtered_websocket.codecs.centrifuge import Data
+from filtered_websocket.codecs.data import Data
 from filtered_websocket.conf import SettingError
 from filtered_websocket.protocols import tokens
 from filtered_websocket.protocols.codes import ReplyError
