@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import sys
 
@@ -13,7 +14,7 @@ from redis.exceptions import MovedError
 from filtered_websocket.layer.names import explain
 
 from ..snippets import named
-from .processes import Daphne, Process, Valkey
+from .processes import Daphne, Process, Uvicorn, Valkey
 from .sockets import connect
 from .test_publishers import SETUP
 from .test_serving import hears
@@ -24,6 +25,19 @@ ONE = "redis.example.com:6379"
 HOSTS = ("redis-1.example.com:6379", "redis-2.example.com:6379")
 #: The layer is back when others have had time to subscribe: tests have no others.
 SETTINGS = {"LAYER_SETTLE": 0.1, "LAYER_TIMEOUT": 30}
+
+
+NAMES = itertools.count()
+KINDS = Daphne, Uvicorn
+#: Publishes to a group with a history and presence, and reads both.
+READ = """
+from filtered_websocket.history import history
+from filtered_websocket.presence import presence_stats
+publish('c', group)
+page = history(group, limit=1, reverse=True)
+print(page.publications[0].data.decode(), page.position.offset)
+print(presence_stats(group).connections, flush=True)
+"""
 
 
 class Site:
@@ -40,20 +54,23 @@ class Site:
             }
             for one in (names[0], names[-1])
         ]
-        self.servers = [Daphne(env=env) for env in self.envs]
+        self.servers = [kind(env=env) for kind, env in zip(KINDS, self.envs, strict=True)]
 
     async def publish(self, text, group="default", expected=""):
         """In a process without an event loop, which ends at once; it says ``expected``."""
-        code = (
+        said = await self.run(
             "from filtered_websocket.exceptions import PublishError\n"
             f"try: publish({text!r}, {group!r})\n"
-            "except PublishError as error: print(error, flush=True)\n"
-            "os._exit(0)"
+            "except PublishError as error: print(error, flush=True)"
         )
-        command = [sys.executable, "-c", SETUP + code]
+        assert expected in said and bool(expected) == bool(said)
+
+    async def run(self, code):
+        """What ``code`` prints in a process without an event loop, which ends at once."""
+        command = [sys.executable, "-c", f"{SETUP}{code}\nos._exit(0)"]
         process = await asyncio.to_thread(Process, command, env=self.envs[-1])
         assert await asyncio.to_thread(process.wait) == 0, process.output
-        assert expected in process.output and bool(expected) == bool(process.output)
+        return process.output
 
     async def carries(self):
         """Messages of clients, and of a process without any, reach the clients of both."""
@@ -67,6 +84,26 @@ class Site:
             await ann.send("end")
             assert await hears(bob, 2) == ["from a command", "end"]
             assert await hears(ann, 1) == ["from a command"]
+
+    async def keeps(self):
+        """In a group with a history who comes later has all of it; and all know who is there."""
+        one, other = self.servers
+        group = f"kept:{next(NAMES)}"
+        async with connect(one.ws()) as ann, connect(other.ws()) as bob:
+            await ann.send(f"join {group}")
+            assert await hears(ann, 1) == [f"joined {group}"]
+            for text in ("a", "b"):
+                await ann.send(f"publish {group} {text}")
+            await ann.send(f"who {group}")
+            assert await hears(ann, 1) == [f"1 in {group}"]
+            said = await self.run(f"group = {group!r}{READ}")
+            assert said.splitlines() == ["c 3", "1"]
+            assert await hears(ann, 1) == ["c"]
+            await bob.send(f"recover {group}")
+            assert await hears(bob, 4) == ["a", "b", "c", "recovered True 3"]
+            await bob.send(f"who {group}")
+            await ann.send(f"publish {group} d")
+            assert sorted(await hears(bob, 2)) == [f"2 in {group}", "d"]
 
     def lost(self):
         """What the processes say of outages."""
@@ -114,6 +151,7 @@ async def test_several_hosts_carry_messages(started, site, valkey):
     other = await started(Valkey)
     site = await site("several hosts", dict(zip(HOSTS, map(at, (valkey, other)), strict=True)))
     await site.carries()
+    await site.keeps()
     assert site.lost() == []
 
 
@@ -122,6 +160,7 @@ async def test_through_sentinels_of_which_two_are_gone_messages_are_carried(star
     addresses = closed_address(), closed_address(), sentinel.address
     site = await site("sentinel", as_sentinels(*addresses))
     await site.carries()
+    await site.keeps()
     assert site.lost() == []
 
 
@@ -160,6 +199,7 @@ async def test_tls_carries_messages_and_refuses_another_certificate(started, sit
     names = {ONE: f"localhost:{server.port}", "/etc/ssl/redis-ca.pem": server.authority}
     site = await site("tls", names)
     await site.carries()
+    await site.keeps()
     assert site.lost() == []
     # Without "ssl_ca_certs" its authority is a stranger's.
     names = names | {'"ssl_ca_certs"': '"client_name"', "/etc/ssl/redis-ca.pem": "x"}
@@ -172,7 +212,17 @@ async def test_the_least_rights_carry_messages(started, site):
     give(valkey, RULES["acl"])
     site = await site("acl", {ONE: at(valkey)})
     await site.carries()
-    assert site.lost() == []
+    # Presence and histories need some more, and no more than that.
+    give(valkey, named("docs/presence.md")["acl"])
+    give(valkey, named("docs/history.md")["acl"])
+    await site.keeps()
+    assert site.lost() == [] and refused(valkey) == set()
+
+
+def refused(valkey):
+    """What Redis has refused, but for redis-py's notes about itself."""
+    with valkey.client() as client:
+        return {entry["object"] for entry in client.acl_log()} - {"client|setinfo"}
 
 
 def give(valkey, rules):

@@ -10,6 +10,7 @@ INSTALLED_FILTERS = [
     "tests.e2e.topology_filters",
     "filtered_websocket.filters.broadcast_messages",
 ]
+FILTERED_WEBSOCKET["GROUPS"] = "tests.e2e.topology_filters"  # noqa: F405
 code = named("docs/topologies.md")[f"topology {os.environ['TEST_TOPOLOGY']}"]
 for name, stands_for in json.loads(os.environ["TEST_NAMES"]).items():
     assert name in code, name
