@@ -37,7 +37,6 @@ from .sending import Host, Pipeline, Recipient, Sends
 #: So many publications of a page are handled before others have their turn.
 TURN = 64
 
-
 #: What the group chain has made of a message: a frame, a protocol's push, or a :class:`Sending`.
 Content = Any
 OnContent = Callable[[About, Content], None]
@@ -53,6 +52,7 @@ class Delivery:
         #: Group -> what waits for a group chain that awaits.
         self._backlogs: dict[str, SerialQueue[Waiting]] = {}
         self._sends = Sends(hub, view, pipeline)
+        self.drop_unsent = self._sends.drop
         self._is_plain = not (pipeline.group or pipeline.send) and pipeline.codec is None
         #: Run messages of a group, in order, through the chains; send them to the members.
         self.deliver: Callable[[str, Sequence[Item]], None] = self._run
@@ -228,8 +228,9 @@ class Delivery:
             self._failed(group, error)
             return None
 
-    def left(self, group: str) -> None:
+    def left(self, connection: Recipient, group: str) -> None:
         """A member has left ``group``."""
+        self.drop_unsent(connection, group)
         backlog = self._backlogs.get(group)
         if backlog is not None and not backlog.busy:
             del self._backlogs[group]

@@ -131,7 +131,8 @@ class _Waiting:
     __slots__ = ("items", "size", "task")
 
     def __init__(self) -> None:
-        self.items: deque[tuple[Sending, int]] = deque()
+        #: None instead of what is not sent any more.
+        self.items: deque[tuple[Sending | None, int]] = deque()
         #: About the bytes that they take.
         self.size = 0
         self.task: asyncio.Task[Any] | None = None
@@ -257,17 +258,27 @@ class Sends:
         while waiting.items and not connection.closing:
             sending, size = waiting.items[0]
             try:
-                frame = sending.frame(await sending.arun(connection))
+                frame = None if sending is None else sending.frame(await sending.arun(connection))
             except BaseException as error:
                 self._failed(connection, error)
             else:
-                if sending.about.group in connection.joined:
+                if frame is not None and waiting.items[0][0] is sending:
                     self._write_all((connection.transport,), frame, NOBODY)
             waiting.items.popleft()
             waiting.size -= size
             self._hub.backlog.release(size)
         # No await since the loop's condition: nothing was queued meanwhile.
         self._forget(connection, waiting)
+
+    def drop(self, connection: Recipient, group: str) -> None:
+        """A membership has ended, or begins anew: what waits for its send chain is not sent."""
+        waiting = self._waiting.get(connection)
+        if waiting is not None:
+            # Each is counted until its turn; the first one may be in the chain now.
+            waiting.items = deque(
+                (None if one is not None and one.about.group == group else one, size)
+                for one, size in waiting.items
+            )
 
     def _ended(self, connection: Recipient, waiting: _Waiting, task: object) -> None:
         if self._waiting.get(connection) is waiting:  # it was cancelled

@@ -39,6 +39,7 @@ class View(Protocol):
     def deliver_run(self, group: str, run: Run, line: Line) -> None: ...
     async def prepare(self, group: str, page: Page) -> list[Passed]: ...
     def send_one(self, connection: Any, contents: Items[Any]) -> bool: ...
+    def drop_unsent(self, connection: Any, group: str) -> None: ...
 
 
 class Host(Protocol):
@@ -250,10 +251,7 @@ class Groups:
     def _join_history(
         self, connection: Connection, view: View, group: Group, subscription: Subscription
     ) -> Steps:
-        """
-        Make ``connection`` a member of a group with history: at once, or with a position, or
-        where its rule gives it the latest, when it has been sent what was published before.
-        """
+        """Make ``connection`` a member; with a position, or ``latest``, once it was sent that."""
         feed: Any = group.feed
         line = group.line(view, feed)
         members = group.members.setdefault(view, {})
@@ -262,6 +260,7 @@ class Groups:
             members[connection.id] = connection.transport
             return partial(subscription.begin, feed)
         members.pop(connection.id, None)
+        view.drop_unsent(connection, group.name)
         line.leave(connection.id)  # one that asked before, and is not answered yet
 
         def answer(recovery: Recovery) -> Recovery:

@@ -89,7 +89,7 @@ class HubView(Submits):
         self.deliver = self._delivery.deliver
         self.deliver_run = self._delivery.deliver_run
         self.prepare = self._delivery.prepare
-        self.send_one = self._delivery.send_one
+        self.send_one, self.drop_unsent = self._delivery.send_one, self._delivery.drop_unsent
 
     @property
     def host(self) -> Host:
@@ -190,7 +190,7 @@ class HubView(Submits):
         ended = self._hub.groups.leave(connection, self, group)
         if self.pushes is not None:
             self.pushes.left(connection, group)
-        self._delivery.left(group)
+        self._delivery.left(connection, group)
         if ended is not None and self.pipeline.leave:
             running = self.running_of(connection)
             turn = connection.turns.take(group)

@@ -180,6 +180,7 @@ class Process:
         self.deliver = self.delivery.deliver
         self.deliver_run = self.delivery.deliver_run
         self.prepare = self.delivery.prepare
+        self.drop_unsent = self.delivery.drop_unsent
 
     def send_one(self, connection, contents):
         connection.client.answer(contents)
@@ -416,7 +417,7 @@ class Client:
         self.process.groups.leave(connection, self.process, NAME)
         for task in connection.tasks:
             task.cancel()
-        self.process.delivery.left(NAME)
+        self.process.delivery.left(connection, NAME)
         del self.process.connections[connection.id]
 
 

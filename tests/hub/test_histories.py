@@ -6,7 +6,7 @@ from unittest.mock import ANY, Mock
 import pytest
 from django.core.exceptions import SynchronousOnlyOperation
 
-from filtered_websocket import Drop, PublishError, WebSocketSendFilter
+from filtered_websocket import Drop, PublishError, WebSocketGroupFilter, WebSocketSendFilter
 from filtered_websocket.chains import delivery
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.history import (
@@ -43,6 +43,29 @@ class AddReaderSlowly(AddReader):
     async def filter(cls, web_socket_instance, message):
         await asyncio.sleep(0)
         return AddReader.filter(web_socket_instance, message)
+
+
+class HoldSends(WebSocketSendFilter):
+    _registers = False
+    gate = None
+
+    @classmethod
+    async def filter(cls, web_socket_instance, message):
+        await cls.gate.wait()
+
+
+class HoldOnce(WebSocketGroupFilter):
+    """Holds "m5" when it comes for the first time, and all after it."""
+
+    _registers = False
+    gate = None
+    held = None
+
+    @classmethod
+    async def filter(cls, web_socket_instance, message):
+        if message == b"m5" and not cls.held:
+            cls.held.append(message)
+            await cls.gate.wait()
 
 
 RULES_AT = driver.__name__
@@ -244,6 +267,66 @@ async def test_who_asks_twice_at_once_gets_what_was_missed_once(world):
         await ask(ann, "publish", "room:1", "d")
         assert [await bob.receive() for _ in range(3)] == ["b", "c", "d"]
         assert await bob.received_nothing()
+
+
+def waiting_for(client, chain):
+    """How many publications wait for a chain, for one member or for all of its group."""
+    delivery = client.connection._view._delivery
+    if chain == "group":
+        return len(delivery._backlogs["room:1"])
+    waiting = delivery._sends._waiting.get(client.connection)
+    return 0 if waiting is None else len(waiting.items)
+
+
+async def publish_some(client, numbers):
+    for number in numbers:
+        await client.connection.apublish(f"m{number}", "room:1", to_self=True)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_what_waits_for_a_send_chain_belongs_to_one_membership(world, monkeypatch, leaves):
+    gate = asyncio.Event()
+    monkeypatch.setattr(HoldSends, "gate", gate)
+    async with connect(route(HoldSends)) as ann:
+        (_, (epoch, _, _)), _ = await ask(ann, "join", "room:1")
+        await ask(ann, "join", "room:2")
+        gate.set()
+        await publish_some(ann, range(1, 5))
+        assert [await ann.receive() for _ in range(4)] == ["m1", "m2", "m3", "m4"]
+        gate.clear()
+        await publish_some(ann, [5])
+        await until(lambda: waiting_for(ann, "send") == 1)
+        await ann.connection.apublish("other", "room:2", to_self=True)
+        await publish_some(ann, [6, 7])
+        await until(lambda: waiting_for(ann, "send") == 4)
+        if leaves:
+            ann.connection.leave("room:1")
+        answer = await ann.connection.recover("room:1", (epoch, 4))
+        assert answer.recovered
+        gate.set()
+        assert [await ann.receive() for _ in range(4)] == ["other", "m5", "m6", "m7"]
+        assert await ann.received_nothing()
+
+
+async def test_who_comes_back_while_a_group_chain_is_behind_gets_what_it_missed_once(
+    world, monkeypatch
+):
+    gate = asyncio.Event()
+    monkeypatch.setattr(HoldOnce, "held", [])
+    monkeypatch.setattr(HoldOnce, "gate", gate)
+    async with connect(route(HoldOnce)) as ann:
+        (_, (epoch, _, _)), _ = await ask(ann, "join", "room:1")
+        await publish_some(ann, range(1, 8))
+        assert [await ann.receive() for _ in range(4)] == ["m1", "m2", "m3", "m4"]
+        await until(lambda: HoldOnce.held and waiting_for(ann, "group") == 2)
+        ann.connection.leave("room:1")
+        recovering = asyncio.ensure_future(ann.connection.recover("room:1", (epoch, 4)))
+        await until(lambda: waiting_for(ann, "group") == 3)
+        gate.set()
+        assert (await recovering).recovered
+        assert [await ann.receive() for _ in range(3)] == ["m5", "m6", "m7"]
+        await publish_some(ann, [8])
+        assert await ann.receive() == "m8" and await ann.received_nothing()
 
 
 async def test_groups_with_history_have_positions_of_their_own(world):
