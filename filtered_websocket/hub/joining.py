@@ -80,7 +80,9 @@ def join(
     view: View, connection: Connection, name: str, trusted: bool, data: Any, since: Position | None
 ) -> "bool | asyncio.Future[bool]":
     """See :meth:`Connection.join`; the result, or a future of it. ``since`` is where to begin."""
-    if name.startswith(PREFIXES):
+    # Of its user's own group, in which it is, a connection may ask for what it has missed.
+    is_own = since is not None and name in connection.joined and name == connection.personal_group
+    if name.startswith(PREFIXES) and not is_own:
         prefix = next(filter(name.startswith, PREFIXES))
         raise NotAllowed(f"names that begin with {prefix!r} are {RESERVED[prefix]}", name)
     return enter(view, connection, name, trusted=trusted, data=data, since=since)
@@ -164,10 +166,9 @@ def _asks(
 
 
 def _ask_may_join(may_join: Any, connection: Connection, name: str) -> Awaitable[None] | None:
-    run = connection.context.copy().run
     with only_exceptions("may_join"):
         try:
-            answer = run(may_join, connection, name)
+            answer = connection.context.copy().run(may_join, connection, name)
         except Drop as drop:
             _refuse(drop, name)
     return _require(answer, name)
@@ -286,10 +287,9 @@ def allows(
     """See :meth:`Connection.is_allowed`; the result, or a future of it."""
     rules = view.pipeline.rules
     match = None if rules is None or len(name) > MAX_NAME else rules.find(name)
-    if rules is None or match is None:
+    # A user's own group is joined by itself, and no client names it.
+    if rules is None or match is None or (action == "join" and match.rule is rules.personal):
         return False
-    if action == "join" and match.rule is rules.personal:
-        return False  # it is joined by itself, and no client names it
     answer: Any = ask(match.rule.allowed(action), connection, match.captured)
     if inspect.isawaitable(answer):
         return connection.start_task(_answer(answer), "fws-is-allowed")

@@ -4,11 +4,19 @@ import asyncio
 from unittest.mock import ANY, Mock
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.exceptions import SynchronousOnlyOperation
 
-from filtered_websocket import Drop, PublishError, WebSocketGroupFilter, WebSocketSendFilter
+from filtered_websocket import (
+    Drop,
+    NotAllowed,
+    PublishError,
+    WebSocketGroupFilter,
+    WebSocketSendFilter,
+)
 from filtered_websocket.chains import delivery
 from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.groups import History, personal
 from filtered_websocket.history import (
     aforget_history,
     ahistory,
@@ -17,7 +25,7 @@ from filtered_websocket.history import (
     memory,
 )
 from filtered_websocket.hub.hub import get_hub
-from filtered_websocket.publish import apublish, publish
+from filtered_websocket.publish import apublish, apublish_to_user, publish
 from filtered_websocket.testing import connect
 
 from ..e2e.processes import Valkey
@@ -251,6 +259,29 @@ async def test_a_group_that_has_no_rule_here_is_followed_all_the_same(world, set
         for text in "abc":
             await apublish(text, "room:1")
         assert [await ann.receive() for _ in range(3)] == ["a", "b", "c"]
+
+
+OWN = [personal(history=History(size=5, ttl=60))]
+
+
+async def test_who_comes_back_gets_what_was_missed_of_the_own_group(world, settings):
+    settings.FILTERED_WEBSOCKET = {**settings.FILTERED_WEBSOCKET, "GROUPS": f"{__name__}.OWN"}
+    ann, app = User(pk=5), route(rules=OWN, personal=True)
+    async with connect(app, user=User(pk=6)) as bob, connect(route(rules=OWN), user=ann) as other:
+        async with connect(app, user=ann) as client:
+            at = await apublish_to_user(5, "a")
+            assert await client.receive() == "a"
+        await apublish_to_user(5, "b")
+        async with connect(app, user=ann) as client:
+            answer = await client.connection.recover("user:5", at[:2])
+            assert answer.recovered and answer.position.offset == 2
+            await apublish_to_user(5, "c")
+            assert [await client.receive(), await client.receive()] == ["b", "c"]
+            with pytest.raises(NotAllowed, match="begin with 'user:'"):
+                client.connection.join("user:5")
+        for client, name in ((bob, "user:5"), (other, "user:5"), (bob, "token:x")):
+            with pytest.raises(NotAllowed, match="names that begin with"):
+                client.connection.recover(name, at[:2])
 
 
 async def test_who_asks_twice_at_once_gets_what_was_missed_once(world):
