@@ -33,8 +33,8 @@ from .hub.view import HubView
 from .pipelines.entries import Entry
 from .pipelines.permissions import ask
 from .pipelines.rules import load_rules, make_rules
-from .publishing.captured import Published as Published
-from .publishing.captured import published as published
+from .publishing.items import Published as Published
+from .publishing.items import published as published
 from .threads.blocking import in_the_thread_sensitive_thread
 from .types import ASGIApplication, Call, Event
 

@@ -164,6 +164,10 @@ class MemoryHistory:
         limit: int | None = None,
         reverse: bool = False,
     ) -> Page:
+        return self.read_now(key, since, limit, reverse)
+
+    def read_now(self, key: str, since: Position | None, limit: int | None, reverse: bool) -> Page:
+        """:meth:`read`, without an event loop."""
         with self._lock:
             group = self._find(key, self._clock())
             top, publications = group.position, group.publications
@@ -180,6 +184,10 @@ class MemoryHistory:
             return {key: self._find(key, now).position for key in keys}
 
     async def forget(self, key: str) -> None:
+        self.forget_now(key)
+
+    def forget_now(self, key: str) -> None:
+        """:meth:`forget`, without an event loop."""
         with self._lock:
             group = self._find(key, self._clock())
             group.epoch = new_epoch()

@@ -106,20 +106,7 @@ class RedisHistory:
         reverse: bool = False,
     ) -> Page:
         reply = await self._ask(key, READ, read_arguments(key, since, limit, reverse))
-        position = Position(reply[0].decode(), reply[1])
-        if not reply[2]:
-            return Page([], position, recovered=False)
-        try:
-            found = [
-                Publication(offset, self._format.open(data))
-                for offset, data in enumerate(reply[4], start=reply[3])
-            ]
-        except Exception:
-            # Not this package's, or encrypted with a key that the layer no longer has.
-            if _throttle.note("item"):
-                logger.exception("cannot read what Redis keeps of the group %s", key)
-            return Page([], position, recovered=False)
-        return Page(found[::-1] if reverse else found, position)
+        return open_page(self._format, key, reply, reverse)
 
     async def tops(self, keys: Iterable[str]) -> dict[str, Position]:
         # All are written together.
@@ -264,3 +251,21 @@ def _settle(answer: "asyncio.Future[Any]", reply: Any) -> None:
         answer.set_exception(reply)
     else:
         answer.set_result(reply)
+
+
+def open_page(form: ItemFormat, key: str, reply: Any, reverse: bool) -> Page:
+    """What ``READ`` answers."""
+    position = Position(reply[0].decode(), reply[1])
+    if not reply[2]:
+        return Page([], position, recovered=False)
+    try:
+        found = [
+            Publication(offset, form.open(data))
+            for offset, data in enumerate(reply[4], start=reply[3])
+        ]
+    except Exception:
+        # Not this package's, or encrypted with a key that the layer no longer has.
+        if _throttle.note("item"):
+            logger.exception("cannot read what Redis keeps of the group %s", key)
+        return Page([], position, recovered=False)
+    return Page(found[::-1] if reverse else found, position)

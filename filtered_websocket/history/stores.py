@@ -1,16 +1,14 @@
 """
 Where histories are kept, beside the channel layer: in its Redis, or in this process; and what
-Python asks there.
+Python asks there on an event loop.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from asgiref.sync import async_to_sync
 from channels.layers import InMemoryChannelLayer, get_channel_layer
-from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
+from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import conf
 from ..layer.envelope import check_group, group_key
@@ -18,7 +16,7 @@ from ..layer.health import LOST
 from ..layer.links import RedisLink
 from ..layer.process import ProcessLink
 from ..layer.redis_layer import RedisLayer, redis_layer
-from .base import HistoryStore, Page, check_position
+from .base import HistoryStore, Page, Position, check_position
 from .memory import process_history
 from .redis import RedisHistory
 
@@ -46,6 +44,13 @@ def _open_redis(layer: Any, redis: RedisLayer) -> HistoryStore | None:
 # From Python
 
 
+def check_question(limit: Any, since: Any) -> Position | None:
+    """``since`` as a position; ValueError or TypeError for a mistake in the call."""
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
+        raise ValueError(f"limit is None or a whole number from 0 on, not {limit!r:.80}")
+    return None if since is None else check_position(since)
+
+
 async def ahistory(
     group: str,
     limit: int | None = None,
@@ -63,23 +68,9 @@ async def ahistory(
     PermissionError where it refuses, ImproperlyConfigured for a channel layer beside which
     nothing can be kept, and TypeError or ValueError for a mistake in the call.
     """
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
-        raise ValueError(f"limit is None or a whole number from 0 on, not {limit!r:.80}")
-    start = None if since is None else check_position(since)
+    start = check_question(limit, since)
     async with _store(group) as store:
         return await store.read(group_key(group), start, limit, reverse)
-
-
-def history(
-    group: str,
-    limit: int | None = None,
-    since: tuple[str, int] | None = None,
-    reverse: bool = False,
-) -> Page:
-    """:func:`ahistory`; SynchronousOnlyOperation on an event loop, which it would stop."""
-    _check_may_wait("history", "ahistory")
-    page: Page = async_to_sync(ahistory)(group, limit, since, reverse)
-    return page
 
 
 async def aforget_history(group: str) -> None:
@@ -91,27 +82,22 @@ async def aforget_history(group: str) -> None:
         await store.forget(group_key(group))
 
 
-def forget_history(group: str) -> None:
-    """:func:`aforget_history`; SynchronousOnlyOperation on an event loop."""
-    _check_may_wait("forget_history", "aforget_history")
-    async_to_sync(aforget_history)(group)
+def shared_layer() -> Any:
+    """The layer that leads to other processes, or None."""
+    layer = get_channel_layer(conf.CHANNEL_LAYER)
+    return None if type(layer) is InMemoryChannelLayer else layer
 
 
-def _check_may_wait(name: str, instead: str) -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise SynchronousOnlyOperation(
-        f"{name}() waits for Redis, and would stop this event loop: await {instead}()"
-    )
+def unreachable(group: str, error: BaseException) -> ConnectionError:
+    """Redis does not answer."""
+    return ConnectionError(f"cannot reach the history of {group!r:.80}: {error!r}")
 
 
 @asynccontextmanager
 async def _store(group: str) -> AsyncIterator[HistoryStore]:
-    layer = get_channel_layer(conf.CHANNEL_LAYER)
+    layer = shared_layer()
     check_group(group)
-    if layer is None or type(layer) is InMemoryChannelLayer:
+    if layer is None:
         yield process_history()
         return
     redis = redis_layer(layer)
@@ -127,6 +113,6 @@ async def _store(group: str) -> AsyncIterator[HistoryStore]:
     except LOST as error:
         if isinstance(error, PermissionError):
             raise
-        raise ConnectionError(f"cannot reach the history of {group!r:.80}: {error!r}") from error
+        raise unreachable(group, error) from error
     finally:
         await redis.leave()

@@ -21,6 +21,7 @@ from redis.exceptions import MovedError
 from ..conf import conf
 from ..exceptions import PublishError
 from ..history.base import Position
+from ..history.scripts import Arguments, Script
 from ..layer.envelope import CONTROL, Item, group_key, unseal
 from .batches import Keep
 from .direct_host import Host
@@ -115,6 +116,14 @@ class DirectSender:
         except MovedError as error:
             # Of a Redis Cluster, of which another node has the key.
             return host.ask_node(error, command)
+
+    def run_script(self, key: str, script: Script, arguments: tuple[Arguments, Arguments]) -> Any:
+        """
+        What a script of histories answers, for the group with this name on the layer. Raises
+        as :meth:`send`, with the error of redis-py as its cause.
+        """
+        _, host = self._find(key)
+        return host.run_script(script, *arguments)
 
     def _find(self, key: str) -> "tuple[str, Host]":
         channel = self._shape._get_group_channel_name(key)

@@ -5,7 +5,8 @@ client, connected as the layer's own would be.
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -122,21 +123,34 @@ class Host:
         return is_away
 
     def send(self, channel: str, key: str, item: Item, keep: Keep | None) -> Position | None:
+        # Number and send in one turn: receivers must see the numbers in order.
+        with self._turn() as deadline:
+            batch = self._stamper.stamp(key, [item])
+            try:
+                if keep is None:
+                    self._try(partial(self._publish, channel, self._seal(batch)), deadline)
+                    return None
+                step = partial(self._append, channel, batch, keep)
+                position: Position = self._try(step, deadline)
+                return position
+            except (TypeError, ValueError) as error:
+                raise PublishError(f"the channel layer cannot serialize this: {error}") from error
+
+    def run_script(self, script: Script, keys: Arguments, arguments: Arguments) -> Any:
+        """What a script of histories answers; PublishError as :meth:`send`."""
+        with self._turn() as deadline:
+            return self._try(partial(self._run, script, keys, arguments), deadline)
+
+    @contextmanager
+    def _turn(self) -> Iterator[float]:
+        """``with``: alone on the connection. Gives the deadline, by the monotonic clock."""
         deadline = time.monotonic() + conf.LAYER_TIMEOUT
         if not self._lock.acquire(timeout=conf.LAYER_TIMEOUT):
             raise PublishError(
                 "not sent: what other threads of this process publish waits for Redis"
             )
-        # Number and send under one lock: receivers must see the numbers in order.
         try:
-            batch = self._stamper.stamp(key, [item])
-            if keep is None:
-                self._try(partial(self._publish, channel, self._seal(batch)), deadline)
-                return None
-            position: Position = self._try(partial(self._append, channel, batch, keep), deadline)
-            return position
-        except (TypeError, ValueError) as error:
-            raise PublishError(f"the channel layer cannot serialize this: {error}") from error
+            yield deadline
         finally:
             self._lock.release()
 

@@ -1,10 +1,11 @@
-"""What is published: a message encoded for the channel layer."""
+"""What is published: a message encoded for the channel layer; and what tests capture of it."""
 
 import itertools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
-from ..codecs.frames import pack
+from ..codecs.frames import pack, unpack
 from ..conf import conf
 from ..exceptions import PublishError
 from ..layer.envelope import EXCLUDE, INFO, Item
@@ -42,3 +43,37 @@ def new_item(
     if info:
         meta[INFO] = info
     return Item(next(_ids), kind, sender, payload, meta)
+
+
+class Published(NamedTuple):
+    """One captured publish: ``str`` for text and JSON, ``bytes`` for binary."""
+
+    group: str
+    message: str | bytes
+    exclude: tuple[str, ...]
+
+
+@contextmanager
+def published() -> Iterator[list[Published]]:
+    """
+    A list of everything that is published meanwhile, by connections or other Django code.
+
+    If nobody is connected it is only captured and not sent, as mail is in tests.
+    """
+    seen: list[Published] = []
+
+    def capture(group: str, item: Item) -> None:
+        message, _ = unpack(item.packed, None)
+        seen.append(
+            Published(
+                group,
+                bytes(message) if item.kind == "b" else message.decode(),
+                tuple(item.meta.get(EXCLUDE, ())),
+            )
+        )
+
+    captures.append(capture)
+    try:
+        yield seen
+    finally:
+        captures.remove(capture)

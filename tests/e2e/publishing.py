@@ -48,3 +48,11 @@ def ask_the_database():
     from django.contrib.auth import get_user_model
 
     return get_user_model().objects.count()
+
+
+def read_history():
+    """Each greenlet gets the page, though all ask at once."""
+    from filtered_websocket.history import forget_history, history
+
+    assert history("default").publications == []
+    forget_history("default")

@@ -164,6 +164,7 @@ GREENLETS = (
     "from filtered_websocket.control.counts import count_connections\n"
     "assert count_connections([1]) == {1: 0}\n"
     "together(*[(publishing.ask_the_database,)] * 4, *[(in_order, name) for name in 'efgh'])\n"
+    "together(*[(publishing.read_history,)] * 4)\n"
     # Here SynchronousOnlyOperation was raised, once one greenlet had an event loop.
     "publishing.ask_the_database()\n"
     "os._exit(0)"

@@ -11,6 +11,7 @@ from filtered_websocket.history.memory import MemoryHistory, process_history
 from filtered_websocket.history.redis import RedisHistory
 from filtered_websocket.layer.process import ProcessLink
 from filtered_websocket.layer.redis_layer import redis_layer
+from filtered_websocket.publishing import direct_history
 
 from ..layer.scripted_redis import ScriptedRedis
 
@@ -61,6 +62,6 @@ async def test_a_redis_that_is_away_is_an_error_and_one_that_refuses_another(set
 
 
 def test_what_the_wing_does_not_offer_is_no_attribute():
-    assert wing.history is stores.history and wing.Page
+    assert wing.history is direct_history.history and wing.Page
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         wing.nothing  # noqa: B018

@@ -1,19 +1,26 @@
-"""Histories from processes that serve no WebSockets: direct, direct_host, thread."""
+"""Histories from processes that serve no WebSockets: direct, direct_history, thread."""
 
 import asyncio
 
 import pytest
 import redis
+from channels.layers import get_channel_layer
 from channels_redis.pubsub import RedisPubSubChannelLayer
+from django.core.exceptions import ImproperlyConfigured
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from filtered_websocket import PublishError
+from filtered_websocket.history import forget_history, history
 from filtered_websocket.history.base import Retention
 from filtered_websocket.history.redis import RedisHistory
+from filtered_websocket.history.scripts import keys_of
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.envelope import group_key, unseal
 from filtered_websocket.layer.redis_layer import redis_layer
-from filtered_websocket.publishing.batches import Keep
-from filtered_websocket.publishing.direct import DirectSender
+from filtered_websocket.publishing import direct_history
+from filtered_websocket.publishing.batches import Keep, append_here
+from filtered_websocket.publishing.direct import DirectSender, close_senders
 from filtered_websocket.publishing.items import new_item
 from filtered_websocket.publishing.thread import PublisherThread
 
@@ -56,6 +63,18 @@ def kept(layer):
         return [(one.offset, one.data.decode()) for one in page.publications]
 
     return asyncio.run(read())
+
+
+@pytest.fixture
+def site(layer, settings):
+    """The layer as the site has it; what it publishes is kept."""
+    use(settings, **layer.config)
+    yield DirectSender(layer)
+    close_senders()
+
+
+def use(settings, backend="channels_redis.pubsub.RedisPubSubChannelLayer", **config):
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend, "CONFIG": config}}
 
 
 def listen(client):
@@ -147,3 +166,77 @@ def test_the_thread_of_layers_that_need_a_loop_keeps_too(layer, settings, kept_b
         assert thread.send("room", new_item("m2")) is None
     finally:
         thread.close()
+
+
+# Read
+
+
+def texts(page):
+    return [(one.offset, one.data.decode()) for one in page.publications]
+
+
+def test_a_history_is_read_and_forgotten_without_an_event_loop(site, monkeypatch):
+    # Where other greenlets run one, it would be an error.
+    monkeypatch.setattr(direct_history, "async_to_sync", None)
+    for number in range(1, 4):
+        position = site.send("room", new_item(f"m{number}"), KEEP)
+    page = history("room")
+    assert texts(page) == [(1, "m1"), (2, "m2"), (3, "m3")] and page.position == position
+    assert texts(history("room", since=position._replace(offset=2))) == [(3, "m3")]
+    assert texts(history("room", limit=2, reverse=True)) == [(3, "m3"), (2, "m2")]
+    assert not history("room", since=("other", 1)).recovered
+    forget_history("room")
+    page = history("room", since=position)
+    assert not page.recovered and page.position.epoch != position.epoch
+    with pytest.raises(ValueError, match="a whole number from 0 on"):
+        history("room", limit=True)
+    with pytest.raises(TypeError, match="a position is"):
+        history("room", since="1")
+
+
+def test_where_nobody_else_can_be_reached_that_of_the_process_is_read(settings, monkeypatch):
+    monkeypatch.setattr(direct_history, "async_to_sync", None)
+    settings.CHANNEL_LAYERS = {}
+    position = append_here(KEY, new_item("m1"), KEEP)
+    assert texts(history("room")) == [(1, "m1")]
+    assert history("room", since=position).recovered
+    forget_history("room")
+    assert not history("room", since=position).recovered
+
+
+def test_options_that_need_an_event_loop_have_one(site, settings, valkey):
+    site.send("room", new_item("m1"), KEEP)
+    host = {"address": valkey.url, "retry": Retry(NoBackoff(), 0)}
+    use(settings, **{**site.layer.config, "hosts": [host]})
+    assert direct_history.sender_for(get_channel_layer()) is None
+    assert texts(history("room")) == [(1, "m1")]
+    forget_history("room")
+    assert texts(history("room")) == []
+
+
+def test_why_nothing_can_be_read_is_told(settings, valkey, monkeypatch):
+    use(settings, backend="channels_redis.core.RedisChannelLayer", hosts=[valkey.url])
+    with pytest.raises(ImproperlyConfigured, match="nothing can be kept beside"):
+        history("room")
+    with valkey.client() as client:
+        client.execute_command("ACL", "SETUSER", "poor", "on", "nopass", "&*", "+info")
+        use(settings, hosts=[valkey.url.replace("//", "//poor:x@")])
+        with pytest.raises(PermissionError, match=r"needs .* ~fws:\* \+info"):
+            history("room")
+        client.acl_deluser("poor")
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.01}
+    use(settings, hosts=["redis://127.0.0.1:1"])
+    with pytest.raises(ConnectionError, match="cannot reach the history of 'room'"):
+        history("room")
+    with pytest.raises(ConnectionError, match="cannot reach the history of 'room'"):
+        forget_history("room")
+    close_senders()
+
+
+def test_an_error_of_redis_is_told_as_it_is(site, valkey):
+    site.send("room", new_item("m1"), KEEP)
+    with valkey.client() as client:
+        client.delete(keys_of(KEY)[1])
+        client.hset(keys_of(KEY)[1], "not", "a list")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        history("room")
