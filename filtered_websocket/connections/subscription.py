@@ -51,7 +51,8 @@ class Subscription:
         self.info: Any = None
         #: Told to the joiner, by protocols that have an answer.
         self.reply: Any = None
-        #: Of the last publication it was sent, as (epoch, offset), or None.
+        #: Where it began, as (epoch, offset): what is published after that is sent as it comes.
+        #: None where its group has no history, and where that could not be read then.
         self.position: Position | None = None
         #: The position from which it asks for everything, until it has it.
         self.since: Position | None = None

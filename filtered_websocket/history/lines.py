@@ -225,9 +225,11 @@ class Joiner:
 
     async def join(self, read: Callable[[], Awaitable[Page | None]]) -> Recovery:
         """
-        Read what was missed, once the subscription stands, and answer. Where it cannot be
-        read, or not within ``LAYER_TIMEOUT``, the answer has no position.
+        Read what was missed, once the subscription stands, and answer. Where something is in
+        its way each time, it is not recovered; where the history cannot be read, or not within
+        ``LAYER_TIMEOUT``, the answer has no position either.
         """
+        page: Page | None = None
         try:
             for _ in range(MAX_ASKED):
                 page = await self._ask(read)
@@ -240,8 +242,9 @@ class Joiner:
             if self._line.joiners.get(self.id) is self:
                 del self._line.joiners[self.id]
         if self._answer is None:
-            self._answer = NOT_RECOVERED
-            self._on_answer(NOT_RECOVERED)
+            # It is a member from the answer on: what comes after that place is sent to it.
+            position = None if page is None else self._line.sent
+            self._answer = self._on_answer(Recovery(False, position, []))
         return self._answer
 
     async def _ask(self, read: Callable[[], Awaitable[Page | None]]) -> Page | None:

@@ -24,6 +24,7 @@ from filtered_websocket.groups import History, group
 from filtered_websocket.history import feeds
 from filtered_websocket.history.base import Position, Retention
 from filtered_websocket.history.feeds import Feeds
+from filtered_websocket.history.lines import MAX_ASKED
 from filtered_websocket.hub.groups import Groups
 from filtered_websocket.layer.envelope import EXCLUDE
 from filtered_websocket.presence.of_hub import HubPresence
@@ -102,6 +103,23 @@ class Connection:
         task = self.process.spawn(steps)
         self.tasks.append(task)
         return task
+
+
+class Asking(Subscription):
+    """Knows how often the latest of its joins has read the history."""
+
+    async def recover(self, joiner, read):
+        self.reads = reads = []
+
+        def counted():
+            reads.append(None)
+            return read()
+
+        return await super().recover(joiner, counted)
+
+    @property
+    def may_give_up(self):
+        return len(self.reads) == MAX_ASKED
 
 
 def number(web_socket_instance, message):
@@ -281,7 +299,7 @@ class Client:
         self.since = since
         self.wants_latest = latest and since is None
         rule = group(NAME, history=History(SIZE, 1000), latest=latest)
-        subscription = connection.subscriptions.get(NAME) or Subscription(NAME, {}, rule)
+        subscription = connection.subscriptions.get(NAME) or Asking(NAME, {}, rule)
         subscription.since = since
         joining = self.process.groups.join(connection, self.process, NAME, subscription)
         world.returns += since is not None or self.wants_latest
@@ -306,7 +324,7 @@ class Client:
             self.world.unread += 1
             self.begins = True
         elif self.wants_latest:
-            self.is_whole = True
+            self.is_whole = any_of(True, False) if self.may_give_up and not contents else True
             self.begins = True
             self.send(contents)
             assert self.begins or self.sees_nothing_between(self.position, place, True)
@@ -337,13 +355,19 @@ class Client:
         elif is_possible and self.sees_nothing_between(since, place, True, self.passes):
             # There was nothing; it may have been told as lost all the same.
             self.is_whole = True
-            if not self.world.redis.keeps(since) and since[:2] != place[:2]:
+            is_gone = not self.world.redis.keeps(since) and since[:2] != place[:2]
+            if is_gone or self.may_give_up:
                 self.is_whole = any_of(True, False)
             self.world.recovered += 1
         else:
             self.world.told += 1
-            assert self.world.may_skip or not self.world.redis.keeps(since), f"{since} is kept"
+            may_be_kept = self.world.may_skip or self.may_give_up
+            assert may_be_kept or not self.world.redis.keeps(since), f"{since} is kept"
         self.jumps = 0 if not self.process.is_slow else before
+
+    @property
+    def may_give_up(self):
+        return self.world.is_faulty and self.connection.subscriptions[NAME].may_give_up
 
     def is_possible(self, since, place):
         return since.epoch == place.epoch and 0 <= since.offset <= place.offset
