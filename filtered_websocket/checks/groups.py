@@ -16,6 +16,7 @@ from ..conf import SettingError, conf, import_object
 from ..groups import PERSONAL_PREFIX, RESERVED, GroupRule
 from ..layer.redis_connection import can_take_over
 from ..pipelines.entries import PipelineError
+from ..pipelines.keeping import site_rules
 from ..pipelines.route import Route, known_routes
 from ..pipelines.rules import Rules, load_rules
 from .application import load_application
@@ -28,7 +29,8 @@ def check_groups(**kwargs: Any) -> Iterable[CheckMessage]:
     """Group rules: those of ``GROUPS``, and of every route."""
     found: dict[tuple[str | None, str], CheckMessage] = {}
     for rules in _all_rules():
-        for message in (*_check_permissions(rules), *_check_layer(rules)):
+        checked = *_check_permissions(rules), *_check_layer(rules), *_check_site(rules)
+        for message in checked:
             found[message.id, message.msg] = message
     for route in known_routes():
         for message in _check_names(route):
@@ -101,6 +103,26 @@ def _check_layer(rules: Rules) -> Iterable[CheckMessage]:
                 hint=f"Use channels_redis.pubsub, or leave {name} out.",
                 id=identifier,
             )
+
+
+def _check_site(rules: Rules) -> Iterable[CheckMessage]:
+    """That what Django code publishes is kept as well: no route says how it is."""
+    keeping = [rule for rule in rules if rule.history]
+    if not (keeping and isinstance(conf.GROUPS, str | None)):
+        return  # check_settings reports what is no path
+    try:
+        site = site_rules()
+    except PipelineError:
+        return
+    if site is None or not site.keeps:
+        yield Warning(
+            f"{rules.source}: {keeping[0]} has a history for what connections of its route"
+            f" publish, and GROUPS is {conf.GROUPS!r:.80}: what publish() sends from views, tasks"
+            " and signals is not kept, so who comes back misses it and is not told.",
+            hint="Name a module with these rules in FILTERED_WEBSOCKET['GROUPS']; or silence this"
+            " where nothing but connections publishes to such groups.",
+            id="filtered_websocket.W024",
+        )
 
 
 def _why_no_presence(layer: dict[str, Any]) -> str | None:

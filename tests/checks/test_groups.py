@@ -91,6 +91,26 @@ def test_rules_of_a_route_are_checked_too():
     del route
 
 
+def test_a_history_of_a_route_alone_keeps_nothing_that_views_publish(declare, settings):
+    rules = [group("plain"), group("kept:<name>", history=History(1, 1))]
+    routes = [
+        FilteredWebSocketConsumer.as_asgi(filters=[], group_rules=rules),
+        FilteredWebSocketConsumer.as_asgi(filters=[], group_rules=[group("plain")]),
+    ]
+    words = "group_rules: group('kept:<name>') has a history for what connections of its route"
+    [(number, message)] = found()
+    assert number == "W024" and message.startswith(f"{words} publish, and GROUPS is None:")
+    declare(group("plain"))
+    [(number, message)] = found()
+    assert number == "W024" and message.startswith(f"{words} publish, and GROUPS is 'site_groups'")
+    declare(group("plain"), group("kept:<int:number>", history=History(1, 1)))
+    assert found() == []
+    for wrong in ("nowhere.groups", 5):
+        settings.FILTERED_WEBSOCKET = {"GROUPS": wrong}
+        assert found() == []
+    del routes
+
+
 class OwnLayer(RedisPubSubChannelLayer):
     """May change messages."""
 
