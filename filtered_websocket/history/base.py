@@ -22,6 +22,10 @@ REMEMBERED = 300
 #: Epoch and top of a group are kept for so many seconds longer than its publications: who
 #: comes back after those are gone and has missed nothing is told so.
 POSITION_TTL = 604_800
+#: A group in which nothing has been published is known for so many seconds after it was last
+#: asked for: whoever joins names that nobody publishes to must leave nothing that lasts. A
+#: process asks for those that have members more often.
+EMPTY_TTL = 300
 
 
 class Position(NamedTuple):
@@ -165,7 +169,8 @@ class HistoryStore(Protocol):
         Recovered means that ``since + 1`` is still there, or ``since`` is the top; an empty
         epoch is compared by offset alone. With ``reverse`` it is ``since - 1``, unless none
         was before. A group without history gets an epoch, and so a position from which all
-        that comes can be read. Raises what the layer raises.
+        that comes can be read: for ``EMPTY_TTL`` seconds after it was last asked for, then it
+        gets another one. Raises what the layer raises.
         """
 
     async def tops(self, keys: Iterable[str]) -> dict[str, Position]:

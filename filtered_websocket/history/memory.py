@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 
 from ..layer.envelope import Batch
 from .base import (
+    EMPTY_TTL,
     POSITION_TTL,
     REMEMBERED,
     OnAppended,
@@ -44,13 +45,12 @@ class _Group:
         "top",
     )
 
-    def __init__(self, forgotten_at: float) -> None:
+    def __init__(self) -> None:
         self.epoch = new_epoch()
         self.top = 0
         self.publications: deque[Publication] = deque()
         #: When the publications expire, and when all else does.
-        self.ends = forgotten_at
-        self.forgotten_at = forgotten_at
+        self.ends = self.forgotten_at = float("inf")
         #: When the store looks at it next.
         self.due = float("inf")
         #: Origin -> its last batch, the answer, and until when it is remembered; the oldest
@@ -99,6 +99,8 @@ class MemoryHistory:
         self._lock = threading.Lock()
         #: The group that was used last is the last one.
         self._groups: OrderedDict[str, _Group] = OrderedDict()
+        #: Those of them in which nothing has been published; the same order.
+        self._empty: OrderedDict[str, _Group] = OrderedDict()
         #: Those of them with publications; the one that was published to last is the last.
         self._filled: OrderedDict[str, _Group] = OrderedDict()
         #: When to look at which group; the entry that is not as its ``due`` is an old one.
@@ -148,6 +150,7 @@ class MemoryHistory:
             self._drop_oldest(group)
         group.ends = now + retention.ttl
         group.forgotten_at = group.ends + POSITION_TTL
+        self._empty.pop(batch.key, None)
         self._filled[batch.key] = group
         self._filled.move_to_end(batch.key)
         while self.bytes > self._max_bytes:
@@ -201,11 +204,24 @@ class MemoryHistory:
         group = self._groups.get(key)
         if group is None:
             if len(self._groups) >= self._max_groups:
-                self._clear(*self._groups.popitem(last=False))
-            group = self._groups[key] = _Group(now + POSITION_TTL)
-            self._look_at(key, group)
+                # Who only asks must not push out what somebody has published.
+                self._remove(next(iter(self._empty or self._groups)))
+            group = self._groups[key] = self._empty[key] = _Group()
         self._groups.move_to_end(key)
+        if not group.top:
+            group.ends = group.forgotten_at = now + EMPTY_TTL
+            self._empty.move_to_end(key)
+            self._look_at(key, group)
         return group
+
+    def _remove(self, key: str) -> None:
+        """Nothing is known of it from here on."""
+        self._empty.pop(key, None)
+        self._clear(key, self._groups.pop(key))
+        if len(self._due) > 2 * self._max_groups:
+            # Most are of groups that were pushed out.
+            self._due = [one for one in self._due if self._groups.get(one[2]) is one[3]]
+            heapq.heapify(self._due)
 
     def _look_at(self, key: str, group: _Group) -> None:
         """Have :meth:`_expire` look at ``group`` when something of it expires."""
@@ -221,12 +237,12 @@ class MemoryHistory:
                 continue
             group.due = float("inf")
             group.drop_known(now)
+            if group.forgotten_at <= now:
+                self._remove(key)
+                continue
             if group.ends <= now:
                 self._clear(key, group)
-            if group.forgotten_at <= now:
-                del self._groups[key]
-            else:
-                self._look_at(key, group)
+            self._look_at(key, group)
 
     def _clear(self, key: str, group: _Group) -> None:
         self._filled.pop(key, None)

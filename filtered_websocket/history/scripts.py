@@ -24,7 +24,7 @@ from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from ..layer.envelope import HISTORY_VERSION, Batch
-from .base import POSITION_TTL, REMEMBERED, Position, Retention, new_epoch
+from .base import EMPTY_TTL, POSITION_TTL, REMEMBERED, Position, Retention, new_epoch
 
 Arguments: TypeAlias = tuple[bytes | str, ...]
 
@@ -126,8 +126,9 @@ if meta then
   end
 else
   redis.call('DEL', KEYS[2])
-  redis.call('SET', KEYS[1], epoch .. ARGV[1] .. struct.pack('>I8I4', 0, 0), 'PX', ARGV[3])
+  redis.call('SET', KEYS[1], epoch .. ARGV[1] .. struct.pack('>I8I4', 0, 0))
 end
+if top == 0 then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 local low, high = top - math.min(size, redis.call('LLEN', KEYS[2])) + 1, top
 local reverse = ARGV[7] == '1'
 local limit = tonumber(ARGV[6])
@@ -251,7 +252,7 @@ def read_arguments(
     offset = "" if since is None else str(max(-1, min(since.offset, 2**53)))
     return keys_of(key), (
         new_epoch(),
-        str(POSITION_TTL * 1000),
+        str(EMPTY_TTL * 1000),
         since.epoch if since is not None else "",
         offset,
         "-1" if limit is None else str(limit),

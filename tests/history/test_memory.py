@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from filtered_websocket.history.base import (
+    EMPTY_TTL,
     POSITION_TTL,
     REMEMBERED,
     Position,
@@ -97,6 +98,29 @@ async def test_groups_are_bounded_and_one_that_is_known_no_longer_is_another_one
     # What was to expire of the one that is gone is not looked for in the new one.
     clock.now += 61
     assert (await store.tops(["b"]))["b"] == top
+
+
+async def test_who_asks_for_what_nobody_publishes_leaves_nothing_for_long(clock):
+    store = MemoryHistory(clock, max_groups=100)
+    first = await append(store, batch_of("x"))
+    followed = (await store.read("followed")).position
+    for number in range(1000):
+        await store.read(f"random {number}")
+        assert (await store.tops(["followed"]))["followed"] == followed
+    assert len(store._due) <= 200
+    # Nothing that was published has been pushed out.
+    assert (await store.read(KEY, first)).recovered and len(store._groups) == 100
+    for _ in range(3):
+        clock.now += EMPTY_TTL - 1
+        assert (await store.read("followed", followed)).recovered
+    assert list(store._groups) == [KEY, "followed"]
+    # What comes then is all that was published since.
+    await append(store, batch_of("y", key="followed"))
+    page = await store.read("followed", followed)
+    assert page.recovered and texts(page) == ["y"] and not store._empty
+    lone = (await store.read("lone")).position
+    clock.now += EMPTY_TTL
+    assert not (await store.read("lone", lone)).recovered
 
 
 async def test_threads_append_without_loss(store):

@@ -11,7 +11,7 @@ import redis
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from filtered_websocket.history.base import Position, Retention
+from filtered_websocket.history.base import EMPTY_TTL, POSITION_TTL, Position, Retention
 from filtered_websocket.history.format import RIGHTS
 from filtered_websocket.history.redis import MAX_TOGETHER, MAX_TOGETHER_BYTES, RedisHistory
 from filtered_websocket.layer.envelope import Item, group_key, unseal
@@ -234,6 +234,24 @@ async def test_no_more_is_kept_than_the_size_and_an_eighth_and_no_more_is_read(v
         # Another size counts from the next publication on.
         await append(store, batch_of("z", number=40), Retention(2, 60))
         assert texts(await store.read(KEY)) == ["39", "z"] and client.llen(BASE + "h") == 2
+
+
+async def test_who_asks_for_what_nobody_publishes_leaves_nothing_for_long(valkey, client):
+    async with Opened(valkey.url) as store:
+        first = (await store.read(KEY)).position
+        assert 0 < client.pttl(BASE + "m") <= EMPTY_TTL * 1000
+        # Whoever follows it asks again and again.
+        client.pexpire(BASE + "m", EMPTY_TTL * 500)
+        assert await store.tops([KEY]) == {KEY: first}
+        assert client.pttl(BASE + "m") > EMPTY_TTL * 500
+        # What comes then is all that was published since.
+        await append(store, batch_of("a"), Retention(9, 50))
+        page = await store.read(KEY, first)
+        assert page.recovered and texts(page) == ["a"]
+        assert client.ttl(BASE + "m") > POSITION_TTL
+        lone = (await store.read(group_key("lone"))).position
+        client.flushall()
+        assert not (await store.read(group_key("lone"), lone)).recovered
 
 
 async def test_what_is_unknown_is_forgotten_without_a_trace(valkey, client):

@@ -6,7 +6,7 @@ import itertools
 import random
 from contextlib import suppress
 
-from filtered_websocket.history.base import REMEMBERED, Position, Retention, StaleBatch
+from filtered_websocket.history.base import EMPTY_TTL, REMEMBERED, Position, Retention, StaleBatch
 from filtered_websocket.layer.envelope import Batch, Stamper, group_key
 from filtered_websocket.publishing.items import new_item
 
@@ -48,14 +48,16 @@ class Model:
         #: What each origin sent last: number, position, end. Each idempotency key: position, end.
         self.last = {}
         self.keys = {}
-        #: When what is kept expires.
-        self.ends = 0.0
+        #: When what is kept expires, and when an epoch without publications does.
+        self.ends = self.empty_until = 0.0
 
     def move_to(self, now):
         self.last = {name: entry for name, entry in self.last.items() if entry[-1] > now}
         self.keys = {name: entry for name, entry in self.keys.items() if entry[-1] > now}
         if self.ends <= now:
             self.kept.clear()
+        if not self.top and self.empty_until <= now:
+            self.epoch = None
 
     def append(self, batch, key, now):
         """The offset that is answered, and whether it is a new one."""
@@ -124,6 +126,7 @@ class World:
             self.model.epoch = epoch
             self.epochs.add(epoch)
         assert epoch == self.model.epoch
+        self.model.empty_until = self.now + EMPTY_TTL
 
     async def happen(self):
         kinds = [self.publish] * 12 + [self.come_back] * 16 + [self.look] * 8
@@ -209,7 +212,7 @@ class MemoryWorld(World):
     def __init__(self, store, clock, seed):
         super().__init__(store, seed)
         self.clock = clock
-        self.events = [self.forget, self.wait_a_little, self.expire, self.expire_all]
+        self.events = [self.forget, self.wait_a_little, self.wait, self.expire, self.expire_all]
 
     @property
     def now(self):
@@ -217,6 +220,11 @@ class MemoryWorld(World):
 
     async def wait_a_little(self):
         self.clock.now += self.random.choice([1, 20])
+        self.model.move_to(self.now)
+
+    async def wait(self):
+        """As long as a group is known in which nothing is published."""
+        self.clock.now += EMPTY_TTL
         self.model.move_to(self.now)
 
     async def expire(self):
