@@ -212,6 +212,14 @@ async def test_a_slow_reader_has_few_bytes_in_its_transport_and_gets_all_in_orde
     assert await one.reader.readexactly(len(wire("after it"))) == wire("after it")
 
 
+async def test_one_frame_over_the_bound_closes_the_connection(serving):
+    one = await serving(max_unsent=1000)
+    one.transport.write(text("x" * 1001))
+    assert one.transport.closed[0] == 4101
+    await one.transport.stopped()
+    assert (await one.reader.readexactly(4))[2:] == b"\x10\x05"
+
+
 async def test_of_a_slow_reader_the_newest_is_dropped_where_the_site_says_so(serving, settings):
     settings.FILTERED_WEBSOCKET = {"SLOW_READER": "drop_newest"}
     one = await serving(max_unsent=100_000)
