@@ -11,6 +11,7 @@ import pytest
 from filtered_websocket import publish
 from filtered_websocket.hub.drain import SIGNALS, Drain
 
+from .e2e.processes import Valkey
 from .waiting import LIMIT
 
 # Tests start hundreds of processes, each of which would compile the package again.
@@ -62,6 +63,30 @@ def no_publisher_is_left_behind():
     """The thread that publishes for a process without connections ends with the test."""
     yield
     publish._close()
+
+
+@pytest.fixture(scope="session")
+def valkey_server():
+    """A real Valkey for all tests of this process, but for those of e2e, which have their own."""
+    server = Valkey()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def valkey(valkey_server):
+    """It, as a new one is: without keys, and without users that other tests have made."""
+    with valkey_server.client() as client:
+        client.flushall()
+        for user in set(client.acl_users()) - {"default"}:
+            client.acl_deluser(user)
+    return valkey_server
+
+
+@pytest.fixture
+def time_enough(settings):
+    """Redis may take as long to answer as anything may on a busy machine."""
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
 
 
 #: Folders whose files take longest: with several workers they begin first.

@@ -11,16 +11,11 @@ from filtered_websocket.history.memory import MemoryHistory
 from filtered_websocket.history.redis import RedisHistory
 from filtered_websocket.layer.redis_layer import redis_layer
 
-from ..e2e.processes import Valkey
-from ..waiting import LIMIT
 from .worlds import MemoryWorld, RedisWorld
 
+pytestmark = pytest.mark.usefixtures("time_enough")
+
 STEPS = 120
-
-
-@pytest.fixture(autouse=True)
-def time_enough(settings):
-    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
 
 
 class Clock:
@@ -44,13 +39,6 @@ async def test_a_history_in_memory_is_as_the_model(first):
         world = await run(MemoryWorld(MemoryHistory(clock), clock, seed))
         recovered, told = recovered + world.recovered, told + world.told
     assert min(recovered, told) > 100
-
-
-@pytest.fixture(scope="module")
-def valkey():
-    valkey = Valkey()
-    yield valkey
-    valkey.stop()
 
 
 @pytest.mark.parametrize("options", [{}, {"symmetric_encryption_keys": ["secret"]}], ids=str)

@@ -24,26 +24,15 @@ from ..layer.scripted_redis import ScriptedRedis
 from ..waiting import LIMIT, limited, until, wait_until
 from .worlds import KEY, RETENTION, append, batch_of, texts
 
+pytestmark = pytest.mark.usefixtures("time_enough")
+
 BASE = "fws:{" + KEY.partition(".g.")[2] + "}:"
 INFO = b"$8\r\nrun_id:a\r\n"
-
-
-@pytest.fixture(autouse=True)
-def time_enough(settings):
-    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
-
-
-@pytest.fixture(scope="module")
-def valkey():
-    valkey = Valkey()
-    yield valkey
-    valkey.stop()
 
 
 @pytest.fixture
 def client(valkey):
     with valkey.client() as client:
-        client.flushall()
         client.config_resetstat()
         yield client
 

@@ -28,10 +28,9 @@ from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.publish import apublish, apublish_to_user, publish
 from filtered_websocket.testing import connect
 
-from ..e2e.processes import Valkey
 from ..history import driver
 from ..history.driver import Number, SlowNumber, ask, route
-from ..waiting import LIMIT, until
+from ..waiting import until
 
 
 class AddReader(WebSocketSendFilter):
@@ -79,22 +78,12 @@ class HoldOnce(WebSocketGroupFilter):
 RULES_AT = driver.__name__
 
 
-@pytest.fixture(scope="module")
-def valkey():
-    valkey = Valkey()
-    yield valkey
-    valkey.stop()
-
-
 @pytest.fixture(params=["memory", "redis", "encrypted"])
-def world(request, settings):
+def world(request, settings, time_enough):
     """Where histories are kept."""
-    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
     memory.forget_all()
     if request.param != "memory":
         valkey = request.getfixturevalue("valkey")
-        with valkey.client() as client:
-            client.flushall()
         options = {"symmetric_encryption_keys": ["key"]} if request.param == "encrypted" else {}
         settings.CHANNEL_LAYERS = {
             "default": {

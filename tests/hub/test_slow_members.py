@@ -12,7 +12,6 @@ from filtered_websocket.testing import connect
 
 from ..history.driver import SlowNumber, ask, route
 from ..waiting import until
-from .test_histories import valkey as valkey  # fixtures
 from .test_histories import world as world
 
 MAX_OUTBOX = 3_000

@@ -18,6 +18,8 @@ from filtered_websocket.threads.tasks import end_tasks
 from ..waiting import LIMIT, until
 from .scripted_redis import HELLO, ScriptedRedis, push
 
+pytestmark = pytest.mark.usefixtures("time_enough")
+
 
 @pytest.fixture(params=[2, 3])
 async def server(request):
@@ -28,11 +30,6 @@ async def server(request):
 @pytest.fixture(autouse=True)
 def throttle(monkeypatch):
     monkeypatch.setattr(redis_connection, "_throttle", redis_connection.LogThrottle())
-
-
-@pytest.fixture(autouse=True)
-def time_enough(settings):
-    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
 
 
 class Owner:

@@ -17,6 +17,8 @@ from filtered_websocket.threads.tasks import end_tasks
 from ..waiting import LIMIT, limited, until
 from .scripted_redis import ScriptedRedis
 
+pytestmark = pytest.mark.usefixtures("time_enough")
+
 REFUSED = b"-NOPERM No permissions to access a channel\r\n"
 
 
@@ -24,11 +26,6 @@ REFUSED = b"-NOPERM No permissions to access a channel\r\n"
 async def server(request):
     async with ScriptedRedis(request.param) as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def time_enough(settings):
-    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
 
 
 async def stop(host, keep=False):

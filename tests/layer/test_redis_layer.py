@@ -23,6 +23,8 @@ from ..e2e.topologies import Sentinel, closed_address, silent_address
 from ..waiting import LIMIT, limited, until, wait_until
 from .scripted_redis import ScriptedRedis
 
+pytestmark = pytest.mark.usefixtures("time_enough")
+
 MESSAGE = {"v": 1, "o": "0123456789abcdef", "g": "fws.g.x", "s": 0, "m": [[1, "t", "", b"a", {}]]}
 
 
@@ -30,18 +32,6 @@ MESSAGE = {"v": 1, "o": "0123456789abcdef", "g": "fws.g.x", "s": 0, "m": [[1, "t
 async def server(request):
     async with ScriptedRedis(request.param) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def valkey():
-    valkey = Valkey()
-    yield valkey
-    valkey.stop()
-
-
-@pytest.fixture(autouse=True)
-def time_enough(settings):
-    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
 
 
 class Listener:
@@ -300,6 +290,7 @@ async def test_the_end_of_the_last_link_ends_every_attempt(server):
 def test_a_loop_that_is_closed_closes_the_connections(valkey):
     """A ResourceWarning is an error in tests."""
     layer = RedisPubSubChannelLayer(hosts=[valkey.url])
+    before = connected(valkey)
 
     async def use():
         ours = redis_layer(layer)
@@ -311,8 +302,13 @@ def test_a_loop_that_is_closed_closes_the_connections(valkey):
     loops = [asyncio.run(use()) for _ in range(2)]
     gc.collect()
     assert [loop() for loop in loops] == [None, None]
+    assert wait_until(lambda: connected(valkey) <= before)
+
+
+def connected(valkey):
     with valkey.client() as client:
-        assert wait_until(lambda: len(client.client_list()) == 1)
+        own = client.client_id()
+        return {one["id"] for one in client.client_list()} - {str(own)}
 
 
 def test_a_loop_that_is_closed_twice_or_while_it_runs_is_as_ever(valkey):
@@ -468,8 +464,8 @@ async def test_the_least_rights_and_a_channel_without_one(valkey, protocol):
 
 
 @pytest.fixture(scope="module")
-def sentinel(valkey):
-    sentinel = Sentinel(valkey)
+def sentinel(valkey_server):
+    sentinel = Sentinel(valkey_server)
     yield sentinel
     sentinel.stop()
 

@@ -1,22 +1,13 @@
-"""One Valkey for the tests of each file, and the stores."""
+"""The stores."""
 
 import pytest
 
-from ..e2e.processes import Valkey
-from ..waiting import LIMIT
 from .worlds import MemoryWorld, redis_world
 
 
-@pytest.fixture(scope="module")
-def valkey():
-    valkey = Valkey()
-    yield valkey
-    valkey.stop()
-
-
 @pytest.fixture(autouse=True)
-def time_enough(settings):
-    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
+def waits(time_enough):
+    """All of them wait for Redis."""
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from filtered_websocket.presence.memory import ProcessStore
 from filtered_websocket.presence.redis import RedisStore
 from filtered_websocket.publishing.direct import close_senders
 
-from ..e2e.processes import Valkey
 from ..e2e.topologies import Cluster
 from .worlds import call, entry
 
@@ -32,7 +31,6 @@ def layer(request, settings, valkey):
     """A site with members, on Redis."""
     use_layer(settings, request.param, valkey.url)
     client = valkey.client()
-    client.flushall()
     client.script_flush()
     client.close()
     asyncio.run(enter())
@@ -121,20 +119,17 @@ async def test_every_node_of_a_cluster_is_asked(settings):
 
 
 @pytest.fixture
-def own():
-    """A Valkey whose users a test changes."""
-    valkey = Valkey()
-    yield valkey
+def senders():
+    yield
     close_senders()
-    valkey.stop()
 
 
 @pytest.mark.parametrize("rules", ["+@all", "+eval +evalsha ~*", "+eval +evalsha ~other:*"])
-def test_a_missing_right_is_named(settings, own, rules):
-    client = own.client()
+def test_a_missing_right_is_named(settings, valkey, senders, rules):
+    client = valkey.client()
     client.execute_command("ACL", "SETUSER", "live", "on", ">x", "+@connection", *rules.split())
     client.close()
-    use_layer(settings, "pubsub", own.url.replace("redis://", "redis://live:x@"))
+    use_layer(settings, "pubsub", valkey.url.replace("redis://", "redis://live:x@"))
     for read in (presence, lambda group: asyncio.run(apresence(group))):
         with pytest.raises(PermissionError, match=r"its user needs ~fws:\* \+evalsha "):
             read("g")

@@ -24,29 +24,16 @@ from filtered_websocket.publishing.direct import DirectSender, close_senders
 from filtered_websocket.publishing.items import new_item
 from filtered_websocket.publishing.thread import PublisherThread
 
-from ..e2e.processes import Valkey
 from ..waiting import LIMIT
 
 KEEP = Keep(Retention(10, 60))
 KEY = group_key("room")
 
-
-@pytest.fixture(scope="module")
-def valkey():
-    valkey = Valkey()
-    yield valkey
-    valkey.stop()
-
-
-@pytest.fixture(autouse=True)
-def time_enough(settings):
-    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
+pytestmark = pytest.mark.usefixtures("time_enough")
 
 
 @pytest.fixture(params=["plain", "encrypted"])
 def layer(request, valkey):
-    with valkey.client() as client:
-        client.flushall()
     options = {"symmetric_encryption_keys": ["key"]} if request.param == "encrypted" else {}
     layer = RedisPubSubChannelLayer(hosts=[valkey.url], **options)
     layer.config = {"hosts": [valkey.url], **options}
@@ -127,7 +114,6 @@ def test_a_missing_right_is_named(valkey):
         sender = DirectSender(RedisPubSubChannelLayer(hosts=[url]))
         with pytest.raises(PublishError, match=r"refused the message: .* needs .* ~fws:\* \+info"):
             sender.send("room", new_item("m"), KEEP)
-        client.acl_deluser("poor")
 
 
 def test_a_server_that_is_no_longer_the_master_is_left(layer, monkeypatch):

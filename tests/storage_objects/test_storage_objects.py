@@ -30,13 +30,6 @@ from ..waiting import limited, until
 BACKENDS = ["default", "redis", "derived"]
 
 
-@pytest.fixture(scope="module")
-def valkey():
-    server = Valkey()
-    yield server
-    server.stop()
-
-
 def make(name, valkey=None, **chosen):
     cls = storage_class(f"filtered_websocket.storage_objects.{name}")
     options = default_options(cls)
