@@ -86,11 +86,20 @@ class Member(Client):
         """Group -> subscription, to look at. Empty where the route has no group rules."""
         return self._subscriptions
 
-    def add_subscription(self, subscription: Subscription) -> None:
-        """Private to this package."""
+    def add_subscription(self, new: Subscription) -> Subscription | None:
+        """
+        The subscription that begins: ``new``; or that of a member, if it asks for what it has
+        missed. Private to this package.
+        """
+        held = self._subscriptions.get(new.group)
+        if held is not None:
+            # Joined before, or by another join of the same moment, which goes on.
+            held.join_again(new.trusted, new.since)
+            return None if new.since is None else held
         if not self._subscriptions:
             self._subscriptions = {}
-        self._subscriptions[subscription.group] = subscription
+        self._subscriptions[new.group] = new
+        return new
 
     def remove_subscription(self, group: str) -> Subscription | None:
         """The subscription that ends, if there is one. Private to this package."""

@@ -58,8 +58,19 @@ class Subscription:
         self.since: Position | None = None
         #: What came of that, without what it has been sent.
         self.recovery: Recovery | None = None
-        #: Whether the site joined it, so that its rule was not asked, and is not asked again.
+        #: Whether the site has joined it, so that its rule is not asked, or no longer.
         self.trusted = trusted
+
+    def join_again(self, trusted: bool, since: Position | None) -> None:
+        """A member joins again. Where the site does it, the rule is not asked from now on."""
+        self.trusted = self.trusted or trusted
+        if since is not None:
+            self.since = since
+
+    @property
+    def is_rechecked(self) -> bool:
+        """Whether its rule is asked again while it stands."""
+        return self.rule is not None and self.rule.recheck and not self.trusted
 
     @property
     def has_history(self) -> bool:

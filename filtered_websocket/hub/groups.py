@@ -140,10 +140,10 @@ class Groups:
             group = self._by_name[name] = Group(name)
             self._by_key[group.key] = group
             link.want(group.key)
-        if is_new and subscription is not None:
-            connection.add_subscription(subscription)
-            if subscription.rule is not None and subscription.rule.recheck:
+        if subscription is not None:
+            if subscription.is_rechecked:
                 self._hub.grants.rule_rechecks.start()
+            subscription = connection.add_subscription(subscription)
         connection.joined.add(name)
         steps: Steps = partial(link.wait_joined, group.key)
         if subscription is not None and subscription.has_history and self._follow(group):

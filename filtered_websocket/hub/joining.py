@@ -103,10 +103,9 @@ def enter(
     subscription = None
     if pipeline.has_subscriptions:
         if name in connection.joined:
-            if since is not None:
-                subscription = connection.subscriptions[name]
-                subscription.since = since
-            return view.become_member(connection, name, subscription)
+            held = connection.subscriptions[name]
+            held.join_again(trusted, since)
+            return view.become_member(connection, name, None if since is None else held)
         subscription = _subscription(pipeline, connection, name, trusted, data)
         subscription.since = since
     elif pipeline.may_join is None:

@@ -39,9 +39,9 @@ class Held(NamedTuple):
 
     @property
     def is_live(self) -> bool:
-        """Whether it has not ended meanwhile."""
+        """Whether it has not ended meanwhile, and the site has not taken it over."""
         one = self.connection.subscriptions.get(self.subscription.group)
-        return one is self.subscription
+        return one is self.subscription and not one.trusted
 
 
 class Host(Protocol):
@@ -90,8 +90,7 @@ class RuleRechecks:
     def _held(self) -> Iterator[Held]:
         for connection in tuple(self._hub.connections.values()):
             for subscription in tuple(connection.subscriptions.values()):
-                rule = subscription.rule
-                if rule is not None and rule.recheck and not subscription.trusted:
+                if subscription.is_rechecked:
                     yield Held(connection, subscription)
 
     async def _run(self, held: list[Held]) -> None:

@@ -7,11 +7,19 @@ from filtered_websocket import WebSocketGroupFilter, WebSocketMessageFilter, cur
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.groups import History, group
 
+
+async def later(connection, name):
+    """Lets everyone in, a little later."""
+    await asyncio.sleep(0)
+    return True
+
+
 RULES = [
     group("room:<name>", publish=True, history=History(size=5, ttl=60)),
     group("big:<name>", publish=True, history=History(size=1000, ttl=60)),
     group("last:<name>", publish=True, history=History(size=5, ttl=60), latest=True),
     group("plain:<name>", publish=True),
+    group("later:<name>", join=later, publish=True, history=History(size=5, ttl=60)),
 ]
 
 

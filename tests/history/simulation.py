@@ -95,6 +95,7 @@ class Connection:
 
     def add_subscription(self, subscription):
         self.subscriptions[subscription.group] = subscription
+        return subscription
 
     def remove_subscription(self, group):
         return self.subscriptions.pop(group, None)

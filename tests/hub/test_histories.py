@@ -273,18 +273,19 @@ async def test_who_comes_back_gets_what_was_missed_of_the_own_group(world, setti
                 client.connection.recover(name, at[:2])
 
 
-async def test_who_asks_twice_at_once_gets_what_was_missed_once(world):
+@pytest.mark.parametrize("name", ["room:1", "later:1"])
+async def test_who_asks_twice_at_once_gets_what_was_missed_once(world, name):
     async with connect(route()) as ann, connect(route()) as bob:
-        (_, (epoch, _, _)), _ = await ask(ann, "join", "room:1")
+        (_, (epoch, _, _)), _ = await ask(ann, "join", name)
         for text in "abc":
-            await ask(ann, "publish", "room:1", text)
+            await ask(ann, "publish", name, text)
         connection = bob.connection
-        first = connection.recover("room:1", (epoch, 0))
+        first = connection.recover(name, (epoch, 0))
         # It is told nothing: what it asked for comes with the next answer, and to no member yet.
-        again, joined = connection.recover("room:1", (epoch, 1)), connection.join("room:1")
+        again, joined = connection.recover(name, (epoch, 1)), connection.join(name)
         assert (await again).recovered and await joined
         await first
-        await ask(ann, "publish", "room:1", "d")
+        await ask(ann, "publish", name, "d")
         assert [await bob.receive() for _ in range(3)] == ["b", "c", "d"]
         assert await bob.received_nothing()
 

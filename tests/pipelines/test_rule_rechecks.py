@@ -9,7 +9,9 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Permission, User
 from django.test.utils import CaptureQueriesContext
 
-from filtered_websocket import NotAllowed
+from filtered_websocket import NotAllowed, WebSocketJoinFilter
+from filtered_websocket.connections.subscription import Subscription
+from filtered_websocket.disconnect import subscribe, unsubscribe
 from filtered_websocket.groups import group
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.pipelines import rule_rechecks as module
@@ -116,6 +118,63 @@ async def test_what_the_site_joined_is_not_asked_again():
         rechecks = get_hub().grants.rule_rechecks
         rechecks.begin()
         assert rechecks._task is None and rechecks._timer is None
+
+
+async def test_what_the_site_joins_anew_is_its_own(settings):
+    settings.FILTERED_WEBSOCKET = {"RECHECK": 600}
+    async with connect(JOIN, group_rules=RULES, user=User(pk=7)) as ann:
+        await joined(ann, "here later once")
+        subscribe(7, "here")
+        assert await ann.connection.join("later", trusted=True)
+        allowed.update(here=False, later=False)
+        rechecks = get_hub().grants.rule_rechecks
+        rechecks.begin()
+        assert rechecks._task is None and rechecks._timer is None
+        trusted = {name for name, one in ann.connection.subscriptions.items() if one.trusted}
+        assert trusted == {ann.connection.home, "here", "later"}
+        # It can be taken back, and then the rule decides.
+        unsubscribe(7, "here")
+        with pytest.raises(NotAllowed):
+            ann.connection.join("here")
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_what_the_site_and_a_client_join_at_once_is_the_sites(first):
+    class Slow(WebSocketJoinFilter):
+        _registers = False
+
+        @classmethod
+        async def filter(cls, web_socket_instance, subscription):
+            if subscription.group == "here":
+                await decide.wait()
+
+    decide = asyncio.Event()
+    async with connect([Slow], group_rules=RULES) as ann:
+        joins = [ann.connection.join("here", trusted=one) for one in (first, not first)]
+        decide.set()
+        assert all(await asyncio.gather(*joins))
+        assert ann.connection.subscriptions["here"].trusted
+
+
+async def test_a_question_that_is_under_way_does_not_end_what_the_site_joins():
+    decide = asyncio.Event()
+
+    async def slow(connection):
+        if allowed["later"]:
+            return True
+        await decide.wait()
+        return False
+
+    rules = [group("x", join=slow, recheck=True)]
+    async with connect(JOIN, group_rules=rules, user=User(pk=7)) as ann:
+        await joined(ann, "x")
+        rechecks = get_hub().grants.rule_rechecks
+        allowed["later"] = False
+        await until(lambda: rechecks._task is not None)
+        subscribe(7, "x")
+        decide.set()
+        await until(lambda: rechecks._task is None)
+        assert "x" in ann.connection.groups
 
 
 async def test_rules_are_asked_while_somebody_is_subscribed_and_no_longer():
@@ -258,10 +317,7 @@ def stand_in(user, names, join):
     connection = SimpleNamespace(
         id=str(id(user)), user=user, tenant=None, context=module.contextvars.copy_context()
     )
-    connection.subscriptions = {
-        name: SimpleNamespace(group=name, rule=rule, captured={"x": name}, trusted=False)
-        for name in names
-    }
+    connection.subscriptions = {name: Subscription(name, {"x": name}, rule) for name in names}
     connection.leave = connection.subscriptions.pop
     return connection
 
