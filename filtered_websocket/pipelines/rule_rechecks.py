@@ -8,18 +8,17 @@ one thread and database connection for a batch of functions that block.
 
 import asyncio
 import contextvars
-import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from ..conf import conf
 from ..exceptions import NotAllowed
 from ..logs import get_logger
-from ..threads.blocking import run_blocking
 from ..threads.tasks import end_tasks
-from .permissions import ask, ask_blocking, fresh_users, has_permission, is_blocking
+from .asking import RULE_TIMEOUT, Asking, Held, try_to
+from .permissions import ask
 
 logger = get_logger(__name__)
 
@@ -29,19 +28,6 @@ BATCH, AT_ONCE = 100, 4
 TIME_LIMIT = 60.0
 #: How many times in a row a rule may fail before the subscription ends.
 GRACE = 10
-
-
-class Held(NamedTuple):
-    """A live subscription."""
-
-    connection: Any
-    subscription: Any
-
-    @property
-    def is_live(self) -> bool:
-        """Whether it has not ended meanwhile, and the site has not taken it over."""
-        one = self.connection.subscriptions.get(self.subscription.group)
-        return one is self.subscription and not one.trusted
 
 
 class Host(Protocol):
@@ -60,6 +46,8 @@ class RuleRechecks:
         self._task: asyncio.Task[None] | None = None
         #: Connection id and group -> how often the rule has failed in a row.
         self._failures: dict[tuple[str, str], int] = {}
+        #: The same -> where it is asked, and has not answered in time.
+        self._hanging: dict[tuple[str, str], Asking] = {}
 
     def start(self) -> None:
         """There is a subscription to be asked about, in ``RECHECK`` seconds."""
@@ -106,9 +94,9 @@ class RuleRechecks:
             )
         finally:
             self._task = None
-        self._failures = {
-            key: count for key, count in self._failures.items() if key[0] in self._hub.connections
-        }
+        there = self._hub.connections
+        self._failures = {key: n for key, n in self._failures.items() if key[0] in there}
+        self._hanging = {key: one for key, one in self._hanging.items() if key[0] in there}
         self.go_on()
 
     def go_on(self) -> None:
@@ -125,7 +113,7 @@ class RuleRechecks:
 
         kinds: dict[Any, list[Held]] = {}
         for one in held:
-            kinds.setdefault((_kind(one), one.connection.tenant), []).append(one)
+            kinds.setdefault((one.kind, one.connection.tenant), []).append(one)
         async with asyncio.TaskGroup() as group:
             for (kind, _), members in kinds.items():
                 answer = self._ask_in_thread if kind else self._ask_here
@@ -135,7 +123,7 @@ class RuleRechecks:
     async def _ask_here(self, batch: list[Held]) -> None:
         waiting = []
         for one in batch:
-            answer = _try_to(ask, *_question(one))
+            answer = try_to(ask, *one.question)
             if inspect.isawaitable(answer):
                 waiting.append(self._note_later(one, answer))
             else:
@@ -147,23 +135,39 @@ class RuleRechecks:
         """Each as soon as it is known: one that hangs must not keep the others."""
         task = _wait(one.connection, answer)
         try:
-            await asyncio.wait({task})
+            await asyncio.wait({task}, timeout=RULE_TIMEOUT)
         finally:
             task.cancel()
+        if not task.done():
+            self._note(one, one.too_late())
+            return
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         self._note(one, task.result() if error is None else error)
 
     async def _ask_in_thread(self, batch: list[Held]) -> None:
-        try:
-            answers = await run_blocking(functools.wraps(_answers)(lambda: _answers(batch)))
-        except Exception as error:
-            answers = [error] * len(batch)
-        for one, answer in zip(batch, answers, strict=True):
-            self._note(one, answer)
+        batch = [one for one in batch if not self._still_hangs(one)]
+        while batch:
+            asking = Asking(batch)
+            try:
+                await asking.wait()
+            finally:
+                # What is known also where the time for this round is over.
+                results = asking.results()
+                for one, answer in zip(batch, results, strict=False):
+                    self._note(one, answer)
+            self._hanging |= {one.key: asking for one in asking.hanging}
+            batch = batch[len(results) :]
+
+    def _still_hangs(self, one: Held) -> bool:
+        """Whether its thread has not returned yet: it is not given another one."""
+        asking = self._hanging.get(one.key)
+        if asking is None or not asking.is_running:
+            return False
+        self._note(one, one.too_late())
+        return True
 
     def _note(self, one: Held, answer: bool | BaseException) -> None:
-        connection, group = one.connection, one.subscription.group
-        key = connection.id, group
+        connection, group, key = one.connection, one.subscription.group, one.key
         if not one.is_live:
             return
         if isinstance(answer, BaseException) and not isinstance(answer, NotAllowed):
@@ -186,38 +190,7 @@ def _wait(connection: Any, answer: Any) -> "asyncio.Task[bool]":
     return asyncio.create_task(steps(), context=connection.context.copy())
 
 
-def _kind(one: Held) -> str:
-    """How its rule is asked: in a thread, if not empty."""
-    who = one.subscription.rule.join
-    if isinstance(who, str):
-        return "permission"
-    return "blocking" if is_blocking(who) else ""
-
-
 def _batches(members: Sequence[Held]) -> Iterable[list[Held]]:
     rest = iter(members)
     while batch := list(itertools.islice(rest, BATCH)):
         yield batch
-
-
-def _answers(batch: list[Held]) -> list[Any]:
-    """One of each: whether it may stay, or why that cannot be found out. In a thread."""
-    if _kind(batch[0]) == "blocking":
-        return [_try_to(ask_blocking, *_question(one)) for one in batch]
-    run = batch[0].connection.context.copy().run
-    users = run(fresh_users, [one.connection.user for one in batch])
-    return [
-        _try_to(run, has_permission, user, one.subscription.rule.join)
-        for one, user in zip(batch, users, strict=True)
-    ]
-
-
-def _question(one: Held) -> tuple[Any, Any, Any]:
-    return one.subscription.rule.join, one.connection, one.subscription.captured
-
-
-def _try_to(call: Callable[..., Any], *args: Any) -> Any:
-    try:
-        return call(*args)
-    except Exception as error:
-        return error

@@ -14,6 +14,7 @@ from filtered_websocket.connections.subscription import Subscription
 from filtered_websocket.disconnect import subscribe, unsubscribe
 from filtered_websocket.groups import group
 from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.pipelines import asking
 from filtered_websocket.pipelines import rule_rechecks as module
 from filtered_websocket.testing import connect
 
@@ -284,7 +285,7 @@ async def test_no_thread_can_be_started_is_a_failure(monkeypatch, caplog):
         async def refuses(call):
             raise RuntimeError("can't start new thread")
 
-        monkeypatch.setattr(module, "run_blocking", refuses)
+        monkeypatch.setattr(asking, "run_blocking", refuses)
         await until(lambda: "can't start new thread" in caplog.text)
         assert "blocking" in get_hub().groups.names
 
@@ -311,7 +312,7 @@ async def test_an_answer_about_a_subscription_that_has_ended_changes_nothing():
         assert "x" in connection.groups
 
 
-def stand_in(user, names, join):
+def stand_in(user, names, join, failures=None):
     """A connection with subscriptions of rules that ask for ``join``."""
     rule = group("<str:x>", join=join, recheck=True)
     connection = SimpleNamespace(
@@ -319,6 +320,7 @@ def stand_in(user, names, join):
     )
     connection.subscriptions = {name: Subscription(name, {"x": name}, rule) for name in names}
     connection.leave = connection.subscriptions.pop
+    connection.rule_failed = (lambda error: None) if failures is None else failures.append
     return connection
 
 
@@ -346,7 +348,7 @@ def _counted(rechecks):
 
     held = list(rechecks._held())
     with CaptureQueriesContext(database) as queries:
-        for one, answer in zip(held, module._answers(held), strict=True):
+        for one, answer in zip(held, asking.answers(held), strict=True):
             rechecks._note(one, answer)
     return len(queries)
 
@@ -364,18 +366,18 @@ async def test_blocking_rules_are_asked_in_few_threads(settings):
     connections = {str(n): stand_in(object(), names, asks) for n in range(20)}
     hub = SimpleNamespace(loop=asyncio.get_running_loop(), connections=connections)
     calls = []
-    original = module.run_blocking
+    original = asking.run_blocking
 
     async def counted(call):
         calls.append(call)
         return await original(call)
 
-    module.run_blocking = counted
+    asking.run_blocking = counted
     try:
         rechecks = module.RuleRechecks(hub)
         rechecks.begin()
         await until(lambda: rechecks._task is None)
     finally:
-        module.run_blocking = original
+        asking.run_blocking = original
         await rechecks.stop()
     assert len(threads) == 500 and len(calls) == 5
