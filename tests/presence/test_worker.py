@@ -9,7 +9,7 @@ import pytest
 from filtered_websocket.presence import worker as module
 from filtered_websocket.presence.base import Info
 
-from ..waiting import run_in_fake_time
+from ..waiting import run_in_fake_time, until
 from .processes import LEASE, World
 
 ANN, BOB = Info("ann"), Info("bob", {"mood": "good"})
@@ -39,11 +39,11 @@ async def test_who_has_entered_is_present_in_all_processes():
     one.join("g", "a", ANN)
     two.join("g", "b", BOB)
     await asyncio.gather(one.worker.entered("g"), two.worker.entered("g"))
-    await asyncio.sleep(0.1)
-    assert one.worker.present("g") == two.worker.present("g") == {"a": ANN, "b": BOB}
-    assert (await world.store.members("g")).infos == {"a": ANN, "b": BOB}
+    everyone = {"a": ANN, "b": BOB}
+    await until(lambda: one.worker.present("g") == two.worker.present("g") == everyone)
+    assert (await world.store.members("g")).infos == everyone
     one.leave("g", "a")
-    await asyncio.sleep(0.1)
+    await until(lambda: two.told["g"].counts["leave", "a"])
     await world.check(["g"])
     assert two.told["g"].counts["leave", "a"] == 1
     await world.stop()
