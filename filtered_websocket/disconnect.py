@@ -18,7 +18,8 @@ def disconnect_user(
     user: Any, code: int = UNAUTHORIZED, reason: str = "disconnected by the site"
 ) -> None:
     """
-    Close every connection of ``user`` (or of the user with that primary key).
+    Close every connection of ``user`` (or of the user with that primary key); where a site has
+    several tenants, in each of them: too many are closed rather than too few.
 
     Returns when the command is queued, or where no WebSockets are served, when Redis has it.
     A process that the layer does not reach is not told, and clients may connect again if they

@@ -417,6 +417,19 @@ async def test_the_user_of_another_tenant_with_the_same_key_is_left_alone(settin
             assert in_rooms()["eve"] == ["user:7\0other"]
 
 
+async def test_who_is_disconnected_is_so_in_every_tenant(settings):
+    """A right that is taken away must end, also where the caller is in no tenant."""
+    tenant = contextvars.ContextVar("tenant", default="acme")
+    settings.FILTERED_WEBSOCKET = {"TENANT": tenant.get}
+    async with connect([], user=User(pk=7)) as ann:
+        tenant.set("other")
+        async with connect([], user=User(pk=7)) as eve, connect([], user=User(pk=8)) as bob:
+            tenant.set("a third one")
+            disconnect_user(7)
+            assert await ann.closed() == await eve.closed() == UNAUTHORIZED
+            assert await bob.received_nothing()
+
+
 def test_a_tenant_without_a_name_cannot_be_meant(settings, told):
     settings.FILTERED_WEBSOCKET = {"TENANT": object}
     with pytest.raises(TypeError, match="need a text, or a number"):
