@@ -2,20 +2,25 @@
 Python programs for tests, forked from a process that has imported what most of them need.
 
 A start costs more than a second of computing, nearly all of it imports of Django, Twisted and
-autobahn, and the tests start hundreds of processes. So each process of pytest has one helper,
+autobahn, and the tests start hundreds of processes. So each process of pytest has a helper,
 ``python -m tests.e2e.forking``, that imports them once. A program is a fork of it which then
-runs as ``python -m`` or ``python manage.py`` would, with its own environment, arguments, output
-and exit status.
+runs as ``python -m`` or ``python manage.py`` would, with its own environment, arguments, folder,
+output, descriptors and exit status.
 
 Before the fork only other people's modules are imported, and none that reads settings or makes
 an event loop: what a test changes by settings, environment or options is read after it, and so
-is each module of this package, which coverage measures as in any other process. What a fork
-cannot show is started by its command line: memory, start-up itself, another ``cwd`` or account,
-other variables of Python, commands as users type them (test_serving, test_stranger).
+is each module of this package, which coverage measures as in any other process. Programs that
+coverage does not measure are forked from a second helper, which has this package, too.
+
+What a fork cannot show is started by its command line: memory, start-up itself, another account,
+other variables of Python, a package that is not this checkout, commands as users type them
+(test_stranger).
 """
 
 import atexit
+import fcntl
 import functools
+import gc
 import importlib
 import json
 import os
@@ -48,29 +53,32 @@ PRELOADED = (
     *("twisted.protocols.tls", "twisted.web.http", "uvicorn.main", "uvloop"),
     "websockets.server",
 )
+#: What of this package needs no settings to be imported; it imports most of the rest.
+OURS = ("filtered_websocket.routing", "filtered_websocket.publish")
+#: A test may hand so many descriptors to a program.
+MOST_DESCRIPTORS = 8
 
 
 def can_fork(command, env, cwd):
     """Whether the program would see no difference to a start by its command line."""
-    return (
-        cwd == ROOT
-        and command[0] == sys.executable
-        and (command[1] in ("-c", "-m") or command[1].endswith(".py"))
-        and not any(name.startswith("PYTHON") for name in env or {})
-    )
+    variables = {name: env[name] for name in env or {} if name.startswith("PYTHON")}
+    is_ours = (cwd == ROOT and not variables) or variables == {"PYTHONPATH": str(ROOT)}
+    is_python = command[0] == sys.executable
+    return is_ours and is_python and (command[1] in ("-c", "-m") or command[1].endswith(".py"))
 
 
 class Forked:
     """What tests use of :class:`subprocess.Popen`, for a program with the output as a pipe."""
 
-    def __init__(self, arguments, env):
+    def __init__(self, arguments, env, cwd=ROOT, pass_fds=()):
         (request, requests), (out, output), (self._ended, ends) = (os.pipe() for _ in range(3))
-        socket.send_fds(_helper(), [b"+"], [request, output, ends])
-        for descriptor in (request, output, ends):
+        sent = request, output, ends
+        socket.send_fds(_helper(_is_measured(env)), [b"+"], [*sent, *pass_fds])
+        for descriptor in sent:
             os.close(descriptor)
         with open(requests, "w") as file:
-            files = resource.getrlimit(resource.RLIMIT_NOFILE)
-            json.dump({"arguments": arguments, "env": env, "files": files}, file)
+            program = {"arguments": arguments, "env": env, "cwd": str(cwd), "fds": pass_fds}
+            json.dump({**program, "files": resource.getrlimit(resource.RLIMIT_NOFILE)}, file)
         self.stdout = os.fdopen(out, errors="backslashreplace")
         self.returncode = None
         #: Of threads that wait, one reads the status.
@@ -115,14 +123,19 @@ def heed_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def _is_measured(env):
+    """As coverage's own start-up file asks."""
+    return bool(env.get("COVERAGE_PROCESS_START") or env.get("COVERAGE_PROCESS_CONFIG"))
+
+
 @functools.cache
-def _helper():
-    """The connection to the helper of this process, which ends with it."""
+def _helper(is_measured):
+    """The connection to a helper of this process, which ends with it."""
     ours, its = socket.socketpair()
     # Coverage begins in the forks, and so do settings.
     env = {k: v for k, v in os.environ.items() if not k.startswith(("COVERAGE_", "DJANGO_"))}
     helper = subprocess.Popen(
-        [sys.executable, "-m", "tests.e2e.forking"],
+        [sys.executable, "-m", "tests.e2e.forking", *(() if is_measured else OURS)],
         stdin=its,
         stdout=subprocess.DEVNULL,
         cwd=ROOT,
@@ -139,16 +152,21 @@ def _helper():
     return ours
 
 
-def serve():
+def serve(*ours):
     """In the helper: fork for each request. Returns in each fork, with the request."""
     for name in PRELOADED:
         with suppress(ImportError):
             importlib.import_module(name)
-    assert "twisted.internet.reactor" not in sys.modules, "forks would share an event loop"
     assert "filtered_websocket" not in sys.modules, "its imports would not be measured"
+    for name in ours:
+        importlib.import_module(name)
+    assert "twisted.internet.reactor" not in sys.modules, "forks would share an event loop"
+    # No fork looks for garbage in what all of them share.
+    gc.collect()
+    gc.freeze()
     with socket.socket(fileno=os.dup(0)) as requests:
         while True:
-            _, descriptors, _, _ = socket.recv_fds(requests, 1, 3)
+            _, descriptors, _, _ = socket.recv_fds(requests, 1, 3 + MOST_DESCRIPTORS)
             with suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG if descriptors else 0)[0]:
                     pass
@@ -162,12 +180,12 @@ def serve():
     return _in_a_fork(*descriptors)
 
 
-def _in_a_fork(request, output, ends):
+def _in_a_fork(request, output, ends, *passed):
     """The first fork tells how its own fork, the program, ended: the helper does not wait."""
     program = os.fork()
     if program:
-        os.close(request)
-        os.close(output)
+        for descriptor in (request, output, *passed):
+            os.close(descriptor)
         os.write(ends, b"%d\n" % program)
         _, status = os.waitpid(program, 0)
         with suppress(BrokenPipeError):
@@ -178,16 +196,30 @@ def _in_a_fork(request, output, ends):
     os.close(output)
     os.close(ends)
     with open(request) as file:
-        return json.load(file)
+        wanted = json.load(file)
+    _renumber(passed, wanted.pop("fds"))
+    return wanted
 
 
-def run(arguments, env, files):
+def _renumber(descriptors, numbers):
+    """Give descriptors the numbers that they have in the test, which others of them may have."""
+    away = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 512) for descriptor in descriptors]
+    for descriptor in descriptors:
+        os.close(descriptor)
+    for descriptor, number in zip(away, numbers, strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+
+
+def run(arguments, env, cwd, files):
     """As the interpreter does: variables, coverage where it is asked for, then the program."""
     resource.setrlimit(resource.RLIMIT_NOFILE, files)
     os.environ.clear()
     os.environ.update(env)
-    # As coverage's own start-up file asks, too.
-    if os.getenv("COVERAGE_PROCESS_START") or os.getenv("COVERAGE_PROCESS_CONFIG"):
+    os.chdir(cwd)
+    if cwd != str(ROOT):
+        sys.path.insert(0, cwd)
+    if _is_measured(env):
         import coverage
 
         coverage.process_startup()
@@ -204,4 +236,4 @@ def run(arguments, env, files):
 
 
 if __name__ == "__main__":
-    run(**serve())
+    run(**serve(*sys.argv[1:]))

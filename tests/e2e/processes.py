@@ -87,8 +87,8 @@ class Process:
         self.lines_so_far = 0
         self._said = threading.Condition()
         whole = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
-        if not fresh and not account and can_fork(command, env, cwd):
-            self._process = Forked(command[1:], whole)
+        if not fresh and account.keys() <= {"pass_fds"} and can_fork(command, env, cwd):
+            self._process = Forked(command[1:], whole, cwd, **account)
         else:
             self._process = subprocess.Popen(
                 command,

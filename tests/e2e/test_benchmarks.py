@@ -1,5 +1,7 @@
 """Each measurement of the benchmarks, once: with few clients, and of ours alone."""
 
+import signal
+
 import pytest
 
 from benchmarks import clients, load, machine
@@ -9,6 +11,7 @@ from benchmarks.processes import Valkey
 from benchmarks.scenarios import SCENARIOS
 
 from ..waiting import LIMIT
+from .processes import Process, free_port
 
 FEW = 4
 #: What a scenario measures, where it is not CPU.
@@ -34,11 +37,39 @@ FIGURES = {
 LARGER = {"fanout-3000", "redis-4000"}
 
 
+class Started(Process):
+    """A contender as :class:`benchmarks.processes.Process` has it, but on any core, and forked."""
+
+    def __init__(self, command, port, env):
+        super().__init__(command, env=env)
+        self.port = port
+
+    def __enter__(self):
+        try:
+            self.listens_on(self.port)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exc_info):
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def end(self):
+        self.signal(signal.SIGTERM)
+
+
 class Small(Bench):
     """As few as there can be."""
 
     def count(self, whole, quick):
         return 2 if whole < 10 else FEW
+
+    def start(self, contender, **variables):
+        port = free_port()
+        environment = self.environment(contender, port) | variables
+        return Started(contender.command(port), port, environment)
 
 
 @pytest.fixture(scope="module")

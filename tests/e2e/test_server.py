@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import signal
 import ssl
 import subprocess
@@ -12,12 +11,18 @@ import urllib.request
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from ..waiting import LIMIT, until, within
+from ..waiting import until, within
 from .certificates import write_pair
 from .fws import FILTERS, OURS, REDIS, Fws, clients
-from .processes import ROOT, Valkey, free_port
+from .processes import ROOT, Process, Valkey, free_port
 from .sockets import connect
 from .test_serving import hears
+
+
+def run(*arguments, env=None):
+    """How a server that ends by itself does so: its status, and all that it says."""
+    process = Process([*OURS, *arguments], env={"DJANGO_SETTINGS_MODULE": "", **(env or {})})
+    return process.wait(), process.output
 
 
 @pytest.mark.measured
@@ -113,17 +118,9 @@ BAD_STARTS = {
 @pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 @pytest.mark.parametrize("name", BAD_STARTS)
 def test_a_start_that_fails_is_one_line(name, kind):
-    done = subprocess.run(
-        [*OURS, "-p", str(free_port()), "--server", kind],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "", **BAD_STARTS[name]},
-        cwd=ROOT,
-        timeout=LIMIT,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("fws_server: error: ") and done.stderr.count("\n") == 1
+    status, said = run("-p", str(free_port()), "--server", kind, env=BAD_STARTS[name])
+    assert status == 2
+    assert said.startswith("fws_server: error: ") and said.count("\n") == 0
 
 
 @pytest.mark.measured
@@ -145,17 +142,10 @@ async def test_start_up_says_where_and_what(tmp_path):
 @pytest.mark.measured
 @pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 def test_a_port_in_use_is_one_line(server, kind):
-    done = subprocess.run(
-        [*OURS, "-p", str(server.port), "--host", "127.0.0.1", "--server", kind],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": ""},
-        cwd=ROOT,
-    )
-    assert done.returncode == 2
-    assert done.stderr == (
-        f"fws_server: error: cannot listen on 127.0.0.1:{server.port}: Address already in use\n"
+    status, said = run("-p", str(server.port), "--host", "127.0.0.1", "--server", kind)
+    assert status == 2
+    assert said == (
+        f"fws_server: error: cannot listen on 127.0.0.1:{server.port}: Address already in use"
     )
 
 

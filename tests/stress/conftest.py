@@ -4,7 +4,6 @@ import json
 import os
 import re
 import resource
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from benchmarks.machine import LOAD_CORE, SERVER_CORE, resident_bytes
 from benchmarks.stats import percentile
 
 from ..e2e.conftest import database, valkey  # noqa: F401 - fixtures
-from ..e2e.processes import ROOT, Process, free_port
+from ..e2e.processes import Process, free_port, run_python
 from ..waiting import LIMIT, wait_until
 
 MIB = 1 << 20
@@ -57,7 +56,7 @@ FULL = Sizes(idle=10_000, non_readers=1_000, readers=1_000, storm=5_000, users=5
 class Site(Process):
     """The site of these tests on one server."""
 
-    def __init__(self, kind, env, port=None, listener=None, backlog=1024):
+    def __init__(self, kind, env, port=None, listener=None, backlog=1024, fresh=True):
         fd = None if listener is None else listener.fileno()
         self.port = listener.getsockname()[1] if listener else port or free_port()
         line = (*SERVERS[kind], *(INHERITS if listener else OPENS)[kind])
@@ -65,6 +64,7 @@ class Site(Process):
         super().__init__(
             [sys.executable, "-m", *command, "tests.stress.site:application"],
             env=env,
+            fresh=fresh,
             pass_fds=() if listener is None else (fd,),
         )
         # Not by a connection: those to an inherited socket succeed before anybody listens.
@@ -108,15 +108,8 @@ def sizes():
 @pytest.fixture(scope="session")
 def cookies(database, sizes):  # noqa: F811
     """Of sessions of users who have logged in: of the user with primary key 1, and so on."""
-    made = subprocess.run(
-        [sys.executable, "-m", "benchmarks.servers.session", str(sizes.users)],
-        env={**os.environ, **database, **SETTINGS},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return made.stdout.split()
+    env = {**database, **SETTINGS}
+    return run_python(env, "-m", "benchmarks.servers.session", str(sizes.users)).split()
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +137,8 @@ def serve(kind, sizes, database, valkey):  # noqa: F811
     sites = []
 
     def serve(**options):
-        sites.append(Site(kind, env, **options))
+        # Memory is that of a start by its command line where it is measured.
+        sites.append(Site(kind, env, fresh=sizes.full, **options))
         return sites[-1]
 
     yield serve
