@@ -155,7 +155,7 @@ class Session:
             await self._connect(number, request)
             return
         steps = self._answer(0 if name == "send" else number, name, request)
-        if name == "rpc":
+        if name == "rpc" and self._view.pipeline.call:
             await self._view.calls_of(self.connection).start(steps)
         else:
             await steps
