@@ -124,6 +124,5 @@ def pytest_runtest_setup(item):
 def pytest_runtest_makereport(item, call):
     """Where CI is set nothing may be skipped: a skip is a failure that says so."""
     if os.environ.get("CI") and call.excinfo and call.excinfo.errisinstance(pytest.skip.Exception):
-        call.excinfo = pytest.ExceptionInfo.from_exception(
-            AssertionError(f"skipped under CI: {call.excinfo.value}")
-        )
+        failure = AssertionError(f"skipped under CI: {call.excinfo.value}")
+        call.excinfo = pytest.ExceptionInfo.from_exception(failure.with_traceback(call.excinfo.tb))

@@ -14,6 +14,7 @@ import tarfile
 
 import pytest
 
+from ..waiting import LIMIT, wait_until
 from .processes import Process, is_listening
 
 pytest.importorskip("centrifuge")
@@ -48,7 +49,7 @@ def suite(tmp_path_factory):
 @contextlib.contextmanager
 def serving(count, **environment):
     """So many processes that accept from one socket."""
-    if is_listening(PORT):
+    if not wait_until(lambda: not is_listening(PORT), LIMIT):
         pytest.skip(f"port {PORT}, which the suite wants, is taken")
     with socket.create_server(("127.0.0.1", PORT)) as listening:
         fd = listening.fileno()
