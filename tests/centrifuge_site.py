@@ -35,6 +35,7 @@ if not settings.configured:
             "AUTHENTICATORS": [],
             "GROUPS": "tests.centrifuge_site",
             "JWT_KEY": "secret",
+            "API_KEY": "test-api-key",
         },
     )
 
@@ -42,7 +43,7 @@ from django.core.asgi import get_asgi_application
 
 http = get_asgi_application()
 
-from django.urls import register_converter  # noqa: E402
+from django.urls import include, path, register_converter  # noqa: E402
 
 from filtered_websocket.groups import History, group, personal  # noqa: E402
 from filtered_websocket.routing import with_websockets  # noqa: E402
@@ -61,7 +62,7 @@ class AnyName:
 
 
 register_converter(AnyName, "any")
-urlpatterns = []
+urlpatterns = [path("api/", include("filtered_websocket.api.urls"))]
 
 
 def by_anyone(connection, **captured):

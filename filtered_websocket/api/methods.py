@@ -13,6 +13,7 @@ from ..groups import PERSONAL_PREFIX, channel_name
 from ..history import Page, Publication, forget_history
 from ..history import history as read_history
 from ..hub.registry import active_hub
+from ..layer.envelope import INFO
 from ..presence import Info
 from ..presence import presence as read_presence
 from ..presence import presence_stats as read_stats
@@ -132,7 +133,9 @@ def _page(group: str, limit: int | None, since: tuple[str, int] | None, reverse:
 
 def _publication(publication: Publication) -> Result:
     fields: Result = {"offset": publication.offset, **_data(publication)}
-    if publication.sender:
+    if known := publication.item.meta.get(INFO):
+        fields["info"] = json.loads(known)
+    elif publication.sender:
         fields["info"] = {"client": publication.sender}
     return {**fields, "tags": publication.tags} if publication.tags else fields
 

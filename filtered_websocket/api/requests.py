@@ -6,20 +6,9 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ..codecs.json import JSONCodec
+from ..protocols.codes import ERRORS
 
 T = TypeVar("T")
-
-#: Code -> what it means, in errors of the Centrifuge protocol.
-ERRORS = {
-    100: "internal server error",
-    102: "unknown channel",
-    103: "permission denied",
-    104: "method not found",
-    107: "bad request",
-    108: "not available",
-    111: "too many requests",
-    112: "unrecoverable position",
-}
 
 
 class ApiError(Exception):

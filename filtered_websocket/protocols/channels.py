@@ -13,7 +13,7 @@ from ..codecs.centrifuge import Format, Publication
 from ..codecs.data import Data, data_of
 from ..codecs.frames import Frame
 from ..conf import conf
-from ..groups import PERSONAL_PREFIX
+from ..groups import channel_name
 from ..presence.base import shown_of, unpack_info
 from ..publishing.fan_out import Members
 from ..threads.budget import OVERHEAD
@@ -134,13 +134,6 @@ class Channel:
         if not self.members[way]:
             del self.members[way]
         return True
-
-
-def channel_name(group: str) -> str:
-    """A group as clients name it: a user's own one is ``#<pk>``."""
-    if group.startswith(PERSONAL_PREFIX):
-        return "#" + group.removeprefix(PERSONAL_PREFIX).partition("\0")[0]
-    return group
 
 
 def client_info(connection: str, packed: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ..codecs.centrifuge import Publication
 from ..codecs.data import Data, data_to_send
 from ..codecs.frames import Frame, Kind
 from ..conf import conf
+from ..groups import channel_name
 from ..layer.envelope import EXCLUDE, INFO, TAGS
 from ..presence.base import Event
 from ..publishing.fan_out import write
@@ -21,7 +22,6 @@ from .channels import (
     Subscriber,
     Waiting,
     Way,
-    channel_name,
     client_info,
 )
 from .codes import UNSUBSCRIBED

@@ -8,12 +8,11 @@ from ..codecs.data import data_of
 from ..conf import conf
 from ..connections.subscription import Subscription, recovered
 from ..exceptions import NotAllowed
-from ..groups import MAX_NAME, RESERVED, TOKEN_PREFIX
+from ..groups import MAX_NAME, RESERVED, TOKEN_PREFIX, channel_name
 from ..history.base import Position
 from ..hub.joining import enter
 from ..pipelines.rules import Match
 from . import codes
-from .channels import channel_name
 from .codes import BadRequest, ReplyError
 from .connection import ClientConnection
 from .pushes import Pushes

@@ -12,7 +12,7 @@ SITE = {"API_KEY": KEY, "GROUPS": "tests.api.calling"}
 grouppatterns = [
     group("news"),
     group("room:<int:room>", presence=True),
-    group("kept:<slug:name>", history=History(size=10, ttl=60)),
+    group("kept:<slug:name>", history=History(size=10, ttl=60), publish=True),
     personal(history=History(size=10, ttl=60)),
 ]
 

@@ -12,8 +12,10 @@ from filtered_websocket.control import counts, orders
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.testing import connect
 
+from ..protocols.clients import Speaker
+from ..protocols.clients import app as protocol_app
 from ..waiting import until
-from .calling import app, error, result
+from .calling import app, error, grouppatterns, result
 
 aresult = sync_to_async(result)
 aerror = sync_to_async(error)
@@ -282,3 +284,32 @@ def test_while_the_layer_is_away_nobody_knows(monkeypatch):
     monkeypatch.setattr(methods, "count_members", lambda pattern: None)
     monkeypatch.setattr(methods, "describe_processes", lambda: None)
     assert error("channels")[0] == error("info")[0] == 100
+
+
+async def test_clients_of_the_protocol_get_tags_and_are_known_as_publishers():
+    async with Speaker(protocol_app(rules=grouppatterns)) as one:
+        await one.ask(subscribe={"channel": "kept:said"})
+        await aresult("publish", channel="kept:said", data={"n": 1}, tags={"kind": "a"})
+        pushed = (await one.push())["pub"]
+        assert (pushed["data"], pushed["tags"]) == ({"n": 1}, {"kind": "a"})
+        await one.say({"id": 9, "publish": {"channel": "kept:said", "data": 2}})
+        assert [len(await one.hear()) for _ in range(2)] == [1, 2]  # its own push, and the reply
+        found = await aresult("history", channel="kept:said", limit=-1)
+        assert [one.get("tags") for one in found["publications"]] == [{"kind": "a"}, None]
+        assert found["publications"][1]["info"] == {"client": one.id}
+        kept = await one.ask(history={"channel": "kept:said", "limit": -1})
+        assert kept["history"]["publications"][0]["tags"] == {"kind": "a"}
+
+
+async def test_a_user_whom_only_a_jwt_names_is_ordered_about_too(site):
+    jwt = pytest.importorskip("jwt")
+    site.FILTERED_WEBSOCKET = site.FILTERED_WEBSOCKET | {"JWT_KEY": "s" * 32}
+    token = jwt.encode({"sub": "ann"}, "s" * 32, "HS256")
+    async with Speaker(protocol_app(rules=grouppatterns), connects=False) as one:
+        await one.ask(connect={"token": token})
+        await aresult("subscribe", user="ann", channel="news")
+        assert (await one.push())["channel"] == "news"
+        assert list((await aresult("channels", pattern="news"))["channels"]) == ["news"]
+        assert await aresult("disconnect", user="bob") == {}
+        assert await aresult("disconnect", user="ann") == {}
+        assert await one.closed() == 3503

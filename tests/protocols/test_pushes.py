@@ -8,9 +8,10 @@ import pytest
 
 from filtered_websocket.chains.current import About
 from filtered_websocket.codecs.centrifuge import JSON
+from filtered_websocket.groups import channel_name
 from filtered_websocket.history.base import Position
 from filtered_websocket.layer.envelope import EXCLUDE, TAGS
-from filtered_websocket.protocols.channels import channel_name, that_fit
+from filtered_websocket.protocols.channels import that_fit
 from filtered_websocket.protocols.pushes import Pushes
 
 
