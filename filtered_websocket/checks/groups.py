@@ -138,7 +138,7 @@ def _why_no_history(layer: dict[str, Any]) -> str | None:
     known = _import_layer(layer["BACKEND"])
     if known is None or known is InMemoryChannelLayer:
         return None
-    if known is not RedisPubSubChannelLayer:
+    if not issubclass(known, RedisChannelLayer | RedisPubSubChannelLayer):
         return f"is {layer['BACKEND']}, beside which nothing is kept"
     with contextlib.suppress(Exception):  # of options that redis-py refuses: the layer fails
         hosts = decode_hosts(layer.get("CONFIG", {}).get("hosts"))

@@ -182,6 +182,9 @@ class HistoryStore(Protocol):
         offsets go on; batches and idempotency keys stay known.
         """
 
+    async def close(self) -> None:
+        """Its hub has ended: close the connections that only this store uses."""
+
 
 def new_epoch() -> str:
     """16 hex digits that no other epoch of a group has had."""

@@ -19,7 +19,7 @@ from ..threads.tasks import Tasks, end_tasks
 from .base import HistoryStore, Position
 from .feed import ON_ITS_WAY, Feed, Link
 from .follower import Run
-from .format import is_outage
+from .hosts import is_outage
 
 logger = get_logger(__name__)
 
@@ -99,11 +99,13 @@ class Feeds:
     async def stop(self) -> None:
         """Forget everything, when the hub ends."""
         feeds, self._feeds = self._feeds, {}
-        self._opened = self._store = None
+        store, self._opened, self._store = self._store, None, None
         tasks = [task for feed in feeds.values() for task in feed.close()]
         tasks += filter(None, (self._watching, self._comparing))
         self._watching = None
         await end_tasks(tasks)
+        if store is not None:
+            await store.close()
 
     async def _watch(self) -> None:
         while self._feeds:

@@ -198,6 +198,9 @@ class MemoryHistory:
 
     # What is kept
 
+    async def close(self) -> None:
+        """The next hub of this process finds what is kept."""
+
     def _find(self, key: str, now: float) -> _Group:
         """The group, without what has expired; a new one if nothing is known of it."""
         self._expire(now)

@@ -1,5 +1,5 @@
 """
-The histories in Redis, for all processes: on the host where the layer has the group's channel.
+The histories in Redis, for all processes: on the host where the layer has the group.
 
 One call of a script appends the batches that go out together, and where it can also publishes
 them. Each new connection asks for the server's ``run_id``, which the scripts are given.
@@ -10,16 +10,20 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import (
+    ClusterCrossSlotError,
+    MovedError,
+    NoScriptError,
+    ResponseError,
+)
 
-from ..conf import conf
 from ..layer.envelope import Batch
-from ..layer.redis_connection import OnLost, OnReply, RedisConnection, open_connection, pack
+from ..layer.redis_connection import OnReply, RedisConnection, pack
 from ..layer.redis_host import Commands
 from ..layer.redis_layer import RedisLayer
 from ..logs import LogThrottle, get_logger
 from .base import OnAppended, Page, Position, Publication, Retention, StaleBatch
-from .format import ItemFormat, explain, find_run_id
+from .hosts import Hosts, ItemFormat, explain, settle
 from .scripts import (
     APPEND,
     FORGET,
@@ -43,39 +47,29 @@ NOTHING: tuple[Arguments, Arguments] = ((), ())
 _throttle = LogThrottle()
 
 
-async def open_identified(pool: Any, on_lost: OnLost) -> RedisConnection:
-    """
-    :func:`~filtered_websocket.layer.redis_connection.open_connection`, and ask for the
-    ``run_id`` of the server, all within ``LAYER_TIMEOUT``.
-    """
-    async with asyncio.timeout(conf.LAYER_TIMEOUT):
-        connection = await open_connection(pool, on_lost)
-        try:
-            answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            connection.send(pack(("INFO", "server")), partial(_settle, answer))
-            connection.run_id = find_run_id(await answer)
-        except BaseException:
-            connection.abort(ConnectionError("the server did not say its run_id"))
-            raise
-    return connection
-
-
 class RedisHistory:
     """
-    A :class:`~filtered_websocket.history.base.HistoryStore` in the Redis of a pubsub layer.
-    Belongs to the event loop of ``redis``, and is closed with it.
+    A :class:`~filtered_websocket.history.base.HistoryStore` in the Redis of a layer of
+    channels_redis. Belongs to the running event loop, until :meth:`close`.
     """
 
-    def __init__(self, layer: Any, redis: RedisLayer) -> None:
-        """``redis`` is that of ``layer``. Raises AttributeError for a layer of another shape."""
-        self._layer = layer
-        self._find = redis.more_commands(open_identified)
+    def __init__(self, layer: Any, redis: RedisLayer | None = None) -> None:
+        """
+        With ``redis``, that of ``layer``, its connections are used, and what is appended is
+        published where it can be. Raises as :class:`.Hosts`.
+        """
+        self.layer = layer
+        self.hosts = Hosts(layer, redis)
+        self._find = self.hosts.find
         self._format = ItemFormat(layer)
         #: Those that others can join, until they are written.
-        self._appends: dict[Commands, _Append] = {}
-        self._renewals = Renewals()
+        self.open_calls: dict[Commands, _Append] = {}
+        self.renewals = Renewals()
         self._loop = asyncio.get_running_loop()
-        self.publishes = self._format.is_plain
+        self.publishes = self._format.is_plain and redis is not None
+
+    async def close(self) -> None:
+        await self.hosts.close()
 
     def append(
         self,
@@ -89,12 +83,13 @@ class RedisHistory:
         items = [seal(item) for item in batch.items]
         target = channel if self.publishes else ""
         now = self._loop.time()
-        renews = self._renewals.is_due(batch.key, retention, now)
+        renews = self.renewals.is_due(batch.key, retention, now)
         arguments = append_arguments(batch, items, retention, target, idempotency_key, renews)
-        call = self._appends.get(commands)
+        call = self.open_calls.get(commands)
         if call is None:
-            call = _Append(self._layer, commands, self._renewals, self._appends)
-            self._appends[commands] = call
+            call = _Append(self, batch.key)
+            if not self.hosts.is_cluster:
+                self.open_calls[commands] = call
             call.send()
         call.add(_Batch(arguments, on_done, batch.key, batch.origin, now))
 
@@ -124,27 +119,31 @@ class RedisHistory:
         self, key: str, script: Script, arguments: tuple[Arguments, Arguments]
     ) -> "asyncio.Future[Any]":
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        _, commands = self._find(key)
-        _Call(self._layer, commands, script, arguments, partial(_settle, answer)).send()
+        _Call(self, key, script, arguments, partial(settle, answer)).send()
         return answer
 
 
 class _Call:
-    """One run of a script; ``on_reply`` is called once, after :meth:`send`."""
+    """One run of a script for a group; ``on_reply`` is called once, after :meth:`send`."""
 
     # Not closures: with many publications on their way the garbage collector looks at all.
-    __slots__ = ("_arguments", "_commands", "_keys", "_layer", "_on_reply", "_script")
+    __slots__ = (
+        *("_arguments", "_commands", "_key", "_keys", "_may_move", "_on_reply", "_script"),
+        "_store",
+    )
 
     def __init__(
         self,
-        layer: Any,
-        commands: Commands,
+        store: RedisHistory,
+        key: str,
         script: Script,
         arguments: tuple[Arguments, Arguments],
         on_reply: OnReply,
     ) -> None:
-        self._layer = layer
-        self._commands = commands
+        self._store = store
+        self._key = key
+        _, self._commands = store.hosts.find(key)
+        self._may_move = True
         self._script = script
         self._keys, self._arguments = arguments
         self._on_reply = on_reply
@@ -159,13 +158,21 @@ class _Call:
         return pack(self._script.call_with_source(self._keys, connection.run_id, self._arguments))
 
     def _answered(self, reply: Any) -> None:
+        hosts = self._store.hosts
         if isinstance(reply, NoScriptError):
             self._commands.send(self._build_with_source, self._answered)
+        elif isinstance(reply, MovedError) and self._may_move and hosts.is_open:
+            self._may_move = False
+            self._commands = hosts.follow(self._key, reply)
+            self.send()
+        elif isinstance(reply, Exception):
+            hosts.forget(self._commands)
+            self._on_reply(self._explain(reply))
         else:
-            self._on_reply(self._explain(reply) if isinstance(reply, Exception) else reply)
+            self._on_reply(reply)
 
     def _explain(self, error: Exception) -> Exception:
-        told = explain(error, self._layer)
+        told = explain(error, self._store.layer)
         if isinstance(error, ResponseError) and isinstance(told, ConnectionError):
             self._commands.stop()
         return told
@@ -182,23 +189,15 @@ class _Batch(NamedTuple):
 
 class _Append(_Call):
     """
-    One call for the batches of many groups: those that are added while it is in ``open_calls``,
-    until it is written. Where Redis refuses it, each goes alone: what is wrong with one group
-    is no matter of another's.
+    One call for the batches of many groups: those that are added while it is in ``open_calls``
+    of its store, until it is written. Where Redis refuses it, each goes alone: what is wrong
+    with one group is no matter of another's.
     """
 
-    __slots__ = ("_batches", "_open_calls", "_renewals", "_size")
+    __slots__ = ("_batches", "_size")
 
-    def __init__(
-        self,
-        layer: Any,
-        commands: Commands,
-        renewals: Renewals,
-        open_calls: "dict[Commands, _Append]",
-    ) -> None:
-        super().__init__(layer, commands, APPEND, NOTHING, self._take)
-        self._renewals = renewals
-        self._open_calls = open_calls
+    def __init__(self, store: RedisHistory, key: str) -> None:
+        super().__init__(store, key, APPEND, NOTHING, self._take)
         self._batches: list[_Batch] = []
         self._size = 0
 
@@ -209,8 +208,8 @@ class _Append(_Call):
             self._close()
 
     def _close(self) -> None:
-        if self._open_calls.get(self._commands) is self:
-            del self._open_calls[self._commands]
+        if self._store.open_calls.get(self._commands) is self:
+            del self._store.open_calls[self._commands]
 
     def _build(self, connection: RedisConnection) -> bytes:
         self._close()
@@ -221,8 +220,10 @@ class _Append(_Call):
         # Where there was no connection it was never written.
         self._close()
         if isinstance(reply, ResponseError) and len(self._batches) > 1:
+            if isinstance(reply, ClusterCrossSlotError):
+                self._store.hosts.is_cluster = True
             for batch in self._batches:
-                alone = _Append(self._layer, self._commands, self._renewals, {})
+                alone = _Append(self._store, batch.key)
                 alone.add(batch)
                 alone.send()
         elif isinstance(reply, Exception):
@@ -231,7 +232,7 @@ class _Append(_Call):
         else:
             positions = answered_positions(reply)
             for batch, position in zip(self._batches, positions, strict=True):
-                self._renewals.note(batch.key, batch.given)
+                self._store.renewals.note(batch.key, batch.given)
                 _tell(batch, position or StaleBatch(batch.origin))
 
 
@@ -242,15 +243,6 @@ def _tell(batch: _Batch, answer: Position | Exception) -> None:
         # A bug in this package must cost this batch only.
         if _throttle.note("answer"):
             logger.exception("cannot handle an answer of Redis to %s", batch.key)
-
-
-def _settle(answer: "asyncio.Future[Any]", reply: Any) -> None:
-    if answer.done():
-        return
-    if isinstance(reply, Exception):
-        answer.set_exception(reply)
-    else:
-        answer.set_result(reply)
 
 
 def open_page(form: ItemFormat, key: str, reply: Any, reverse: bool) -> Page:

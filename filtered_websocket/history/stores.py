@@ -9,6 +9,7 @@ from typing import Any
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
+from redis.exceptions import RedisError
 
 from ..conf import conf
 from ..layer.envelope import check_group, group_key
@@ -28,16 +29,15 @@ def open_store(link: Any) -> HistoryStore | None:
     """
     if isinstance(link, ProcessLink):
         return process_history()
-    if isinstance(link, RedisLink):
-        return _open_redis(get_channel_layer(conf.CHANNEL_LAYER), link.redis)
-    return None
+    redis = link.redis if isinstance(link, RedisLink) else None
+    return _open_redis(get_channel_layer(conf.CHANNEL_LAYER), redis)
 
 
-def _open_redis(layer: Any, redis: RedisLayer) -> HistoryStore | None:
+def _open_redis(layer: Any, redis: RedisLayer | None) -> HistoryStore | None:
     try:
         return RedisHistory(layer, redis)
-    except AttributeError:
-        # Another serializer than those of channels_redis 4.
+    except (AttributeError, RuntimeError, TypeError, ValueError, RedisError):
+        # Of another shape than those of channels_redis 4, or redis-py has to connect.
         return None
 
 
@@ -101,13 +101,14 @@ async def _store(group: str) -> AsyncIterator[HistoryStore]:
         yield process_history()
         return
     redis = redis_layer(layer)
-    store = None if redis is None else _open_redis(layer, redis)
-    if redis is None or store is None:
+    store = _open_redis(layer, redis)
+    if store is None:
         raise ImproperlyConfigured(
             f"nothing can be kept beside a {type(layer).__module__}.{type(layer).__qualname__}:"
-            " histories need the pubsub layer of channels_redis"
+            " histories need a layer of channels_redis, with options that this package can use"
         )
-    redis.use()
+    if redis is not None:
+        redis.use()
     try:
         yield store
     except LOST as error:
@@ -115,4 +116,6 @@ async def _store(group: str) -> AsyncIterator[HistoryStore]:
             raise
         raise unreachable(group, error) from error
     finally:
-        await redis.leave()
+        await store.close()
+        if redis is not None:
+            await redis.leave()

@@ -10,7 +10,7 @@ from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias, cast
 
 from ..history.base import HistoryStore, Position, Retention
-from ..history.format import is_outage
+from ..history.hosts import is_outage
 from ..history.memory import process_history
 from ..layer.envelope import CONTROL, Batch, Item
 from ..layer.process import hand_over

@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from ..exceptions import PublishError
 from ..history.base import Page
-from ..history.format import ItemFormat
+from ..history.hosts import ItemFormat
 from ..history.memory import process_history
 from ..history.redis import open_page
 from ..history.scripts import FORGET, READ, Arguments, Script, forget_arguments, read_arguments

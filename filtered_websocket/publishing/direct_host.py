@@ -20,8 +20,8 @@ from redis.retry import Retry
 from ..conf import conf
 from ..exceptions import PublishError
 from ..history.base import Position
-from ..history.format import ItemFormat, find_run_id
-from ..history.format import explain as explain_script
+from ..history.hosts import ItemFormat, find_run_id, slot_of_key
+from ..history.hosts import explain as explain_script
 from ..history.scripts import (
     APPEND,
     Arguments,
@@ -86,9 +86,16 @@ def _pool(host: Mapping[str, Any], limit: float) -> Any:
 
 
 class Host:
-    """One Redis: one connection, one lock, one origin."""
+    """
+    One Redis: one connection, one lock, one origin. ``node`` says which one of a Redis Cluster
+    it is, where another one has named it: for scripts only.
+    """
 
-    def __init__(self, options: Mapping[str, Any], layer: Any, shape: Any) -> None:
+    def __init__(
+        self, options: Mapping[str, Any], layer: Any, shape: Any, node: MovedError | None = None
+    ) -> None:
+        self._layer = layer
+        self._node = node
         self._serialize = layer.serialize
         #: For the names.
         self._shape = shape
@@ -101,10 +108,15 @@ class Host:
         self._failed_at = float("-inf")
         #: Which server the connection leads to, once that was asked.
         self._run_id = ""
+        #: Nodes of a Redis Cluster, by address; and slot -> the one that has it.
+        self._nodes: dict[Any, Host] = {}
+        self._owners: dict[int, Host] = {}
 
     def _renew(self, limit: float) -> None:
         # A connection of Sentinel's refers to its pool weakly.
         self.pool: Any = _pool(self._options, limit)
+        if self._node is not None:
+            at_node(self.pool, self._node)
         self._connection = self.pool.make_connection()
 
     def ask_node(self, moved: MovedError, command: tuple[bytes | str, ...]) -> Any:
@@ -139,7 +151,7 @@ class Host:
     def run_script(self, script: Script, keys: Arguments, arguments: Arguments) -> Any:
         """What a script of histories answers; PublishError as :meth:`send`."""
         with self._turn() as deadline:
-            return self._try(partial(self._run, script, keys, arguments), deadline)
+            return self._try(partial(self._run_at_owner, script, keys, arguments), deadline)
 
     @contextmanager
     def _turn(self) -> Iterator[float]:
@@ -169,7 +181,7 @@ class Host:
         now = time.monotonic()
         renews = self._renewals.is_due(batch.key, keep.retention, now)
         one = append_arguments(batch, items, keep.retention, target, keep.idempotency_key, renews)
-        [answer] = answered_positions(self._run(APPEND, *append_all([one])))
+        [answer] = answered_positions(self._run_at_owner(APPEND, *append_all([one])))
         self._renewals.note(batch.key, now)
         # One batch is on its way at a time, so that no later one has been appended.
         position = answer or Position("", 0)
@@ -177,6 +189,28 @@ class Host:
             placed = batch._replace(first=position.offset, epoch=position.epoch)
             self._publish(channel, self._seal(placed))
         return position
+
+    def _run_at_owner(self, script: Script, keys: Arguments, arguments: Arguments) -> Any:
+        """Run at the node of a Redis Cluster that has the keys."""
+        slot = slot_of_key(keys[0])
+        if slot not in self._owners:
+            try:
+                return self._run(script, keys, arguments)
+            except MovedError as moved:
+                address = moved.node_addr
+                if address not in self._nodes:
+                    self._nodes[address] = Host(self._options, self._layer, self._shape, moved)
+                self._owners[slot] = self._nodes[address]
+        node = self._owners[slot]
+        try:
+            node._connect(time.monotonic() + conf.LAYER_TIMEOUT)
+            return node._run(script, keys, arguments)
+        except BaseException:
+            # Who has the slot now is asked anew.
+            self._owners.pop(slot, None)
+            node._connection.disconnect()
+            node._run_id = ""
+            raise
 
     def _run(self, script: Script, keys: Arguments, arguments: Arguments) -> Any:
         try:

@@ -128,8 +128,8 @@ FOREIGN = "channels.layers.BaseChannelLayer"
     [
         (PUBSUB, True, True),
         (IN_MEMORY, True, True),
-        (CORE, False, True),
-        (OWN, False, True),
+        (CORE, True, True),
+        (OWN, True, True),
         (FOREIGN, False, False),
         (f"{__name__}.group", False, False),  # no class
     ],

@@ -16,4 +16,7 @@ FILTERED_WEBSOCKET = {
     # Processes need little time to subscribe again, where tests wait for them.
     "LAYER_SETTLE": 0.1,
 }
+CHANNEL_LAYERS["default"]["BACKEND"] = os.environ.get(
+    "TEST_LAYER_BACKEND", CHANNEL_LAYERS["default"]["BACKEND"]
+)
 CHANNEL_LAYERS["default"]["CONFIG"] |= json.loads(os.environ.get("TEST_LAYER_OPTIONS", "{}"))

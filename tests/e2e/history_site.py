@@ -9,6 +9,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 from ..waiting import limited
 from .processes import Daphne, Uvicorn, Valkey
 from .sockets import connect
+from .topologies import Cluster
 
 SITE = {"DJANGO_SETTINGS_MODULE": "tests.e2e.history_settings"}
 #: A process that was killed, or is not there yet.
@@ -191,8 +192,33 @@ KINDS = {"daphne": [Daphne, Daphne], "uvicorn": [Uvicorn, Uvicorn]}
 SECRET = {"symmetric_encryption_keys": ["a secret of 32 characters or more"]}
 
 
+CORE = {"TEST_LAYER_BACKEND": "channels_redis.core.RedisChannelLayer"}
+
+
+class ClusterSite(Site):
+    """Two processes on different nodes of a Redis Cluster."""
+
+    def __init__(self, database):
+        super().__init__(database, redis=False)
+        self.cluster = Cluster()
+        for kind, node in zip((Daphne, Uvicorn), self.cluster.nodes, strict=False):
+            self.env["REDIS_URL"] = node.url
+            self.start(kind)
+
+    def stop(self):
+        super().stop()
+        self.cluster.stop()
+
+
 def open_site(database, kind):
-    """Two processes on one Redis, of one kind or "encrypted"."""
+    """
+    Two processes on one Redis, of one kind, "encrypted", or with the "core" layer; or on two
+    nodes of a "cluster".
+    """
+    if kind == "core":
+        return Site({**database, **CORE}, Daphne, Uvicorn)
+    if kind == "cluster":
+        return ClusterSite(database)
     if kind == "encrypted":
         return Site(database, Daphne, Uvicorn, **SECRET)
     return Site(database, *KINDS[kind])

@@ -19,7 +19,10 @@ NAMES = itertools.count()
 IDLE, IDLE_ASKS = 4, 25
 
 
-@pytest.fixture(scope="module", params=["daphne", "uvicorn", "encrypted"])
+KINDS = ["daphne", "uvicorn", "encrypted", "core", "cluster"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def site(request, database):
     site = open_site(database, request.param)
     yield site

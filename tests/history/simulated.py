@@ -137,6 +137,9 @@ class Store:
         self.reads = 0
         self.order = asyncio.Lock()
 
+    async def close(self):
+        pass
+
     async def _trip(self):
         world = self.process.world
         if world.random.random() < 0.5:

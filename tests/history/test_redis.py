@@ -8,11 +8,12 @@ import shutil
 import msgpack
 import pytest
 import redis
+from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
-from redis.exceptions import OutOfMemoryError, ResponseError
+from redis.exceptions import MovedError, OutOfMemoryError, ResponseError
 
 from filtered_websocket.history.base import EMPTY_TTL, POSITION_TTL, Position, Retention
-from filtered_websocket.history.format import RIGHTS
+from filtered_websocket.history.hosts import RIGHTS
 from filtered_websocket.history.redis import MAX_TOGETHER, MAX_TOGETHER_BYTES, RedisHistory
 from filtered_websocket.layer.envelope import Item, group_key, unseal
 from filtered_websocket.layer.health import LOST
@@ -20,6 +21,7 @@ from filtered_websocket.layer.names import needed_rights
 from filtered_websocket.layer.redis_layer import redis_layer
 
 from ..e2e.processes import Process, Valkey, free_port
+from ..e2e.topologies import Cluster
 from ..layer.scripted_redis import ScriptedRedis
 from ..waiting import LIMIT, limited, until, wait_until
 from .worlds import KEY, RETENTION, append, batch_of, texts
@@ -425,6 +427,73 @@ async def test_a_cluster_has_all_keys_of_a_group_in_one_slot():
             assert len(client.keys()) == 3 + 4 and len(slots) == 1
     finally:
         await asyncio.to_thread(valkey.stop)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    cluster = Cluster()
+    yield cluster
+    cluster.stop()
+
+
+GROUPS = [group_key(f"room {number}") for number in range(20)]
+
+
+@pytest.mark.parametrize("options", [{}, {"symmetric_encryption_keys": ["secret"]}], ids=str)
+async def test_a_cluster_is_asked_where_the_keys_are(cluster, options):
+    for node in cluster.nodes:
+        cluster.do(node, "FLUSHALL")
+    async with Opened(cluster.nodes[0].url, **options) as store:
+        for number in range(2):
+            batches = [batch_of("a", number=number, key=key) for key in GROUPS]
+            answers = await asyncio.gather(*(append(store, batch) for batch in batches))
+            assert [answer.offset for answer in answers] == [number + 1] * len(GROUPS)
+        assert {top.offset for top in (await store.tops(GROUPS)).values()} == {2}
+        assert len(store.hosts._nodes) == 2
+        # A node that fails is forgotten: the one that was named asks who has its slots.
+        for node in store.hosts._nodes.values():
+            node._connection.abort(ConnectionError("lost"))
+            options = node._pool.connection_kwargs
+            port, options["port"] = options["port"], 1
+            found = await asyncio.gather(*map(store.read, GROUPS), return_exceptions=True)
+            options["port"] = port
+            assert any(isinstance(one, LOST) for one in found)
+            assert node not in store.hosts._owners.values()
+        async with limited():
+            for key in GROUPS:
+                assert texts(await store.read(key)) == ["a", "a"]
+        await store.close()
+    assert sum(cluster.do(node, "DBSIZE") for node in cluster.nodes) == 2 * len(GROUPS)
+
+
+async def test_no_node_is_asked_for_who_has_ended(server):
+    server.answer = lambda command: INFO if command[0] == b"INFO" else b"-MOVED 1 a:1\r\n"
+    async with Opened(server.url) as store:
+        answer = append(store, batch_of("a"))
+        await store.close()
+        with pytest.raises(MovedError):
+            await answer
+
+
+@pytest.mark.parametrize("subclass", [False, True])
+async def test_another_layer_of_channels_redis_has_connections_of_its_own(valkey, client, subclass):
+    class Own(RedisPubSubChannelLayer):
+        """May change messages."""
+
+    layer = (Own if subclass else RedisChannelLayer)(hosts=[valkey.url])
+    store = RedisHistory(layer)
+    assert not store.publishes
+    seen = await append(store, batch_of("a"))
+    await append(store, batch_of(*"bc", number=1))
+    page = await store.read(KEY, seen)
+    assert page.recovered and texts(page) == ["b", "c"]
+    assert client.info("commandstats").get("cmdstat_publish") is None
+    await store.close()
+    unused = RedisHistory(layer)
+    waiting = append(unused, batch_of("d", number=3))
+    await unused.close()
+    with pytest.raises(ConnectionError):
+        await waiting
 
 
 async def test_each_group_is_kept_where_its_channel_is():

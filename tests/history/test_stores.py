@@ -14,6 +14,7 @@ from filtered_websocket.layer.redis_layer import redis_layer
 from filtered_websocket.publishing import direct_history
 
 from ..layer.scripted_redis import ScriptedRedis
+from ..waiting import until
 
 
 def use(settings, backend, *hosts):
@@ -41,10 +42,20 @@ async def test_a_layer_of_another_shape_has_none():
 
 
 async def test_a_layer_beside_which_nothing_can_be_kept_is_named(settings):
-    name = f"{RedisChannelLayer.__module__}.RedisChannelLayer"
-    use(settings, name, "redis://127.0.0.1:1")
-    with pytest.raises(ImproperlyConfigured, match=rf"beside a {name}: histories need the pubsub"):
+    name = "channels.layers.BaseChannelLayer"
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": name}}
+    with pytest.raises(ImproperlyConfigured, match=rf"beside a {name}: histories need a layer"):
         await ahistory("room")
+
+
+async def test_the_core_layer_is_asked_by_connections_of_our_own(settings):
+    async with ScriptedRedis() as server:
+        use(settings, f"{RedisChannelLayer.__module__}.RedisChannelLayer", server.url)
+        page = b"*5\r\n$1\r\ne\r\n:7\r\n:1\r\n:8\r\n*0\r\n"
+        info = b"$8\r\nrun_id:a\r\n"
+        server.answer = lambda command: info if command[0] == b"INFO" else page
+        assert (await ahistory("room")).position == ("e", 7, False)
+        await until(lambda: not server.clients)
 
 
 async def test_a_redis_that_is_away_is_an_error_and_one_that_refuses_another(settings):

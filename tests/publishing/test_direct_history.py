@@ -1,6 +1,7 @@
 """Histories from processes that serve no WebSockets: direct, direct_history, thread."""
 
 import asyncio
+import socket
 
 import pytest
 import redis
@@ -14,7 +15,7 @@ from filtered_websocket import PublishError
 from filtered_websocket.history import forget_history, history
 from filtered_websocket.history.base import Retention
 from filtered_websocket.history.redis import RedisHistory
-from filtered_websocket.history.scripts import keys_of
+from filtered_websocket.history.scripts import READ, keys_of, read_arguments
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.envelope import group_key, unseal
 from filtered_websocket.layer.redis_layer import redis_layer
@@ -24,6 +25,7 @@ from filtered_websocket.publishing.direct import DirectSender, close_senders
 from filtered_websocket.publishing.items import new_item
 from filtered_websocket.publishing.thread import PublisherThread
 
+from ..e2e.topologies import Cluster
 from ..waiting import LIMIT
 
 KEEP = Keep(Retention(10, 60))
@@ -201,7 +203,7 @@ def test_options_that_need_an_event_loop_have_one(site, settings, valkey):
 
 
 def test_why_nothing_can_be_read_is_told(settings, valkey, monkeypatch):
-    use(settings, backend="channels_redis.core.RedisChannelLayer", hosts=[valkey.url])
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.BaseChannelLayer"}}
     with pytest.raises(ImproperlyConfigured, match="nothing can be kept beside"):
         history("room")
     with valkey.client() as client:
@@ -226,3 +228,27 @@ def test_an_error_of_redis_is_told_as_it_is(site, valkey):
         client.hset(keys_of(KEY)[1], "not", "a list")
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         history("room")
+
+
+def test_the_node_of_a_cluster_that_has_the_keys_is_asked():
+    cluster = Cluster()
+    try:
+        layer = RedisPubSubChannelLayer(hosts=[cluster.nodes[0].url])
+        sender = DirectSender(layer)
+        names = [f"room {number}" for number in range(12)]
+        for offset in (1, 2):
+            for name in names:
+                assert sender.send(name, new_item("m"), KEEP).offset == offset
+        [host] = sender._hosts.values()
+        assert len(host._nodes) == 2
+        # A connection that was lost is made anew, after the first node was asked again.
+        for node in host._nodes.values():
+            node._connection._sock.shutdown(socket.SHUT_RDWR)
+        assert [sender.send(name, new_item("m"), KEEP).offset for name in names] == [3] * 12
+        for name in names:
+            key = group_key(name)
+            reply = sender.run_script(key, READ, read_arguments(key, None, 1, True))
+            assert reply[1] == 3
+    finally:
+        close_senders()
+        cluster.stop()
