@@ -105,3 +105,11 @@ async def test_of_the_longest_message_one_byte_more_is_refused_and_not_kept(worl
         assert (await ahistory("room:1")).position == (epoch, 1, False)
         assert (await bob.connection.recover("room:1", (epoch, 0))).recovered
         assert len(await bob.receive()) == longest
+
+
+async def test_who_speaks_no_protocol_stays_a_member_when_something_is_lost(world):
+    async with connect(route()) as ann, connect(route()) as bob:
+        await ask(bob, "join", "room:1")
+        get_hub().groups._by_name["room:1"].feed.lose()
+        await ann.connection.apublish("on", "room:1")
+        assert await bob.receive() == "on"

@@ -74,6 +74,29 @@ async def test_who_cannot_take_a_publication_is_unsubscribed_and_gets_it_later(s
         assert result["recovered"] and rest == messages[len(offsets) :]
 
 
+class Gate(WebSocketSendFilter):
+    """Lets messages pass once it is open."""
+
+    opened: asyncio.Event
+
+    @classmethod
+    async def filter(cls, web_socket_instance, message):
+        await cls.opened.wait()
+        return message
+
+
+async def test_whose_send_chain_cannot_take_a_publication_is_unsubscribed(settings):
+    settings.FILTERED_WEBSOCKET = {"MAX_OUTBOX": MAX_OUTBOX, "SLOW_READER": "drop_newest"}
+    Gate.opened = asyncio.Event()
+    application = app([Gate], RULES)
+    async with speak(application=application) as ann, speak(application=application) as bob:
+        await bob.ask(subscribe={"channel": "kept"})
+        await publish(ann, [f"{number:500}" for number in range(30)])
+        assert (await bob.push())["unsubscribe"]["code"] == 2500
+        Gate.opened.set()
+        assert await bob.ask(ping={}) == {"ping": {}}
+
+
 @pytest.mark.parametrize("filters", [[], [SignedLater]], ids=["none", "async"])
 @pytest.mark.parametrize("channel", ["kept", "plain"])
 async def test_who_reads_nothing_is_closed_where_the_site_says_so(settings, channel, filters):
