@@ -4,12 +4,12 @@ import json
 
 from filtered_websocket import (
     Drop,
+    PublishError,
     WebSocketConsumerFilter,
     WebSocketGroupFilter,
     WebSocketMessageFilter,
     current,
 )
-from filtered_websocket.exceptions import PublishError
 from filtered_websocket.groups import History, group
 from filtered_websocket.hub.hub import get_hub
 
@@ -28,7 +28,10 @@ class Commands(WebSocketMessageFilter):
     @classmethod
     async def filter(cls, web_socket_instance, message):
         name, *arguments = json.loads(bytes(message))
-        answer = await getattr(cls, name)(web_socket_instance, *arguments)
+        try:
+            answer = await getattr(cls, name)(web_socket_instance, *arguments)
+        except PublishError:
+            answer = None
         web_socket_instance.push({"answer": answer})
 
     @staticmethod

@@ -15,6 +15,8 @@ FILTERED_WEBSOCKET = {
     "GROUPS": "tests.e2e.history_filters",
     # Processes need little time to subscribe again, where tests wait for them.
     "LAYER_SETTLE": 0.1,
+    # Clients of a process that ends are closed at about the same moment.
+    "DRAIN_WINDOW": 0.2,
 }
 CHANNEL_LAYERS["default"]["BACKEND"] = os.environ.get(
     "TEST_LAYER_BACKEND", CHANNEL_LAYERS["default"]["BACKEND"]

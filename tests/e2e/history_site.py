@@ -89,8 +89,10 @@ class Client:
         return answer
 
     async def publish(self, group, *texts):
-        """The positions."""
+        """The positions. ConnectionError where Redis was away for too long."""
         positions, _ = await self.ask("publish", group, texts)
+        if positions is None:
+            raise ConnectionError("they were not published, or nobody knows")
         return [tuple(position[:2]) for position in positions]
 
     @property

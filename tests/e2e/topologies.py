@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import signal
 import socket
 import tempfile
 from pathlib import Path
@@ -57,6 +58,73 @@ def silent_address():
 def closed_address():
     """An address that refuses connections."""
     return "127.0.0.1", free_port()
+
+
+class Pair:
+    """A master, its replica, and the Sentinel that watches them."""
+
+    #: A replica is given what its master has at once, not after five seconds.
+    AT_ONCE = ("--repl-diskless-sync-delay", "0")
+
+    def __init__(self):
+        self._started = contextlib.ExitStack()
+        with contextlib.ExitStack() as stack:
+            self._started = stack
+            self.master = self._start(Valkey, None, *self.AT_ONCE)
+            self.replica = self._start_replica()
+            self.sentinel = self._start(Sentinel, self.master)
+            assert wait_until(self.is_known)
+            self._started = stack.pop_all()
+
+    def _start(self, make, *arguments):
+        made = make(*arguments)
+        self._started.callback(made.stop)
+        return made
+
+    def _start_replica(self):
+        address = "127.0.0.1", str(self.master.port)
+        self.replica = self._start(Valkey, None, *self.AT_ONCE, "--replicaof", *address)
+        assert wait_until(self.has_all)
+        return self.replica
+
+    @property
+    def host(self):
+        """As settings name it."""
+        return {"master_name": "mymaster", "sentinels": [self.sentinel.address]}
+
+    def has_all(self):
+        """Whether the replica has what the master has."""
+        with self.replica.client() as client:
+            return client.info("replication")["master_link_status"] == "up"
+
+    def is_known(self):
+        """Whether the Sentinel could make a master of the replica."""
+        with self.sentinel.client() as client:
+            return "slave" in [one["flags"] for one in client.sentinel_slaves("mymaster")]
+
+    def part(self):
+        """The replica gets nothing from its master from here on."""
+        self.replica.signal(signal.SIGSTOP)
+        with self.master.client() as client:
+            client.client_kill_filter(_type="replica")
+
+    def fail_over(self):
+        """The master is killed; return when the replica has its place, and a replica."""
+        self.master.kill()
+        self.replica.signal(signal.SIGCONT)
+        assert wait_until(self.is_promoted)
+        self.master = self.replica
+        self._start_replica()
+        assert wait_until(self.is_known)
+
+    def is_promoted(self):
+        # The Sentinel closes the connections of the one that it promotes.
+        with contextlib.suppress(redis.ConnectionError), self.replica.client() as client:
+            return client.info("replication")["role"] == "master"
+        return False
+
+    def stop(self):
+        self._started.close()
 
 
 class Cluster:

@@ -1,55 +1,18 @@
 """A replica takes the place of its master, as Sentinel decides, under a running load."""
 
 import asyncio
-import contextlib
 
 import pytest
 
-from ...waiting import wait_until
-from ..processes import Valkey
-from ..topologies import Sentinel
+from ..topologies import Pair
 from .conftest import Site
-
-#: A replica is given what its master has at once, not after five seconds.
-AT_ONCE = ("--repl-diskless-sync-delay", "0")
-
-
-class Pair:
-    """A master, its replica, and the Sentinel that watches them."""
-
-    def __init__(self, stack):
-        def start(make, *arguments):
-            made = make(*arguments)
-            stack.callback(made.stop)
-            return made
-
-        self.master = start(Valkey, None, *AT_ONCE)
-        address = "127.0.0.1", str(self.master.port)
-        self.replica = start(Valkey, None, *AT_ONCE, "--replicaof", *address)
-        assert wait_until(self.has_all)
-        self.sentinel = start(Sentinel, self.master)
-        assert wait_until(self.is_known)
-
-    @property
-    def host(self):
-        """As settings name it."""
-        return {"master_name": "mymaster", "sentinels": [self.sentinel.address]}
-
-    def has_all(self):
-        """Whether the replica has what the master has."""
-        with self.replica.client() as client:
-            return client.info("replication")["master_link_status"] == "up"
-
-    def is_known(self):
-        """Whether the Sentinel could make a master of the replica."""
-        with self.sentinel.client() as client:
-            return [one["flags"] for one in client.sentinel_slaves("mymaster")] == ["slave"]
 
 
 @pytest.fixture
 def pair():
-    with contextlib.ExitStack() as stack:
-        yield Pair(stack)
+    pair = Pair()
+    yield pair
+    pair.stop()
 
 
 @pytest.fixture
