@@ -30,21 +30,28 @@ def demo(request: HttpRequest, name: str = "", websocket: Any = None) -> HttpRes
     The demo page, which connects to the WebSocket at its own path.
 
     ``websocket`` is what ``as_asgi`` returned for that path (default: the site's
-    pipeline); the page shows its filters.
+    pipeline); the page shows its filters. Where that route speaks the Centrifuge protocol,
+    the page is a room: it connects to the route, wherever that is, and subscribes to the
+    groups ``room:<name>`` and ``typing:<name>``.
     """
     served = websocket_urlpatterns[0].callback if websocket is None else websocket
-    pipeline = served.route.pipeline
+    route = served.route
+    pipeline = route.pipeline
+    is_room = route.protocol is not None
     context = {
         "name": name,
         "pipes": pipeline.lines(),
         # Then the page shows what comes back, not what was typed.
         "to_self": any(getattr(cls, "to_self", False) for cls in pipeline.message.filters),
         # Not request.path: behind a proxy that strips the prefix it lacks that.
-        "websocket_path": request.META["SCRIPT_NAME"] + request.path_info,
+        "websocket_path": request.META["SCRIPT_NAME"]
+        + (route.paths[0] if is_room else request.path_info),
+        "group": f"room:{name}",
         "lobby_url": _demo_url(),
         "room_url": _demo_url(name="-"),
     }
-    response = render(request, "filtered_websocket/demo.html", context)
+    page = "room.html" if is_room else "demo.html"
+    response = render(request, f"filtered_websocket/{page}", context)
     response["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     return response
 

@@ -14,3 +14,14 @@ class RoomConsumer(FilteredWebSocketConsumer):
 
     def get_groups(self) -> list[str]:
         return [f"room:{self.scope['url_route']['kwargs']['name']}"]
+
+
+class ChatConsumer(FilteredWebSocketConsumer):
+    """
+    Speaks the Centrifuge protocol: its clients subscribe to groups, see who is there, and get
+    what they missed.
+    """
+
+    protocol = "centrifuge"
+    group_rules = "fws_project.groups"
+    filters = ("fws_project.filters.SayName", "fws_project.filters.TidySaid")

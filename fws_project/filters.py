@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from filtered_websocket import Drop, WebSocketMessageFilter
+from filtered_websocket import Drop, WebSocketJoinFilter, WebSocketMessageFilter
 
 
 class Tidy(WebSocketMessageFilter):
@@ -22,3 +22,33 @@ class Shout(WebSocketMessageFilter):
     @classmethod
     def filter(cls, web_socket_instance: Any, message: bytearray) -> str:
         return message.decode("utf-8", "replace").upper()
+
+
+class SayName(WebSocketJoinFilter):
+    """Show the name that a client gives to who asks who is in a room."""
+
+    @classmethod
+    def filter(cls, web_socket_instance: Any, subscription: Any) -> None:
+        if isinstance(subscription.data, dict):
+            subscription.info = {"name": name_in(subscription.data)}
+
+
+class TidySaid(WebSocketMessageFilter):
+    """Keep name and text of what a client says in a room, and drop it if it says nothing."""
+
+    @classmethod
+    def filter(cls, web_socket_instance: Any, message: Any) -> dict[str, str]:
+        if not isinstance(message, dict):
+            raise Drop
+        said = {"name": name_in(message)}
+        if "text" in message:
+            text = str(message["text"]).strip()
+            if not text:
+                raise Drop
+            said["text"] = text
+        return said
+
+
+def name_in(data: dict[str, Any]) -> str:
+    """At most 32 characters."""
+    return str(data.get("name", "")).strip()[:32] or "guest"

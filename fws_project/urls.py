@@ -5,11 +5,11 @@ from django.urls import path
 
 from filtered_websocket.views import demo, live, ready, ticket
 
-from .routing import rooms
+from .routing import chat
 
 urlpatterns = [
     path("", demo, name="chat"),
-    path("rooms/<str:name>/", demo, {"websocket": rooms}, name="room"),
+    path("rooms/<str:name>/", demo, {"websocket": chat}, name="room"),
     path("ticket/", ticket, name="ticket"),
     path("health/live", live),
     path("health/ready", ready),

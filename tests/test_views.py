@@ -101,3 +101,14 @@ def test_below_a_prefix_the_demo_asks_for_the_path_that_the_browser_sees(setting
     settings.FORCE_SCRIPT_NAME = "/app"
     request = AsyncRequestFactory().get(asked)
     assert 'data-websocket-path="/app/"' in views.demo(request).content.decode()
+
+
+@pytest.mark.parametrize("prefix", [None, "/app"])
+def test_a_room_asks_for_the_path_of_its_route(settings, prefix):
+    from fws_project.routing import chat
+
+    settings.FORCE_SCRIPT_NAME = prefix
+    request = AsyncRequestFactory().get("/rooms/a&b/")
+    page = views.demo(request, name="a&b", websocket=chat).content.decode()
+    assert f'data-websocket-path="{prefix or ""}/connection/websocket"' in page
+    assert 'data-group="room:a&amp;b"' in page

@@ -140,8 +140,14 @@ def _demo_pages(patterns: Iterable[Any], prefix: str) -> Iterable[str]:
         where = prefix + str(entry.pattern)
         if isinstance(entry, URLResolver):
             yield from _demo_pages(entry.url_patterns, where)
-        elif (entry.callback.__module__, entry.callback.__name__) == DEMO:
+        elif (entry.callback.__module__, entry.callback.__name__) == DEMO and not _is_room(entry):
             yield where
+
+
+def _is_room(entry: Any) -> bool:
+    """Whether the page connects to a route of a protocol, wherever that is."""
+    route = getattr(entry.default_args.get("websocket"), "route", None)
+    return getattr(route, "protocol", None) is not None
 
 
 def _without_names(path: str) -> str:

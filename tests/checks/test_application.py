@@ -145,6 +145,14 @@ def test_w017_a_demo_page_without_a_route_for_it(settings, pattern, path):
         assert f"The demo page at '{path}" in message.msg and "/rooms/<str:name>/" in message.hint
 
 
+def test_a_room_connects_to_the_route_of_its_protocol_wherever_that_is(settings):
+    chat = FilteredWebSocketConsumer.as_asgi(filters=[], protocol="centrifuge", group_rules=[])
+    settings.ROOT_URLCONF = page(urls.path("chat/", views.demo, {"websocket": chat}))
+    assert ids() == []
+    settings.ROOT_URLCONF = page(urls.path("chat/", views.demo, {"websocket": None}))
+    assert ids() == ["W017"]
+
+
 def test_routes_that_are_regexes_are_not_compared_with_pages(settings, serve):
     settings.ROOT_URLCONF = page(urls.path("chat/", views.demo))
     app = FilteredWebSocketConsumer.as_asgi(filters=[])

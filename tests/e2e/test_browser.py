@@ -1,5 +1,6 @@
 """The demo page in a real browser."""
 
+import json
 import re
 
 import pytest
@@ -30,8 +31,10 @@ class Window:
 
     async def open(self, url, name):
         await self.page.goto(url)
-        await self.page.fill("#name", name)
         await self.is_connected()
+        await self.page.fill("#name", name)
+        # A room takes it when it is complete.
+        await self.page.press("#name", "Tab")
         return self
 
     async def is_connected(self):
@@ -84,7 +87,7 @@ async def test_a_command_line_client_and_a_window_chat(windows, server):
         await window.shows("FROM A TERMINAL", "guest")
         await window.say("from a window")
         async with limited():
-            assert await client.recv() == "ANN: FROM A WINDOW"
+            assert json.loads(await client.recv()) == {"name": "ann", "text": "from a window"}
 
 
 async def test_the_page_shows_the_pipeline_it_talks_to(windows, server):
@@ -93,7 +96,7 @@ async def test_the_page_shows_the_pipeline_it_talks_to(windows, server):
     text = await lobby.page.inner_text("body")
     assert "tidy | broadcast_messages | stdout_messages" in " ".join(text.split())
     text = await room.page.inner_text("body")
-    assert "tidy | shout | broadcast_messages" in " ".join(text.split())
+    assert "| tidy_said" in " ".join(text.split())
 
 
 async def test_what_the_empty_page_proposes_works(windows, server):
@@ -102,19 +105,55 @@ async def test_what_the_empty_page_proposes_works(windows, server):
         await window.page.click("text=Open this page in a second window")
     second = Window(await opened.value)
     await second.is_connected()
-    # A last value that is a function would be called.
-    await second.page.evaluate(await second.page.inner_text("#command") + "; null")
-    await window.shows("HELLO", "guest")
+    await second.page.evaluate(f"async () => {{{await second.page.inner_text('#command')}}}")
+    await window.shows("hello", "guest")
     assert window.wrong == second.wrong == []
 
 
 async def test_own_text_is_marked_as_typed_where_the_server_does_not_send_it_back(windows, server):
-    window = await windows[0].open(server.http("/rooms/alone/"), "ann")
+    window = await windows[0].open(server.http(), "ann")
     await window.say("quiet")
     await window.shows("quiet", "ann")
     await window.say("too")
     await expect(window.page.locator(".own .typed")).to_have_text(["as you typed it"] * 2)
     await expect(window.page.locator("#log .explains")).to_have_count(1)
+
+
+async def test_a_room_shows_who_is_here_and_who_types(windows, server):
+    ann, bob = windows
+    await ann.open(server.http("/rooms/garden/"), "ann")
+    await bob.open(server.http("/rooms/garden/"), HOSTILE[:24])
+    await expect(ann.page.locator("#people li")).to_have_text(["ann", HOSTILE[:24]])
+    await expect(ann.page.locator("#people .you")).to_have_text("ann")
+    await ann.page.type("#text", "I am")
+    await expect(bob.page.locator("#typing")).to_have_text("ann is typing")
+    await ann.say("I am here")
+    await bob.shows("I am here", "ann")
+    await expect(bob.page.locator("#typing")).to_be_empty()
+    await ann.page.close()
+    await expect(bob.page.locator("#people li")).to_have_text([HOSTILE[:24]])
+    assert ann.wrong == bob.wrong == []
+
+
+async def test_a_room_shows_the_last_messages_and_those_that_were_missed(windows, server):
+    ann, bob = windows
+    await ann.open(server.http("/rooms/kept/"), "ann")
+    await bob.open(server.http("/rooms/kept/"), "bob")
+    for number in range(51):
+        await ann.say(f"number {number}")
+        await ann.shows(f"number {number}", "ann")
+    await bob.shows("number 50", "ann")
+    await bob.page.context.set_offline(True)
+    await expect(bob.page.locator('body[data-state="open"]')).to_have_count(0)
+    await ann.say("missed")
+    await ann.shows("missed", "ann")
+    await bob.page.context.set_offline(False)
+    await bob.shows("missed", "ann")
+    notices = ["While you were away:", "Connected again."]
+    await expect(bob.page.locator("#log .notice")).to_have_text(notices)
+    await ann.page.reload()
+    await ann.shows("missed", "ann")
+    await expect(ann.page.locator("#log .message")).to_have_count(50)
 
 
 async def test_own_text_is_what_comes_back_where_the_server_sends_it_back(windows, database):
