@@ -2,7 +2,9 @@
 ``python -m benchmarks``: run everything, or some of it.
 
 A whole run writes its figures to ``results/``, the plots beside them, and the tables of
-``docs/performance.md``. A part of it prints, and saves its figures in ``partial.json``.
+``docs/performance.md``. A part of it prints, and saves its figures in ``partial.json``;
+with ``--again`` whole scenarios take the place of those of the last whole run, and the page
+says so: contenders are only compared within a scenario.
 """
 
 import argparse
@@ -48,7 +50,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--report", action="store_true", help="only write plots and tables from the last whole run"
     )
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="have these scenarios take the place of those of the last whole run",
+    )
+    options = parser.parse_args(arguments)
+    if options.again and (options.only or options.rounds or options.quick or not options.scenario):
+        parser.error("--again needs --scenario, and all contenders and rounds of it")
+    return options
 
 
 def plan(options: argparse.Namespace, results: Results) -> list[tuple[Scenario, int, Contender]]:
@@ -131,8 +141,11 @@ def main() -> None:
     else:
         results = run(options)
         whole = not (options.only or options.scenario or options.rounds or options.quick)
-        results.save(RESULTS / ("latest.json" if whole else "partial.json"))
-        if whole:
+        if options.again:
+            results = Results.load(RESULTS / "latest.json").with_again(results)
+        is_kept = whole or options.again
+        results.save(RESULTS / ("latest.json" if is_kept else "partial.json"))
+        if is_kept:
             write(results)
     print(*report.lines(results), sep="\n")
 

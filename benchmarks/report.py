@@ -61,11 +61,18 @@ def machine(results: Results) -> str:
         return "Nothing has been measured yet."
     host = about["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    dates: dict[str, list[str]] = {}
+    for name, date in about.get("again", {}).items():
+        dates.setdefault(date, []).append(f"`{name}`")
+    again = "".join(
+        f"Scenarios measured again, whole: {date}, {', '.join(names)}.\n"
+        for date, names in dates.items()
+    )
     return (
         f"{about['date']}; {host['cpu']}, {host['cores']} cores, {host['memory_gib']:g} GiB,"
         f" {host['kernel']}; load average {host['load_average']:.2f} before it began.\n"
-        f"Servers on core {host['server_core']}; load and Valkey on core {host['load_core']}.\n\n"
-        f"{versions}."
+        f"Servers on core {host['server_core']}; load and Valkey on core {host['load_core']}.\n"
+        f"{again}\n{versions}."
     )
 
 

@@ -53,6 +53,16 @@ class Results:
             if spread is not None:
                 yield contender, spread
 
+    def with_again(self, later: "Results") -> "Results":
+        """These, but for the scenarios that ``later`` measured, and when it did."""
+        again = later.figures.keys() | later.absent.keys()
+        when = {name: later.about["date"] for name in sorted(again)}
+        return Results(
+            {**self.figures, **later.figures},
+            {name: why for name, why in self.absent.items() if name not in again} | later.absent,
+            {**self.about, "again": {**self.about.get("again", {}), **when}},
+        )
+
     def save(self, path: Path) -> None:
         data = {
             "version": VERSION,

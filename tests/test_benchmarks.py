@@ -78,6 +78,39 @@ def test_results_of_another_version_are_refused(tmp_path):
         Results.load(path)
 
 
+def test_scenarios_measured_again_take_the_place_of_those_before():
+    first, later = Results(), Results()
+    first.about = {"date": "then"}
+    later.about = {"date": "now"}
+    for name in ("echo", "connect"):
+        first.add(name, "bun", 0, {"us": 1.0})
+    first.skip("echo", "limit", "failed")
+    first.skip("connect", "limit", "has none")
+    later.add("echo", "limit", 0, {"us": 2.0})
+    both = first.with_again(later)
+    assert both.figures == {"connect": first.figures["connect"], "echo": later.figures["echo"]}
+    assert both.absent == {"connect": {"limit": "has none"}}
+    assert both.about == {"date": "then", "again": {"echo": "now"}}
+    assert both.with_again(both).about["again"] == {"echo": "then", "connect": "then"}
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--scenario", "echo", "--quick"], ["--scenario", "echo", "--only", "bun"]]
+)
+def test_only_whole_scenarios_take_the_place_of_others(options, capsys):
+    with pytest.raises(SystemExit):
+        command.parse(["--again", *options])
+    assert "--again needs --scenario" in capsys.readouterr().err
+    assert command.parse(["--again", "--scenario", "echo"]).again
+
+
+def test_the_page_says_what_was_measured_again():
+    results = Results.load(command.RESULTS / "latest.json")
+    results.about["again"] = {"echo": "2026-01-01", "connect": "2026-01-01"}
+    said = report.machine(results)
+    assert "Scenarios measured again, whole: 2026-01-01, `echo`, `connect`.\n" in said
+
+
 def test_figures_keep_four_significant_digits():
     results = Results()
     results.add("echo", "limit", 0, {"rate": 123456.0, "cpu_us": 2.34567})
