@@ -37,7 +37,7 @@ def demo(request: HttpRequest, name: str = "", websocket: Any = None) -> HttpRes
     served = websocket_urlpatterns[0].callback if websocket is None else websocket
     route = served.route
     pipeline = route.pipeline
-    is_room = route.protocol is not None
+    is_room = route.protocol is not None and bool(route.paths)
     context = {
         "name": name,
         "pipes": pipeline.lines(),

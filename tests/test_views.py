@@ -105,6 +105,7 @@ def test_below_a_prefix_the_demo_asks_for_the_path_that_the_browser_sees(setting
 
 @pytest.mark.parametrize("prefix", [None, "/app"])
 def test_a_room_asks_for_the_path_of_its_route(settings, prefix):
+    from fws_project.asgi import application  # noqa: F401 - it says where routes are
     from fws_project.routing import chat
 
     settings.FORCE_SCRIPT_NAME = prefix

@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,7 @@ from filtered_websocket import (
     current,
 )
 from filtered_websocket.chains import stalls as stalls_module
+from filtered_websocket.chains.running import Running
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.exceptions import NoSuchMethod
 from filtered_websocket.hub.hub import get_hub
@@ -288,6 +290,19 @@ async def test_a_protocol_that_fails_is_logged(caplog):
         await ask(ann, 1, "x")
         assert (await told(ann))["id"] == 1
     assert "a call raised ValueError on connection" in caplog.text
+
+
+async def test_who_waits_for_what_runs_cancels_nothing():
+    owner = SimpleNamespace(context=contextvars.copy_context(), id="1")
+    running = Running(owner, None)
+    over = asyncio.Event()
+    task = running.begin(over.wait(), "call")
+    waiting = asyncio.ensure_future(running.settled())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    over.set()
+    await waiting
+    assert task.result() is True
 
 
 # The end of a connection

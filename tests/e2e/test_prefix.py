@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import re
 import urllib.request
 
@@ -61,11 +62,17 @@ async def test_the_page_names_the_path_of_its_socket_which_works(
         running(start, env, *options, *root_path) as server,
         proxy(server.port, strips) as port,
     ):
-        for path in ("/app/", "/app/rooms/one/"):
-            text = await asyncio.to_thread(page, port, path)
+        for path, socket in (("", ""), ("rooms/one/", "connection/websocket")):
+            text = await asyncio.to_thread(page, port, f"/app/{path}")
             found = re.search('data-websocket-path="([^"]*)"', text)[1]
-            assert found == path
+            assert found == f"/app/{socket}"
             url = f"ws://127.0.0.1:{port}{found}"
             async with connect(url) as ann, connect(url) as bob:
-                await ann.send("heard")
-                assert (await hears(bob, 1))[0].lower() == "heard"
+                if not path:
+                    await ann.send("heard")
+                    assert (await hears(bob, 1))[0].lower() == "heard"
+                    continue
+                # The page of a room speaks a protocol.
+                for one in (ann, bob):
+                    await one.send('{"id": 1, "connect": {}}')
+                    assert json.loads(await one.recv())["connect"]["client"]
