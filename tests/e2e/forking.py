@@ -32,6 +32,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 import types
 from contextlib import suppress
 from pathlib import Path
@@ -81,8 +82,10 @@ class Forked:
             json.dump({**program, "files": resource.getrlimit(resource.RLIMIT_NOFILE)}, file)
         self.stdout = os.fdopen(out, errors="backslashreplace")
         self.returncode = None
-        #: Of threads that wait, one reads the status.
+        #: Of threads that wait, one reads the status. The others may begin to wait only then,
+        #: so the pipe stays open, or its number would be that of another file by then.
         self._lock = threading.Lock()
+        weakref.finalize(self, os.close, self._ended)
         self.pid = int(self._next_line())
 
     def _next_line(self):
@@ -99,7 +102,6 @@ class Forked:
             with self._lock:
                 if self.returncode is None:
                     self.returncode = int(self._next_line())
-                    os.close(self._ended)
         return self.returncode
 
     def _wait_readable(self, timeout):
