@@ -32,8 +32,8 @@ import socket
 import subprocess
 import sys
 import threading
-import weakref
 import types
+import weakref
 from contextlib import suppress
 from pathlib import Path
 
