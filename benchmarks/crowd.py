@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from .clients import SO_TIMESTAMPNS, LoadError
+from .flood import Flood
 from .load import received_at
 from .wire import CLOSE, MASK, PING, PONG, TEXT, Wire, WireError, build_frame, take_frames
 
@@ -93,29 +94,6 @@ class Member:
         return numbers, received_at(ancillary)
 
 
-class Flood:
-    """A client that sends as fast as it is read, and reads nothing."""
-
-    def __init__(self, member: Member, payload: bytes) -> None:
-        self.socket = member.socket
-        self._frame = build_frame(payload, mask=MASK)
-        self._frames = memoryview(self._frame * (65_536 // len(self._frame)))
-        self._at = 0
-        self._sent = 0
-
-    @property
-    def messages(self) -> int:
-        return self._sent // len(self._frame)
-
-    def go_on(self) -> None:
-        try:
-            sent = self.socket.send(self._frames[self._at :])
-        except BlockingIOError:
-            return
-        self._sent += sent
-        self._at = (self._at + sent) % len(self._frames)
-
-
 class Crowd:
     """Clients of one server. Use it as a context manager: leaving closes them."""
 
@@ -125,12 +103,14 @@ class Crowd:
         self._path = path
         self._epoll = select.epoll()
         self._members: dict[int, Member] = {}
-        self.flood: Flood | None = None
+        self._flood: Flood | None = None
 
     def __enter__(self) -> "Crowd":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        if self._flood is not None:
+            self._flood.end()
         self.leave(list(self._members.values()))
         self._epoll.close()
 
@@ -169,14 +149,16 @@ class Crowd:
             member.socket.close()
 
     def start_flood(self, member: Member, payload: bytes) -> None:
-        self.flood = Flood(member, payload)
-        self._epoll.modify(member.socket, select.EPOLLOUT)
+        """Have ``member`` send this as fast as it is read; it reads nothing from now on."""
+        self._epoll.unregister(member.socket)
+        self._flood = Flood(member.socket, build_frame(payload, mask=MASK))
+        self.leave([member])
 
-    def end_flood(self) -> Flood:
-        assert self.flood is not None
-        flood, self.flood = self.flood, None
-        self.leave([self._members[flood.socket.fileno()]])
-        return flood
+    def end_flood(self) -> int:
+        """End the flood and its connection. Returns how many messages were sent."""
+        assert self._flood is not None
+        flood, self._flood = self._flood, None
+        return flood.end()
 
     def fates(self, members: Sequence[Member]) -> Counter[int | str]:
         """How the sockets of clients ended that were not read: what came after all -> how often."""
@@ -194,10 +176,7 @@ class Crowd:
 
     def _readable(self, timeout: float) -> Iterator[Member]:
         for fd, _ in self._epoll.poll(timeout, 4096):
-            if self.flood is not None and fd == self.flood.socket.fileno():
-                self.flood.go_on()
-            else:
-                yield self._members[fd]
+            yield self._members[fd]
 
     # Messages
 
