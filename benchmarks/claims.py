@@ -64,6 +64,19 @@ def on_both(
     return daphne, uvicorn
 
 
+def through_protocol(words: str, scenario: str) -> list[Claim]:
+    """The same through the Centrifuge protocol, in each format and on each server."""
+    return [
+        claim
+        for title, name in (("JSON", "json"), ("Protobuf", "protobuf"))
+        for claim in on_both(
+            f"{words}: ours on {{}} through Redis, Centrifuge protocol in {title} / plain route",
+            *(scenario, f"{name}_ratio", REDIS),
+            bound=1.15,
+        )
+    ]
+
+
 REDIS, BEFORE = "ours-{}-redis", "before-{}-redis"
 
 CLAIMS: tuple[Claim, ...] = (
@@ -234,6 +247,10 @@ CLAIMS: tuple[Claim, ...] = (
         *("recover-1000", "script_calls", REDIS),
         bound=1,
     ),
+    *through_protocol("200 clients, CPU per delivery", "spoken-200"),
+    *through_protocol("500 groups of 3, CPU per delivery", "spoken-groups"),
+    *through_protocol("50 rooms of 4 with a history, CPU per delivery", "spoken-history"),
+    *through_protocol("1 000 clients catch up at once, CPU per client", "spoken-recovery"),
     *on_both(
         "50 clients beside 10 000 idle ones, {}, Redis: 99th percentile of latency / alone",
         *("crowd-10000", "idle_ratio", REDIS),

@@ -9,6 +9,9 @@ from .wire import MASK, Wire, build_frame, take_frames
 #: If a server sends nothing for so long, the missing messages are lost, seconds.
 STALL = 15.0
 
+#: More than any read: of a client whose messages have no known length.
+UNKNOWN = 1 << 40
+
 #: Asks the kernel when it received what is read; Python has no name for it.
 SO_TIMESTAMPNS = 35
 
@@ -40,18 +43,23 @@ class Place:
     stream: Stream
     sends: bool
     receives: bool
+    #: How it speaks, where not as all clients of the load.
+    wire: Wire | None = None
 
 
 class Client:
     __slots__ = (
+        "first",
         "got",
         "greetings",
         "left",
         "recv_into",
+        "size",
         "socket",
         "stream",
         "tail",
         "upgraded",
+        "wire",
     )
 
     def __init__(self, place: Place, wire: Wire) -> None:
@@ -67,9 +75,17 @@ class Client:
         self.tail = bytearray()
         self.upgraded = False
         self.greetings = deque(wire.greetings)
+        self.speak(wire)
         if place.sends:
             place.stream.sender = self
         place.stream.receivers += place.receives
+
+    def speak(self, wire: Wire) -> None:
+        """From now on its messages are those of ``wire``."""
+        self.wire = wire
+        #: The bytes of a message that arrives, and its first; what comes otherwise is looked at.
+        self.size = len(wire.incoming) if wire.is_steady and wire.incoming else UNKNOWN
+        self.first = 0x80 | wire.opcode
 
     def greet(self, data: bytes) -> bool:
         """Read a part of the handshake. Returns whether it is complete."""
@@ -82,6 +98,8 @@ class Client:
                 raise LoadError(f"refused: {head.splitlines()[0].decode('latin-1')}")
             self.upgraded = True
             self.tail = bytearray(rest)
+            if self.wire.opening:
+                self.say(self.wire.opening)
         # What follows the last greeting is left for the reader.
         while self.greetings:
             frames = take_frames(self.tail)
@@ -89,8 +107,12 @@ class Client:
                 return False
             for opcode, payload in frames:
                 expected, answer = self.greetings.popleft()
-                if not payload.startswith(expected):
+                if not self.wire.is_greeting(expected, payload):
                     raise LoadError(f"greeted with {payload[:40]!r} ({opcode}), not {expected!r}")
                 if answer is not None:
-                    self.socket.sendall(build_frame(answer, mask=MASK))
+                    self.say(answer)
         return True
+
+    def say(self, payload: bytes) -> None:
+        """Send something that is no message."""
+        self.socket.sendall(build_frame(payload, self.wire.opcode, MASK))

@@ -53,6 +53,17 @@ HISTORY = (
     Column("catching up: us / client", "recover-1000", "recover_us"),
     Column("script calls / client", "recover-1000", "script_calls"),
 )
+#: Of each scenario: a plain route, or what a peer has, and the protocol in both formats.
+SPOKEN = tuple(
+    Column(heading, scenario, metric)
+    for scenario, words in (
+        ("spoken-200", "200 in one group, us / delivery"),
+        ("spoken-groups", "500 groups of 3"),
+        ("spoken-history", "50 rooms of 4 with history"),
+        ("spoken-recovery", "1 000 catch up, us / client"),
+    )
+    for heading, metric in ((words, "plain_us"), ("JSON", "json_us"), ("Protobuf", "protobuf_us"))
+)
 CROWDS = (
     Column("5 000 connect, s", "drain-5000", "arrived_s"),
     Column("5 000 are back, s", "drain-5000", "back_s"),

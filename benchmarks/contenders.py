@@ -14,18 +14,20 @@ from .needs import (
     HERE,
     LEGACY,
     ROOT,
+    STREAMS,
     Need,
     needs_before,
     needs_bun,
     needs_legacy,
     needs_node,
 )
-from .wire import SocketIOWire, Wire
+from .wire import RecoveringWire, SocketIOWire, Wire
 
 #: Bytes of every message.
 PAYLOAD = b"x" * 128
 RAW = Wire(PAYLOAD)
 SOCKETIO = SocketIOWire(PAYLOAD)
+RECOVERING = RecoveringWire(PAYLOAD)
 
 #: The compilers of Node and Bun are not done any sooner.
 COMPILED = 1.0
@@ -58,6 +60,8 @@ class Contender:
     publisher: Command | None = None
     #: Whether that can be told to publish to all of them in one go.
     publishes_all: bool = False
+    #: Whether it takes part only where it is named.
+    is_apart: bool = False
     #: Where both are started.
     folder: Path = ROOT
 
@@ -189,6 +193,16 @@ CONTENDERS = (
         missing=needs_node(*ADAPTER, *EMITTER),
         warm_up=COMPILED,
         publisher=lambda groups: [*node("publisher.js")(groups), str(groups)],
+    ),
+    Contender(
+        "node-socketio-recovery",
+        "socket.io (Node), Redis streams, connection state recovery",
+        node("node_socketio_recovery.js"),
+        "redis",
+        wire=RECOVERING,
+        missing=needs_node(*ADAPTER, *STREAMS),
+        warm_up=COMPILED,
+        is_apart=True,
     ),
     Contender("bun", "Bun, `server.publish`", bun, missing=needs_bun, warm_up=COMPILED),
     Contender(

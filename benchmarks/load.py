@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from .clients import SO_TIMESTAMPNS, STALL, Client, LoadError, Place, Stream
+from .clients import SO_TIMESTAMPNS, STALL, UNKNOWN, Client, LoadError, Place, Stream
 from .wire import CLOSE, MASK, PING, PONG, Wire, WireError, build_frame, take_frames
 
 #: Handshakes at the same time; fewer than the shortest listen queue.
@@ -73,10 +73,8 @@ class Load:
     def speak(self, wire: Wire) -> None:
         """From now on messages are those of ``wire``."""
         self.wire = wire
-        self._size = len(wire.incoming)
-        self._first = wire.incoming[0]
-        self._delivery = wire.delivery
-        self._outgoing = wire.outgoing
+        for client in self.clients.values():
+            client.speak(wire)
 
     # Connections
 
@@ -86,8 +84,9 @@ class Load:
         count = 0
         started = time.perf_counter()
         for place in places:
-            client = Client(place, self.wire)
-            request = self.wire.request(place.target, place.port, next(self._cookies))
+            wire = place.wire or self.wire
+            client = Client(place, wire)
+            request = wire.request(place.target, place.port, next(self._cookies))
             client.socket.sendall(request)
             client.socket.setblocking(False)
             waiting[client.socket.fileno()] = client
@@ -120,7 +119,7 @@ class Load:
         """Send ``count`` messages of a stream's sender in one write."""
         assert stream.sender is not None
         self.expect(stream, count)
-        frames = memoryview(self._outgoing * count)
+        frames = memoryview(stream.sender.wire.outgoing * count)
         while frames:
             try:
                 frames = frames[stream.sender.socket.send(frames) :]
@@ -137,7 +136,7 @@ class Load:
     def pump(self, timeout: float) -> list[Stream]:
         """Receive what has arrived. Returns the stream of each message that all have received."""
         finished: list[Stream] = []
-        clients, buffer, size, first = self.clients, self._buffer, self._size, self._first
+        clients, buffer = self.clients, self._buffer
         clock = time.perf_counter
         events = self._epoll.poll(timeout, EVENTS)
         self._quiet = not events
@@ -148,9 +147,10 @@ class Load:
                 length = client.recv_into(buffer)
             except OSError as error:
                 raise LoadError(f"a connection was lost: {error.strerror}") from error
-            if length == size and buffer[0] == first and not client.tail:
+            size = client.size
+            if length == size and buffer[0] == client.first and not client.tail:
                 frames = 1
-            elif length and not length % size and buffer[0] == first and not client.tail:
+            elif length and not length % size and buffer[0] == client.first and not client.tail:
                 frames = length // size
             else:
                 frames = self._count(client, bytes(buffer[:length]))
@@ -182,8 +182,13 @@ class Load:
         client.tail += data
         count = 0
         for opcode, payload in take_frames(client.tail):
-            if payload == self._delivery:
+            if client.wire.delivers(payload):
                 count += 1
+                if client.size == UNKNOWN and client.wire.is_steady:
+                    client.size = len(build_frame(payload))
+            elif (answer := client.wire.answer(payload)) is not None:
+                if answer:
+                    client.say(answer)
             elif opcode == PING:
                 client.socket.send(build_frame(payload, PONG, MASK))
             elif opcode == CLOSE:
@@ -268,7 +273,7 @@ class Load:
         for fd, _ in events:
             client = self.clients[fd]
             data, ancillary, _flags, _address = client.socket.recvmsg(BUFFER_OF_ONE, SPACE)
-            if len(data) == self._size and data[0] == self._first and not client.tail:
+            if len(data) == client.size and data[0] == client.first and not client.tail:
                 frames = 1
             else:
                 frames = self._count(client, data)

@@ -19,6 +19,8 @@ BEFORE_FOLDER = ROOT / ".venv-bench-before"
 
 ADAPTER = ("socket.io", "@socket.io/redis-adapter", "redis")
 EMITTER = ("@socket.io/redis-emitter",)
+#: The adapter that knows what a connection has missed.
+STREAMS = ("@socket.io/redis-streams-adapter",)
 
 #: Why a contender cannot run here, or None.
 Need = Callable[[], str | None]
@@ -65,7 +67,7 @@ def peer_versions() -> dict[str, str]:
     found = {}
     if shutil.which("node") is not None:
         found["node"] = answer("node", "--version").removeprefix("v")
-    for name in ("ws", *ADAPTER, *EMITTER, "bun"):
+    for name in ("ws", *ADAPTER, *EMITTER, *STREAMS, "bun"):
         package = NODE_MODULES / name / "package.json"
         if package.exists():
             found[f"{name} (npm)"] = json.loads(package.read_text())["version"]

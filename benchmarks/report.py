@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from . import growth
 from .chart import Panel, picture
 from .claims import CLAIMS, Claim
-from .columns import COLUMNS, CONNECTING, CROWDS, HISTORY, PLOTS, RECIPIENTS, SIZES, USERS
+from .columns import (
+    COLUMNS,
+    CONNECTING,
+    CROWDS,
+    HISTORY,
+    PLOTS,
+    RECIPIENTS,
+    SIZES,
+    SPOKEN,
+    USERS,
+)
 from .contenders import BY_NAME
 from .findings import absences, costs, faster, proof
 from .reasons import REASONS
@@ -105,6 +115,7 @@ BLOCKS = {
     "users": lambda results: table(results, USERS),
     "recipients": lambda results: table(results, RECIPIENTS),
     "history": lambda results: table(results, HISTORY),
+    "spoken": lambda results: table(results, SPOKEN),
     "crowds": lambda results: table(results, CROWDS),
     "curves": growth.table,
     "costs": costs,

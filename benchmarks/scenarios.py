@@ -17,11 +17,12 @@ from .messages import (
     redis_commands,
     to_itself,
 )
+from .spoken import returning, spoken
 
 #: Why a contender has no figures in a scenario, or None.
 Excuse = Callable[[Contender], str | None]
 
-TODAY = tuple(contender for contender in CONTENDERS if not contender.former)
+TODAY = tuple(one for one in CONTENDERS if not (one.former or one.is_apart))
 EVERYBODY = tuple(contender.name for contender in TODAY)
 #: The bare servers only echo: they show what a connection costs, or one message.
 SENDS_TO_GROUPS = tuple(contender.name for contender in TODAY if "fan" in contender.kinds)
@@ -29,6 +30,7 @@ THROUGH_REDIS = tuple(contender.name for contender in TODAY if contender.redis)
 OURS_THROUGH_REDIS = ("ours-daphne-redis", "ours-uvicorn-redis")
 AS_IT_WAS = (*OURS_THROUGH_REDIS, "before-daphne-redis", "before-uvicorn-redis")
 OTHERS_IN_MEMORY = ("websockets", "node-ws", "bun")
+SPEAKING = (*OURS_THROUGH_REDIS, "node-socketio-recovery")
 SERVERS = ("ours-daphne", "ours-uvicorn", "bare-daphne", "bare-uvicorn")
 PUBLISHING = tuple(contender.name for contender in CONTENDERS if contender.publisher)
 
@@ -80,6 +82,34 @@ SCENARIOS = (
         recovery,
         2,
         OURS_THROUGH_REDIS,
+    ),
+    Scenario(
+        "spoken-200",
+        "200 clients in one group, plain and by the Centrifuge protocol",
+        spoken(1, 200, 32),
+        3,
+        SPEAKING,
+    ),
+    Scenario(
+        "spoken-groups",
+        "500 groups of 3, plain and by the Centrifuge protocol",
+        spoken(500, 3, 32),
+        2,
+        SPEAKING,
+    ),
+    Scenario(
+        "spoken-history",
+        "50 rooms of 4 with a history, plain and by the Centrifuge protocol",
+        spoken(50, 4, 32, keeps=True),
+        2,
+        SPEAKING,
+    ),
+    Scenario(
+        "spoken-recovery",
+        "1 000 clients catch up at once, plain and by the Centrifuge protocol",
+        returning,
+        2,
+        SPEAKING,
     ),
     # Fewer at once: so many clients make a queue of every message.
     Scenario("fanout-3000", "3 000 clients in one group", fan_out(3000, 4, 30), 2),

@@ -1,6 +1,7 @@
 """Bytes on the wire: WebSocket frames, and the little of socket.io that clients need."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -55,25 +56,49 @@ class Wire:
     """How a client speaks to a contender: plain WebSocket frames, one a message."""
 
     payload: bytes
-    #: What a server says after the handshake, and what is answered; then the client is in.
-    greetings: ClassVar[tuple[tuple[bytes, bytes | None], ...]] = ()
+    #: The opcode of all its frames.
+    opcode: ClassVar[int] = TEXT
+    #: Whether all messages that reach one client are of the same length.
+    is_steady: ClassVar[bool] = True
+
+    @property
+    def opening(self) -> bytes:
+        """What a client says after the handshake, if it speaks first."""
+        return b""
+
+    @property
+    def greetings(self) -> tuple[tuple[bytes, bytes | None], ...]:
+        """What a server says after the handshake, and what is answered; then the client is in."""
+        return ()
+
+    def is_greeting(self, expected: bytes, payload: bytes) -> bool:
+        """Whether that is what the server was expected to say."""
+        return payload.startswith(expected)
 
     def target(self, kind: str, group: str) -> str:
         return f"/{kind}/{group}/" if group else f"/{kind}/"
 
-    @property
+    @cached_property
     def delivery(self) -> bytes:
         """The payload of a message that arrives."""
         return self.payload
 
-    @property
+    def delivers(self, payload: bytes) -> bool:
+        """Whether this is a message that arrives."""
+        return payload == self.delivery
+
+    def answer(self, payload: bytes) -> bytes | None:
+        """What is answered to anything else, which may be nothing; None if it is not known."""
+        return None
+
+    @cached_property
     def outgoing(self) -> bytes:
         """The frame of a message that leaves."""
         return build_frame(self.delivery, mask=MASK)
 
-    @property
+    @cached_property
     def incoming(self) -> bytes:
-        """The frame of a message that arrives, as text."""
+        """The frame of a message that arrives."""
         return build_frame(self.delivery)
 
     def request(self, target: str, port: int, cookie: str) -> bytes:
@@ -96,11 +121,43 @@ class Wire:
 class SocketIOWire(Wire):
     """engine.io 4 over one WebSocket, socket.io 5 in it: event ``m`` with one string."""
 
-    greetings = ((b"0{", b"40"), (b"40{", None))
+    @property
+    def greetings(self) -> tuple[tuple[bytes, bytes | None], ...]:
+        return ((b"0{", b"40"), (b"40{", None))
 
     def target(self, kind: str, group: str) -> str:
         return f"/socket.io/?EIO=4&transport=websocket&kind={kind}&group={group or 'none'}"
 
-    @property
+    @cached_property
     def delivery(self) -> bytes:
         return b'42["m","' + self.payload + b'"]'
+
+
+@dataclass(frozen=True)
+class RecoveringWire(SocketIOWire):
+    """The same where the server recovers connections: its place follows each message."""
+
+    is_steady = False
+
+    def delivers(self, payload: bytes) -> bool:
+        return payload.startswith(self.delivery[:-1])
+
+
+@dataclass(frozen=True)
+class ReturningWire(RecoveringWire):
+    """A client that comes back: what it sends says who it was, and what it had last."""
+
+    session: str = ""
+    offset: str = ""
+
+    @property
+    def greetings(self) -> tuple[tuple[bytes, bytes | None], ...]:
+        return ((b"0{", None),)
+
+    @cached_property
+    def outgoing(self) -> bytes:
+        known = f'40{{"pid":"{self.session}","offset":"{self.offset}"}}'
+        return build_frame(known.encode(), mask=MASK)
+
+    def answer(self, payload: bytes) -> bytes | None:
+        return b"" if payload.startswith(b"40{") else None

@@ -4,10 +4,18 @@ from .before import HERE, ROUTES, TO_ALL, GroupConsumer, SelfConsumer, http  # i
 
 from django.urls import path
 
+from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.groups import History, group
 from filtered_websocket.routing import with_websockets
 
 SENDING = "benchmarks.servers.send_filters"
+
+
+#: Of the routes whose clients name their groups.
+RULES = (
+    group("kept:<str:name>", publish=True, history=History(size=100, ttl=300)),
+    group("<str:name>", publish=True),
+)
 
 
 class LookConsumer(GroupConsumer):
@@ -28,6 +36,12 @@ class KeptConsumer(SelfConsumer):
     group_rules = (group("<str:name>", publish=True, history=History(size=100, ttl=300)),)
 
 
+class RuledConsumer(SelfConsumer):
+    """With the rules that the route of the protocol has."""
+
+    group_rules = RULES
+
+
 class BackConsumer(KeptConsumer):
     """Joins with a position when the client says something."""
 
@@ -43,6 +57,13 @@ application = with_websockets(
         *ROUTES,
         path("kept/<str:group>/", KeptConsumer.as_asgi()),
         path("back/<str:group>/", BackConsumer.as_asgi()),
+        path("ruled/<str:group>/", RuledConsumer.as_asgi()),
+        path(
+            "connection/websocket",
+            FilteredWebSocketConsumer.as_asgi(
+                protocol="centrifuge", filters=(), group_rules=RULES, personal=False
+            ),
+        ),
         path("look/<str:group>/", LookConsumer.as_asgi()),
         path("each/<str:group>/", EachConsumer.as_asgi()),
     ],
