@@ -33,7 +33,8 @@ class Site:
             self.servers = list(pool.map(lambda _: self.start_server(), range(processes)))
 
     def start_server(self):
-        return Daphne(env=self._env, options=("--access-log", "/dev/null", *self._options))
+        options = ("--access-log", "/dev/null", *self._options)
+        return Daphne("tests.e2e.faults.site_asgi:application", env=self._env, options=options)
 
     def kill(self):
         self.valkey.kill()
@@ -68,7 +69,7 @@ class Site:
             account = await load.finish(gone)
             grown, left = await load.leave(gone)
         await asyncio.to_thread(self._show_figures, account, grown, began)
-        assert account.flaws() == {} and account.received > 0, str(account)
+        assert account.flaws() == {} and account.received > 0 and account.kept.said, str(account)
         assert left == []
         await until(lambda: self.left_in_redis() == ([], []))
         assert max(grown, default=0) < GROWTH, f"{name}: grew by {grown} bytes"

@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from ...waiting import LIMIT, limited, until
 from ..sockets import connect
 from .account import Account, events
+from .kept import Kept
 
 CLIENTS = int(os.environ.get("FWS_FAULT_CLIENTS", 50))
 #: How long a fault lasts at least, seconds, where it is to last.
@@ -105,24 +106,31 @@ class Load:
         self.servers = servers
         self.clients = [Client(n, servers[n % len(servers)]) for n in range(CLIENTS)]
         self.talkers = self.clients[:TALKERS]
+        self.kept = Kept(servers)
         self._talks = []
 
     async def __aenter__(self):
         self._before = {server: await state(server) for server in self.servers}
         for start in range(0, CLIENTS, 50):
             await asyncio.gather(*(client.open() for client in self.clients[start : start + 50]))
+        await self.kept.begin()
         self._mark = {server: server.lines_so_far for server in self.servers}
         self.go_on()
         return self
 
     async def __aexit__(self, *_):
         await self.hush()
+        await self._close()
+
+    async def _close(self):
+        await self.kept.close()
         await asyncio.gather(*(client.close() for client in self.clients))
 
     # Talking
 
     def go_on(self):
         self._talks = [asyncio.ensure_future(self._talk(one)) for one in self.talkers]
+        self.kept.go_on()
 
     async def _talk(self, client):
         await asyncio.sleep(client.number / TALKERS / RATE)
@@ -138,6 +146,7 @@ class Load:
         for talk in self._talks:
             talk.cancel()
         await asyncio.gather(*self._talks, return_exceptions=True)
+        await self.kept.hush()
 
     async def talk(self, seconds=0.5):
         """Let them send, and wait until they do."""
@@ -188,12 +197,13 @@ class Load:
         numbers = {client.number for client in last}
         await asyncio.gather(*(client.hears_end(numbers) for client in alive))
         await asyncio.gather(*(client.answered() for client in alive))
+        await self.kept.finish(gone)
         said = {server: self.said(server) for server in self.servers}
-        return Account(self.name, self.clients, self.talkers, said, gone)
+        return Account(self.name, self.clients, self.talkers, said, gone, self.kept)
 
     async def leave(self, gone=()):
         """Close all. Returns by how many bytes each process has grown, and what it still holds."""
-        await asyncio.gather(*(client.close() for client in self.clients))
+        await self._close()
         alive = [server for server in self.servers if server not in gone]
         grown, left = [], []
         for server in alive:

@@ -11,6 +11,9 @@ from .conftest import Site
 from .load import CLIENTS, STOP
 from .proxy import Proxy
 
+#: Seconds for which Redis is away at least, with a history that is brought up to date then.
+AWAY = 5
+
 
 @contextlib.asynccontextmanager
 async def proxied(start, **options):
@@ -35,17 +38,19 @@ async def test_a_way_to_redis_that_is_slow_or_stalls_or_resets(start):
 
         async def stall(load):
             proxy.stall()
-            await load.talk(STOP)
+            await load.talk(max(STOP, AWAY))
             await load.told("layer_lost")
             proxy.go_on()
 
         account = await site.survives("the way to Redis stalls", stall)
         assert account.lost == 0 and account.count("publish_failed") == [0, 0]
+        assert account.kept.failed == account.kept.told == 0
 
         async def reset(load):
             proxy.reset()
 
-        await site.survives("connections to Redis are reset", reset)
+        account = await site.survives("connections to Redis are reset", reset)
+        assert account.kept.failed == account.kept.told == 0
 
 
 # What takes long, on sites of their own, side by side
