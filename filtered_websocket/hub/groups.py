@@ -17,7 +17,7 @@ from ..history.base import Page
 from ..history.feed import Feed
 from ..history.feeds import Feeds
 from ..history.follower import Run
-from ..history.lines import Joiner, Line, Passed, Recovery
+from ..history.lines import SUPERSEDED, Joiner, Line, Passed, Recovery
 from ..layer.envelope import Batch, Item, Sequence, group_key
 from ..layer.links import Link
 from ..pipelines.pipeline import Pipeline
@@ -163,10 +163,7 @@ class Groups:
         return is_joined
 
     def leave(self, connection: Connection, view: View, name: str) -> Subscription | None:
-        """
-        Remove the member at once; after the last one the layer is unsubscribed later. Returns
-        the subscription that has ended, if there was one.
-        """
+        """Remove the member at once. Returns the subscription that has ended, if there was one."""
         connection.asked.pop(name, None)
         group = self._by_name.get(name)
         if group is None or name not in connection.joined:
@@ -270,6 +267,9 @@ class Groups:
             if not view.send_one(connection, recovery.contents):
                 # Never a part: it is told so, and goes on from here.
                 recovery = Recovery(False, recovery.position, [])
+            is_same = connection.subscriptions.get(group.name) is subscription
+            if not is_same or connection.id in line.joiners:
+                return SUPERSEDED  # a send filter has left, or asked again
             members[connection.id] = connection.transport
             return recovery
 

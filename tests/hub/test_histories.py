@@ -61,6 +61,19 @@ class HoldSends(WebSocketSendFilter):
         await cls.gate.wait()
 
 
+class Act(WebSocketSendFilter):
+    """Does something when "b" is sent to whoever recovers it, and lets it pass."""
+
+    _registers = False
+    act = None
+
+    @classmethod
+    def filter(cls, web_socket_instance, message):
+        act, cls.act = cls.act, None if message == b"b" else cls.act
+        if message == b"b" and act is not None:
+            act(web_socket_instance)
+
+
 class HoldOnce(WebSocketGroupFilter):
     """Holds "m5" when it comes for the first time, and all after it."""
 
@@ -288,6 +301,48 @@ async def test_who_asks_twice_at_once_gets_what_was_missed_once(world, name):
         await ask(ann, "publish", name, "d")
         assert [await bob.receive() for _ in range(3)] == ["b", "c", "d"]
         assert await bob.received_nothing()
+
+
+def members_here(client):
+    """The ids of those that are sent what is published to "room:1"."""
+    return list(get_hub().groups.members(client.connection._view, "room:1"))
+
+
+async def test_a_send_filter_that_leaves_while_it_is_sent_the_past_has_left(world, monkeypatch):
+    async with connect(route(Act)) as ann, connect(route(Act)) as bob:
+        (_, (epoch, _, _)), _ = await ask(ann, "join", "room:1")
+        for text in "abc":
+            await ask(ann, "publish", "room:1", text)
+        monkeypatch.setattr(Act, "act", lambda connection: connection.leave("room:1"))
+        answer = await ask(bob, "recover", "room:1", epoch, 0)
+        assert answer == ([False, None], ["a"])
+        assert members_here(bob) == [ann.connection.id]
+        await ask(ann, "publish", "room:1", "d")
+        assert await bob.received_nothing()
+
+
+async def test_a_send_filter_that_asks_again_gets_what_follows_once(world, monkeypatch):
+    async with connect(route(Act)) as ann, connect(route(Act)) as bob:
+        (_, (epoch, _, _)), _ = await ask(ann, "join", "room:1")
+        for text in "abc":
+            await ask(ann, "publish", "room:1", text)
+        again = []
+
+        def act(connection):
+            again.append(connection.recover("room:1", (epoch, 3)))
+            assert connection.id not in members_here(bob)
+            get_hub().call(publish_later)
+
+        def publish_later():
+            again.append(ann.connection.apublish("d", "room:1"))
+
+        monkeypatch.setattr(Act, "act", act)
+        _, before = await ask(bob, "recover", "room:1", epoch, 0)
+        assert (await again[0]).recovered
+        # Its first answer has made it no member: "d" came with the second one, or after it.
+        while "d" not in before:
+            before.append(await bob.receive())
+        assert before == ["a", "b", "c", "d"] and await bob.received_nothing()
 
 
 def waiting_for(client, chain):
