@@ -62,12 +62,17 @@ class Commands(WebSocketMessageFilter):
 
     @staticmethod
     async def attempt(connection, name, texts):
-        """The same; None for each that could not be sent."""
-        sent = [connection.apublish({"text": text}, name, to_self=True) for text in texts]
+        """The same; None for each that could not be sent, or not even queued."""
+        sent = []
+        for text in texts:
+            try:
+                sent.append(connection.apublish({"text": text}, name, to_self=True))
+            except PublishError:
+                sent.append(None)
         positions = []
         for one in sent:
             try:
-                positions.append(await one)
+                positions.append(None if one is None else await one)
             except PublishError:
                 positions.append(None)
         return positions
