@@ -25,6 +25,8 @@ SHA256 = "11252b45c3f6b6104cfb07fb0fcfc9d2d62832d2af14715dd16fdc5e9c6e5964"
 PORT = 8000
 #: Of its modules the one whose tests connect to a server; the others bring a server of their own.
 OF_A_SERVER = "test_client"
+#: It is ended after so many seconds, before pytest ends this test: to say what it was at.
+SUITE_LIMIT = 280
 #: A test that failed, as unittest names it.
 FAILED = re.compile(r"^(?:ERROR|FAIL): \w+ \(([\w.]+)\)", re.MULTILINE)
 
@@ -69,10 +71,19 @@ def serving(count, **environment):
 
 def run(suite, *names):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, "-m", "unittest", *names]
-    return subprocess.run(
-        command, cwd=suite, env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "unittest", "-v", *names]
+    try:
+        return subprocess.run(
+            command,
+            cwd=suite,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SUITE_LIMIT,
+        )
+    except subprocess.TimeoutExpired as error:
+        pytest.fail(f"not done after {SUITE_LIMIT} s:\n{error.stderr.decode()[-2000:]}")
 
 
 def passes(suite):
