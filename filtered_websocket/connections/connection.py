@@ -41,6 +41,7 @@ class View(member.View, Protocol):
         exclude: Iterable[str],
         on_commit: bool,
         idempotency_key: str = "",
+        info: str = "",
     ) -> None: ...
     def asubmit(
         self,
@@ -50,6 +51,7 @@ class View(member.View, Protocol):
         sender: str,
         exclude: Iterable[str],
         idempotency_key: str = "",
+        info: str = "",
     ) -> Result[Position | None]: ...
 
 
@@ -190,15 +192,15 @@ class Connection(member.Member):
         call, and :exc:`~filtered_websocket.Close` (4403) if its token may not publish;
         a later failure reaches the consumer chain as ``publish_failed``.
         """
-        self._check_may_publish()
-        self.has_queued = True
+        group, ids, info = self._address(group, exclude, to_self)
         self._view.submit(
             message,
-            self.home if group is None else group,
+            group,
             sender=self.id,
-            exclude=self._excluded(exclude, to_self),
+            exclude=ids,
             on_commit=on_commit,
             idempotency_key=idempotency_key,
+            info=info,
         )
 
     @markcoroutinefunction
@@ -216,23 +218,32 @@ class Connection(member.Member):
         position of the message, with ``repeated`` where the key was known; None where the
         group has no history.
         """
-        self._check_may_publish()
-        self.has_queued = True
+        group, ids, info = self._address(group, exclude, to_self)
         return self._view.asubmit(
             message,
-            self.home if group is None else group,
+            group,
             sender=self.id,
-            exclude=self._excluded(exclude, to_self),
+            exclude=ids,
             idempotency_key=idempotency_key,
+            info=info,
         )
 
-    def _check_may_publish(self) -> None:
+    def _address(
+        self, group: str | None, exclude: Exclude, to_self: bool
+    ) -> tuple[str, list[str], str]:
+        """
+        The group of what it publishes now, the ids of those that do not get it, and what
+        others are told of the publisher, which is nothing on plain routes.
+        """
         if not self.may_publish:
             raise Close(FORBIDDEN, "this token may not publish")
-
-    def _excluded(self, exclude: Exclude, to_self: bool) -> list[str]:
+        self.has_queued = True
         ids = excluded_ids(exclude) if exclude else []
-        return ids if to_self else [self.id, *ids]
+        return (
+            self.home if group is None else group,
+            ids if to_self else [self.id, *ids],
+            "",
+        )
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """

@@ -9,7 +9,6 @@ from ..codecs.centrifuge import JSON, Format
 from ..codecs.data import Data, as_json, data_of
 from ..codecs.frames import dump_json
 from ..connections.connection import Connection, Exclude
-from ..history.base import Position
 from ..threads.result import Result
 
 
@@ -37,6 +36,8 @@ class ClientConnection(Connection):
     token_info: Data | None = None
     #: Each command is counted, also those that go through no chain.
     counts_commands = True
+    #: What others are told of it, and of what that is made.
+    _described: tuple[object, str] | None = None
 
     def push(self, message: Any) -> None:
         """Queue an asynchronous message for this client: any JSON value; bytes for Protobuf."""
@@ -55,66 +56,17 @@ class ClientConnection(Connection):
             raise ValueError("a client that speaks JSON cannot be sent bytes that are not JSON")
         return self.format.reply({"push": {"message": {"data": data}}})
 
-    def publish(
-        self,
-        message: Any,
-        group: str | None = None,
-        *,
-        exclude: Exclude = (),
-        on_commit: bool = False,
-        to_self: bool = False,
-        idempotency_key: str = "",
-    ) -> None:
-        """:meth:`.Connection.publish`; see the class."""
-        self._check_may_publish()
-        self.has_queued = True
-        group, to_self = self._chosen(group, to_self)
-        ids = self._excluded(exclude, to_self)
-        self._client_view.submit(
-            message,
-            group,
-            sender=self.id,
-            exclude=ids,
-            on_commit=on_commit,
-            idempotency_key=idempotency_key,
-            info=self._publisher(group),
-        )
-
-    @markcoroutinefunction
-    def apublish(
-        self,
-        message: Any,
-        group: str | None = None,
-        *,
-        exclude: Exclude = (),
-        to_self: bool = False,
-        idempotency_key: str = "",
-    ) -> Result[Position | None]:
-        """:meth:`.Connection.apublish`; see the class."""
-        self._check_may_publish()
-        self.has_queued = True
-        group, to_self = self._chosen(group, to_self)
-        ids = self._excluded(exclude, to_self)
-        sent: Result[Position | None] = self._client_view.asubmit(
-            message,
-            group,
-            sender=self.id,
-            exclude=ids,
-            idempotency_key=idempotency_key,
-            info=self._publisher(group),
-        )
-        return sent
-
-    @property
-    def _client_view(self) -> Any:
-        return self._view
-
-    def _chosen(self, group: str | None, to_self: bool) -> tuple[str, bool]:
+    def _address(
+        self, group: str | None, exclude: Exclude, to_self: bool
+    ) -> tuple[str, list[str], str]:
+        """As of a plain connection; see the class."""
         event = client_event.get()
-        if group is not None or event is None or event.group is None:
-            return self.home if group is None else group, to_self
-        event.is_published = True
-        return event.group, True
+        if group is None and event is not None and event.group is not None:
+            addressed, ids, _ = super()._address(event.group, exclude, True)
+            event.is_published = True
+        else:
+            addressed, ids, _ = super()._address(group, exclude, to_self)
+        return addressed, ids, self._publisher(addressed)
 
     @property
     def shown_info(self) -> str:
@@ -123,9 +75,17 @@ class ClientConnection(Connection):
 
     def _publisher(self, group: str) -> str:
         """What others are told of who published to ``group``, as JSON."""
-        fields: dict[str, Any] = {"client": self.id, "user": self.user_id}
         subscription = self.subscriptions.get(group)
-        if subscription is not None:
-            fields["chan_info"] = subscription.info
+        shown = None if subscription is None else subscription.info
+        if shown is not None:
+            return self._describe(shown)
+        # The same for all groups; kept, as it takes as long as a short message.
+        key = self.user_id, self.token_info
+        if self._described is None or self._described[0] != key:
+            self._described = key, self._describe(None)
+        return self._described[1]
+
+    def _describe(self, shown: Any) -> str:
+        fields = {"client": self.id, "user": self.user_id, "chan_info": shown}
         text = dump_json({key: value for key, value in fields.items() if value is not None})
         return f'{text[:-1]},"conn_info":{self.shown_info}}}' if self.shown_info else text

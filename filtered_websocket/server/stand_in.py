@@ -149,9 +149,10 @@ class StandInView:
         exclude: Iterable[str],
         on_commit: bool,
         idempotency_key: str = "",
+        info: str = "",
     ) -> None:
         keep_by(self.pipeline.rules, check_group(group), idempotency_key)
-        new_item(message, sender=sender, exclude=exclude, text=text_event.get())
+        new_item(message, sender=sender, exclude=exclude, text=text_event.get(), info=info)
         self.published += 1
 
     def asubmit(
