@@ -24,6 +24,11 @@ class About(NamedTuple):
         return frame
 
 
+def nth(first: Position | None, number: int) -> Position | None:
+    """The place of the ``number``-th message after the first, if they have any."""
+    return None if first is None else Position(first.epoch, first.offset + number)
+
+
 #: Of the group message whose group or send chain runs now; kept in threads.
 about_event: ContextVar[About | None] = ContextVar("fws_about_event", default=None)
 

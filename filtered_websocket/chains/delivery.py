@@ -11,8 +11,7 @@ Group messages of one pipeline: through its group chain and its send chain, to t
                                             and many messages leave in one write per recipient
               send chain that awaits     -> a queue per recipient: a slow one delays no other
 
-Which of these, is decided once, when the pipeline is first used. What comes out of a history for
-one client takes the same way.
+It is decided when the pipeline is first used, also for what comes out of a history for one client.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ from ..history.lines import Line, Passed, Waiting
 from ..layer.envelope import EXCLUDE, Item
 from ..publishing.fan_out import make_frame, write, write_items
 from ..threads.serial_queue import SerialQueue
-from .current import About, about_event
+from .current import About, about_event, nth
 from .sending import Host, Pipeline, Recipient, Sends
 
 #: So many publications of a page are handled before others have their turn.
@@ -40,6 +39,8 @@ TURN = 64
 #: What the group chain has made of a message: a frame, a protocol's push, or a :class:`Sending`.
 Content = Any
 OnContent = Callable[[About, Content], None]
+Place = Position | None
+WriteRun = Callable[[str, Sequence[Item], Place], None]
 
 
 class Delivery:
@@ -65,23 +66,34 @@ class Delivery:
         self._unpack: Callable[[Any, Any], tuple[Any, bool]] = unpack
         self._encode: Callable[[About, Any, bool], Content] = self._make_frame
         self._send: OnContent = self._write_frame
+        #: Sends many messages that no chain looks at; the place of the first in the history.
+        self._write_run: WriteRun | None = self._write_items if self._is_plain else None
         if pipeline.protocol is not None:
             self._encode, self._send = view.pushes.publication, view.pushes.send
             if not (pipeline.group or pipeline.send):
                 self._unpack = view.pushes.unpack
+                self.deliver = self._write_run = self._push_items
         if self._pipeline.send:
             self._encode, self._send = self._sends.sending, self._sends.send
 
-    def _write_items(self, group: str, items: Sequence[Item], is_kept: bool = False) -> None:
-        write_items(self._hub.groups.members(self._view, group), items, is_kept)
+    def _write_items(self, group: str, items: Sequence[Item], first: Place = None) -> None:
+        write_items(self._hub.groups.members(self._view, group), items, first is not None)
+
+    def _push_items(self, group: str, items: Sequence[Item], first: Place = None) -> None:
+        """By the protocol; one message that cannot be encoded does not cost the others."""
+        try:
+            self._view.pushes.write_items(group, items, first)
+        except Exception:
+            for number, item in enumerate(items):
+                self._run_item(group, item, nth(first, number), self._send)
 
     def deliver_run(self, group: str, run: Run, line: Line) -> None:
         """:attr:`deliver` publications of a history; ``line`` is told what becomes of them."""
         if self._pipeline.group.awaits:
             self._queue_run(group, run, line)
             return
-        if self._is_plain and not line.joiners:
-            self._write_items(group, run.items, is_kept=True)
+        if self._write_run is not None and not line.joiners:
+            self._write_run(group, run.items, Position(run.epoch, run.first))
             line.move(Position(run.epoch, run.first + len(run.items) - 1))
             return
         # One by one: who joins becomes a member between two of them.
@@ -96,7 +108,7 @@ class Delivery:
     ) -> Content | None:
         if self._is_plain:
             if send is not None:
-                self._write_items(group, [item], is_kept=True)
+                self._write_items(group, [item], position)
             return Frame(item.payload, item.kind != "b", is_kept=True)
         return self._run_item(group, item, position, send)
 
@@ -124,14 +136,13 @@ class Delivery:
         self, group: str, item: Item, position: Position | None, send: OnContent | None
     ) -> Content | None:
         """Handle one message with a group chain that does not await; None if it is dropped."""
-        pipeline = self._pipeline
         about = About(group, item.sender, item.meta, position)
         token = about_event.set(about)
         text_token = text_event.set(None)
         try:
-            message, text = self._unpack(item.packed, pipeline.codec)
+            message, text = self._unpack(item.packed, self._pipeline.codec)
             text_event.set(text)
-            content = self._encode(about, pipeline.group.run(self._view, message), text)
+            content = self._encode(about, self._pipeline.group.run(self._view, message), text)
             if send is not None:
                 send(about, content)
             return content
@@ -197,14 +208,9 @@ class Delivery:
     async def _handle(self, group: str, waiting: Waiting) -> None:
         """Handle one message with a group chain that awaits, in a task of its group."""
         item, position, line = waiting
-        content = None
-        if item is not None:
-            content = await self._arun_item(group, item, position, self._send)
+        content = item and await self._arun_item(group, item, position, self._send)
         if line is not None and position is not None:
-            if item is None:
-                line.move(position)
-            else:
-                line.note(position.epoch, Passed.of(position.offset, item, content))
+            line.handled(position, item, content)
         members = self._hub.groups.members(self._view, group)
         if not members and not len(self._backlogs.get(group, ())):
             # The last member left while it was busy: no message will come.
@@ -240,12 +246,12 @@ class Delivery:
         codec = self._pipeline.codec
         frame = make_frame(message, codec, {}, text_event.get())
         about = About(group, "", {EXCLUDE: list(exclude)} if exclude else {})
-        if not (self._pipeline.send or self._pipeline.protocol):
-            self._hub.call(self._send, about, frame)
-            return
-        # As the chain gets what was published.
-        own = bytearray(frame.payload) if codec is None else copy_of(message)
-        self._hub.call(self._send, about, self._encode(about, own, frame.text))
+        content: Content = frame
+        if self._pipeline.send or self._pipeline.protocol:
+            # As the chain gets what was published.
+            own = bytearray(frame.payload) if codec is None else copy_of(message)
+            content = self._encode(about, own, frame.text)
+        self._hub.call(self._send, about, content)
 
     # What comes out of a history for one client
 
@@ -275,16 +281,12 @@ class Delivery:
             self._sends.send_one(connection, content)
         return True
 
-    # To the members
-
     def _make_frame(self, about: About, message: Any, text: bool) -> Frame:
         return about.keep(make_frame(message, self._pipeline.codec, about.meta, text))
 
     def _write_frame(self, about: About, frame: Frame) -> None:
         members = self._hub.groups.members(self._view, about.group)
         write(members, frame, about.meta.get(EXCLUDE, ()))
-
-    # Waiting
 
     @property
     def busy(self) -> bool:

@@ -60,6 +60,9 @@ class Format(Protocol):
     def reply(self, reply: Mapping[str, Any]) -> Frame:
         """The frame of one reply."""
 
+    def published(self, number: int) -> Frame:
+        """The reply to a publish."""
+
     def can_say(self, data: Data) -> bool:
         """Whether such data can be sent."""
 
@@ -89,6 +92,10 @@ class Json:
 
     def reply(self, reply: Mapping[str, Any]) -> Frame:
         return Frame(dump_json(_plain(reply)).encode(), True)
+
+    # The reply that is sent most.
+    def published(self, number: int) -> Frame:
+        return Frame(b'{"id":%d,"publish":{}}' % number, True)
 
     def can_say(self, data: Data) -> bool:
         return data.kind != "b"
@@ -126,6 +133,9 @@ class Protobuf:
         message = protobuf_class("Reply")()
         _fill(message, reply)
         return _delimited(message)
+
+    def published(self, number: int) -> Frame:
+        return self.reply({"id": number, "publish": {}})
 
     def can_say(self, data: Data) -> bool:
         return True

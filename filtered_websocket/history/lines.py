@@ -98,6 +98,13 @@ class Line:
         for joiner in tuple(self.joiners.values()):
             joiner.note(passed)
 
+    def handled(self, position: Position, item: Item | None, content: Any) -> None:
+        """The chain has made ``content`` of ``item``; without one only the position changes."""
+        if item is None:
+            self.move(position)
+        else:
+            self.note(position.epoch, Passed.of(position.offset, item, content))
+
     def move(self, position: Position) -> None:
         """The members were sent everything up to ``position``, or told that something is lost."""
         self.sent = position

@@ -1,6 +1,12 @@
 """Codes of the Centrifuge client protocol: errors, disconnects, unsubscribes."""
 
+from typing import Any
+
 from .. import close_codes
+from ..conf import conf
+from ..exceptions import Close, Drop, FilterError, NotAllowed, PublishError
+from ..filters.rate_limit import TooMany
+from ..layer.health import LOST
 
 #: Our close codes -> code and reason of this protocol. Any other goes as it is.
 CLOSE_CODES = {
@@ -65,6 +71,28 @@ class ReplyError(Exception):
 
 class BadRequest(Exception):
     """The connection is closed with 3501: the client does not speak this protocol."""
+
+
+def code_of(error: BaseException, connection: Any, pipeline: Any) -> int:
+    """
+    The code that answers ``error``, which is logged if it is a fault; 0: none, the connection
+    closes.
+    """
+    if isinstance(error, ReplyError):
+        return error.code
+    if isinstance(error, Close):
+        connection.close(error.code, error.reason)
+        return 0
+    if isinstance(error, Drop):
+        if isinstance(error, NotAllowed):
+            connection.not_allowed(error)
+        return 111 if isinstance(error, TooMany) else 103
+    if isinstance(error, (PublishError, *LOST)):
+        return 100
+    pipeline.failed(error, f"connection {connection.id}", "a group rule")
+    if isinstance(error, FilterError) and conf.ON_ERROR == "close":
+        connection.close(close_codes.FILTER_ERROR, "a filter failed")
+    return 100
 
 
 def translate(code: int, reason: str) -> tuple[int, str]:

@@ -6,15 +6,16 @@ subscription. Encoded once per publication and format.
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from ..chains.current import About
+from ..chains.current import About, nth
 from ..codecs.centrifuge import Publication
 from ..codecs.data import Data, data_to_send
-from ..codecs.frames import Frame, Kind
+from ..codecs.frames import Bundle, Frame, Kind
 from ..conf import conf
 from ..groups import channel_name
-from ..layer.envelope import EXCLUDE, INFO, TAGS
+from ..history.base import Position
+from ..layer.envelope import EXCLUDE, INFO, TAGS, Item
 from ..presence.base import Event
-from ..publishing.fan_out import write
+from ..publishing.fan_out import Members, runs_of, write
 from ..transports import AsgiTransport
 from .channels import (
     Channel,
@@ -152,6 +153,45 @@ class Pushes:
     def send(self, about: About, push: Push) -> None:
         """Send a message that came out of the group chain to all subscribers."""
         self._send(about.group, push, about.meta.get(EXCLUDE, ()))
+
+    def write_items(self, group: str, items: Sequence[Item], first: Position | None) -> None:
+        """
+        Send messages that no chain looks at: many leave in one write. ``first`` is the place
+        of the first one in the history. Raises for one that cannot be encoded, and then
+        nothing was sent.
+        """
+        channel = self._channels.get(group)
+        if channel is None:
+            return
+        pushes = [
+            self.publication(
+                About(group, item.sender, item.meta, nth(first, number)),
+                Data(item.payload, item.kind),
+                item.kind != "b",
+            )
+            for number, item in enumerate(items)
+        ]
+        frames = {way: [push.frame(way) for push in pushes] for way in channel.members}
+        if (
+            len(items) == 1
+            or any(item.meta.get(EXCLUDE) for item in items)
+            or (first is not None and conf.SLOW_READER == "drop_newest")
+        ):
+            for item, push in zip(items, pushes, strict=True):
+                self._send(group, push, item.meta.get(EXCLUDE, ()))
+            return
+        for waiting in channel.waiting.values():
+            for push in pushes:
+                self._wait(waiting, push)
+        for way, made in frames.items():
+            self._write_together(channel.members[way], made)
+
+    def _write_together(self, members: Members, made: Sequence[Frame | None]) -> None:
+        frames = [frame for frame in made if frame is not None]
+        self._counts["not_json"] += (len(made) - len(frames)) * len(members)
+        for run in runs_of(frames):
+            contents = [(frame.payload, frame.text) for frame in run]
+            write(members, Bundle(contents, run[0].is_kept), ())
 
     def publication(self, about: About, message: Any, text: bool) -> Push:
         """The push of a message."""

@@ -1,5 +1,7 @@
 """What the commands of the Centrifuge client protocol do, once a client is connected."""
 
+import asyncio
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,12 +23,47 @@ from .subscribing import Subscribing
 MAX_PAGE = 300
 
 
+class Unanswered:
+    """
+    The publishes of one client that the layer has not taken yet. They are answered in their
+    order, those that it takes together in one write.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._waiting: deque[tuple[int, asyncio.Future[Any]]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, number: int, sent: "asyncio.Future[Any]") -> None:
+        """``sent`` is done when the layer has taken it."""
+        self._waiting.append((number, sent))
+        sent.add_done_callback(self._look)
+
+    async def settled(self) -> None:
+        """Return when all are answered that were added before."""
+        if self._waiting:
+            await asyncio.wait([sent for _, sent in self._waiting])
+
+    def _look(self, _: object) -> None:
+        waiting, transport = self._waiting, self._session.transport
+        if not (waiting and waiting[0][1].done()):
+            return  # answered with others, or an earlier one has its turn first
+        transport.hold()
+        while waiting and waiting[0][1].done():
+            number, sent = waiting.popleft()
+            self._session.published(number, None if sent.cancelled() else sent.exception())
+        transport.release()
+
+
 class Requests(Subscribing):
     """Those of one session. A method per command; each returns the result's fields."""
 
     # Messages
 
-    async def publish(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def publish(self, request: dict[str, Any]) -> "dict[str, Any] | asyncio.Future[Any]":
+        """A future where the layer has to take it: the reply follows."""
         group = self._group_of(request)
         match = self._match(group)
         data: Data = request.get("data", Data(b"null"))
@@ -41,9 +78,10 @@ class Requests(Subscribing):
         if not event.is_published:
             token = client_event.set(event)
             try:
-                await self._connection.apublish(data)
+                sent = self._connection.apublish(data).detach()
             finally:
                 client_event.reset(token)
+            return {} if sent is None else sent
         return {}
 
     async def send(self, request: dict[str, Any]) -> dict[str, Any]:

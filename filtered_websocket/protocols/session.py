@@ -18,15 +18,14 @@ from ..close_codes import FILTER_ERROR, TOO_LARGE, UNAUTHORIZED
 from ..codecs.centrifuge import BadFrame, Format, choose
 from ..codecs.schema import messages
 from ..conf import conf
-from ..exceptions import Close, Drop, FilterError, NotAllowed, PublishError, ends_the_task
-from ..filters.rate_limit import RateLimitFilter, TooMany
-from ..layer.health import LOST
+from ..exceptions import Close, ends_the_task
+from ..filters.rate_limit import RateLimitFilter
 from ..transports import AsgiTransport
 from . import codes
 from .codes import BadRequest, ReplyError
 from .connection import ClientConnection
 from .pushes import Pushes
-from .requests import Requests
+from .requests import Requests, Unanswered
 from .subscribed import GRACE, expiry_fields
 from .tokens import Claims, InvalidToken, identify, read_token
 
@@ -73,6 +72,7 @@ class Session:
         self._limits = [one for one in filters if issubclass(one, RateLimitFilter)]
         self.pushes: Pushes = view.pushes
         self.requests = Requests(self, view)
+        self._unanswered = Unanswered(self)
 
     @property
     def transport(self) -> AsgiTransport:
@@ -118,6 +118,7 @@ class Session:
         if connection.deadline is not None and connection.is_expired(self._loop.time()):
             connection.close(UNAUTHORIZED, "expired")
         elif len(payload) > conf.MAX_MESSAGE_SIZE:
+            await self._unanswered.settled()
             connection.close(TOO_LARGE, "bad request")
         else:
             try:
@@ -128,6 +129,7 @@ class Session:
                     if number % TURN == 0:
                         await asyncio.sleep(0)
             except (BadRequest, BadFrame):
+                await self._unanswered.settled()
                 self._close(codes.BAD_REQUEST)
 
     async def _decode(self, payload: bytes, text: bool) -> list[dict[str, Any]]:
@@ -163,20 +165,30 @@ class Session:
     async def _answer(self, number: int, name: str, request: dict[str, Any]) -> None:
         """
         Handle a request, and send the reply: a result or an error. Returns when the client
-        reads: one that does not is not read either.
+        reads: one that does not is not read either. But publishes do not wait for one another.
         """
+        unanswered = self._unanswered
+        if unanswered and (name != "publish" or len(unanswered) >= TURN):
+            await unanswered.settled()
         try:
             for limit in self._limits:
                 limit.count(self.connection)
             handle = self._refresh if name == "refresh" else getattr(self.requests, name)
-            frame = self.format.reply({"id": number, name: await handle(request)})
+            result = await handle(request)
+            if isinstance(result, asyncio.Future):
+                if self.transport.unsent <= HIGH_WATER:
+                    unanswered.add(number, result)
+                    return
+                await result
+                result = {}
+            await unanswered.settled()
+            frame = self.format.reply({"id": number, name: result})
             if len(frame) > conf.MAX_OUTBOX and name != "subscribe":
                 raise ReplyError(106)
-        except BadRequest:
-            raise
         except BaseException as error:
-            if ends_the_task(error):
+            if isinstance(error, BadRequest) or ends_the_task(error):
                 raise
+            await unanswered.settled()
             self._answer_error(number, error)
             return
         if number and self.transport.unsent + len(frame) <= HIGH_WATER:
@@ -191,29 +203,17 @@ class Session:
         """Send a reply, or a push, without waiting."""
         self.transport.write(self.format.reply(reply))
 
+    def published(self, number: int, error: BaseException | None) -> None:
+        """Answer a publish that the layer has taken, or has not."""
+        if error is None:
+            self.transport.write(self.format.published(number))
+        else:
+            self._answer_error(number, error)
+
     def _answer_error(self, number: int, error: BaseException) -> None:
-        code = self._code_of(error)
+        code = codes.code_of(error, self.connection, self._view.pipeline)
         if code and number:
             self.reply({"id": number, "error": ReplyError(code).fields})
-
-    def _code_of(self, error: BaseException) -> int:
-        """The code that answers ``error``, which is logged if it is a fault; 0: none."""
-        connection = self.connection
-        if isinstance(error, ReplyError):
-            return error.code
-        if isinstance(error, Close):
-            connection.close(error.code, error.reason)
-            return 0
-        if isinstance(error, Drop):
-            if isinstance(error, NotAllowed):
-                connection.not_allowed(error)
-            return 111 if isinstance(error, TooMany) else 103
-        if isinstance(error, (PublishError, *LOST)):
-            return 100
-        self._view.pipeline.failed(error, f"connection {self.id}", "a group rule")
-        if isinstance(error, FilterError) and conf.ON_ERROR == "close":
-            connection.close(FILTER_ERROR, "a filter failed")
-        return 100
 
     # Connect
 

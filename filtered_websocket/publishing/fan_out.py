@@ -5,7 +5,7 @@ Writing never raises, never waits and never removes a member: see ``transports``
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ..codecs.frames import Bundle, Frame, to_frame
 from ..conf import conf
@@ -16,6 +16,8 @@ from ..types import Codec
 #: Id of a connection -> its transport. Not the connection, which a message to thousands would
 #: have to be looked up in.
 Members = dict[str, AsgiTransport]
+#: What has a payload.
+Piece = TypeVar("Piece", Item, Frame)
 #: About the most bytes of messages that are written at once.
 MAX_RUN = 65_536
 
@@ -53,7 +55,7 @@ def write_items(members: Members, items: Sequence[Item], is_kept: bool = False) 
         frame = Frame(item.payload, item.kind != "b", is_kept)
         write(members, frame, item.meta.get(EXCLUDE, ()))
         return
-    for run in _runs(items):
+    for run in runs_of(items):
         _write_run(members, run, is_kept)
 
 
@@ -72,9 +74,9 @@ def _write_run(members: Members, items: Sequence[Item], is_kept: bool) -> None:
             members[key].write(Bundle(rest, is_kept))
 
 
-def _runs(items: Iterable[Item]) -> Iterator[list[Item]]:
+def runs_of(items: Iterable[Piece]) -> Iterator[list[Piece]]:
     """``items`` in order, in lists of about ``MAX_RUN`` bytes, each written at once."""
-    run: list[Item] = []
+    run: list[Piece] = []
     size = 0
     for item in items:
         if run and size + len(item.payload) > MAX_RUN:

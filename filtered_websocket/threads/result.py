@@ -43,6 +43,12 @@ class Result(Coroutine[Any, Any, T_co]):
         self._value = value
         self._steps: Generator[Any, Any, T_co] | None = None
 
+    def detach(self) -> "asyncio.Future[T_co] | None":
+        """Instead of awaiting, on the loop of the call: its future, or None if it is done."""
+        future: asyncio.Future[T_co] | None = self._future
+        self._future = None
+        return future
+
     def __bool__(self) -> bool:
         # As any object it would be true: 'if connection.is_allowed(...)' would allow everything.
         raise TypeError("this call has an answer only if it is awaited: write 'await' before it")

@@ -1,0 +1,291 @@
+"""Publishes of clients of the Centrifuge protocol: not one by one, and yet in their order."""
+
+import asyncio
+import json
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from filtered_websocket import PublishError, WebSocketMessageFilter
+from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF
+from filtered_websocket.groups import History, group
+from filtered_websocket.history.base import Position
+from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.hub.view import HubView
+from filtered_websocket.layer.envelope import EXCLUDE, INFO, Item
+from filtered_websocket.protocols import session
+from filtered_websocket.protocols.pushes import Pushes
+from filtered_websocket.threads.result import Result
+from filtered_websocket.transports.lane import Lane
+
+from ..waiting import until
+from .clients import speak
+
+RULES = [
+    group("kept", publish=True, history=History(size=100, ttl=60)),
+    group("<str:name>", publish=True),
+]
+
+
+def publish(number, channel="room"):
+    return {"id": number, "publish": {"channel": channel, "data": number}}
+
+
+class Layer:
+    """Takes what is published when a test says so."""
+
+    def __init__(self, monkeypatch):
+        self.taken = []
+        monkeypatch.setattr(HubView, "asubmit", self.asubmit)
+
+    def asubmit(self, *args, **options):
+        future = asyncio.get_running_loop().create_future()
+        self.taken.append(future)
+        return Result(future)
+
+    async def has(self, count):
+        await until(lambda: len(self.taken) >= count)
+
+
+async def says_nothing(speaker):
+    """Whether nothing has come after some turns of the loop; a command may wait meanwhile."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+    return speaker.client._output.empty()
+
+
+@pytest.fixture
+def layer(monkeypatch):
+    return Layer(monkeypatch)
+
+
+async def test_a_publish_does_not_wait_for_the_one_before(layer):
+    async with speak(rules=RULES) as ann:
+        for number in (1, 2, 3):
+            await ann.say(publish(number))
+        await layer.has(3)
+        # Another group may be sooner: the replies keep their order.
+        layer.taken[2].set_result(None)
+        layer.taken[1].set_exception(PublishError("the layer is away"))
+        assert await says_nothing(ann)
+        layer.taken[0].set_result(None)
+        assert await ann.hear() == {"id": 1, "publish": {}}
+        failed = await ann.hear()
+        assert failed["id"] == 2 and failed["error"]["code"] == 100
+        assert await ann.hear() == {"id": 3, "publish": {}}
+
+
+async def test_a_publish_that_is_cut_short_is_answered(layer):
+    async with speak(rules=RULES) as ann:
+        await ann.say(publish(1))
+        await layer.has(1)
+        layer.taken[0].cancel()
+        assert await ann.hear() == {"id": 1, "publish": {}}
+
+
+@pytest.mark.parametrize(
+    ("command", "reply"),
+    [
+        ({"id": 9, "ping": {}}, {"id": 9, "ping": {}}),
+        ({"id": 9, "publish": {"channel": "#7"}}, {"id": 9, "error": 103}),
+    ],
+)
+async def test_other_replies_come_after_those_to_earlier_publishes(layer, command, reply):
+    async with speak(rules=RULES) as ann:
+        await ann.say(publish(1), command)
+        await layer.has(1)
+        assert await says_nothing(ann)
+        layer.taken[0].set_result(None)
+        assert await ann.hear() == {"id": 1, "publish": {}}
+        heard = await ann.hear()
+        assert heard.get("error", {}).get("code") == reply.pop("error", None)
+        assert heard["id"] == 9
+
+
+@pytest.mark.parametrize("bad", ["nonsense", "x" * 70_000, '{"id": 5}'])
+async def test_what_is_bad_closes_after_the_replies_to_earlier_publishes(layer, bad):
+    async with speak(rules=RULES) as ann:
+        await ann.say(publish(1))
+        await ann.client.send(bad)
+        await layer.has(1)
+        layer.taken[0].set_result(None)
+        assert await ann.hear() == {"id": 1, "publish": {}}
+        assert await ann.closed() == 3501
+
+
+async def test_so_many_wait_at_most(layer, monkeypatch):
+    monkeypatch.setattr(session, "TURN", 4)
+    async with speak(rules=RULES) as ann:
+        for number in range(1, 10):
+            await ann.say(publish(number))
+        await layer.has(4)
+        assert await says_nothing(ann) and len(layer.taken) == 4
+        for future in layer.taken[:4]:
+            future.set_result(None)
+        assert [(await ann.hear())["id"] for _ in range(4)] == [1, 2, 3, 4]
+        await layer.has(8)
+        for future in layer.taken[4:]:
+            future.set_result(None)
+
+
+async def test_who_does_not_read_is_not_read_either(layer, monkeypatch):
+    monkeypatch.setattr(session, "HIGH_WATER", -1)
+    async with speak(rules=RULES) as ann:
+        await ann.say(publish(1), publish(2))
+        await layer.has(1)
+        assert await says_nothing(ann) and len(layer.taken) == 1
+        layer.taken[0].set_result(None)
+        assert await ann.hear() == {"id": 1, "publish": {}}
+        await layer.has(2)
+        layer.taken[1].set_result(None)
+        assert await ann.hear() == {"id": 2, "publish": {}}
+
+
+async def test_a_filter_that_publishes_itself_is_answered_in_order(layer):
+    class Other(WebSocketMessageFilter):
+        @classmethod
+        def filter(cls, web_socket_instance, message):
+            if message == 2:
+                web_socket_instance.publish([message])
+
+    async with speak([Other], rules=RULES) as ann:
+        await ann.say(publish(1), publish(2))
+        await layer.has(1)
+        assert await says_nothing(ann)
+        layer.taken[0].set_result(None)
+        assert [(await ann.hear())["id"] for _ in range(2)] == [1, 2]
+
+
+@pytest.mark.parametrize("channel", ["room", "kept"])
+async def test_what_is_published_together_is_heard_in_order(channel):
+    async with speak(rules=RULES) as ann, speak(rules=RULES) as bob:
+        await bob.ask(subscribe={"channel": channel})
+        await ann.say(*[publish(number, channel) for number in range(1, 51)])
+        heard = [(await bob.push())["pub"]["data"] for _ in range(50)]
+        assert heard == list(range(1, 51))
+        assert [(await ann.hear())["id"] for _ in range(50)] == heard
+
+
+async def test_who_published_is_described_once_for_all_groups(monkeypatch):
+    described = []
+    async with speak(rules=RULES) as ann:
+        connection = get_hub().connections[ann.id]
+        describe = connection._describe
+        monkeypatch.setattr(
+            connection, "_describe", lambda shown: described.append(shown) or describe(shown)
+        )
+        for number in (1, 2, 3):
+            await ann.ask(publish={"channel": f"room{number}", "data": 1})
+        assert described == [None]
+        assert json.loads(connection._publisher("room")) == {"client": ann.id}
+
+
+# Many at once, to their subscribers
+
+
+class Transport(Lane):
+    """Notes what is written, each call by itself."""
+
+    def __init__(self):
+        self.closed, self.written = None, []
+
+    @property
+    def unsent(self):
+        return 0
+
+    def write(self, frame, done=None):
+        self.written.append([part.payload for part in frame.parts])
+
+
+def subscriber(pushes, name, form=JSON, stands=True):
+    one = SimpleNamespace(id=name, format=form, transport=Transport(), lose=None)
+    pushes.begin(one, "room")
+    if stands:
+        pushes.stand(one, "room", False)
+    return one
+
+
+def items(*payloads, kind="j", **meta):
+    return [Item(number, kind, "", one, meta) for number, one in enumerate(payloads, 1)]
+
+
+def data_of(written):
+    return [[json.loads(one)["push"]["pub"]["data"] for one in call] for call in written]
+
+
+@pytest.fixture
+def pushes():
+    return Pushes(Counter())
+
+
+@pytest.mark.parametrize("first", [None, Position("e", 5)])
+def test_what_comes_together_is_written_together(pushes, first):
+    ann, bob = subscriber(pushes, "ann"), subscriber(pushes, "bob", PROTOBUF)
+    cid = subscriber(pushes, "cid", stands=False)
+    pushes.write_items("room", items(b"1", b"2", b"3"), first)
+    assert data_of(ann.transport.written) == [[1, 2, 3]]
+    assert [len(call) for call in bob.transport.written] == [3]
+    assert cid.transport.written == []
+    pushes.stand(cid, "room", False)
+    assert data_of(cid.transport.written) == [[1], [2], [3]]
+    offsets = [json.loads(one)["push"]["pub"].get("offset") for one in ann.transport.written[0]]
+    assert offsets == ([5, 6, 7] if first else [None] * 3)
+
+
+def test_much_that_comes_together_is_written_in_parts(pushes):
+    ann = subscriber(pushes, "ann")
+    pushes.write_items("room", items(*[b'"%s"' % (b"x" * 30_000)] * 5), None)
+    assert [len(call) for call in ann.transport.written] == [2, 2, 1]
+
+
+def test_what_json_cannot_say_is_left_out_and_counted_for_each(pushes):
+    ann, bob = subscriber(pushes, "ann"), subscriber(pushes, "bob")
+    cid = subscriber(pushes, "cid", PROTOBUF)
+    some = [*items(b"1", b"2"), *items(b"\xff", kind="b")]
+    pushes.write_items("room", some, None)
+    assert data_of(ann.transport.written) == data_of(bob.transport.written) == [[1, 2]]
+    assert [len(call) for call in cid.transport.written] == [3]
+    assert pushes._counts["not_json"] == 2
+    pushes.write_items("room", items(b"\xff", b"\xff", kind="b"), None)
+    assert len(ann.transport.written) == 1 and pushes._counts["not_json"] == 6
+
+
+def test_who_is_left_out_of_one_gets_the_others(pushes):
+    ann, bob = subscriber(pushes, "ann"), subscriber(pushes, "bob")
+    some = [*items(b"1"), *items(b"2", **{EXCLUDE: ["ann"]}), *items(b"3")]
+    pushes.write_items("room", some, None)
+    assert data_of(ann.transport.written) == [[1], [3]]
+    assert data_of(bob.transport.written) == [[1], [2], [3]]
+
+
+def test_where_the_newest_are_dropped_each_publication_is_written_by_itself(pushes, settings):
+    settings.FILTERED_WEBSOCKET = {"SLOW_READER": "drop_newest"}
+    ann = subscriber(pushes, "ann")
+    pushes.write_items("room", items(b"1", b"2"), Position("e", 1))
+    assert data_of(ann.transport.written) == [[1], [2]]
+    pushes.write_items("room", items(b"1", b"2"), None)
+    assert data_of(ann.transport.written[2:]) == [[1, 2]]
+
+
+def test_of_a_group_without_subscribers_nothing_is_encoded(pushes):
+    pushes.write_items("room", items(b"1", b"2"), None)
+
+
+async def test_one_message_that_cannot_be_encoded_does_not_cost_the_others(caplog):
+    codecs = pytest.importorskip("centrifuge.codecs")._ProtobufCodec
+    protobuf = {"subprotocols": ["centrifuge-protobuf"], "connects": False}
+    async with speak(rules=RULES, **protobuf) as ann:
+        for command in ({"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": "room"}}):
+            await ann.client.send(codecs.encode_commands([command]))
+            await ann.client.receive()
+        [view] = get_hub().views.values()
+        forged = items(b"2", **{INFO: '{"client":{"a":7}}'})
+        view.deliver("room", [*items(b"1"), *forged, *items(b"3")])
+        heard = [
+            reply["push"]["pub"]["data"]
+            for _ in range(2)
+            for reply in codecs.decode_replies(await ann.client.receive())
+        ]
+        assert heard == ["MQ==", "Mw=="]  # 1 and 3
+    assert "group 'room'" in caplog.text
