@@ -24,7 +24,7 @@ from ..layer.redis_layer import RedisLayer, make_pool
 from ..threads.tasks import end_tasks
 
 #: What the scripts do, and the question for the ``run_id``, in the words of Redis' ACL.
-RIGHTS = "+info +eval +evalsha +get +set +del +llen +lrange +rpush +ltrim +pexpire +publish"
+RIGHTS = "+info +eval +evalsha +get +set +del +llen +lrange +rpush +ltrim +pexpire +pttl +publish"
 
 
 def hosts_of(layer: Any) -> tuple[list[Any], Callable[[str], int]]:

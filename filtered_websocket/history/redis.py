@@ -91,7 +91,7 @@ class RedisHistory:
             if not self.hosts.is_cluster:
                 self.open_calls[commands] = call
             call.send()
-        call.add(_Batch(arguments, on_done, batch.key, batch.origin, now))
+        call.add(_Batch(arguments, on_done, batch.key, batch.origin, now if renews else None))
 
     async def read(
         self,
@@ -183,8 +183,8 @@ class _Batch(NamedTuple):
     on_done: OnAppended
     key: str
     origin: str
-    #: Since when it waits, on the loop's clock.
-    given: float
+    #: Since when it waits, on the loop's clock, where it renews the time of what is kept.
+    given: float | None
 
 
 class _Append(_Call):
@@ -232,7 +232,8 @@ class _Append(_Call):
         else:
             positions = answered_positions(reply)
             for batch, position in zip(self._batches, positions, strict=True):
-                self._store.renewals.note(batch.key, batch.given)
+                if batch.given is not None:
+                    self._store.renewals.note(batch.key, batch.given)
                 _tell(batch, position or StaleBatch(batch.origin))
 
 

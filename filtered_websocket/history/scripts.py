@@ -10,8 +10,9 @@ The scripts that Redis runs for a history, from Redis 6.2 on, and what they are 
 
 Each has a fixed width: reading text would take a script longer than its commands. ``last`` is
 the last batch of an origin: in ``m`` of the four origins that wrote last, in ``p`` of others.
-So most batches need four commands. What is in braces chooses the slot of a Redis Cluster: all
-keys of a group are in one.
+So most batches need four commands. ``m`` tells when the time of ``h`` is over, too, which Redis
+frees later: it is kept for ``POSITION_TTL`` more. What is in braces chooses the slot of a Redis
+Cluster: all keys of a group are in one.
 
 Each script is given the ``run_id`` of the server that runs it. Another one than stored, and
 the data are what a restart or a failover has left of them: there is a new epoch.
@@ -67,6 +68,7 @@ for n = 1, #KEYS, 2 do
   local epoch, top, last, others, oldest = ARGV[2], 0, nil, '', nil
   if found then
     if string.sub(found, 17, 32) == run then epoch = string.sub(found, 1, 16) else renews = 1 end
+    if renews == 1 and redis.call('PTTL', meta) <= POSITION then redis.call('DEL', kept) end
     top = struct.unpack('>I8', found, 33)
     local own = 45
     if string.sub(found, 45, 60) ~= origin then own = string.find(found, origin, 61, true) end
@@ -114,7 +116,8 @@ return answers
 """.replace("REMEMBERED", str(REMEMBERED * 1000)).replace("POSITION", str(POSITION_TTL * 1000))
 )
 
-READ = _script("""
+READ = _script(
+    """
 local meta = redis.call('GET', KEYS[1])
 local epoch, top, size = ARGV[2], 0, 0
 if meta then
@@ -128,7 +131,8 @@ else
   redis.call('DEL', KEYS[2])
   redis.call('SET', KEYS[1], epoch .. ARGV[1] .. struct.pack('>I8I4', 0, 0))
 end
-if top == 0 then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+if top == 0 then redis.call('PEXPIRE', KEYS[1], ARGV[3])
+elseif redis.call('PTTL', KEYS[1]) <= POSITION then redis.call('DEL', KEYS[2]) end
 local low, high = top - math.min(size, redis.call('LLEN', KEYS[2])) + 1, top
 local reverse = ARGV[7] == '1'
 local limit = tonumber(ARGV[6])
@@ -149,7 +153,8 @@ if limit >= 0 and reverse then low = math.max(low, high - limit + 1) end
 if limit >= 0 and not reverse then high = math.min(high, low + limit - 1) end
 if low > high then return {epoch, top, 1, low, {}} end
 return {epoch, top, 1, low, redis.call('LRANGE', KEYS[2], low - top - 1, high - top - 1)}
-""")
+""".replace("POSITION", str(POSITION_TTL * 1000))
+)
 
 FORGET = _script("""
 local meta = redis.call('GET', KEYS[1])
@@ -226,8 +231,8 @@ def _limits(retention: Retention) -> tuple[int, int, int]:
 
 class Renewals:
     """
-    When this publisher had what is kept of a group given its time anew. The key in Redis gets a
-    quarter more than that, so not each append needs to.
+    When this publisher last had what is kept of a group given its time anew. The key in Redis gets
+    a quarter more than that, so not each append needs to.
     """
 
     def __init__(self) -> None:
@@ -238,7 +243,7 @@ class Renewals:
         return renewed is None or now - renewed > retention.ttl / 8
 
     def note(self, key: str, now: float) -> None:
-        """Redis has answered a call that was sent at ``now`` or later."""
+        """Redis has answered a call that gave it, and was sent at ``now`` or later."""
         if len(self._renewed) >= MAX_RENEWALS:
             self._renewed.clear()
         self._renewed[key] = now

@@ -182,7 +182,8 @@ class Host:
         renews = self._renewals.is_due(batch.key, keep.retention, now)
         one = append_arguments(batch, items, keep.retention, target, keep.idempotency_key, renews)
         [answer] = answered_positions(self._run_at_owner(APPEND, *append_all([one])))
-        self._renewals.note(batch.key, now)
+        if renews:
+            self._renewals.note(batch.key, now)
         # One batch is on its way at a time, so that no later one has been appended.
         position = answer or Position("", 0)
         if not (publishes or position.repeated):

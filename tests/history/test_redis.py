@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import shutil
+from types import SimpleNamespace
 
 import msgpack
 import pytest
@@ -12,7 +13,7 @@ from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from redis.exceptions import MovedError, OutOfMemoryError, ResponseError
 
-from filtered_websocket.history.base import EMPTY_TTL, POSITION_TTL, Position, Retention
+from filtered_websocket.history.base import EMPTY_TTL, POSITION_TTL, Page, Position, Retention
 from filtered_websocket.history.hosts import RIGHTS
 from filtered_websocket.history.redis import MAX_TOGETHER, MAX_TOGETHER_BYTES, RedisHistory
 from filtered_websocket.layer.envelope import Item, group_key, unseal
@@ -139,7 +140,9 @@ async def test_what_is_wrong_with_one_group_is_no_matter_of_the_others(valkey, c
     names = ["fws:{" + key.partition(".g.")[2] + "}:h" for key in keys]
     client.set(names[1], "no list")
     async with Opened(valkey.url) as store:
-        client.set(names[1].replace("}:h", "}:m"), "e" * 16 + "r" * 16 + "\0" * 12)
+        client.set(
+            names[1].replace("}:h", "}:m"), "e" * 16 + "r" * 16 + "\0" * 12, POSITION_TTL * 2
+        )
         answers = [append(store, batch_of("a", key=key)) for key in keys]
         answers += [append(store, batch_of("b", number=1, key=key)) for key in keys]
         found = await asyncio.gather(*answers, return_exceptions=True)
@@ -206,6 +209,34 @@ async def test_whoever_appends_leaves_the_time_that_is_promised(valkey, client):
         assert await asyncio.to_thread(wait_until, lambda: not client.exists(BASE + "h"))
         await append(store, batch_of("e", number=3), retention)
         assert client.pttl(BASE + "h") > 1125_000
+
+
+async def test_what_is_published_to_all_the_time_keeps_its_time(valkey, client):
+    retention = Retention(9, 1000)
+    async with Opened(valkey.url) as store:
+        now = 0
+        store._loop = SimpleNamespace(time=lambda: now)
+        for number in range(30):
+            await append(store, batch_of("a", number=number), retention)
+            left = client.pttl(BASE + "h")
+            assert left > 1000_000
+            # The next one comes before this publisher has to renew it.
+            now += 100
+            client.pexpire(BASE + "h", left - 100_000)
+
+
+async def test_what_is_older_than_the_time_is_given_to_nobody(valkey, client):
+    retention = Retention(9, 1000)
+    async with Opened(valkey.url) as store, Opened(valkey.url) as other:
+        first = await append(store, batch_of("a"), retention)
+        assert texts(await store.read(KEY)) == ["a"]
+        # As after 1000 s: Redis frees the list later.
+        client.pexpire(BASE + "m", POSITION_TTL * 1000)
+        assert client.exists(BASE + "h")
+        assert await store.read(KEY, first._replace(offset=0)) == Page([], first, recovered=False)
+        assert await store.read(KEY, first) == await store.read(KEY) == Page([], first)
+        await append(other, batch_of("b", origin="p"), retention)
+        assert texts(await store.read(KEY)) == ["b"]
 
 
 async def test_no_more_is_kept_than_the_size_and_an_eighth_and_no_more_is_read(valkey, client):

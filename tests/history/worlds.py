@@ -6,7 +6,15 @@ import itertools
 import random
 from contextlib import suppress
 
-from filtered_websocket.history.base import EMPTY_TTL, REMEMBERED, Position, Retention, StaleBatch
+from filtered_websocket.history.base import (
+    EMPTY_TTL,
+    POSITION_TTL,
+    REMEMBERED,
+    Position,
+    Retention,
+    StaleBatch,
+)
+from filtered_websocket.history.scripts import Renewals
 from filtered_websocket.layer.envelope import Batch, Stamper, group_key
 from filtered_websocket.publishing.items import new_item
 
@@ -255,7 +263,12 @@ class RedisWorld(World):
         ]
 
     async def expire(self):
-        self.client.delete(self.names + "h")
+        if self.random.random() < 0.5:
+            self.client.delete(self.names + "h")
+        else:
+            # Redis has not freed it yet. Whoever publishes then has not done so for long.
+            self.client.pexpire(self.names + "m", POSITION_TTL * 1000)
+            self.store.renewals = Renewals()
         self.model.kept.clear()
 
     async def lose_position(self):
@@ -277,7 +290,8 @@ class RedisWorld(World):
 
     async def replicate(self):
         """A replica has got all until now."""
-        dump = {name: self.client.dump(name) for name in self.client.scan_iter()}
+        names = list(self.client.scan_iter())
+        dump = {name: (self.client.pttl(name), self.client.dump(name)) for name in names}
         self.copy = dump, copy.deepcopy(self.model)
 
     async def fail_over(self):
@@ -285,8 +299,8 @@ class RedisWorld(World):
         if self.copy is not None:
             dump, model = self.copy
             self.client.flushall()
-            for name, value in dump.items():
-                self.client.restore(name, 0, value)
+            for name, (left, value) in dump.items():
+                self.client.restore(name, left, value)
             self.model = copy.deepcopy(model)
             self.change_epoch()
             _, commands = self.store._find(KEY)

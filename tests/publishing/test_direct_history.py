@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -19,7 +20,7 @@ from filtered_websocket.history.scripts import READ, keys_of, read_arguments
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.envelope import group_key, unseal
 from filtered_websocket.layer.redis_layer import redis_layer
-from filtered_websocket.publishing import direct_history
+from filtered_websocket.publishing import direct_history, direct_host
 from filtered_websocket.publishing.batches import Keep, append_here
 from filtered_websocket.publishing.direct import DirectSender, close_senders
 from filtered_websocket.publishing.items import new_item
@@ -71,6 +72,20 @@ def listen(client):
     pubsub.subscribe(f"asgi__group__{KEY}")
     assert pubsub.get_message(timeout=LIMIT)["type"] == "subscribe"
     return pubsub
+
+
+def test_what_is_published_to_all_the_time_keeps_its_time(layer, valkey, monkeypatch):
+    keep, now = Keep(Retention(10, 1000)), 0
+    sender, list_key = DirectSender(layer), keys_of(KEY)[1]
+    with redis.Redis.from_url(valkey.url) as client:
+        monkeypatch.setattr(direct_host, "time", SimpleNamespace(monotonic=lambda: now))
+        for number in range(30):
+            sender.send("room", new_item(f"m{number}"), keep)
+            left = client.pttl(list_key)
+            assert left > 1000_000
+            # The next one comes before this process has to renew it.
+            now += 100
+            client.pexpire(list_key, left - 100_000)
 
 
 def test_a_message_has_its_place_when_send_returns(layer, valkey):
