@@ -27,7 +27,8 @@ from .connections.handshake import LATEST_EVENT
 from .consumers import FilteredWebSocketConsumer
 from .exceptions import FilterError
 from .groups import MAX_NAME, Action, GroupRule
-from .history.memory import begin_test
+from .history.stores import empty_histories as empty_histories
+from .history.stores import history_of_tests
 from .hub.registry import active_hub
 from .hub.view import HubView
 from .pipelines.entries import Entry
@@ -37,6 +38,9 @@ from .publishing.items import Published as Published
 from .publishing.items import published as published
 from .threads.blocking import in_the_thread_sensitive_thread
 from .types import ASGIApplication, Call, Event
+
+# So that also tests that never connect find nothing of one another.
+history_of_tests()
 
 #: How long ``receive`` and the other methods wait before they fail, seconds.
 TIMEOUT = 5.0
@@ -76,7 +80,7 @@ class Client:
 
     async def open(self) -> None:
         """Send the handshake; then ``accepted`` says whether it was accepted."""
-        begin_test()
+        history_of_tests().begin()
         self._task = asyncio.create_task(self._serve(), name="fws-test-connection")
         self._input.put_nowait({"type": "websocket.connect"})
         event = await self._next()

@@ -19,7 +19,7 @@ from django.test import RequestFactory
 from filtered_websocket.checks.groups import check_groups
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.disconnect import unsubscribe
-from filtered_websocket.history import ahistory, memory
+from filtered_websocket.history import ahistory
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.presence import Info, apresence, apresence_stats
 from filtered_websocket.publish import apublish, apublish_to_user
@@ -247,7 +247,6 @@ def two_users():
 
 async def test_last_20_and_catching_up(site):
     [chat] = site("docs/history.md", "chat.py")
-    memory.forget_all()
     app = FilteredWebSocketConsumer.as_asgi(
         filters=[chat.Chat, chat.Place], groups=["home"], group_rules=chat.grouppatterns
     )

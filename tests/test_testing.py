@@ -348,6 +348,13 @@ class CallsInATestCase(TestCase):
         await self.ask("bob")
 
 
+@pytest.mark.parametrize("text", ["one", "two"])
+async def test_who_only_reads_finds_nothing_of_another_test(text):
+    assert (await ahistory("board")).publications == []
+    async with connect([], group_rules=KEPT) as ann:
+        await ann.connection.apublish(text, "board")
+
+
 async def join(web_socket_instance, data):
     await web_socket_instance.join(data.decode())
     web_socket_instance.push("joined")

@@ -1,12 +1,10 @@
 """The histories of one process: where no channel layer leads to others, and in tests."""
 
-import asyncio
 import heapq
 import itertools
 import os
 import threading
 import time
-import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 
@@ -252,6 +250,13 @@ class MemoryHistory:
         while group.publications:
             self._drop_oldest(group)
 
+    def _clear_all(self) -> None:
+        self._groups.clear()
+        self._empty.clear()
+        self._filled.clear()
+        self._due.clear()
+        self.bytes = 0
+
     def _drop_oldest(self, group: _Group) -> None:
         self.bytes -= group.publications.popleft().item.size
 
@@ -266,21 +271,15 @@ def process_history() -> MemoryHistory:
 
 
 def forget_all() -> None:
-    """Begin anew: after a fork what is kept is the parent's, and each test has its own."""
+    """After a fork: what is kept is the parent's."""
     global _of_process
-    _of_process = MemoryHistory()
+    _of_process = type(_of_process)()
 
 
-#: Those of tests that have begun: each test has its own.
-_loops: "weakref.WeakSet[asyncio.AbstractEventLoop]" = weakref.WeakSet()
-
-
-def begin_test() -> None:
-    """Begin anew where the running event loop is that of another test."""
-    loop = asyncio.get_running_loop()
-    if loop not in _loops:
-        _loops.add(loop)
-        forget_all()
+def use_history(history: MemoryHistory) -> None:
+    """What all share from now on: in a process that runs tests, their own."""
+    global _of_process
+    _of_process = history
 
 
 # Windows has no fork.

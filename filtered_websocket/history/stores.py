@@ -3,8 +3,11 @@ Where histories are kept, beside the channel layer: in its Redis, or in this pro
 Python asks there on an event loop.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import os
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
@@ -18,7 +21,7 @@ from ..layer.links import RedisLink
 from ..layer.process import ProcessLink
 from ..layer.redis_layer import RedisLayer, redis_layer
 from .base import HistoryStore, Page, Position, check_position
-from .memory import process_history
+from .memory import MemoryHistory, process_history, use_history
 from .redis import RedisHistory
 
 
@@ -39,6 +42,73 @@ def _open_redis(layer: Any, redis: RedisLayer | None) -> HistoryStore | None:
     except (AttributeError, RuntimeError, TypeError, ValueError, RedisError):
         # Of another shape than those of channels_redis 4, or redis-py has to connect.
         return None
+
+
+# In tests
+
+
+class HistoryOfTests(MemoryHistory):
+    """Empty at the beginning of each test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._test = ""
+        self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+        self._is_held = False
+
+    def _find(self, key: str, now: float) -> Any:
+        test = _running_test()
+        if test != self._test:
+            self._test = test
+            self._clear_all()
+        return super()._find(key, now)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._clear_all()
+
+    def begin(self) -> None:
+        """A client connects: without pytest each test has an event loop of its own."""
+        loop = asyncio.get_running_loop()
+        if not (self._is_held or _running_test() or loop in self._loops):
+            self._loops.add(loop)
+            self.clear()
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        before, self._is_held = self._is_held, True
+        self.clear()
+        try:
+            yield
+        finally:
+            self._is_held = before
+            self.clear()
+
+
+def _running_test() -> str:
+    """The test that pytest runs; empty where it runs none."""
+    # The last word says whether it is being set up.
+    return os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+
+
+def history_of_tests() -> HistoryOfTests:
+    """What the hubs of this process share from now on, as it runs tests."""
+    history = process_history()
+    if not isinstance(history, HistoryOfTests):
+        history = HistoryOfTests()
+        use_history(history)
+    return history
+
+
+@contextmanager
+def empty_histories() -> Iterator[None]:
+    """
+    What runs inside finds nothing in histories, and leaves nothing. Tests that pytest runs are
+    so by themselves, and others from their first connection on.
+    """
+    with history_of_tests().hold():
+        yield
 
 
 # From Python

@@ -1,5 +1,8 @@
 """Where histories are kept: stores."""
 
+import asyncio
+import itertools
+
 import pytest
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
@@ -15,6 +18,7 @@ from filtered_websocket.publishing import direct_history
 
 from ..layer.scripted_redis import ScriptedRedis
 from ..waiting import until
+from .worlds import KEY, append, batch_of, texts
 
 
 def use(settings, backend, *hosts):
@@ -26,6 +30,33 @@ async def test_a_link_inside_the_process_has_the_store_of_the_process():
     assert stores.open_store(ProcessLink(print)) is process_history()
     memory.forget_all()
     assert isinstance(process_history(), MemoryHistory)
+
+
+async def test_each_test_of_pytest_has_its_own(monkeypatch):
+    store, offsets = stores.HistoryOfTests(), []
+    for number, name in enumerate(["one (setup)", "one (call)", "two (setup)"]):
+        monkeypatch.setenv("PYTEST_CURRENT_TEST", f"test_a.py::test_{name}")
+        offsets.append((await append(store, batch_of("x", number=number))).offset)
+    assert offsets == [1, 2, 1] and store.bytes == batch_of("x").items[0].size
+
+
+def test_without_pytest_each_loop_that_connects_has_its_own_and_each_block(monkeypatch):
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    monkeypatch.setattr(memory, "_of_process", None)
+    store = stores.history_of_tests()
+    assert store is stores.history_of_tests() is process_history()
+    numbers = itertools.count()
+
+    async def publish():
+        store.begin()
+        await append(store, batch_of("x", number=next(numbers)))
+        store.begin()
+        return texts(await store.read(KEY))
+
+    assert [asyncio.run(publish()) for _ in range(2)] == [["x"], ["x"]]
+    with stores.empty_histories():
+        assert [asyncio.run(publish()) for _ in range(2)] == [["x"], ["x", "x"]]
+    assert texts(asyncio.run(store.read(KEY))) == []
 
 
 async def test_a_link_that_is_not_ours_has_none():

@@ -17,13 +17,7 @@ from filtered_websocket import (
 from filtered_websocket.chains import delivery
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.groups import History, personal
-from filtered_websocket.history import (
-    aforget_history,
-    ahistory,
-    forget_history,
-    history,
-    memory,
-)
+from filtered_websocket.history import aforget_history, ahistory, forget_history, history
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.publish import apublish, apublish_to_user, publish
 from filtered_websocket.testing import connect
@@ -94,7 +88,6 @@ RULES_AT = driver.__name__
 @pytest.fixture(params=["memory", "redis", "encrypted"])
 def world(request, settings, time_enough):
     """Where histories are kept."""
-    memory.forget_all()
     if request.param != "memory":
         valkey = request.getfixturevalue("valkey")
         options = {"symmetric_encryption_keys": ["key"]} if request.param == "encrypted" else {}
