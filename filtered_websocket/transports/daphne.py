@@ -21,7 +21,7 @@ from ..conf import conf
 from ..logs import get_logger
 from ..types import Receive, Send
 from .asgi import AsgiTransport
-from .daphne_costs import format_options_later, spread_checks
+from .daphne_costs import cut_costs_of_logging, spread_checks
 from .daphne_reading import read_short_frames
 from .inbox import MessageQueue, SocketReader, limit_queue
 from .lane import NOBODY, Lane
@@ -276,7 +276,7 @@ def find_daphne(
             error,
         )
         return None
-    format_options_later()
+    cut_costs_of_logging()
     return (DaphneTls if is_wrapped else DaphneLane)(protocol, socket, send, max_unsent, on_end)
 
 

@@ -7,21 +7,32 @@ import types
 from types import SimpleNamespace
 
 import pytest
+from autobahn import util
+from autobahn.twisted import websocket
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket import protocol as autobahn
 from twisted.internet.testing import StringTransport
 
 from filtered_websocket.transports import daphne_costs
-from filtered_websocket.transports.daphne_costs import MODULE, format_options_later
+from filtered_websocket.transports.daphne_costs import (
+    MODULE,
+    cut_costs_of_logging,
+    format_options_later,
+    name_once,
+)
 
 
 @pytest.fixture(autouse=True)
 def undone(monkeypatch):
     """autobahn as it is installed; whatever a test does to it is undone."""
     monkeypatch.setattr(autobahn, "pformat", pprint.pformat)
-    format_options_later.cache_clear()
+    for module in (autobahn, websocket):
+        monkeypatch.setattr(module, "hltype", util.hltype)
+    for once in (format_options_later, name_once):
+        once.cache_clear()
     yield
-    format_options_later.cache_clear()
+    for once in (format_options_later, name_once):
+        once.cache_clear()
 
 
 @pytest.fixture
@@ -126,3 +137,32 @@ def test_a_release_that_differs_is_left_as_it_is(monkeypatch, source, is_known):
 def test_without_autobahn_there_is_nothing_to_change(monkeypatch):
     monkeypatch.delitem(sys.modules, MODULE)
     assert not format_options_later()
+
+
+def test_a_method_is_named_once_and_as_it_was(monkeypatch):
+    seen, name = [], util.hltype
+
+    def hltype(named):
+        seen.append(named)
+        return name(named)
+
+    for module in (util, autobahn, websocket):
+        monkeypatch.setattr(module, "hltype", hltype)
+    cut_costs_of_logging()
+    assert type(autobahn.pformat([])) is daphne_costs.Later
+    for module in (autobahn, websocket):
+        seen.clear()
+        one, two = WebSocketServerProtocol(), WebSocketServerProtocol()
+        names = [module.hltype(made.sendData) for made in (one, two, one)]
+        assert names == [name(one.sendData)] * 3 and seen == [autobahn.WebSocketProtocol.sendData]
+        # A class, a function, and what has no hash.
+        for other in (WebSocketServerProtocol, hltype, []):
+            assert module.hltype(other) == name(other)
+
+
+@pytest.mark.parametrize("gone", ["autobahn.util", "autobahn.twisted.websocket"])
+def test_names_in_a_release_that_differs_stay_as_they_are(monkeypatch, gone):
+    monkeypatch.setattr(autobahn, "hltype", str)
+    monkeypatch.delitem(sys.modules, gone)
+    name_once()
+    assert autobahn.hltype is str and websocket.hltype is util.hltype
