@@ -7,7 +7,8 @@ Questions that are asked of the database at the same moment, in one call for all
     ask(two) ─┼─ a batch ── answer([one, two, three]) in a thread ── an answer for each
     ask(three)┘
 
-While a call runs, the next batch grows.
+While a call runs, the next batch grows, and as long as others come: one of sixteen handshakes that
+are looked up together costs a seventh of one that is looked up alone.
 """
 
 import asyncio
@@ -18,9 +19,12 @@ from weakref import WeakKeyDictionary
 
 from .database import QueryTimer, start_query
 
-#: How long a question waits at most for the call of others to end, seconds; then its batch is
-#: asked beside it.
+#: How long a question waits at most for others to come, or for the call of others to end, seconds;
+#: then its batch is asked beside it.
 HOLD = 0.02
+#: Turns of the event loop without another question, after which none is waited for: about as many
+#: as a handshake takes from its socket to its question.
+QUIET_TURNS = 2
 
 #: A question, and the future of its answer: done where nobody waits for it any more.
 Question = tuple[Any, "asyncio.Future[Any]"]
@@ -90,8 +94,19 @@ class _Line:
         if self._running:
             self._loop.call_later(HOLD, self.start, batch)
         else:
-            # Behind everything that has arrived together with the first.
-            self._loop.call_soon(self.start, batch)
+            self._loop.call_soon(self._grow, batch, 1, QUIET_TURNS)
+
+    def _grow(self, batch: "_Batch", size: int, left: int) -> None:
+        """Start ``batch`` when no more is added to it; it had ``size`` questions before."""
+        if self.next is not batch:
+            return  # started meanwhile
+        now = len(batch.questions)
+        if now > size and self._loop.time() < batch.hold_until:
+            left = QUIET_TURNS
+        if left:
+            self._loop.call_soon(self._grow, batch, now, left - 1)
+        else:
+            self.start(batch)
 
     def start(self, batch: "_Batch") -> None:
         """Nothing more is added to ``batch``; does nothing if it has been started."""
@@ -105,7 +120,7 @@ class _Line:
         if self._running:
             return
         if self.next is not None:
-            self.start(self.next)
+            self._grow(self.next, len(self.next.questions), QUIET_TURNS)
         else:
             self._on_end()
 
@@ -120,6 +135,7 @@ class _Batch:
         seconds: float,
     ) -> None:
         self.questions: list[Question] = []
+        self.hold_until = loop.time() + HOLD
         self._answer = answer
         self._context = contextvars.copy_context()
         self._timer = QueryTimer(seconds, self._expire)

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 import pytest
 
 from filtered_websocket.threads import batches, blocking, database
-from filtered_websocket.threads.batches import Batches
+from filtered_websocket.threads.batches import QUIET_TURNS, Batches
 
 from ..waiting import LIMIT, limited, until
 
@@ -58,6 +58,50 @@ async def test_questions_of_one_moment_are_one_call():
     answers = await asyncio.gather(*asked.ask(*texts))
     assert answers == [text.upper() for text in texts]
     assert asked.calls == [("nobody", texts)] and asked.is_idle
+
+
+async def ask_in_turns(asked, count):
+    """Ask one question in each turn of the loop, and wait for all answers."""
+    waiting = []
+    for number in range(count):
+        waiting += asked.ask(f"question {number}")
+        await asyncio.sleep(0)
+    async with limited():
+        await asyncio.gather(*waiting)
+
+
+async def test_a_batch_grows_as_long_as_others_come(monkeypatch):
+    monkeypatch.setattr(batches, "HOLD", LIMIT)
+    asked = Asked()
+    await ask_in_turns(asked, 30)
+    assert [len(texts) for _, texts in asked.calls] == [30] and asked.is_idle
+    asked.calls.clear()
+    # One pauses for a turn or two, as each takes some from its socket to its question.
+    waiting = asked.ask("one")
+    for _ in range(QUIET_TURNS):
+        await asyncio.sleep(0)
+    waiting += asked.ask("two")
+    async with limited():
+        await asyncio.gather(*waiting)
+    assert [texts for _, texts in asked.calls] == [["one", "two"]]
+
+
+async def test_a_batch_does_not_wait_for_ever_for_others(monkeypatch):
+    monkeypatch.setattr(batches, "HOLD", 0.0)
+    asked = Asked()
+    await ask_in_turns(asked, 30)
+    assert len(asked.calls) > 1 and len(asked.calls[0][1]) == QUIET_TURNS + 1
+
+
+async def test_a_batch_that_grows_may_become_full():
+    asked = Asked(most=2)
+    waiting = asked.ask("one")
+    await asyncio.sleep(0)
+    waiting += asked.ask("two")
+    waiting += asked.ask("three")
+    async with limited():
+        assert await asyncio.gather(*waiting) == ["ONE", "TWO", "THREE"]
+    assert sorted(texts for _, texts in asked.calls) == [["one", "two"], ["three"]]
 
 
 async def test_one_kind_is_asked_in_the_context_of_its_first_and_apart_from_another():
