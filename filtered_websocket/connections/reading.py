@@ -125,7 +125,11 @@ class Reader:
                 transport.release()
                 self._reading = True
                 try:
-                    event = await receive()
+                    if inbox is None:
+                        event = await receive()
+                    else:
+                        await inbox.arrival()
+                        event = inbox.take()
                 except asyncio.CancelledError:
                     if self._woken and task.uncancel() == 0:
                         break  # by ``end``: the close frame has been sent

@@ -163,6 +163,12 @@ class MessageQueue(SmallQueue):
         items: Sequence[Event | Message] = self._queue
         return items
 
+    def arrival(self) -> "asyncio.Future[None]":
+        """Done when something is queued; for the only one who takes, where nothing is."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._getters.append(future)
+        return future
+
     def put_nowait(self, event: Event) -> None:
         if event["type"] == "websocket.receive":
             self.put_message(*message_of(event))

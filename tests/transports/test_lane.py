@@ -338,11 +338,7 @@ def kept_for(connection, reader):
 async def test_what_an_idle_connection_keeps_is_little(echoing):
     one = await echoing(Echo)
     (connection,) = get_hub().connections.values()
-    assert chain(one.task)[-3:] == [
-        "FilteredWebSocketConsumer.__call__",
-        "Reader.run",
-        "Queue.get",
-    ]
+    assert chain(one.task)[-2:] == ["FilteredWebSocketConsumer.__call__", "Reader.run"]
     kept = kept_for(connection, connection.transport._on_end.__self__._reader)
     # Each of these takes 0.6 KiB and more before anything is in it.
     assert not [thing for thing in kept if isinstance(thing, asyncio.Event | asyncio.Lock)]
