@@ -17,18 +17,11 @@ from ..layer.envelope import EXCLUDE, INFO, TAGS, Item
 from ..presence.base import Event
 from ..publishing.fan_out import Members, runs_of, write
 from ..transports import AsgiTransport
-from .channels import (
-    Channel,
-    Push,
-    Subscriber,
-    Waiting,
-    Way,
-    client_info,
-)
+from .channels import Channel, Push, Subscriber, Waiting, Way, client_info
 from .codes import UNSUBSCRIBED
 
-#: The part of ``MAX_OUTBOX`` that publications of groups with history may take, where the
-#: newest messages are dropped: the rest is for the news that one was not sent.
+#: The part of ``MAX_OUTBOX`` that publications of groups with history may take: the rest is
+#: for the news that one was not sent.
 SHARE = 7 / 8
 
 
@@ -109,10 +102,13 @@ class Pushes:
             session.left(group)
 
     def cannot_take(self, connection: Any, about: About) -> None:
-        """A member's outbox has no room for a message; ``SLOW_READER`` says what follows."""
+        """
+        A member's outbox has no room for a message: it has to ask for a publication, and for
+        others ``SLOW_READER`` says what follows.
+        """
         is_kept = about.position is not None
         session = self.sessions.get(connection.id)
-        if is_kept and session is not None and conf.SLOW_READER == "drop_newest":
+        if is_kept and session is not None:
             session.lose(about.group)
         else:
             connection.transport.overflow(is_kept=is_kept)
@@ -172,11 +168,7 @@ class Pushes:
             for number, item in enumerate(items)
         ]
         frames = {way: [push.frame(way) for push in pushes] for way in channel.members}
-        if (
-            len(items) == 1
-            or any(item.meta.get(EXCLUDE) for item in items)
-            or (first is not None and conf.SLOW_READER == "drop_newest")
-        ):
+        if len(items) == 1 or any(item.meta.get(EXCLUDE) for item in items):
             for item, push in zip(items, pushes, strict=True):
                 self._send(group, push, item.meta.get(EXCLUDE, ()))
             return
@@ -184,13 +176,17 @@ class Pushes:
             for push in pushes:
                 self._wait(waiting, push)
         for way, made in frames.items():
-            self._write_together(channel.members[way], made)
+            self._write_together(channel, group, channel.members.get(way, {}), made)
 
-    def _write_together(self, members: Members, made: Sequence[Frame | None]) -> None:
+    def _write_together(
+        self, channel: Channel, group: str, members: Members, made: Sequence[Frame | None]
+    ) -> None:
         frames = [frame for frame in made if frame is not None]
         self._counts["not_json"] += (len(made) - len(frames)) * len(members)
         for run in runs_of(frames):
             contents = [(frame.payload, frame.text) for frame in run]
+            if run[0].is_kept:
+                self._lose_slow(channel, group, members, sum(map(len, run)))
             write(members, Bundle(contents, run[0].is_kept), ())
 
     def publication(self, about: About, message: Any, text: bool) -> Push:
@@ -240,17 +236,32 @@ class Pushes:
         for waiting in channel.waiting.values():
             if waiting.session.id not in exclude:
                 self._wait(waiting, push)
-        if push.is_kept and conf.SLOW_READER == "drop_newest":
-            for way, session in tuple(channel.ways.values()):
-                if session.id not in exclude:
-                    self._write(session, way, push)
-            return
-        for way, members in channel.members.items():
+        for way, members in tuple(channel.members.items()):
             frame = push.frame(way)
             if frame is None:
                 self._counts["not_json"] += len(members)
-            else:
-                write(members, frame, exclude)
+                continue
+            if push.is_kept:
+                self._lose_slow(channel, group, members, len(frame), exclude)
+            write(members, frame, exclude)
+
+    def _lose_slow(
+        self,
+        channel: Channel,
+        group: str,
+        members: Members,
+        size: int,
+        exclude: Collection[str] = (),
+    ) -> None:
+        """Members that cannot take so many bytes of publications have to ask for them."""
+        room = conf.MAX_OUTBOX * SHARE - size
+        slow = [
+            transport
+            for key, transport in members.items()
+            if (unsent := transport.unsent) and unsent > room and key not in exclude
+        ]
+        for transport in slow:
+            channel.ways[transport][1].lose(group)
 
     def _wait(self, waiting: Waiting, push: Push) -> None:
         """Keep it until the reply, where there is room."""
@@ -267,7 +278,7 @@ class Pushes:
         if frame is None:
             self._counts["not_json"] += 1
             return
-        if push.is_kept and conf.SLOW_READER == "drop_newest":
+        if push.is_kept:
             unsent = transport.unsent
             if unsent and unsent + len(frame) > conf.MAX_OUTBOX * SHARE:
                 session.lose(push.group)

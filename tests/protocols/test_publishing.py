@@ -187,12 +187,10 @@ async def test_who_published_is_described_once_for_all_groups(monkeypatch):
 class Transport(Lane):
     """Notes what is written, each call by itself."""
 
+    unsent = 0
+
     def __init__(self):
         self.closed, self.written = None, []
-
-    @property
-    def unsent(self):
-        return 0
 
     def write(self, frame, done=None):
         self.written.append([part.payload for part in frame.parts])
@@ -259,13 +257,23 @@ def test_who_is_left_out_of_one_gets_the_others(pushes):
     assert data_of(bob.transport.written) == [[1], [2], [3]]
 
 
-def test_where_the_newest_are_dropped_each_publication_is_written_by_itself(pushes, settings):
-    settings.FILTERED_WEBSOCKET = {"SLOW_READER": "drop_newest"}
-    ann = subscriber(pushes, "ann")
-    pushes.write_items("room", items(b"1", b"2"), Position("e", 1))
-    assert data_of(ann.transport.written) == [[1], [2]]
-    pushes.write_items("room", items(b"1", b"2"), None)
-    assert data_of(ann.transport.written[2:]) == [[1, 2]]
+@pytest.mark.parametrize("slow_reader", ["close", "drop_newest"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_who_has_no_room_for_publications_loses_them_all(pushes, settings, slow_reader, count):
+    settings.FILTERED_WEBSOCKET = {"SLOW_READER": slow_reader, "MAX_OUTBOX": 1_000}
+    ann, bob = subscriber(pushes, "ann"), subscriber(pushes, "bob")
+    ann.lose = lambda group: pushes.end(ann, group)
+    ann.transport.unsent = 950
+    some = items(*[b"%d" % number for number in range(count)])
+    pushes.write_items("room", some, Position("e", 1))
+    assert ann.transport.written == [] and len(bob.transport.written) == 1
+    bob.lose = lambda group: pushes.end(bob, group)
+    bob.transport.unsent = 950
+    pushes.write_items("room", some, None)
+    assert len(bob.transport.written) == 2
+    # The last one of all.
+    pushes.write_items("room", some, Position("e", 9))
+    assert not pushes._channels
 
 
 def test_of_a_group_without_subscribers_nothing_is_encoded(pushes):
