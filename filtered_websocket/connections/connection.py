@@ -245,6 +245,13 @@ class Connection(member.Member):
             "",
         )
 
+    def renew(self, at: float | None) -> bool:
+        """
+        Whether it has a token of its protocol, which now lasts until then, in seconds since
+        1970, or for ever. Private to this package.
+        """
+        return False
+
     def close(self, code: int = 1000, reason: str = "") -> None:
         """
         Close the connection after the messages that were pushed before.

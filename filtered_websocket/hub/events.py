@@ -183,6 +183,8 @@ class Orders:
             if at is not None:
                 until = Identity(expires_at=datetime.fromtimestamp(at, UTC))
             for connection in connections:
+                if connection.renew(at):
+                    continue
                 if until is None:
                     self._remove(connection, "ordered")
                 else:

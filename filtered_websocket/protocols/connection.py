@@ -1,5 +1,6 @@
 """The connection that filters get on a route of the Centrifuge client protocol."""
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -36,6 +37,8 @@ class ClientConnection(Connection):
     token_info: Data | None = None
     #: Each command is counted, also those that go through no chain.
     counts_commands = True
+    #: Has its token last until then; None where it has no token of the protocol.
+    on_renew: Callable[[float | None], None] | None = None
     #: What others are told of it, and of what that is made.
     _described: tuple[object, str] | None = None
 
@@ -55,6 +58,13 @@ class ClientConnection(Connection):
         if not self.format.can_say(data):
             raise ValueError("a client that speaks JSON cannot be sent bytes that are not JSON")
         return self.format.reply({"push": {"message": {"data": data}}})
+
+    def renew(self, at: float | None) -> bool:
+        """As of a plain connection; its token lasts until then."""
+        if self.on_renew is None:
+            return False
+        self.on_renew(at)
+        return True
 
     def _address(
         self, group: str | None, exclude: Exclude, to_self: bool

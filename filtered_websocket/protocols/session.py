@@ -18,7 +18,7 @@ from ..close_codes import FILTER_ERROR, TOO_LARGE, UNAUTHORIZED
 from ..codecs.centrifuge import BadFrame, Format, choose
 from ..codecs.schema import messages
 from ..conf import conf
-from ..exceptions import Close, ends_the_task
+from ..exceptions import ends_the_task
 from ..filters.rate_limit import RateLimitFilter
 from ..transports import AsgiTransport
 from . import codes
@@ -26,7 +26,7 @@ from .codes import BadRequest, ReplyError
 from .connection import ClientConnection
 from .pushes import Pushes
 from .requests import Requests, Unanswered
-from .subscribed import GRACE, expiry_fields
+from .subscribed import VERSION, Expiry
 from .tokens import Claims, InvalidToken, identify, read_token
 
 #: How often the client is pinged, and how long it may take to answer, seconds.
@@ -37,8 +37,6 @@ STALE = 10.0
 TURN = 64
 #: A reply waits until the server holds at most this many unsent bytes.
 HIGH_WATER = 65_536
-#: Told to the client.
-VERSION = "filtered_websocket"
 #: Command -> the field that holds it; ``id`` is the only other field.
 REQUESTS = tuple(name for name in messages()["Command"] if name != "id")
 
@@ -67,12 +65,12 @@ class Session:
         self._awaits_pong = False
         #: Closes it unless the client does something until then.
         self._timer: asyncio.TimerHandle | None = None
-        self._expiry: asyncio.TimerHandle | None = None
         filters = view.pipeline.data.filters
         self._limits = [one for one in filters if issubclass(one, RateLimitFilter)]
         self.pushes: Pushes = view.pushes
         self.requests = Requests(self, view)
         self._unanswered = Unanswered(self)
+        self.expiry = Expiry(self, view.loop)
 
     @property
     def transport(self) -> AsgiTransport:
@@ -86,7 +84,7 @@ class Session:
     def end(self) -> None:
         """The connection has ended."""
         cancel(self._timer)
-        cancel(self._expiry)
+        self.expiry.stop()
         self.requests.end()
         self.pushes.sessions.pop(self.id, None)
 
@@ -173,7 +171,7 @@ class Session:
         try:
             for limit in self._limits:
                 limit.count(self.connection)
-            handle = self._refresh if name == "refresh" else getattr(self.requests, name)
+            handle = self.expiry.refresh if name == "refresh" else getattr(self.requests, name)
             result = await handle(request)
             if isinstance(result, asyncio.Future):
                 if self.transport.unsent <= HIGH_WATER:
@@ -223,7 +221,7 @@ class Session:
             claims = read_token(request["token"]) if request.get("token") else None
             refusal = await self._admit(request, claims)
             result = {"client": self.id, "version": VERSION, "ping": PING, "pong": True}
-            result |= self._expires(claims)
+            result |= self.expiry.set(claims)
             if subs := self.requests.server_side():
                 result["subs"] = subs
             frame = self.format.reply({"id": number, "connect": result})
@@ -259,27 +257,6 @@ class Session:
         if refusal is None:
             await self.requests.recover_server_side(request.get("subs", {}))
         return refusal
-
-    def _expires(self, claims: Claims | None) -> dict[str, Any]:
-        """The fields that tell when the connection expires, and a timer for that."""
-        cancel(self._expiry)
-        self._expiry = None
-        fields = expiry_fields(claims)
-        if fields:
-            wait = fields["ttl"] + GRACE
-            self._expiry = self._loop.call_later(wait, self._close, codes.EXPIRED)
-        return fields
-
-    async def _refresh(self, request: dict[str, Any]) -> dict[str, Any]:
-        if self._expiry is None or not request.get("token"):
-            raise BadRequest
-        try:
-            claims = read_token(request["token"])
-        except InvalidToken:
-            raise Close(*codes.INVALID_TOKEN) from None
-        if claims.user != (self.connection.user_id or ""):
-            raise Close(*codes.INVALID_TOKEN)
-        return {"client": self.id, "version": VERSION, **self._expires(claims)}
 
     # Called by the pushes
 

@@ -4,8 +4,10 @@ import asyncio
 import time
 from typing import Any
 
+from ..exceptions import Close
 from ..history.base import Position, check_position
-from .codes import ReplyError
+from . import codes
+from .codes import BadRequest, ReplyError
 from .tokens import Claims, InvalidToken, read_token
 
 #: In ``flag`` of a subscribe command: it takes a number that stands for the channel.
@@ -14,6 +16,8 @@ COMPACT = 1
 REJECT = 2
 #: How long after its end a token may be renewed, seconds.
 GRACE = 25.0
+#: Told to the client.
+VERSION = "filtered_websocket"
 #: Higher than any offset, and Redis can still count on from it.
 MAX_OFFSET = 2**53 - 1
 
@@ -75,3 +79,51 @@ def expiry_fields(claims: Claims | None) -> dict[str, Any]:
     if claims is None or claims.expires is None:
         return {}
     return {"expires": True, "ttl": claims.left(time.time())}
+
+
+class Expiry:
+    """When the token of a connection ends, and its connection ``GRACE`` seconds later."""
+
+    def __init__(self, session: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._session = session
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        #: When it ends; None: never.
+        self._until: float | None = None
+
+    def stop(self) -> None:
+        """It does not expire any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def set(self, claims: Claims | None) -> dict[str, Any]:
+        """It expires when its token does; the fields that tell the client."""
+        self.stop()
+        connection = self._session.connection
+        if claims is not None:
+            self._until = claims.expires
+            connection.on_renew = self.renew
+        fields = expiry_fields(claims)
+        if fields:
+            wait = fields["ttl"] + GRACE
+            self._timer = self._loop.call_later(wait, connection.close, *codes.EXPIRED)
+        return fields
+
+    async def refresh(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The client has a new token."""
+        if self._timer is None or not request.get("token"):
+            raise BadRequest
+        try:
+            claims = read_token(request["token"])
+        except InvalidToken:
+            raise Close(*codes.INVALID_TOKEN) from None
+        if claims.user != (self._session.connection.user_id or ""):
+            raise Close(*codes.INVALID_TOKEN)
+        return {"client": self._session.id, "version": VERSION, **self.set(claims)}
+
+    def renew(self, at: float | None) -> None:
+        """The site lets the token last until then, in seconds since 1970; None: for ever."""
+        if at != self._until:  # an order comes back by the layer
+            fields = self.set(Claims("", "", at, None, ()))
+            self._session.reply({"push": {"refresh": fields}})

@@ -12,10 +12,11 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.test import override_settings
 
 from filtered_websocket import Close, Drop, WebSocketConnectFilter, WebSocketDisconnectFilter
+from filtered_websocket.control.orders import set_expiry
 from filtered_websocket.disconnect import disconnect_user, subscribe
 from filtered_websocket.filters.base import WebSocketJoinFilter, WebSocketMessageFilter
 from filtered_websocket.hub.hub import get_hub
-from filtered_websocket.protocols import session, tokens
+from filtered_websocket.protocols import session, subscribed, tokens
 from filtered_websocket.testing import Closed
 from filtered_websocket.types import Identity
 
@@ -319,10 +320,42 @@ async def test_a_refresh_with_a_wrong_token_closes(sent):
 
 @jwt_key
 async def test_who_does_not_refresh_is_closed(monkeypatch):
-    monkeypatch.setattr(session, "GRACE", -(2**41))
+    monkeypatch.setattr(subscribed, "GRACE", -(2**41))
     async with speak(connects=False) as ann:
         await ann.say({"id": 1, "connect": {"token": token(sub="42", exp=2**40)}})
         assert await ann.closed() == 3005
+
+
+@jwt_key
+async def test_the_site_lets_a_token_last_longer_and_shorter(monkeypatch):
+    async with speak(connects=False) as ann:
+        soon, later = (int(time.time()) + seconds for seconds in (100, 9_000))
+        await ann.ask(connect={"token": token(sub="42", exp=soon)})
+        set_expiry("42", "", later)
+        told = (await ann.push())["refresh"]
+        assert told["expires"] and told["ttl"] > 8_000
+        await ann.client.settle()
+        set_expiry("42", "", None)
+        assert (await ann.push())["refresh"] == {}
+        await ann.client.settle()
+        monkeypatch.setattr(subscribed, "GRACE", -10_000)
+        set_expiry("42", "", later)
+        assert await ann.closed() == 3005
+
+
+@jwt_key
+async def test_a_token_without_an_end_ends_as_the_site_says(monkeypatch):
+    monkeypatch.setattr(subscribed, "GRACE", -1)
+    async with speak(connects=False) as ann:
+        await ann.ask(connect={"token": token(sub="42")})
+        set_expiry("42", "", 1)
+        assert await ann.closed() == 3005
+
+
+async def test_who_has_no_token_of_the_protocol_has_none_to_renew():
+    async with speak():
+        [connection] = get_hub().connections.values()
+        assert not connection.renew(None)
 
 
 def ann_only(name):
