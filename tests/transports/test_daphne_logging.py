@@ -150,14 +150,13 @@ def test_a_method_is_named_once_and_as_it_was(monkeypatch):
         monkeypatch.setattr(module, "hltype", hltype)
     cut_costs_of_logging()
     assert type(autobahn.pformat([])) is daphne_costs.Later
-    for module in (autobahn, websocket):
-        seen.clear()
-        one, two = WebSocketServerProtocol(), WebSocketServerProtocol()
-        names = [module.hltype(made.sendData) for made in (one, two, one)]
-        assert names == [name(one.sendData)] * 3 and seen == [autobahn.WebSocketProtocol.sendData]
-        # A class, a function, and what has no hash.
-        for other in (WebSocketServerProtocol, hltype, []):
-            assert module.hltype(other) == name(other)
+    one, two = WebSocketServerProtocol(), WebSocketServerProtocol()
+    both = autobahn.hltype, websocket.hltype
+    names = [named(made.sendData) for named in both for made in (one, two)]
+    assert names == [name(one.sendData)] * 4 and seen == [autobahn.WebSocketProtocol.sendData]
+    # A class, a function, and what has no hash.
+    for other in (WebSocketServerProtocol, hltype, []):
+        assert [named(other) for named in both] == [name(other)] * 2
 
 
 @pytest.mark.parametrize("gone", ["autobahn.util", "autobahn.twisted.websocket"])
