@@ -1,13 +1,21 @@
 """Fixtures for all tests."""
 
 import asyncio
+import contextlib
+import functools
+import gc
+import importlib
 import inspect
 import itertools
 import os
+import pkgutil
 import signal
+import sys
 
+import _pytest.unittest
 import pytest
 
+import filtered_websocket
 from filtered_websocket import publish
 from filtered_websocket.hub.drain import SIGNALS, Drain
 
@@ -16,6 +24,9 @@ from .waiting import LIMIT
 
 # Tests start hundreds of processes, each of which would compile the package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# pytest asks before each test, and reads the metadata of Twisted to know.
+if hasattr(_pytest.unittest, "_get_twisted_version"):
+    _pytest.unittest._get_twisted_version = functools.cache(_pytest.unittest._get_twisted_version)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -105,20 +116,98 @@ def pytest_collection_modifyitems(items):
 #: What tells a process that tests start to measure its coverage.
 COVERAGE = "COVERAGE_PROCESS_CONFIG"
 CONFIG = pytest.StashKey[str]()
+#: What measures this thread, where the test is measured. Python is three times slower with it.
+TRACER = pytest.StashKey[object]()
+OF_TEST = pytest.StashKey[object]()
+
+
+@contextlib.contextmanager
+def traced(tracer):
+    """Measure this thread with ``tracer``, or not at all with None."""
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session):
+    """
+    Measure neither the collection, but that the package is imported, nor what pytest does
+    between tests. What a collection makes is not looked at for garbage again.
+    """
+    stash = session.config.stash
+    stash[CONFIG] = os.environ.get(COVERAGE, "")
+    stash[TRACER] = sys.gettrace() if stash[CONFIG] else None
+    # Workers run the tests of a process that has some.
+    if stash[TRACER] and (is_worker(session.config) or not session.config.getoption("tx", None)):
+        import_all()
+    if stash[TRACER]:
+        sys.settrace(None)
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
+
+
+def is_worker(config):
+    return hasattr(config, "workerinput")
+
+
+def import_all():
+    """Each module of the package, but those that need what is not installed."""
+    for module in pkgutil.walk_packages(filtered_websocket.__path__, "filtered_websocket."):
+        if not module.name.endswith("__main__"):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(module.name)
+
+
+def is_measured(item):
+    """
+    Tests of these folders, and their servers, run what the tests of each module have measured,
+    and so do those with the mark ``repeats``: only ``measured`` says that coverage needs them.
+    """
+    if place(item) == len(LONGEST):
+        return not item.get_closest_marker("repeats")
+    return item.get_closest_marker("measured")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """
-    Measuring doubles what a server computes. Those of these folders run what the tests of each
-    module have measured: only the mark says that coverage needs them.
-    """
-    config = item.config.stash.setdefault(CONFIG, os.environ.get(COVERAGE, ""))
-    is_needed = item.get_closest_marker("measured") or place(item) == len(LONGEST)
-    if config and is_needed:
-        os.environ[COVERAGE] = config
+    stash = item.config.stash
+    stash[OF_TEST] = stash[TRACER] if is_measured(item) else None
+    if stash[CONFIG] and is_measured(item):
+        os.environ[COVERAGE] = stash[CONFIG]
     else:
         os.environ.pop(COVERAGE, None)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item):
+    if not item.config.stash[OF_TEST]:
+        return (yield)
+    with traced(item.config.stash[OF_TEST]):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_fixture_setup(fixturedef, request):
+    """Measure our fixtures, not those of pytest and its plugins, as the one of databases."""
+    tracer = request.config.stash[OF_TEST]
+    if not tracer or not fixturedef.baseid:
+        return (yield)
+    stack = contextlib.ExitStack()
+    # Of finalizers the last one is called first.
+    fixturedef.addfinalizer(stack.close)
+    with traced(tracer):
+        value = yield
+    fixturedef.addfinalizer(lambda: stack.enter_context(traced(tracer)))
+    return value
 
 
 def pytest_runtest_makereport(item, call):

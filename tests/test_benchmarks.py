@@ -27,6 +27,8 @@ from benchmarks.wire import MASK, PING, PONG, TEXT, Wire, WireError, build_frame
 from .snippets import ROOT
 from .waiting import LIMIT
 
+pytestmark = pytest.mark.repeats
+
 PAGE = ROOT / "docs" / "performance.md"
 LATEST = ROOT / "benchmarks" / "results" / "latest.json"
 

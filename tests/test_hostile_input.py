@@ -17,6 +17,8 @@ from filtered_websocket.testing import connect
 
 from .costs import ends
 
+pytestmark = pytest.mark.repeats
+
 #: At this size what backtracks takes minutes, or years; what does not, milliseconds.
 SIZE = 262_144
 HOSTILE = {

@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from websockets.frames import Opcode
@@ -31,6 +32,8 @@ from filtered_websocket.threads.tasks import Tasks
 
 from .server.test_daphne_protocol import Peer
 from .waiting import limited
+
+pytestmark = pytest.mark.repeats
 
 anything = settings(
     deadline=None,

@@ -118,6 +118,7 @@ LARGEST = [
 ]
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("make", LARGEST, ids=lambda make: make(20)[:8] or "keys")
 def test_a_message_of_the_greatest_size_costs_twice_as_much_as_one_of_half_of_it(make):
     def decode(document):

@@ -25,10 +25,14 @@ KINDS = {
     "crowded": ("async", {"PUBLISH_QUEUE": 4}, {}),
     "tight": ("def", {}, {"MAX_BUFFER": 5, "MAX_HELD": 4}),
 }
+#: Coverage needs what happens in crowded ones; the others repeat it, and what tests of modules run.
+MARKED = [
+    pytest.param(kind, marks=() if kind == "crowded" else pytest.mark.repeats) for kind in KINDS
+]
 
 
 @pytest.mark.parametrize("publishes", [True, False], ids=["by the store", "by the publisher"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MARKED)
 def test_all_get_everything_in_order_once_or_are_told(settings, monkeypatch, kind, publishes):
     kind, settings.FILTERED_WEBSOCKET, limits = KINDS[kind]
     for name, value in limits.items():
@@ -48,6 +52,7 @@ def test_all_get_everything_in_order_once_or_are_told(settings, monkeypatch, kin
         assert sum(getattr(world, happened) for world in worlds) > 0, happened
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("publishes", [True, False], ids=["by the store", "by the publisher"])
 def test_what_is_missing_is_asked_for_once_per_process(settings, publishes):
     """However many clients miss it; and each who comes back costs one question."""

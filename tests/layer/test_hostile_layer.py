@@ -18,6 +18,8 @@ from filtered_websocket.testing import connect
 from ..waiting import until
 from .test_link import Layer
 
+pytestmark = pytest.mark.repeats
+
 scalars = (
     st.none()
     | st.booleans()
