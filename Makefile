@@ -12,7 +12,7 @@ WORKERS ?= 4
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check test-matrix bench fuzz stress clean
+.PHONY: run test check style types layers site layout test-matrix bench fuzz stress clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/python manage.py migrate --verbosity 0
@@ -25,14 +25,25 @@ test: check
 	$(BIN)/python -m pytest --cov --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		--ignore tests/test_clocks.py --ignore tests/test_house.py
 
-# What needs no server: style, types, settings, migrations.
+# What needs no server: style, types, settings, migrations. The longest ones begin first.
 check: $(VENV)/test.stamp
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target types layout layers site style
+
+style:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types:
 	$(BIN)/mypy
+
+layers:
 	$(BIN)/lint-imports --no-logo
+
+site:
 	$(BIN)/python -W error manage.py check --fail-level WARNING
 	$(BIN)/python manage.py makemigrations --check --dry-run
+
+layout:
 	$(BIN)/python -m pytest -q tests/test_clocks.py tests/test_house.py
 
 # Every Python of this machine with every Django it can install.
