@@ -12,6 +12,7 @@ INSTALLED_FILTERS = [
 ]
 FILTERED_WEBSOCKET = {
     "AUTHENTICATORS": [],
+    "PUBLISH_QUEUE": int(os.environ.get("TEST_PUBLISH_QUEUE", 10_000)),
     "GROUPS": "tests.e2e.history_filters",
     # Processes need little time to subscribe again, where tests wait for them.
     "LAYER_SETTLE": 0.1,
