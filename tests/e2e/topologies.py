@@ -19,7 +19,8 @@ from .processes import Process, Valkey, free_port
 class Sentinel(Process):
     """
     A Sentinel that watches ``master`` by the name of ``mymaster``, and says so. ``quorum`` of
-    them must agree that it is down, which they find after half a second.
+    them must agree that it is down, which they find after two seconds: a busy machine may stop for
+    one, and a master that lives must not lose its place then.
     """
 
     def __init__(self, master, quorum=1):
@@ -29,7 +30,7 @@ class Sentinel(Process):
         config.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {self._folder.name}\n"
             f"sentinel monitor mymaster 127.0.0.1 {master.port} {quorum}\n"
-            "sentinel down-after-milliseconds mymaster 500\n"
+            "sentinel down-after-milliseconds mymaster 2000\n"
             "sentinel failover-timeout mymaster 2000\n"
         )
         super().__init__([str(get_binary_path()), str(config), "--sentinel"])
