@@ -33,8 +33,10 @@ class Window:
         await self.page.goto(url)
         await self.is_connected()
         await self.page.fill("#name", name)
-        # A room takes it when it is complete.
+        # A room takes it when it is complete, and joins its group anew.
         await self.page.press("#name", "Tab")
+        if await self.page.locator("#people").count():
+            await expect(self.page.locator("#people .you")).to_have_text(name)
         return self
 
     async def is_connected(self):
@@ -194,6 +196,37 @@ async def test_a_socket_that_is_refused_again_and_again_is_told_so(windows, serv
     assert await page.evaluate("attempts") >= 3
     await page.evaluate("astray = ''; dispatchEvent(new Event('online'))")
     await windows[0].is_connected()
+    await expect(page.locator("#refused")).to_be_hidden()
+
+
+#: Holds the page's next question by HTTP until "answer" is called, which returns when it is done.
+HOLD = """
+const fetched = window.fetch;
+window.fetch = (...question) => new Promise((resolve) => {
+    window.fetch = fetched;
+    window.answer = async () => {
+        resolve(await fetched(...question));
+        await new Promise((done) => setTimeout(done));
+    };
+    document.documentElement.dataset.held = "yes";
+});
+"held"  // what ends in a function would be called
+"""
+
+
+@pytest.mark.parametrize("path", ["/", "/rooms/one/"])
+async def test_an_answer_that_comes_late_does_not_say_refused(windows, server, path):
+    """The page asks by HTTP why it was refused, and is connected when that is answered."""
+    page = windows[0].page
+    await page.add_init_script(ASTRAY)
+    await page.goto(server.http(path))
+    await expect(page.locator("#refused")).to_be_visible()
+    await page.evaluate(HOLD)
+    await expect(page.locator("html")).to_have_attribute("data-held", "yes")
+    await page.evaluate("astray = ''; dispatchEvent(new Event('online'))")
+    await windows[0].is_connected()
+    await expect(page.locator("#refused")).to_be_hidden()
+    await page.evaluate("answer()")
     await expect(page.locator("#refused")).to_be_hidden()
 
 

@@ -68,8 +68,9 @@
       failures += 1;
       const delay = reconnect.closed(code);
       if (delay !== null) {
-        await Page.askWhy(failures);
-        if (mine !== socket) return;
+        const isWaiting = () => mine === socket;
+        await Page.askWhy(failures, isWaiting);
+        if (!isWaiting()) return;
         Page.showWait(delay);
         retry = setTimeout(connect, delay);
         return;

@@ -81,15 +81,18 @@ const Page = (() => {
     countdown = setInterval(() => { status.lastChild.textContent = left(); }, 250);
   }
 
-  /** A browser does not tell a refused WebSocket from a server that is away: HTTP does. */
-  async function askWhy(failures) {
+  /**
+   * A browser does not tell a refused WebSocket from a server that is away: HTTP does. By then the
+   * page may be connected, or try again: isWaiting() tells.
+   */
+  async function askWhy(failures, isWaiting) {
     let refused = false;
     try {
       // 502 and the like: a proxy answers, the server does not.
       refused = failures >= REFUSED_AFTER
         && (await fetch(location.href, { method: "HEAD", cache: "no-store" })).status < 500;
     } catch { /* it is away */ }
-    byId("refused").hidden = !refused;
+    if (isWaiting()) byId("refused").hidden = !refused;
   }
 
   // Storage may be forbidden: the name then lasts as long as the page.

@@ -35,8 +35,9 @@ const client = connect(websocketPath, {
       return;
     }
     const due = performance.now() + delay;
-    await Page.askWhy(failures);
-    if (client.state === "waiting") Page.showWait(Math.max(0, due - performance.now()));
+    const isWaiting = () => client.state === "waiting";
+    await Page.askWhy(failures, isWaiting);
+    if (isWaiting()) Page.showWait(Math.max(0, due - performance.now()));
   },
 });
 
