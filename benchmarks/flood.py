@@ -38,7 +38,7 @@ class Flood:
     def end(self) -> int:
         """End it. Returns how many whole frames have been sent."""
         assert self._process.stdout is not None
-        self._process.send_signal(signal.SIGINT)
+        self._process.terminate()
         with self._process.stdout as output:
             sent = int(output.read())
         self._process.wait(LIMIT)
@@ -60,6 +60,8 @@ def send_until_interrupted(connection: socket.socket, frame: bytes) -> int:
 
 if __name__ == "__main__":
     os.nice(19)
+    # Not SIGINT, which whoever is started in the background ignores.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with socket.socket(fileno=int(sys.argv[1])) as connection:
         connection.setblocking(True)
         print(send_until_interrupted(connection, sys.stdin.buffer.read()))
