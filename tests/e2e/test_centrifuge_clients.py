@@ -71,7 +71,7 @@ def serving(count, **environment):
 
 def run(suite, *names):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, "-m", "unittest", "-v", *names]
+    command = [sys.executable, "-m", "unittest", *names, "-v"]
     try:
         return subprocess.run(
             command,
