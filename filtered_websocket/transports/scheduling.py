@@ -22,7 +22,7 @@ logger = get_logger(__name__)
 #: its socket through the layer to all members.
 YIELD_ITERATIONS = 16
 #: How long bytes and messages of one connection are handled before others are served, seconds.
-TURN = 0.0003
+TURN = 0.00015
 #: So many bytes are parsed without a look at the clock.
 SLICE = 4096
 #: How many functions are called together, and the seconds until the next ones.
