@@ -44,7 +44,7 @@ _COMMAND = (
     " whatever the number of members"
 )
 _FAN_OUT = (
-    f"{_COMMAND}. A process works for one client for 0.3 ms at a time, so fewer of its messages go"
+    f"{_COMMAND}. A process works for one client for 0.15 ms at a time, so fewer of its messages go"
     " out in one write to each member than of one that sends plain frames"
 )
 _RECOVERING = (
