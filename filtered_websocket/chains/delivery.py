@@ -47,9 +47,7 @@ class Delivery:
     """Belongs to the hub's event loop."""
 
     def __init__(self, hub: Host, view: Any, pipeline: Pipeline) -> None:
-        self._hub = hub
-        self._view = view
-        self._pipeline = pipeline
+        self._hub, self._view, self._pipeline = hub, view, pipeline
         #: Group -> what waits for a group chain that awaits.
         self._backlogs: dict[str, SerialQueue[Waiting]] = {}
         self._sends = Sends(hub, view, pipeline)
@@ -186,35 +184,38 @@ class Delivery:
         """A publication for which there is no room is read again later, and all after it."""
         if line.is_behind:
             return
-        backlog = self._backlog(group)
 
+        # Of now, whenever that is: an idle one is removed while a line reads its history.
         def put(position: Position, item: Item | None) -> bool:
             try:
-                backlog.put(Waiting(item, position, line))
+                self._backlog(group).put(Waiting(item, position, line))
             except queue.Full:
                 return False
             return True
 
         last = Position(run.epoch, run.first - 1)
-        if not (run.items or put(last, None)):
-            line.fall_behind(last, put, backlog.settled)
-        for item in run.items:
-            position = Position(run.epoch, last.offset + 1)
+        places = ((Position(run.epoch, n), item) for n, item in enumerate(run.items, run.first))
+        for position, item in places if run.items else [(last, None)]:
             if not put(position, item):
-                line.fall_behind(last, put, backlog.settled)
+                line.fall_behind(last, put, lambda: self._backlog(group).settled())
                 return
             last = position
 
     async def _handle(self, group: str, waiting: Waiting) -> None:
         """Handle one message with a group chain that awaits, in a task of its group."""
         item, position, line = waiting
-        content = item and await self._arun_item(group, item, position, self._send)
+        send = self._send if line is None else partial(self._send_of, line)
+        content = item and await self._arun_item(group, item, position, send)
         if line is not None and position is not None:
             line.handled(position, item, content)
-        members = self._hub.groups.members(self._view, group)
-        if not members and not len(self._backlogs.get(group, ())):
+        if not (self._hub.groups.members(self._view, group) or len(self._backlogs.get(group, ()))):
             # The last member left while it was busy: no message will come.
             self._backlogs.pop(group, None)
+
+    def _send_of(self, line: Line, about: About, content: Content) -> None:
+        """Not to those who have joined since the last member of its time left."""
+        if line.feed.is_open:
+            self._send(about, content)
 
     async def _arun_item(
         self, group: str, item: Item, position: Position | None, send: OnContent | None

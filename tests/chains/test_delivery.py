@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 from types import SimpleNamespace
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 from urllib.parse import parse_qs
 
 import pytest
@@ -489,6 +489,24 @@ def test_a_position_for_which_there_is_no_room_is_read_again_later():
     delivery.deliver_run("g", Run("e", 5, []), line)
     [behind] = line.fall_behind.call_args_list
     assert behind.args[0] == Position("e", 4)
+
+
+async def test_what_is_read_again_waits_with_what_comes_then():
+    """The queue for which there was no room may have emptied, and have been removed."""
+    pipeline = Pipeline([message_filter(hold, WebSocketGroupFilter)])
+    delivery = Delivery(Mock(), Mock(), pipeline)
+    delivery._backlog = Mock(return_value=Mock(put=Mock(side_effect=queue.Full)))
+    line = Mock(is_behind=False)
+    delivery.deliver_run("g", Run("e", 5, [new_item("a")]), line)
+    _, put, room = line.fall_behind.call_args.args
+    assert not put(Position("e", 5), new_item("a"))
+    other = Mock(settled=AsyncMock())
+    delivery._backlog.return_value = other
+    await room()
+    other.settled.assert_awaited_once_with()
+    assert put(Position("e", 5), new_item("a"))
+    [waiting] = other.put.call_args.args
+    assert waiting.position == Position("e", 5) and waiting.line is line
 
 
 async def hold(web_socket_instance, message):

@@ -114,7 +114,11 @@ class Redis:
             state.epoch = new_epoch()
             state.due = float("inf")
             self.memory = MemoryHistory(clock=self.loop.time)
-            self.memory._groups[KEY] = self.memory._filled[KEY] = state
+            self.memory._groups[KEY] = state
+            if state.publications:
+                self.memory._filled[KEY] = state
+            elif not state.top:
+                self.memory._empty[KEY] = state
             self.line = line
             # What it has is there in the new epoch, too.
             for offset, item in state.publications:

@@ -242,7 +242,7 @@ class Process:
         for connection in self.connections.values():
             connection.client.jumps += 1
 
-    def publish(self):
+    def publish(self, may_repeat=True):
         random = self.world.random
         words = [f"{self.id}", f"{next(self.world.numbers)}"]
         if random.random() < 0.1:
@@ -250,7 +250,7 @@ class Process:
         here = list(self.connections)
         exclude = [random.choice(here)] if here and random.random() < 0.2 else []
         key = ""
-        if random.random() < 0.1:
+        if may_repeat and random.random() < 0.1:
             key = random.choice("ab")
         item = new_item(" ".join(words), exclude=exclude)
         done = self.loop.create_future()
@@ -405,6 +405,8 @@ class Client:
             assert self.world.redis.log[place[:2]].payload == payload
             return place
         places = self.world.redis.places[frame]
+        if self.begins:
+            return places[-1]
         for place in places:
             if self.follows(place) and not self.jumps:
                 return place
@@ -643,7 +645,8 @@ class World:
             for process in self.processes:
                 process.link.cut()
         else:
-            self.publish()
+            # What nobody has seen before shows all what they have missed.
+            self.processes[0].publish(may_repeat=False)
         await asyncio.sleep(PROMPT)
         self.check()
         for client in self.clients:

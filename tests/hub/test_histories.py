@@ -398,6 +398,24 @@ async def test_who_comes_back_while_a_group_chain_is_behind_gets_what_it_missed_
         assert await ann.receive() == "m8" and await ann.received_nothing()
 
 
+async def test_what_waits_for_a_group_chain_is_not_for_who_joins_anew(world, monkeypatch):
+    """It is of the past, and what follows would not follow on it."""
+    gate = asyncio.Event()
+    monkeypatch.setattr(HoldOnce, "held", [])
+    monkeypatch.setattr(HoldOnce, "gate", gate)
+    async with connect(route(HoldOnce)) as ann:
+        await ask(ann, "join", "room:1")
+        await publish_some(ann, range(1, 8))
+        assert [await ann.receive() for _ in range(4)] == ["m1", "m2", "m3", "m4"]
+        await until(lambda: HoldOnce.held and waiting_for(ann, "group") == 2)
+        ann.connection.leave("room:1")
+        (joined, (_, offset, _)), before = await ask(ann, "join", "room:1")
+        assert joined and offset == 7 and not before
+        gate.set()
+        await publish_some(ann, [8])
+        assert await ann.receive() == "m8" and await ann.received_nothing()
+
+
 async def test_groups_with_history_have_positions_of_their_own(world):
     async with connect(route()) as ann:
         for room, text in (("room:1", "a"), ("room:2", "b"), ("room:1", "c")):
