@@ -6,6 +6,7 @@ schema calls bytes is :class:`Data` in it.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +15,9 @@ from .frames import Frame, dump_json
 from .schema import check, has_protobuf, messages, protobuf_class
 
 #: What JSON allows around a value, within a line.
-SPACE = " \t\r\n"
+SPACE = " \t\r"
+#: One at a time: a frame may have so many that they take many times its length.
+LINE = re.compile(r"[^\n]+")
 #: The most bytes of the length before a Protobuf message.
 LONGEST_LENGTH = 5
 
@@ -82,7 +85,8 @@ class Json:
         if not (text and payload.strip()):
             raise BadFrame
         try:
-            for line in payload.decode().split("\n"):
+            for found in LINE.finditer(payload.decode()):
+                line = found[0]
                 if line.strip(SPACE):
                     command = PARSER.parse(line)
                     check("Command", command)

@@ -12,6 +12,7 @@ order, and looks after pings, tokens that expire and the end.
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 from ..close_codes import FILTER_ERROR, TOO_LARGE, UNAUTHORIZED
@@ -35,6 +36,9 @@ PING, PONG = 25, 8.0
 STALE = 10.0
 #: So many commands of a frame are handled before other connections have their turn.
 TURN = 64
+#: So many commands of a frame are kept when they are decoded, as they take many times the bytes of
+#: the frame. Where there are more, each is decoded again when it is handled.
+MOST_DECODED = 1024
 #: A reply waits until the server holds at most this many unsent bytes.
 HIGH_WATER = 65_536
 #: Command -> the field that holds it; ``id`` is the only other field.
@@ -130,14 +134,16 @@ class Session:
                 await self._unanswered.settled()
                 self._close(codes.BAD_REQUEST)
 
-    async def _decode(self, payload: bytes, text: bool) -> list[dict[str, Any]]:
-        """The commands of a frame: all, before any is handled, or :exc:`.BadFrame`."""
-        commands = []
-        for command in self.format.decode(payload, text):
-            commands.append(command)
-            if len(commands) % TURN == 0:
+    async def _decode(self, payload: bytes, text: bool) -> Iterable[dict[str, Any]]:
+        """The commands of a frame. All were decoded before any is handled, or :exc:`.BadFrame`."""
+        commands: list[dict[str, Any]] = []
+        count = 0
+        for count, command in enumerate(self.format.decode(payload, text), 1):
+            if count <= MOST_DECODED:
+                commands.append(command)
+            if count % TURN == 0:
                 await asyncio.sleep(0)
-        return commands
+        return commands if count <= MOST_DECODED else self.format.decode(payload, text)
 
     async def _handle(self, command: dict[str, Any]) -> None:
         number = command.get("id", 0)

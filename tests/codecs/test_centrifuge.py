@@ -1,13 +1,17 @@
 """Frames of the Centrifuge client protocol, in both formats."""
 
 import base64
+import contextlib
 import json
+import tracemalloc
 
 import pytest
 
 from filtered_websocket.codecs import centrifuge
 from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF, BadFrame, Publication
 from filtered_websocket.codecs.data import Data, as_json, data_of, from_bytes
+
+from ..costs import ends, is_linear
 
 codecs = pytest.importorskip("centrifuge.codecs")
 
@@ -31,6 +35,18 @@ def test_commands_are_read_in_both_formats():
 
 def test_empty_lines_are_no_commands():
     assert decoded(JSON, b'\n{"id":1}\r\n \n{"id":2}\n', True) == [{"id": 1}, {"id": 2}]
+
+
+def test_lines_are_read_one_by_one():
+    frame = b"{}\n" * 80_000
+    tracemalloc.start()
+    try:
+        assert next(JSON.decode(frame, True)) == {}
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # As text, and the first one.
+    assert peak < 2 * len(frame)
 
 
 def test_data_is_passed_through():
@@ -72,6 +88,35 @@ def test_a_malformed_json_frame_is_a_bad_request(frame):
 def test_a_malformed_protobuf_frame_is_a_bad_request(frame):
     with pytest.raises(BadFrame):
         decoded(PROTOBUF, frame, False)
+
+
+#: Frames of about so many bytes that are the most work.
+LARGEST = {
+    "pongs": (JSON, lambda size: b"{}\n" * (size // 3)),
+    "lines": (JSON, lambda size: b"\n" * size + b"{}"),
+    "pings": (JSON, lambda size: b'{"id":1,"ping":{}}\n' * (size // 18)),
+    "brackets": (JSON, lambda size: b"[" * size),
+    "data": (JSON, lambda size: b'{"id":1,"rpc":{"data":[' + b"[]," * (size // 3) + b"0]}}"),
+    "short": (PROTOBUF, lambda size: b"\0" * size),
+    "numbered": (PROTOBUF, lambda size: b"\2\x08\1" * (size // 3)),
+    "lengths": (PROTOBUF, lambda size: b"\x80" * size),
+    "groups": (PROTOBUF, lambda size: b"\x5b" * size),
+}
+
+
+@pytest.mark.repeats
+@pytest.mark.parametrize("name", LARGEST)
+def test_a_frame_costs_twice_as_much_as_one_of_half_of_it(name):
+    form, make = LARGEST[name]
+
+    def decode(frame):
+        with contextlib.suppress(BadFrame):
+            for _ in form.decode(frame, form is JSON):
+                pass
+
+    assert is_linear(decode, make, 9_000)
+    with ends():
+        decode(make(262_144))
 
 
 def test_a_frame_of_the_other_kind_is_a_bad_request():

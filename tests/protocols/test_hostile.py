@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth.models import User
 
 from filtered_websocket import WebSocketMessageFilter
+from filtered_websocket.codecs.centrifuge import Json
 from filtered_websocket.groups import History, group, personal
 from filtered_websocket.history import ahistory
 from filtered_websocket.protocols import requests, session
@@ -86,6 +87,34 @@ async def test_many_commands_of_one_frame_let_others_have_their_turn():
         is_over = True
     # Half of them while the frame is decoded.
     assert turns >= 2 * (1000 // session.TURN)
+
+
+class Counted(dict):
+    """A command; how many there are, and the most there were."""
+
+    alive = most = 0
+
+    def __init__(self, command):
+        super().__init__(command)
+        Counted.alive += 1
+        Counted.most = max(Counted.most, Counted.alive)
+
+    def __del__(self):
+        Counted.alive -= 1
+
+
+@pytest.mark.parametrize("count", [100, 101, 1000])
+async def test_of_a_frame_so_many_commands_at_most_are_kept(count, monkeypatch):
+    decode = Json.decode
+    monkeypatch.setattr(Json, "decode", lambda *frame: map(Counted, decode(*frame)))
+    monkeypatch.setattr(session, "MOST_DECODED", 100)
+    async with speak(rules=RULES) as ann:
+        Counted.most = 0
+        await ann.say(*[{"id": number, "ping": {}} for number in range(1, count + 1)])
+        for number in range(1, count + 1):
+            assert await ann.hear() == {"id": number, "ping": {}}
+        # Besides those, the one that is handled and the one that is read.
+        assert 100 <= Counted.most <= 102
 
 
 async def test_a_history_is_read_by_pages_of_a_bounded_size(monkeypatch, settings):
@@ -211,9 +240,11 @@ async def test_a_malformed_frame_is_answered_by_3501_alone(frame, caplog):
     assert [one for one in caplog.records if one.levelno > logging.INFO] == []
 
 
-async def test_nothing_of_a_malformed_frame_is_done():
+@pytest.mark.parametrize("count", [1, session.MOST_DECODED + 1])
+async def test_nothing_of_a_malformed_frame_is_done(count):
     async with speak(rules=RULES) as ann:
-        frame = json.dumps({"id": 1, "publish": {"channel": "room", "data": 1}}) + "\nnonsense"
+        publish = json.dumps({"id": 1, "publish": {"channel": "room", "data": 1}})
+        frame = f"{publish}\n" * count + "nonsense"
         assert await only_close(ann, frame) == 3501
         assert (await ahistory("room")).publications == []
 
