@@ -1,4 +1,4 @@
-"""The routes of the tests of memory: each has a queue that a client can fill."""
+"""The routes of the tests of memory: each has a queue that a client can fill, and the protocol."""
 
 from django.core.asgi import get_asgi_application
 from django.urls import path
@@ -30,4 +30,5 @@ application = with_websockets(
         route("group", BroadcastMessagesFilter, SlowGroup),
         route("events", Enqueue, SlowConsumer),
     ],
+    protocols=True,
 )

@@ -93,7 +93,7 @@ def site(request, database):
 class Raw:
     """A client that reads when it is told to, into a small buffer."""
 
-    def __init__(self, port, path="/"):
+    def __init__(self, port, path="/", *headers):
         self.socket = socket.socket()
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.socket.connect(("127.0.0.1", port))
@@ -101,7 +101,9 @@ class Raw:
         self.socket.sendall(
             f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Key: {key}\r\n\r\n".encode()
+            f"Sec-WebSocket-Key: {key}\r\n".encode()
+            + b"".join(line.encode() + b"\r\n" for line in headers)
+            + b"\r\n"
         )
         self.stream = self.socket.makefile("rb")
         assert b" 101 " in self.stream.readline()

@@ -28,10 +28,10 @@ COMMANDS = {
 
 
 class Site(Process):
-    def __init__(self, kind, env):
+    def __init__(self, kind, env, settings="tests.e2e.site_settings"):
         self.port = free_port()
         line = [part.format(port=self.port) for part in COMMANDS[kind]]
-        env = env | {"DJANGO_SETTINGS_MODULE": "tests.e2e.site_settings"}
+        env = env | {"DJANGO_SETTINGS_MODULE": settings}
         command = [sys.executable, "-m", *line, "tests.e2e.memory_site:application"]
         super().__init__(command, env=env, fresh=True)
         self.listens_on(self.port)
