@@ -272,18 +272,37 @@ class Daphne(Process):
 
 
 class Uvicorn(Process):
-    """``uvicorn APPLICATION`` with the options that serve most sockets, on a free port."""
+    """
+    ``uvicorn APPLICATION`` with the options that serve most sockets, on a free port, or on a
+    socket that listens, which several may share.
+    """
 
-    def __init__(self, application="fws_project.asgi:application", *, env=None, options=()):
-        self.port = free_port()
+    def __init__(
+        self,
+        application="fws_project.asgi:application",
+        *,
+        env=None,
+        options=(),
+        listening=None,
+    ):
+        if listening is None:
+            self.port, shared = free_port(), ()
+            where = ("--port", str(self.port))
+        else:
+            self.port, shared = listening.getsockname()[1], (listening.fileno(),)
+            where = ("--fd", str(listening.fileno()))
         super().__init__(
             [
-                *(sys.executable, "-m", "uvicorn", application, "--port", str(self.port)),
+                *(sys.executable, "-m", "uvicorn", application, *where),
                 *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false", *options),
             ],
             env=env,
+            pass_fds=shared,
         )
-        self.listens_on(self.port)
+        if listening is None:
+            self.listens_on(self.port)
+        else:
+            self.starts("Uvicorn running on")
 
     def ws(self, path="/"):
         return f"ws://127.0.0.1:{self.port}{path}"

@@ -1,10 +1,13 @@
 """Processes of the site of protocol_settings, on one Redis."""
 
+import contextlib
 import signal
+import socket
 
-from .processes import Daphne, Valkey
+from .processes import Daphne, Uvicorn, Valkey, free_port
 
 SETTINGS = "tests.e2e.protocol_settings"
+APPLICATION = "tests.e2e.protocol_site:application"
 
 
 class ProtocolSite:
@@ -16,7 +19,7 @@ class ProtocolSite:
         self.servers = [self._start() for _ in range(count)]
 
     def _start(self, port=0):
-        return Daphne("tests.e2e.protocol_site:application", env=self._env, port=port)
+        return Daphne(APPLICATION, env=self._env, port=port)
 
     @property
     def first(self):
@@ -25,6 +28,11 @@ class ProtocolSite:
     @property
     def second(self):
         return self.servers[1]
+
+    @contextlib.contextmanager
+    def reached(self, server):
+        """``with``: who connects to this process, connects to no other one."""
+        yield server
 
     def kill(self):
         """Kill the first process."""
@@ -42,3 +50,30 @@ class ProtocolSite:
     def stop(self):
         for process in (*self.servers, self._valkey):
             process.stop()
+
+
+class SharedPort(ProtocolSite):
+    """The same on uvicorn, behind one port: all processes accept from one socket."""
+
+    def __init__(self, database, count):
+        self._listening = socket.create_server(("127.0.0.1", free_port()))
+        super().__init__(database, count)
+
+    def _start(self, port=0):
+        return Uvicorn(APPLICATION, env=self._env, listening=self._listening)
+
+    @contextlib.contextmanager
+    def reached(self, server):
+        """As of the base: the others stand still meanwhile."""
+        others = [one for one in self.servers if one is not server]
+        for other in others:
+            other.signal(signal.SIGSTOP)
+        try:
+            yield server
+        finally:
+            for other in others:
+                other.signal(signal.SIGCONT)
+
+    def stop(self):
+        super().stop()
+        self._listening.close()

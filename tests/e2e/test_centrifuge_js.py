@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from ..javascript.clients import Client, JsError, install, running
-from .protocol_processes import ProtocolSite
+from .protocol_processes import ProtocolSite, SharedPort
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 NAMES = itertools.count()
@@ -22,6 +22,19 @@ def site(database):
     site = ProtocolSite(database, 2)
     yield site
     site.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_port(database):
+    site = SharedPort(database, 2)
+    yield site
+    site.stop()
+
+
+@pytest.fixture(params=["daphne", "uvicorn"])
+def recovering(request, site):
+    """Two processes, each with a port of its own, or behind one port."""
+    return site if request.param == "daphne" else request.getfixturevalue("shared_port")
 
 
 @pytest.fixture(scope="module", params=["node", "chromium"])
@@ -106,10 +119,12 @@ async def test_they_call_and_are_answered(js, site):
     assert (await ann.hears("message"))["data"] == {"for": "you"}
 
 
-async def test_after_a_killed_process_all_that_was_missed_is_there(js, site):
-    group = f"kept:{next(NAMES)}"
-    ann = await Client.connect(js, site.first)
-    bob = await Client.connect(js, site.second)
+async def test_after_a_killed_process_all_that_was_missed_is_there(js, recovering):
+    site, group = recovering, f"kept:{next(NAMES)}"
+    with site.reached(site.first) as server:
+        ann = await Client.connect(js, server)
+    with site.reached(site.second) as server:
+        bob = await Client.connect(js, server)
     first = await ann.subscribe(group)
     assert first["recoverable"] and first["positioned"] and not first["wasRecovering"]
     await bob.do("publish", group, {"n": 1})
@@ -130,8 +145,8 @@ async def test_after_a_killed_process_all_that_was_missed_is_there(js, site):
     assert [one["offset"] for one in heard] == list(range(1, 31))
 
 
-async def test_after_a_redis_that_restarted_empty_they_are_told_and_go_on(js, site):
-    group = f"kept:{next(NAMES)}"
+async def test_after_a_redis_that_restarted_empty_they_are_told_and_go_on(js, recovering):
+    site, group = recovering, f"kept:{next(NAMES)}"
     ann = await Client.connect(js, site.first)
     bob = await Client.connect(js, site.second)
     before = await ann.subscribe(group)
