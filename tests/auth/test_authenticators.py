@@ -1,6 +1,7 @@
 """Authenticators, and the delays of bad credentials."""
 
 import asyncio
+import json
 import logging
 import sys
 import types
@@ -22,6 +23,7 @@ from filtered_websocket.auth.keys import digest_of, new_key
 from filtered_websocket.auth.tickets import issue
 from filtered_websocket.conf import conf
 from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.groups import personal
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.models import Token
 from filtered_websocket.routing import websocket_application
@@ -277,6 +279,34 @@ async def test_a_ticket_lets_its_user_in_once(app, session, user, caplog):
     assert again.close_code == 4401
     await again.close()
     assert ticket not in caplog.text
+
+
+@pytest.fixture
+def speaking():
+    """A route of the Centrifuge protocol; everybody is told of their own group."""
+    inner = FilteredWebSocketConsumer.as_asgi(
+        filters=[], protocol="centrifuge", group_rules=[personal()]
+    )
+    return websocket_app(inner)
+
+
+@pytest.mark.parametrize("way", ["session", "key", "ticket"])
+async def test_who_speaks_the_centrifuge_protocol_needs_no_json_web_token(
+    speaking, session, token, user, way
+):
+    ticket = await sync_to_async(issue)(user, session)
+    ways = {"session": cookie(session), "key": by_header(token[1])}
+    client = await shake_hands(speaking, **ways.get(way, {"query": f"ticket={ticket}"}))
+    await client.send('{"id": 1, "connect": {}}')
+    told = json.loads(await client.receive())
+    assert told["connect"]["subs"] == {f"#{user.pk}": {}}
+    await client.close()
+
+
+async def test_a_wrong_key_is_told_by_a_code_of_the_centrifuge_protocol(speaking):
+    client = await shake_hands(speaking, **by_header("nosuch"))
+    assert client.accepted and await client.closed() == 3500
+    await client.close()
 
 
 async def test_who_a_site_puts_in_the_scope_is_found_without_a_session(app, user):

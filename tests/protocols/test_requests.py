@@ -16,6 +16,7 @@ from filtered_websocket import (
     WebSocketDataFilter,
     WebSocketGroupFilter,
     WebSocketJoinFilter,
+    WebSocketLeaveFilter,
     WebSocketMessageFilter,
     WebSocketSendFilter,
 )
@@ -24,6 +25,7 @@ from filtered_websocket.presence import apresence
 from filtered_websocket.protocols import subscribing, tokens
 from filtered_websocket.publish import apublish
 
+from ..waiting import until
 from .clients import RULES, app, speak
 from .test_session import jwt_key
 from .test_tokens import token
@@ -199,6 +201,20 @@ async def test_a_join_chain_answers_and_refuses():
         assert await ann.error(subscribe={"channel": "room:1", "data": "no"}) == 103
         assert await subscribed(ann, "room:1", data=1) == {"data": {"welcome": 1}}
         assert (await ann.push())["join"]["info"]["chan_info"] == {"name": "Ann"}
+
+
+async def test_the_leave_chain_runs_for_who_unsubscribes_and_for_who_goes():
+    left = []
+
+    def note(connection, subscription):
+        left.append(subscription.group)
+
+    async with speak([a_filter(WebSocketLeaveFilter, note)]) as ann:
+        await subscribed(ann, "news")
+        await subscribed(ann, "kept")
+        await ann.ask(unsubscribe={"channel": "news"})
+        await until(lambda: left == ["news"])
+    await until(lambda: left == ["news", "kept"])
 
 
 async def test_a_subscription_that_the_layer_does_not_confirm_may_be_tried_again(monkeypatch):
