@@ -20,17 +20,25 @@ class Site:
     """Processes on one Redis."""
 
     def __init__(self, database, *kinds, filters=(), **options):
-        self.valkey = Valkey()
+        redis = self.start_redis()
         self.env = {
             **database,
             **SITE,
-            "REDIS_URL": self.valkey.url,
+            "REDIS_URL": redis.url,
             "TEST_FILTERS": json.dumps(filters),
             "TEST_LAYER_OPTIONS": json.dumps(options),
         }
         self.servers = []
         for kind in kinds:
             self.start(kind)
+
+    def start_redis(self):
+        """What the processes use."""
+        self.valkey = Valkey()
+        return self.valkey
+
+    def stop_redis(self):
+        self.valkey.stop()
 
     def make(self, kind):
         return kind("fws_project.asgi:application", env=self.env)
@@ -51,7 +59,7 @@ class Site:
     def stop(self):
         for server in self.servers:
             server.stop()
-        self.valkey.stop()
+        self.stop_redis()
 
 
 class Client:
@@ -201,14 +209,16 @@ class ClusterSite(Site):
     """Two processes on different nodes of a Redis Cluster."""
 
     def __init__(self, database):
-        super().__init__(database, redis=False)
-        self.cluster = Cluster()
+        super().__init__(database)
         for kind, node in zip((Daphne, Uvicorn), self.cluster.nodes, strict=False):
             self.env["REDIS_URL"] = node.url
             self.start(kind)
 
-    def stop(self):
-        super().stop()
+    def start_redis(self):
+        self.cluster = Cluster()
+        return self.cluster.nodes[0]
+
+    def stop_redis(self):
         self.cluster.stop()
 
 

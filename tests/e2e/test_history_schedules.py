@@ -42,22 +42,17 @@ class Watched(Site):
 
     def __init__(self, database, *kinds):
         self.pair = Pair()
-        super().__init__(database, redis=False, hosts=[self.pair.host])
-        self.env["REDIS_URL"] = self.valkey.url
-        for kind in kinds:
-            self.start(kind)
+        super().__init__(database, *kinds, hosts=[self.pair.host])
+
+    def start_redis(self):
+        return self.pair.master
+
+    def stop_redis(self):
+        self.pair.stop()
 
     @property
     def valkey(self):
         return self.pair.master
-
-    @valkey.setter
-    def valkey(self, none):
-        """There is no other."""
-
-    def stop(self):
-        super().stop()
-        self.pair.stop()
 
 
 class Ledger:
