@@ -12,7 +12,13 @@ from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer, RedisPubSubLoopLayer
 from channels_redis.serializers import MsgPackSerializer
 from redis.crc import key_slot
-from redis.exceptions import MovedError, NoPermissionError, ResponseError
+from redis.exceptions import (
+    AskError,
+    MovedError,
+    NoPermissionError,
+    ResponseError,
+    TryAgainError,
+)
 
 from ..conf import conf
 from ..layer.envelope import Item, open_item
@@ -178,12 +184,32 @@ def find_run_id(info: bytes) -> str:
     )
 
 
+class SlotMoving(ResponseError):
+    """
+    A Redis Cluster is moving the keys of a group from one node to another. Nothing was done: a
+    script sees all of them only before and after.
+    """
+
+
+def is_moving(error: Exception) -> bool:
+    """Whether ``error`` of a script says so. MOVED does not: then all keys are elsewhere."""
+    if isinstance(error, AskError | TryAgainError):
+        return not isinstance(error, MovedError)
+    # Of a key that the script does not name before it runs.
+    return isinstance(error, ResponseError) and "a non local key" in str(error)
+
+
 def explain(error: Exception, layer: Any) -> Exception:
     """
     ``error`` of a script; for a missing right, a PermissionError that names what is needed. A
     ConnectionError from a server that is no longer the master: only a new connection finds
-    that.
+    that. :exc:`SlotMoving` where it may pass soon.
     """
+    if is_moving(error):
+        return SlotMoving(
+            "a Redis Cluster is moving the keys of this group to another node:"
+            f" try again when it has ({type(error).__name__}: {error})"
+        )
     if isinstance(error, NoPermissionError):
         rights = f"{needed_rights(layer)} ~{conf.NAMESPACE}:* {RIGHTS}"
         return PermissionError(f"Redis refuses it ({error}): its user needs {rights}")
@@ -191,6 +217,11 @@ def explain(error: Exception, layer: Any) -> Exception:
     if isinstance(error, ResponseError) and "read only replica" in str(error):
         return ConnectionError(f"this Redis is no longer the master: {error}")
     return error
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether the same may succeed at once. That a slot moves was waited for."""
+    return isinstance(error, LOST) and not isinstance(error, SlotMoving)
 
 
 def is_outage(error: Exception) -> bool:

@@ -17,13 +17,15 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from ..conf import conf
 from ..layer.envelope import Batch
 from ..layer.redis_connection import OnReply, RedisConnection, pack
 from ..layer.redis_host import Commands
 from ..layer.redis_layer import RedisLayer
 from ..logs import LogThrottle, get_logger
+from ..threads.tasks import pause
 from .base import OnAppended, Page, Position, Publication, Retention, StaleBatch
-from .hosts import Hosts, ItemFormat, explain, settle
+from .hosts import Hosts, ItemFormat, explain, is_moving, settle
 from .scripts import (
     APPEND,
     FORGET,
@@ -65,7 +67,7 @@ class RedisHistory:
         #: Those that others can join, until they are written.
         self.open_calls: dict[Commands, _Append] = {}
         self.renewals = Renewals()
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.publishes = self._format.is_plain and redis is not None
 
     async def close(self) -> None:
@@ -82,7 +84,7 @@ class RedisHistory:
         seal = self._format.seal
         items = [seal(item) for item in batch.items]
         target = channel if self.publishes else ""
-        now = self._loop.time()
+        now = self.loop.time()
         renews = self.renewals.is_due(batch.key, retention, now)
         arguments = append_arguments(batch, items, retention, target, idempotency_key, renews)
         call = self.open_calls.get(commands)
@@ -124,12 +126,15 @@ class RedisHistory:
 
 
 class _Call:
-    """One run of a script for a group; ``on_reply`` is called once, after :meth:`send`."""
+    """
+    One run of a script for a group; ``on_reply`` is called once, after :meth:`send`. While a
+    Redis Cluster moves the keys it is tried again, for ``LAYER_TIMEOUT``.
+    """
 
     # Not closures: with many publications on their way the garbage collector looks at all.
     __slots__ = (
-        *("_arguments", "_commands", "_key", "_keys", "_may_move", "_on_reply", "_script"),
-        "_store",
+        *("_arguments", "_commands", "_failures", "_key", "_keys", "_may_move", "_on_reply"),
+        *("_script", "_store", "_until"),
     )
 
     def __init__(
@@ -144,6 +149,8 @@ class _Call:
         self._key = key
         _, self._commands = store.hosts.find(key)
         self._may_move = True
+        #: How often its keys were about to move, and until when that is waited for.
+        self._failures, self._until = 0, 0.0
         self._script = script
         self._keys, self._arguments = arguments
         self._on_reply = on_reply
@@ -159,17 +166,38 @@ class _Call:
 
     def _answered(self, reply: Any) -> None:
         hosts = self._store.hosts
-        if isinstance(reply, NoScriptError):
+        if not isinstance(reply, Exception):
+            self._on_reply(reply)
+        elif isinstance(reply, NoScriptError):
             self._commands.send(self._build_with_source, self._answered)
         elif isinstance(reply, MovedError) and self._may_move and hosts.is_open:
             self._may_move = False
             self._commands = hosts.follow(self._key, reply)
             self.send()
-        elif isinstance(reply, Exception):
-            hosts.forget(self._commands)
-            self._on_reply(self._explain(reply))
+        elif is_moving(reply) and self._may_wait():
+            self._failures += 1
+            self._store.loop.call_later(pause(self._failures), self._send_again, reply)
         else:
-            self._on_reply(reply)
+            self._fail(reply)
+
+    def _may_wait(self) -> bool:
+        now = self._store.loop.time()
+        self._until = self._until or now + conf.LAYER_TIMEOUT
+        return now < self._until
+
+    def _send_again(self, error: Exception) -> None:
+        """Ask anew who has the keys; a node that was asked before them says so."""
+        hosts = self._store.hosts
+        if not hosts.is_open:
+            self._fail(error)
+            return
+        self._may_move = True
+        _, self._commands = hosts.find(self._key)
+        self.send()
+
+    def _fail(self, error: Exception) -> None:
+        self._store.hosts.forget(self._commands)
+        self._on_reply(self._explain(error))
 
     def _explain(self, error: Exception) -> Exception:
         told = explain(error, self._store.layer)

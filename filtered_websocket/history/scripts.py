@@ -54,8 +54,8 @@ def _script(source: str) -> Script:
 
 
 # Numbers are doubles in Lua: exact up to 2 ** 53. KEYS are ``m`` and ``h`` of each batch.
-# PUBLISH comes last: what fails before it, as "out of memory" does, has changed nothing of the
-# group.
+# PUBLISH comes last, and ``p`` first, which a Redis Cluster refuses while the slot moves: what
+# fails before PUBLISH, as "out of memory" does, has changed nothing of the group.
 APPEND = _script(
     """
 local run, answers, at = ARGV[1], {}, 3
@@ -86,6 +86,10 @@ for n = 1, #KEYS, 2 do
   local answer, is_new = ahead == 0 and string.sub(last, 9) or '', false
   if ahead > 0 then
     local known = key ~= '' and redis.call('GET', base .. 'k:' .. key)
+    if oldest and oldest ~= '' then
+      redis.call('SET', base .. 'p:' .. string.sub(oldest, 1, 16), string.sub(oldest, 17),
+        'PX', REMEMBERED)
+    end
     is_new = not known
     if is_new then
       local length = redis.call('RPUSH', kept, unpack(ARGV, head + 1, to))
@@ -94,10 +98,6 @@ for n = 1, #KEYS, 2 do
       top = top + count
     end
     answer = known and known .. '\\1' or epoch .. struct.pack('>I8', top) .. '\\0'
-    if oldest and oldest ~= '' then
-      redis.call('SET', base .. 'p:' .. string.sub(oldest, 1, 16), string.sub(oldest, 17),
-        'PX', REMEMBERED)
-    end
     redis.call('SET', meta, epoch .. run .. struct.pack('>I8I4', top, size) .. origin
       .. string.sub(spec, 17, 24) .. answer .. others, 'PX', ttl + POSITION)
   end

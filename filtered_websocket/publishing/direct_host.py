@@ -20,7 +20,7 @@ from redis.retry import Retry
 from ..conf import conf
 from ..exceptions import PublishError
 from ..history.base import Position
-from ..history.hosts import ItemFormat, find_run_id, slot_of_key
+from ..history.hosts import ItemFormat, SlotMoving, find_run_id, slot_of_key
 from ..history.hosts import explain as explain_script
 from ..history.scripts import (
     APPEND,
@@ -39,7 +39,7 @@ from ..threads.tasks import pause
 from .batches import Keep
 
 #: Errors after which another attempt may succeed; those of ``LASTING`` are excepted.
-PASSING = (OSError, redis.ConnectionError, redis.TimeoutError)
+PASSING = (OSError, redis.ConnectionError, redis.TimeoutError, SlotMoving)
 LASTING = (redis.AuthenticationError, redis.exceptions.AuthorizationError, PermissionError)
 #: Options of redis.asyncio for which the plain client has its own classes.
 OWN = ("retry", "connection_class", "parser_class", "encoder_class", "redis_connect_func")

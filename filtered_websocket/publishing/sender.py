@@ -23,8 +23,8 @@ from itertools import islice
 from ..conf import conf, describe
 from ..exceptions import PublishError
 from ..history.base import Position
+from ..history.hosts import may_pass
 from ..layer.envelope import Item, Stamper, group_key
-from ..layer.health import LOST
 from ..logs import LogThrottle, get_logger
 from ..threads.tasks import Tasks, end_tasks
 from .batches import Entry, Histories, Keep, Keeps, Link, Sending, append, first_batch, name_of
@@ -149,7 +149,7 @@ class Sender:
             return  # given up
         if isinstance(answer, Exception):
             sending.error = answer
-            if isinstance(answer, LOST) and sending.sends < MAX_SENDS:
+            if may_pass(answer) and sending.sends < MAX_SENDS:
                 self._to_repeat[group] = sending
                 self._wait_for_layer()
                 return

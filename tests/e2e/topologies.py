@@ -156,6 +156,46 @@ class Cluster:
             node.stop()
 
 
+class Move:
+    """
+    A slot of a cluster on its way to another node, key by key, as ``valkey-cli --cluster
+    reshard`` does it. Each node refuses what concerns keys that it has not got.
+    """
+
+    def __init__(self, cluster, slot):
+        self._do = cluster.do
+        self._nodes = cluster.nodes
+        self._slot = slot
+        has_keys = [self._do(node, "CLUSTER", "COUNTKEYSINSLOT", slot) for node in cluster.nodes]
+        self.source = next(
+            node for node, count in zip(cluster.nodes, has_keys, strict=True) if count
+        )
+        self.target = next(node for node in cluster.nodes[1:] if node is not self.source)
+        self._id = self._do(self.target, "CLUSTER", "MYID")
+        before = self._do(self.source, "CLUSTER", "MYID")
+        self._do(self.target, "CLUSTER", "SETSLOT", slot, "IMPORTING", before)
+        self._do(self.source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self._id)
+
+    def left(self):
+        """The keys that have not moved yet."""
+        return self._do(self.source, "CLUSTER", "GETKEYSINSLOT", self._slot, 1000)
+
+    def take(self, name):
+        """Move one key."""
+        self._do(self.source, "MIGRATE", "127.0.0.1", self.target.port, name, 0, 60_000)
+
+    def finish(self):
+        for name in self.left():
+            self.take(name)
+        for node in (self.target, self.source, *self._nodes):
+            self._do(node, "CLUSTER", "SETSLOT", self._slot, "NODE", self._id)
+
+    def has_refused(self, word):
+        """Whether the node that the slot leaves has answered with an error of this name."""
+        with self.source.client() as client:
+            return f"errorstat_{word}" in client.info("errorstats")
+
+
 class TLSRedis(Process):
     """Debian's Redis, which speaks TLS only, with a certificate of an authority of its own."""
 

@@ -14,15 +14,16 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from redis.exceptions import MovedError, OutOfMemoryError, ResponseError
 
 from filtered_websocket.history.base import EMPTY_TTL, POSITION_TTL, Page, Position, Retention
-from filtered_websocket.history.hosts import RIGHTS
+from filtered_websocket.history.hosts import RIGHTS, SlotMoving, slot_of
 from filtered_websocket.history.redis import MAX_TOGETHER, MAX_TOGETHER_BYTES, RedisHistory
+from filtered_websocket.history.scripts import keys_of
 from filtered_websocket.layer.envelope import Item, group_key, unseal
 from filtered_websocket.layer.health import LOST
 from filtered_websocket.layer.names import needed_rights
 from filtered_websocket.layer.redis_layer import redis_layer
 
 from ..e2e.processes import Process, Valkey, free_port
-from ..e2e.topologies import Cluster
+from ..e2e.topologies import Cluster, Move
 from ..layer.scripted_redis import ScriptedRedis
 from ..waiting import LIMIT, limited, until, wait_until
 from .worlds import KEY, RETENTION, append, batch_of, texts
@@ -215,7 +216,7 @@ async def test_what_is_published_to_all_the_time_keeps_its_time(valkey, client):
     retention = Retention(9, 1000)
     async with Opened(valkey.url) as store:
         now = 0
-        store._loop = SimpleNamespace(time=lambda: now)
+        store.loop = SimpleNamespace(time=lambda: now)
         for number in range(30):
             await append(store, batch_of("a", number=number), retention)
             left = client.pttl(BASE + "h")
@@ -504,6 +505,93 @@ async def test_no_node_is_asked_for_who_has_ended(server):
         await store.close()
         with pytest.raises(MovedError):
             await answer
+
+
+#: What a node says of keys on their way to another one: it has none, some, or not this one.
+MOVING = (
+    b"-ASK 1 127.0.0.1:1\r\n",
+    b"-TRYAGAIN Multiple keys request during rehashing of slot\r\n",
+    b"-ERR Script attempted to access a non local key in a cluster node script: a\r\n",
+)
+APPENDED = b"*1\r\n$25\r\n" + b"e" * 16 + (7).to_bytes(8, "big") + b"\0\r\n"
+
+
+async def test_while_keys_move_a_call_is_tried_again(server):
+    answers = iter([*MOVING, APPENDED])
+    server.answer = lambda command: INFO if command[0] == b"INFO" else next(answers)
+    async with Opened(server.url) as store, limited():
+        assert await append(store, batch_of("a")) == Position("e" * 16, 7)
+    assert len(server.named(b"EVALSHA")) == len(MOVING) + 1
+
+
+async def test_a_move_that_takes_longer_than_layer_timeout_is_told(server):
+    server.answer = lambda command: INFO if command[0] == b"INFO" else MOVING[0]
+    async with Opened(server.url) as store:
+        loop, now = store.loop, itertools.count(0, LIMIT / 3)
+        store.loop = SimpleNamespace(
+            time=lambda: next(now), call_later=lambda _, *call: loop.call_soon(*call)
+        )
+        async with limited():
+            with pytest.raises(SlotMoving, match=r"is moving the keys of this group .* \(AskError"):
+                await append(store, batch_of("a"))
+    # For as long as LAYER_TIMEOUT, which is LIMIT here.
+    assert len(server.named(b"EVALSHA")) == 4
+
+
+async def test_a_call_that_waits_for_a_move_fails_when_the_store_is_closed(server):
+    server.answer = lambda command: INFO if command[0] == b"INFO" else MOVING[1]
+    async with Opened(server.url) as store, limited():
+        answer = append(store, batch_of("a"))
+        await until(lambda: len(server.named(b"EVALSHA")) > 1)
+        await store.close()
+        with pytest.raises(SlotMoving):
+            await answer
+
+
+async def test_while_a_slot_moves_a_batch_is_appended_once_or_changes_nothing(cluster):
+    key, retention = group_key("moves"), Retention(50, 60)
+    async with Opened(cluster.nodes[0].url) as store:
+        loop, waits = store.loop, []
+
+        def call_later(*call):
+            waits.append(call)
+            return loop.call_later(*call)
+
+        def say(origin, number, known=""):
+            text = f"{origin}{number}"
+            batch = batch_of(text, origin=origin, number=number, key=key)
+            return append(store, batch, retention, known)
+
+        store.loop = SimpleNamespace(time=loop.time, call_later=call_later)
+        # The last four origins are beside the position, the others have keys of their own.
+        [first, *_] = [await say(origin, 0) for origin in "opqrst"]
+        await say("t", 1, "order 1")
+        move = await asyncio.to_thread(Move, cluster, slot_of(key))
+        # What needs no other keys than those goes on.
+        assert (await say("t", 2)).offset == 8
+        assert (await say("t", 3, "order 1")).repeated
+        # That of "o" would make a key for another origin.
+        waiting = [say("o", 1), say("s", 1, "order 2"), say("u", 0)]
+        await until(lambda: len(waits) >= 6)
+        assert cluster.do(move.source, "LLEN", keys_of(key)[1]) == 8
+        for name in await asyncio.to_thread(move.left):
+            await asyncio.to_thread(move.take, name)
+            seen = len(waits)
+            await until(lambda seen=seen: len(waits) >= seen + 3)
+        assert not any(one.done() for one in waiting)
+        await asyncio.to_thread(move.finish)
+        async with limited():
+            places = await asyncio.gather(*waiting)
+        # The answers were lost, say: it is the other node that knows them now.
+        again = [say("o", 1), say("s", 1, "order 2"), say("u", 0)]
+        assert await asyncio.gather(*again) == places
+        page = await store.read(key)
+        assert texts(page)[:8] == ["o0", "p0", "q0", "r0", "s0", "t0", "t1", "t2"]
+        assert sorted(texts(page)[8:]) == ["o1", "s1", "u0"]
+        assert page.publications[0].offset == 1 and page.position.offset == 11
+        # Another server has them, as after a failover: nobody can tell that nothing is lost.
+        assert not (await store.read(key, first)).recovered
+        await store.close()
 
 
 @pytest.mark.parametrize("subclass", [False, True])

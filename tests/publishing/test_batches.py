@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 from redis.exceptions import ResponseError
 
+from filtered_websocket.exceptions import PublishError
 from filtered_websocket.history.base import Position, Retention
+from filtered_websocket.history.hosts import SlotMoving
 from filtered_websocket.history.memory import MemoryHistory
 from filtered_websocket.publishing import batches, sender
 from filtered_websocket.publishing.batches import Keep, append_once
@@ -113,6 +115,20 @@ async def test_a_refusal_is_no_outage(monkeypatch):
     assert link.lost == []
     link.queue.put("room", new_item("b"), None, KEEP)
     await until(lambda: link.failed)
+
+
+async def test_what_waited_for_a_slot_of_a_cluster_is_not_sent_again():
+    class Moving(MemoryHistory):
+        asked = 0
+
+        def append(self, batch, retention, on_done, idempotency_key=""):
+            self.asked += 1
+            on_done(SlotMoving("it moves"))
+
+    link = Link(store := Moving())
+    with pytest.raises(PublishError, match="it moves"):
+        await link.publish("a")
+    assert store.asked == 1 and link.lost == []
 
 
 async def test_a_key_is_of_one_message_and_known_the_next_time():

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +17,7 @@ from redis.backoff import NoBackoff
 from filtered_websocket import PublishError
 from filtered_websocket.history import forget_history, history
 from filtered_websocket.history.base import Retention
+from filtered_websocket.history.hosts import slot_of
 from filtered_websocket.history.redis import RedisHistory
 from filtered_websocket.history.scripts import READ, keys_of, read_arguments
 from filtered_websocket.hub.hub import get_hub
@@ -26,7 +29,7 @@ from filtered_websocket.publishing.direct import DirectSender, close_senders
 from filtered_websocket.publishing.items import new_item
 from filtered_websocket.publishing.thread import PublisherThread
 
-from ..e2e.topologies import Cluster
+from ..e2e.topologies import Cluster, Move
 from ..waiting import LIMIT
 
 KEEP = Keep(Retention(10, 60))
@@ -245,25 +248,46 @@ def test_an_error_of_redis_is_told_as_it_is(site, valkey):
         history("room")
 
 
-def test_the_node_of_a_cluster_that_has_the_keys_is_asked():
+@pytest.fixture(scope="module")
+def cluster():
     cluster = Cluster()
-    try:
-        layer = RedisPubSubChannelLayer(hosts=[cluster.nodes[0].url])
-        sender = DirectSender(layer)
-        names = [f"room {number}" for number in range(12)]
-        for offset in (1, 2):
-            for name in names:
-                assert sender.send(name, new_item("m"), KEEP).offset == offset
-        [host] = sender._hosts.values()
-        assert len(host._nodes) == 2
-        # A connection that was lost is made anew, after the first node was asked again.
-        for node in host._nodes.values():
-            node._connection._sock.shutdown(socket.SHUT_RDWR)
-        assert [sender.send(name, new_item("m"), KEEP).offset for name in names] == [3] * 12
+    yield cluster
+    cluster.stop()
+
+
+def test_the_node_of_a_cluster_that_has_the_keys_is_asked(cluster):
+    layer = RedisPubSubChannelLayer(hosts=[cluster.nodes[0].url])
+    sender = DirectSender(layer)
+    names = [f"room {number}" for number in range(12)]
+    for offset in (1, 2):
         for name in names:
-            key = group_key(name)
-            reply = sender.run_script(key, READ, read_arguments(key, None, 1, True))
-            assert reply[1] == 3
-    finally:
-        close_senders()
-        cluster.stop()
+            assert sender.send(name, new_item("m"), KEEP).offset == offset
+    [host] = sender._hosts.values()
+    assert len(host._nodes) == 2
+    # A connection that was lost is made anew, after the first node was asked again.
+    for node in host._nodes.values():
+        node._connection._sock.shutdown(socket.SHUT_RDWR)
+    assert [sender.send(name, new_item("m"), KEEP).offset for name in names] == [3] * 12
+    for name in names:
+        key = group_key(name)
+        reply = sender.run_script(key, READ, read_arguments(key, None, 1, True))
+        assert reply[1] == 3
+
+
+def test_a_publish_waits_while_a_cluster_moves_the_keys(cluster, monkeypatch):
+    layer = RedisPubSubChannelLayer(hosts=[cluster.nodes[0].url])
+    assert DirectSender(layer).send("room", new_item("a"), KEEP).offset == 1
+    refused = threading.Event()
+
+    def pause(failures):
+        refused.set()
+        return 0.01
+
+    monkeypatch.setattr(direct_host, "pause", pause)
+    move = Move(cluster, slot_of(KEY))
+    with ThreadPoolExecutor(1) as pool:
+        # A publisher that the group does not know yet.
+        sent = pool.submit(DirectSender(layer).send, "room", new_item("b"), KEEP)
+        assert refused.wait(LIMIT)
+        move.finish()
+        assert sent.result(LIMIT).offset == 2
