@@ -4,6 +4,8 @@ import json
 
 from django.contrib.auth.models import Group, Permission, User
 from django.db import transaction
+from django.db.models.signals import post_save
+from django.dispatch import receiver
 from django.http import JsonResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
@@ -12,6 +14,9 @@ from filtered_websocket.disconnect import subscribe, unsubscribe
 from filtered_websocket.publish import publish, publish_to_user
 
 from . import auth_urls
+
+#: How names of Django's groups begin of which users are told.
+SAVED = "saved:"
 
 
 def make_room(name, user):
@@ -47,9 +52,21 @@ def notify(user, text):
         publish_to_user(user, {"told": text}, on_commit=True)
 
 
+def save(user, text):
+    """Has what is told by a signal."""
+    Group.objects.create(name=f"{SAVED}{user}:{text}")
+
+
+@receiver(post_save, sender=Group)
+def tell_of_it(sender, instance, **kwargs):
+    if instance.name.startswith(SAVED):
+        _, user, text = instance.name.split(":")
+        publish_to_user(user, {"told": text}, on_commit=True)
+
+
 ACTIONS = (
     *auth_urls.ACTIONS,
-    *(make_room, throw_out, make_staff, order_subscribe, order_unsubscribe, say, notify),
+    *(make_room, throw_out, make_staff, order_subscribe, order_unsubscribe, say, notify, save),
 )
 
 

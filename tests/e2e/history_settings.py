@@ -18,6 +18,7 @@ FILTERED_WEBSOCKET = {
     "LAYER_SETTLE": 0.1,
     # Clients of a process that ends are closed at about the same moment.
     "DRAIN_WINDOW": 0.2,
+    **json.loads(os.environ.get("TEST_FWS", "{}")),
 }
 CHANNEL_LAYERS["default"]["BACKEND"] = os.environ.get(
     "TEST_LAYER_BACKEND", CHANNEL_LAYERS["default"]["BACKEND"]

@@ -158,7 +158,7 @@ async def test_a_right_that_ends_ends_the_subscription_in_all_processes(asking_s
             assert await device.ask("join", names[0]) == REFUSED
 
 
-async def test_a_user_is_reached_on_every_device_from_a_view_and_a_worker(site):
+async def test_a_user_is_reached_on_every_device_from_a_view_a_signal_and_a_worker(site):
     script = (
         "import django; django.setup()\n"
         "from filtered_websocket.publish import publish_to_user\n"
@@ -172,14 +172,15 @@ async def test_a_user_is_reached_on_every_device_from_a_view_and_a_worker(site):
 
 
 async def reach(site, others=()):
-    """A view, and what else reaches users by ``others``: text -> what has to be done."""
+    """A view, a signal and ``others`` reach a user: text -> what has to be done."""
     case, other = await Case.make(site[0]), await Case.make(site[0])
     async with devices(case, site) as mine, devices(other, site) as theirs:
         await case.visitor.do("notify", user=case.user, text="from a view")
+        await case.visitor.do("save", user=case.user, text="from a signal")
         for text in others:
             await others[text](case)
         for device in mine:
-            for text in ("from a view", *others):
+            for text in ("from a view", "from a signal", *others):
                 assert await device.hears() == {"told": text}
         await case.visitor.do("notify", user=other.user, text="another")
         for device in theirs:

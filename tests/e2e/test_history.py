@@ -5,14 +5,21 @@ import contextlib
 import itertools
 import json
 import signal
+from urllib.parse import urlsplit
 
 import pytest
 
+from filtered_websocket.history.hosts import slot_of
+from filtered_websocket.history.scripts import keys_of
+from filtered_websocket.layer.envelope import group_key
+
 from ..transports.test_inbox import frame
-from ..waiting import limited, until
-from .history_site import Client, Reader, Site, open_site
-from .processes import Daphne, Peak, Uvicorn
+from ..waiting import LIMIT, limited, until
+from .faults.proxy import Proxy
+from .history_site import Client, ClusterSite, Reader, Site, open_site
+from .processes import Daphne, Peak, Uvicorn, run_python
 from .test_lanes import Raw
+from .topologies import Move
 
 NAMES = itertools.count()
 #: Clients that read nothing, and how often each comes back: for 48 MB of publications.
@@ -131,7 +138,8 @@ async def test_who_comes_back_when_too_much_was_missed_is_told_and_gets_no_part(
 async def test_who_comes_back_and_reads_nothing_takes_a_bounded_amount_of_memory(site):
     """Nor does it when the publications come, and then its connection is closed."""
     server = site.servers[0]
-    group, done = f"room:{next(NAMES)}", f"room:{next(NAMES)}"
+    # Where it is kept in the process, too, that takes little memory.
+    group, done = f"short:{next(NAMES)}", f"room:{next(NAMES)}"
     long = "x" * 60_000
     commands = [["recover", group, ["", 0]]] * IDLE_ASKS + [["publish", done, ["done"]]]
     frames = b"".join(frame(json.dumps(command).encode()) for command in commands)
@@ -142,7 +150,7 @@ async def test_who_comes_back_and_reads_nothing_takes_a_bounded_amount_of_memory
         peak = Peak(server)
         with contextlib.ExitStack() as stack:
             for _ in range(IDLE):
-                idle = Raw(server.port)
+                idle = Raw(server.port, urlsplit(server.ws()).path)
                 stack.callback(idle.close)
                 idle.socket.sendall(frames)
             # Each has had all its answers, or is closed already.
@@ -191,9 +199,26 @@ async def test_after_redis_was_restarted_empty_all_are_told_and_live_goes_on(own
             assert reader.texts[-2:] == ["d", "e"]
 
 
-async def test_a_process_whose_subscriber_is_cut_fills_the_hole_by_itself(database):
+async def test_a_process_whose_subscriber_is_far_from_redis_misses_nothing(database):
+    """Its publishers are not: what they publish is there long before it is heard."""
+    site = Site(database)
+    async with Proxy(site.valkey.port) as proxy:
+        proxy.delay, proxy.delays_subscribers = 0.05, True
+        site.env["REDIS_URL"] = f"redis://127.0.0.1:{proxy.port}/0"
+        try:
+            for kind in (Daphne, Uvicorn):
+                await asyncio.to_thread(site.start, kind)
+            await test_who_comes_back_to_the_other_process_has_everything_once_and_in_order(site)
+            await test_a_joiner_gets_the_latest_and_what_a_filter_hides_stays_hidden(site)
+        finally:
+            await asyncio.to_thread(site.stop)
+
+
+@pytest.mark.parametrize("kinds", [(Daphne, Uvicorn), (Uvicorn, Daphne)], ids=["daphne", "uvicorn"])
+async def test_a_process_whose_subscriber_is_cut_fills_the_hole_by_itself(database, kinds):
     """What the group chain hides from all, and the send chain from one, stays hidden."""
-    site = Site(database, Daphne, filters=["tests.e2e.history_sends"])
+    its, others = kinds
+    site = Site(database, its, filters=["tests.e2e.history_sends"])
     try:
         [server] = site.servers
         async with opened(server, server) as (ann, bob):
@@ -201,7 +226,7 @@ async def test_a_process_whose_subscriber_is_cut_fills_the_hole_by_itself(databa
                 assert (await client.ask("join", "room:1"))[0][0] is True
             await bob.ask("mute", "b")
             [subscriber] = site.subscribers()
-            other = await asyncio.to_thread(site.start, Uvicorn)
+            other = await asyncio.to_thread(site.start, others)
             async with opened(other) as [publisher]:
                 places = await publisher.publish("room:1", "a", "b")
                 await until(lambda: texts(ann) == ["a", "b"] and texts(bob) == ["a"])
@@ -221,6 +246,78 @@ async def test_a_process_whose_subscriber_is_cut_fills_the_hole_by_itself(databa
                 assert {"gap": "room:1"} not in client.arrived
     finally:
         site.stop()
+
+
+@pytest.fixture
+def moving_site(database):
+    """Two processes on a cluster, which wait for it as long as a test may take."""
+    site = ClusterSite({**database, "TEST_FWS": json.dumps({"LAYER_TIMEOUT": LIMIT})})
+    yield site
+    site.stop()
+
+
+#: Publishes where nobody serves.
+COMMAND = """
+import django; django.setup()
+from filtered_websocket.publish import publish
+publish({"text": "from a command"}, %r)
+"""
+
+
+async def test_what_is_published_while_a_slot_moves_is_there_once_and_in_order(moving_site):
+    """Who comes back with a position of before is told, as nobody knows that nothing is lost."""
+    site = moving_site
+    first, last = site.servers
+    group = f"room:{next(NAMES)}"
+    said, talking = [], asyncio.Event()
+    talking.set()
+
+    async def goes_on():
+        count = len(said) + 10
+        await until(lambda: len(said) >= count)
+
+    async with opened(first, last) as (ann, bob), reading(group, first, last, last) as readers:
+        *stay, goes = readers
+        task = asyncio.create_task(talk(ann, group, talking, said))
+        await goes_on()
+        await goes.go()
+        move = await asyncio.to_thread(Move, site.cluster, slot_of(group_key(group)))
+        # All keys are where they were: whoever has published there before is not concerned.
+        await goes_on()
+        others = [
+            asyncio.create_task(bob.publish(group, "from bob")),
+            asyncio.create_task(asyncio.to_thread(run_python, site.env, "-c", COMMAND % group)),
+        ]
+        meta, kept = keys_of(group_key(group))
+        for name, answer in ((meta, "TRYAGAIN"), (kept, "ASK")):
+            await asyncio.to_thread(move.take, name)
+            await until(lambda answer=answer: move.has_refused(answer))
+        count = len(said)
+        await asyncio.to_thread(move.finish)
+        await until(lambda: len(said) >= count + 20)
+        talking.clear()
+        await asyncio.gather(task, *others)
+        await goes.come(lambda: first)
+        assert len(goes.refusals) == 1
+        [end] = await bob.publish(group, "end")
+        for reader in readers:
+            await until(lambda reader=reader: reader.at == end)
+            await until(lambda reader=reader: reader.gaps >= reader.jumped)
+        async with reading(group, last) as [late]:
+            await until(lambda: late.at == end)
+            everything = {offset: text for (_, offset), text in late.got.items()}
+    assert list(everything) == list(range(1, end[1] + 1))
+    rest = ["from bob", "from a command", "end"]
+    assert [text for text in everything.values() if text not in rest] == said
+    assert sorted(everything.values()) == sorted([*said, *rest])
+    for reader in stay:
+        # What came in another order from the two nodes may be lost, which is told then.
+        [(at, came)] = reader.jumps
+        assert at[0] != came[0] == end[0]
+        lost = range(at[1] + 1, came[1])
+        got = {offset: text for (_, offset), text in reader.got.items()}
+        assert list(got) == [n for n in everything if n not in lost]
+        assert got.items() <= everything.items() and len(got) == len(reader.got)
 
 
 def texts(client):

@@ -11,6 +11,8 @@ from functools import partial
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from filtered_websocket.history.hosts import slot_of
+from filtered_websocket.layer.envelope import group_key
 from filtered_websocket.presence import Info, Stats, presence, presence_stats
 from filtered_websocket.publishing.direct import close_senders
 
@@ -18,7 +20,7 @@ from ..presence.test_reading import use_layer
 from ..waiting import limited, until, wait_until, within
 from .processes import Daphne, Uvicorn, Valkey, resident
 from .sockets import connect
-from .topologies import Cluster
+from .topologies import Cluster, Move
 
 SITE = "tests.e2e.presence_site:application"
 #: Seconds: short, so that a test need not wait for long.
@@ -223,7 +225,11 @@ async def come_and_go(one, other, look=look_at_redis):
 
 
 async def test_an_info_of_a_megabyte_is_refused_and_takes_no_memory(calm_site):
-    for server in calm_site:
+    await refuse_long_infos(*calm_site)
+
+
+async def refuse_long_infos(*servers, look=look_at_redis):
+    for server in servers:
         async with open_pages((server, 1)) as [ann]:
             bob = await Page.open(server, 2)
 
@@ -238,7 +244,7 @@ async def test_an_info_of_a_megabyte_is_refused_and_takes_no_memory(calm_site):
             assert resident(server) - before < 8 << 20
             # It was refused, and is still served; nobody was told.
             await bob.join()
-            await agree([ann, bob])
+            await agree([ann, bob], look=look)
             assert ann.told.count(("join", bob.id)) == len(ann.told) - 1 == 1
             await bob.close()
 
@@ -288,6 +294,24 @@ async def test_in_a_cluster_who_comes_goes_and_is_killed_is_told_in_all_processe
         for page in left:
             told = [kind for kind, _ in page.told]
             assert told.count("leave") == 2 and len(page.told) == len(set(page.told))
+
+
+async def test_while_the_slot_of_a_room_moves_changes_wait_and_are_told_then(cluster_site):
+    cluster = cluster_site.valkey
+    one, other = (cluster_site.start(node=node) for node in cluster.nodes[:2])
+    async with open_pages((one, 1), (other, 2), (other, None)) as (ann, bob, cy):
+        await agree([ann, bob, cy])
+        key = group_key(ROOM)
+        move = await asyncio.to_thread(Move, cluster, slot_of(key))
+        [users] = [name for name in move.left() if name.endswith(":u")]
+        await asyncio.to_thread(move.take, users)
+        # Neither node has all keys of the room.
+        await cy.leave()
+        await until(lambda: move.has_refused("TRYAGAIN"))
+        await asyncio.to_thread(move.finish)
+        async with open_pages((one, 3)) as [dan]:
+            await agree([ann, bob, dan])
+        await agree([ann, bob])
 
 
 async def test_a_process_that_was_stopped_enters_its_members_again(site):

@@ -183,6 +183,7 @@ async def test_a_cluster_carries_messages_through_one_node(site, cluster):
 async def test_a_cluster_carries_messages_through_different_nodes(site, cluster):
     site = await site("cluster", *({NODE: at(node)} for node in cluster.nodes[:2]))
     await site.carries()
+    await site.keeps()
     assert site.lost() == []
 
 
@@ -266,10 +267,12 @@ async def test_encrypted_messages_are_carried_and_redis_sees_none(site, valkey):
         while message := spy.get_message(timeout=0):
             seen.append(message["data"])
     assert len(seen) >= 5 and not any(b"command" in data for data in seen[1:])
+    await site.keeps()
     assert site.lost() == []
 
 
 async def test_the_core_layer_carries_messages(site, valkey):
     site = await site("core", {ONE: at(valkey)})
     await site.carries()
+    await site.keeps()
     assert site.lost() == []

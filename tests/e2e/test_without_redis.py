@@ -16,6 +16,7 @@ class Route:
 
     def __init__(self, server, name):
         self.http = server.http
+        self.pid, self.port = server.pid, server.port
         self._server, self._name = server, name
 
     def ws(self, path="/"):
@@ -49,12 +50,18 @@ async def test_rules_and_users(server, test):
     await test((route, route))
 
 
+async def test_10_000_joins_end_at_max_groups_and_leave_nothing(server):
+    test = test_groups.test_10_000_joins_of_declared_names_end_at_max_groups_and_leave_nothing
+    await test([Route(server, "groups")], 0)
+
+
 @pytest.mark.parametrize(
     "test",
     [
         test_history.test_who_comes_back_to_the_other_process_has_everything_once_and_in_order,
         test_history.test_a_joiner_gets_the_latest_and_what_a_filter_hides_stays_hidden,
         test_history.test_who_comes_back_when_too_much_was_missed_is_told_and_gets_no_part,
+        test_history.test_who_comes_back_and_reads_nothing_takes_a_bounded_amount_of_memory,
     ],
 )
 async def test_histories(server, test):
@@ -71,3 +78,7 @@ async def look(page, room, infos):
 async def test_presence(server):
     route = Route(server, "presence")
     await presence.come_and_go(route, route, look)
+
+
+async def test_an_info_of_a_megabyte_is_refused_and_takes_no_memory(server):
+    await presence.refuse_long_infos(Route(server, "presence"), look=look)

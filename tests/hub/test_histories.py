@@ -128,6 +128,17 @@ async def test_who_comes_back_gets_what_was_missed_in_order_once(world, filters)
         assert [await bob.receive()] == said("m4", first=4)
 
 
+async def test_what_is_as_long_as_allowed_comes_back_whole_and_a_byte_more_is_refused(world):
+    app = route()
+    async with connect(app) as ann, connect(app) as bob:
+        position = await ann.connection.apublish("x" * 262_144, "room:1")
+        with pytest.raises(PublishError, match="MAX_MESSAGE_SIZE is 262144"):
+            await ann.connection.apublish("x" * 262_145, "room:1")
+        answer = await bob.connection.recover("room:1", (position.epoch, 0))
+        assert answer.recovered and answer.position == position
+        assert await bob.receive() == "x" * 262_144
+
+
 async def test_python_reads_and_forgets_what_is_kept(world):
     page = await ahistory("room:1")
     assert page.publications == [] and page.position.offset == 0

@@ -1,6 +1,7 @@
 """A Valkey that tests may break, and two processes that use it."""
 
 import asyncio
+import itertools
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,10 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ...waiting import until
-from ..processes import Daphne, Valkey
+from ..processes import Daphne, Uvicorn, Valkey
 from .load import CLIENTS, Load
 
 DEBUG = ("--enable-debug-command", "local")
+APPLICATION = "tests.e2e.faults.site_asgi:application"
+#: Every second process is of uvicorn. Neither writes a line for each request.
+KINDS = Daphne, Uvicorn
+QUIET = {Daphne: ("--access-log", "/dev/null"), Uvicorn: ("--no-access-log",)}
 #: How much a process may grow while 50 clients of its site come and go, bytes.
 GROWTH = (8 << 20) + CLIENTS * 65_536
 
@@ -19,10 +24,9 @@ GROWTH = (8 << 20) + CLIENTS * 65_536
 class Site:
     """Processes on one Valkey, or on the ``hosts`` that stand for it."""
 
-    def __init__(self, database, show, *, processes=2, valkey=None, hosts=None, options=(), **own):
+    def __init__(self, database, show, *, processes=2, valkey=None, hosts=None, **own):
         self.valkey = valkey or Valkey(None, *DEBUG)
         self.show = show
-        self._options = options
         self._env = {
             **database,
             "DJANGO_SETTINGS_MODULE": "tests.e2e.faults.site_settings",
@@ -30,11 +34,11 @@ class Site:
             "TEST_SETTINGS": json.dumps(own),
         }
         with ThreadPoolExecutor() as pool:
-            self.servers = list(pool.map(lambda _: self.start_server(), range(processes)))
+            kinds = itertools.islice(itertools.cycle(KINDS), processes)
+            self.servers = list(pool.map(self.start_server, kinds))
 
-    def start_server(self):
-        options = ("--access-log", "/dev/null", *self._options)
-        return Daphne("tests.e2e.faults.site_asgi:application", env=self._env, options=options)
+    def start_server(self, kind=Daphne):
+        return kind(APPLICATION, env=self._env, options=QUIET[kind])
 
     def kill(self):
         self.valkey.kill()

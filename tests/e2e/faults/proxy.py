@@ -10,7 +10,8 @@ class Proxy:
     """
     Between clients and ``target``. ``delay`` is seconds per chunk, each way; :meth:`stall`
     holds everything back; :meth:`swallow` takes all that comes over the connections there
-    are and hands on nothing, not even an end.
+    are and hands on nothing, not even an end. With ``delays_subscribers`` only connections are
+    delayed on which somebody subscribes.
     """
 
     def __init__(self, target):
@@ -22,6 +23,7 @@ class Proxy:
         self._flows = asyncio.Event()
         self._flows.set()
         self.delay = 0.0
+        self.delays_subscribers = False
 
     async def __aenter__(self):
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -68,15 +70,20 @@ class Proxy:
             writer.transport.abort()
             return
         self._writers |= {writer, back}
-        for pipe in (self._pipe(reader, back), self._pipe(there, writer)):
+        subscribes = asyncio.Event()
+        pipes = self._pipe(reader, back, subscribes), self._pipe(there, writer, subscribes)
+        for pipe in pipes:
             task = asyncio.ensure_future(pipe)
             self._pipes.add(task)
             task.add_done_callback(self._pipes.discard)
 
-    async def _pipe(self, reader, writer):
+    async def _pipe(self, reader, writer, subscribes):
         with contextlib.suppress(OSError):
             while chunk := await reader.read(65_536):
-                await asyncio.sleep(self.delay)
+                if b"SUBSCRIBE" in chunk:
+                    subscribes.set()
+                if subscribes.is_set() or not self.delays_subscribers:
+                    await asyncio.sleep(self.delay)
                 await self._flows.wait()
                 if writer not in self._dead:
                     writer.write(chunk)
