@@ -83,6 +83,10 @@ class Worker:
         """
         self._ledger.add(group, connection, info, shown)
         if tells:
+            if group in self._left:
+                # Of what came since, nobody here was told, and some may not have been heard.
+                self._left.discard(group)
+                self._rosters.remove(group)
             self._rosters.add(group)
         self._wake.set()
 

@@ -132,6 +132,40 @@ async def test_joins_and_leaves_are_told_to_the_consumer_chain(layer):
     json.dumps(changes)
 
 
+@pytest.mark.parametrize("layer", ["pubsub"], indirect=True)
+async def test_who_joins_while_the_last_one_leaves_is_told_of_it(layer, settings, monkeypatch):
+    """Its join is published before Redis has subscribed this process to the group again."""
+    # No renewal finds it out.
+    settings.FILTERED_WEBSOCKET |= {"PRESENCE_LEASE": 3600.0}
+    site = app(Note)
+    async with connect(site, user=user(1)) as ann, connect(site, user=user(2)) as bob:
+        await ann.send("+room:1")
+        assert await ann.receive() == "joined True"
+        hub, made, answered, subscribes = active_hub(), [], asyncio.Event(), []
+        store, redis = hub.presence.store, hub.link.redis
+        change, subscribe = store.change, redis.join
+
+        async def change_slowly(origin, calls):
+            answers = await change(origin, calls)
+            made.append(calls)
+            await answered.wait()
+            return answers
+
+        monkeypatch.setattr(store, "change", change_slowly)
+        monkeypatch.setattr(redis, "join", lambda *arguments: subscribes.append(arguments))
+        await ann.send("-room:1")
+        await until(lambda: made and not hub.link.is_joined(group_key("room:1")))
+        await bob.send("+room:1")
+        await until(lambda: subscribes)
+        answered.set()
+        await until(lambda: len(made) == 2)
+        for arguments in subscribes:
+            subscribe(*arguments)
+        assert await bob.receive() == "joined True"
+        await until(lambda: told and told[-1][1][-1]["user"] == "2")
+        assert told[-1][1][-1]["is"] == "join"
+
+
 async def test_without_join_leave_nothing_is_told(layer):
     site = app(Note)
     async with connect(site) as ann:

@@ -236,6 +236,31 @@ async def test_who_comes_back_before_the_leave_was_sent_is_told_on():
 
 
 @in_fake_time
+async def test_who_joins_while_the_last_one_leaves_is_told_of_though_it_was_not_heard():
+    """The layer does not hear for a group whose last member here has left."""
+    world = World()
+    one, two = world.start(), world.start()
+    one.join("g", "a", ANN)
+    two.join("g", "c", ANN)
+    await asyncio.gather(one.worker.entered("g", "a"), two.worker.entered("g", "c"))
+    told = []
+    one.worker._tell = lambda group, events: told.extend(events)
+    one.unjoined.add(module.group_key("g"))
+    one.leave("g", "a")
+    one.misses = 2
+    await asyncio.sleep(0)
+    one.join("g", "b", BOB)
+    await until(lambda: two.told["g"].counts["join", "b"])
+    one.unjoined.clear()
+    await one.worker.entered("g", "b")
+    assert [(event.kind, event.connection) for event in told] == [("join", "b")]
+    assert one.worker.present("g") == {"b": BOB, "c": ANN}
+    # What was told of the two, each by a message.
+    assert one.misses == 0
+    await world.stop()
+
+
+@in_fake_time
 async def test_who_leaves_and_comes_back_at_once_is_told_to_have_done_so():
     world = World()
     one, two = world.start(), world.start()
