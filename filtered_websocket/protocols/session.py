@@ -197,10 +197,10 @@ class Session:
             return
         if number and self.transport.unsent + len(frame) <= HIGH_WATER:
             self.transport.write(frame)
-            self.requests.replied()
+            self.requests.replied(name)
         elif number:
             sent = self.connection.send_frame(frame)
-            self.requests.replied()
+            self.requests.replied(name)
             await sent
 
     def reply(self, reply: dict[str, Any]) -> None:

@@ -158,10 +158,14 @@ class Subscribing:
         self._pushes.unsubscribed(self._session, group, codes.SUBSCRIPTION_EXPIRED)
         self._connection.leave(group)
 
-    def replied(self) -> None:
-        """A reply was written: what it tells of, stands."""
+    def replied(self, command: str = "") -> None:
+        """
+        A reply was written: what it tells of, stands. Of what the client has asked for itself,
+        no other reply tells than that to `subscribe`: one to a call may come meanwhile.
+        """
         for group, subscribed in tuple(self._subscribed.items()):
-            if not subscribed.stands and group in self._connection.joined:
+            is_told = command == "subscribe" or not subscribed.is_own
+            if is_told and not subscribed.stands and group in self._connection.joined:
                 subscribed.stands = True
                 self._pushes.stand(self._session, group, subscribed.is_compact)
                 if subscribed.is_lost:

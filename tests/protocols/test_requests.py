@@ -21,6 +21,7 @@ from filtered_websocket import (
     WebSocketSendFilter,
 )
 from filtered_websocket.groups import group
+from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.presence import apresence
 from filtered_websocket.protocols import subscribing, tokens
 from filtered_websocket.publish import apublish
@@ -475,6 +476,32 @@ async def test_rpc_is_answered_by_the_call_chain():
         assert await ann.error(rpc={"method": "no"}) == 104
         assert await ann.error(rpc={"method": "never"}) == 103
         assert await ann.error(rpc={"method": "bad"}) == 100
+
+
+async def test_an_answer_meanwhile_tells_of_no_subscription(monkeypatch):
+    """A client passes over what comes before the reply to its subscribe command."""
+    answers, joins = asyncio.Event(), asyncio.Event()
+
+    async def answer(connection, call):
+        await answers.wait()
+        return "later"
+
+    async def wait_joined(key):
+        return await joins.wait()
+
+    async with speak([a_filter(WebSocketCallFilter, answer)]) as ann:
+        link = get_hub().link
+        monkeypatch.setattr(link, "is_joined", lambda key: False)
+        monkeypatch.setattr(link, "wait_joined", wait_joined)
+        await ann.say({"id": 8, "rpc": {"method": "a"}})
+        await ann.say({"id": 9, "subscribe": {"channel": "news"}})
+        await until(lambda: "news" in ann.client.connection.joined)
+        answers.set()
+        assert await ann.hear() == {"id": 8, "rpc": {"data": "later"}}
+        await apublish([1], "news")
+        joins.set()
+        assert await ann.hear() == {"id": 9, "subscribe": {}}
+        assert (await ann.push())["pub"] == {"data": [1]}
 
 
 async def test_rpc_without_a_call_chain_is_not_available():
