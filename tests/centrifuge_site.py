@@ -36,6 +36,8 @@ if not settings.configured:
             "GROUPS": "tests.centrifuge_site",
             "JWT_KEY": "secret",
             "API_KEY": "test-api-key",
+            # A busy machine is not taken for an outage.
+            "LAYER_TIMEOUT": 30.0,
         },
     )
 
