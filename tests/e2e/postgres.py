@@ -86,6 +86,7 @@ class Postgres:
                 *("-h", "127.0.0.1", "-k", str(self._folder.path)),
                 *("-c", "fsync=off", "-c", "max_connections=60"),
                 *("-c", "log_connections=on", "-c", "log_disconnections=on"),
+                *("-c", "log_line_prefix=[%p] "),
             ],
             self._folder.path,
         )
@@ -122,21 +123,26 @@ class Connections:
     def __init__(self, process, database):
         self._process = process
         self._mark = process.lines_so_far
-        self._line = re.compile(rf"(authorized|disconnection): .*\bdatabase={database}\b")
-        self._now = self._most = 0
+        event = r"(authorized|disconnection)"
+        self._line = re.compile(rf"\[(\d+)\] .*{event}: .*\bdatabase={database}\b")
+        #: Of the processes that serve them. What is logged only now of an earlier one that has
+        #: ended is about none of these.
+        self._now = set()
+        self._most = 0
 
     def _read(self):
         lines = self._process.lines_since(self._mark)
         self._mark += len(lines)
         for line in lines:
             if found := self._line.search(line):
-                self._now += 1 if found[1] == "authorized" else -1
-                self._most = max(self._most, self._now)
+                change = self._now.add if found[2] == "authorized" else self._now.discard
+                change(found[1])
+                self._most = max(self._most, len(self._now))
 
     @property
     def now(self):
         self._read()
-        return self._now
+        return len(self._now)
 
     @property
     def most(self):
