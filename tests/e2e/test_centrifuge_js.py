@@ -200,9 +200,20 @@ async def test_the_server_subscribes_them(js, site):
 
 
 async def test_tokens_are_refreshed(js, site):
+    for seconds in (2, 10, 50):
+        names = await events_of_tokens_that_end(js, site, seconds)
+        # A busy machine may need longer until the server has read them.
+        if "error" not in names:
+            break
+    assert names.count("connected") == 1 and "unsubscribed" not in names and "error" not in names
+
+
+async def events_of_tokens_that_end(js, site, seconds):
+    """What a client is told while its tokens end after so many seconds."""
+
     def expiring(**claims):
         # A second is what the client waits for at least.
-        return token(sub="ann", exp=time.time() + 2, **claims)
+        return token(sub="ann", exp=time.time() + seconds, **claims)
 
     closed = f"closed:{next(NAMES)}"
     lasting = token(sub="ann")
@@ -214,8 +225,7 @@ async def test_tokens_are_refreshed(js, site):
         await ann.hears("token")
     await ann.do("publish", closed, {"n": 1})
     await ann.hears("publication")
-    names = [one["event"] for one in ann.heard]
-    assert names.count("connected") == 1 and "unsubscribed" not in names and "error" not in names
+    return [one["event"] for one in ann.heard]
 
 
 async def test_the_server_ends_subscriptions_and_connections(js, site):

@@ -83,11 +83,9 @@ async def test_bytes_that_are_not_the_sites_are_ignored_and_counted(site, valkey
         for socket in sockets:
             await socket.close()
     await until(lambda: site.output.count("GOODBYE") == CLIENTS)
-    # Once, however many came; and nobody was closed by them.
-    assert (
-        site.output.count("skipped a message on the channel layer that this package did not send")
-        == 1
-    )
+    # Once in ten seconds, however many came; and nobody was closed by them.
+    said = "skipped a message on the channel layer that this package did not send"
+    assert 1 <= site.output.count(said) < len(sent)
     assert site.output.count("GOODBYE 1000") == CLIENTS
     assert "Traceback" not in site.output and "ERROR" not in site.output
 
