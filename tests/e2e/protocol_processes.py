@@ -57,6 +57,8 @@ class SharedPort(ProtocolSite):
 
     def __init__(self, database, count):
         self._listening = socket.create_server(("127.0.0.1", free_port()))
+        # As NoDelay= of systemd: uvicorn does not do so itself with a socket that it is given.
+        self._listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().__init__(database, count)
 
     def _start(self, port=0):

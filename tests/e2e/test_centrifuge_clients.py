@@ -23,6 +23,12 @@ VERSION = "0.7.0"
 SHA256 = "11252b45c3f6b6104cfb07fb0fcfc9d2d62832d2af14715dd16fdc5e9c6e5964"
 #: The address is in the tests.
 PORT = 8000
+UVICORN = ("uvicorn", "--ws", "websockets-sansio", "--ws-per-message-deflate", "false")
+#: A server that accepts from a socket, what it says when it does, and what of a connection.
+SERVERS = {
+    "daphne": (("daphne", *TAKES_ITS_TIME), "Listening on TCP", "WSCONNECT"),
+    "uvicorn": (UVICORN, "Uvicorn running on", "[accepted]"),
+}
 #: Of its modules the one whose tests connect to a server; the others bring a server of their own.
 OF_A_SERVER = "test_client"
 #: How many tests that one has, and all of them.
@@ -90,19 +96,23 @@ def listen():
 
 
 @contextlib.contextmanager
-def serving(count, **environment):
-    """So many processes that accept from one socket."""
+def serving(count, kind="daphne", **environment):
+    """So many processes that accept from one socket. Each must have served somebody in the end."""
+    options, ready, served = SERVERS[kind]
     with listen() as listening, contextlib.ExitStack() as ending:
+        # As NoDelay= of systemd: uvicorn does not do so itself with a socket that it is given.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         fd = listening.fileno()
-        options = ["--fd", str(fd), *TAKES_ITS_TIME, "tests.centrifuge_site:application"]
-        command = [sys.executable, "-m", "daphne", *options]
+        options = [*options, "--fd", str(fd), "tests.centrifuge_site:application"]
+        command = [sys.executable, "-m", *options]
         processes = []
         for _ in range(count):
             processes.append(Process(command, env=environment, fresh=True, pass_fds=[fd]))
             ending.callback(processes[-1].stop)
         for process in processes:
-            process.said("Listening on TCP")
-        yield processes
+            process.said(ready)
+        yield
+        assert all(served in process.output for process in processes)
 
 
 def latest(process):
@@ -156,8 +166,7 @@ def test_the_rest_of_its_suite_passes(suite):
         assert status == 0, output[-5000:]
 
 
-def test_its_suite_passes_against_two_processes_behind_one_port(suite, valkey):
-    with serving(2, REDIS_URL=valkey.url) as processes:
+@pytest.mark.parametrize("kind", SERVERS)
+def test_its_suite_passes_against_two_processes_behind_one_port(kind, suite, valkey):
+    with serving(2, kind, REDIS_URL=valkey.url):
         passes(suite)
-        # Both have served.
-        assert all("WSCONNECT" in process.output for process in processes)
