@@ -25,6 +25,12 @@ from .codes import UNSUBSCRIBED
 SHARE = 7 / 8
 
 
+def without_room(transports: Iterable[AsgiTransport], size: int) -> list[AsgiTransport]:
+    """Those that cannot take so many bytes of publications beside what is unsent."""
+    room = conf.MAX_OUTBOX * SHARE - size
+    return [transport for transport in transports if (unsent := transport.unsent) and unsent > room]
+
+
 class Pushes:
     """Belongs to one view of a hub."""
 
@@ -159,14 +165,7 @@ class Pushes:
         channel = self._channels.get(group)
         if channel is None:
             return
-        pushes = [
-            self.publication(
-                About(group, item.sender, item.meta, nth(first, number)),
-                Data(item.payload, item.kind),
-                item.kind != "b",
-            )
-            for number, item in enumerate(items)
-        ]
+        pushes = self._told(group, items, first)
         frames = {way: [push.frame(way) for push in pushes] for way in channel.members}
         if len(items) == 1 or any(item.meta.get(EXCLUDE) for item in items):
             for item, push in zip(items, pushes, strict=True):
@@ -177,6 +176,16 @@ class Pushes:
                 self._wait(waiting, push)
         for way, made in frames.items():
             self._write_together(channel, group, channel.members.get(way, {}), made)
+
+    def _told(self, group: str, items: Sequence[Item], first: Position | None) -> list[Push]:
+        return [
+            self.publication(
+                About(group, item.sender, item.meta, nth(first, number)),
+                Data(item.payload, item.kind),
+                item.kind != "b",
+            )
+            for number, item in enumerate(items)
+        ]
 
     def _write_together(
         self, channel: Channel, group: str, members: Members, made: Sequence[Frame | None]
@@ -253,15 +262,11 @@ class Pushes:
         size: int,
         exclude: Collection[str] = (),
     ) -> None:
-        """Members that cannot take so many bytes of publications have to ask for them."""
-        room = conf.MAX_OUTBOX * SHARE - size
-        slow = [
-            transport
-            for key, transport in members.items()
-            if (unsent := transport.unsent) and unsent > room and key not in exclude
-        ]
-        for transport in slow:
-            channel.ways[transport][1].lose(group)
+        """Members that have no room for so many bytes of publications have to ask for them."""
+        for transport in without_room(members.values(), size):
+            session = channel.ways[transport][1]
+            if session.id not in exclude:
+                session.lose(group)
 
     def _wait(self, waiting: Waiting, push: Push) -> None:
         """Keep it until the reply, where there is room."""
@@ -278,11 +283,9 @@ class Pushes:
         if frame is None:
             self._counts["not_json"] += 1
             return
-        if push.is_kept:
-            unsent = transport.unsent
-            if unsent and unsent + len(frame) > conf.MAX_OUTBOX * SHARE:
-                session.lose(push.group)
-                return
+        if push.is_kept and without_room((transport,), len(frame)):
+            session.lose(push.group)
+            return
         transport.write(frame)
 
     def unsubscribed(

@@ -8,7 +8,7 @@ from typing import Any
 from ..chains.sending import Sending
 from ..codecs.data import Data, data_of, from_bytes
 from ..conf import conf
-from ..exceptions import Drop, NoSuchMethod, NotAllowed
+from ..exceptions import Drop, NoSuchMethod, NotAllowed, PublishError
 from ..history.base import HistoryStore, Page, Position
 from ..history.lines import Passed
 from ..layer.envelope import group_key
@@ -51,10 +51,13 @@ class Unanswered:
         if not (waiting and waiting[0][1].done()):
             return  # answered with others, or an earlier one has its turn first
         transport.hold()
-        while waiting and waiting[0][1].done():
-            number, sent = waiting.popleft()
-            self._session.published(number, None if sent.cancelled() else sent.exception())
-        transport.release()
+        try:
+            while waiting and waiting[0][1].done():
+                number, sent = waiting.popleft()
+                cut = PublishError("the publish was cancelled") if sent.cancelled() else None
+                self._session.published(number, cut or sent.exception())
+        finally:
+            transport.release()
 
 
 class Requests(Subscribing):

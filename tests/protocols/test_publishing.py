@@ -17,6 +17,7 @@ from filtered_websocket.layer.envelope import EXCLUDE, INFO, Item
 from filtered_websocket.protocols import session
 from filtered_websocket.protocols.pushes import Pushes
 from filtered_websocket.threads.result import Result
+from filtered_websocket.transports import AsgiTransport
 from filtered_websocket.transports.lane import Lane
 
 from ..waiting import until
@@ -76,12 +77,32 @@ async def test_a_publish_does_not_wait_for_the_one_before(layer):
         assert await ann.hear() == {"id": 3, "publish": {}}
 
 
-async def test_a_publish_that_is_cut_short_is_answered(layer):
+async def test_a_publish_that_is_cancelled_is_answered_as_not_taken(layer):
     async with speak(rules=RULES) as ann:
         await ann.say(publish(1))
         await layer.has(1)
         layer.taken[0].cancel()
-        assert await ann.hear() == {"id": 1, "publish": {}}
+        failed = await ann.hear()
+        assert failed["id"] == 1 and failed["error"]["code"] == 100
+
+
+async def test_a_reply_that_raises_holds_nothing_back(layer, monkeypatch):
+    async with speak(rules=RULES) as ann:
+        await ann.say(publish(1))
+        await layer.has(1)
+        calls, told = [], []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+        def fail(self, number, error):
+            calls.append("reply")
+            raise RuntimeError("this one cannot be written")
+
+        monkeypatch.setattr(AsgiTransport, "hold", lambda _: calls.append("hold"))
+        monkeypatch.setattr(AsgiTransport, "release", lambda _: calls.append("release"))
+        monkeypatch.setattr(session.Session, "published", fail)
+        layer.taken[0].set_result(None)
+        await until(lambda: told)
+        assert calls == ["hold", "reply", "release"]
 
 
 @pytest.mark.parametrize(
