@@ -23,7 +23,7 @@ from filtered_websocket import WebSocketConnectFilter, consumers, routing
 from filtered_websocket.auth import tickets
 from filtered_websocket.auth.keys import digest_of
 from filtered_websocket.consumers import FilteredWebSocketConsumer
-from filtered_websocket.hub import grants
+from filtered_websocket.hub import grants, rechecks
 from filtered_websocket.hub.hub import Hub, get_hub
 from filtered_websocket.hub.rechecks import Rechecks
 from filtered_websocket.layer.envelope import CONTROL, Batch, group_key, seal
@@ -109,6 +109,7 @@ def ours(settings, monkeypatch):
     settings.FILTERED_WEBSOCKET = {"RECHECK": 3600, "GUESS_LIMIT": None}
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": f"{__name__}.LateLayer"}}
     monkeypatch.setattr(grants, "CONFIRM_AGAIN", 0.01)
+    monkeypatch.setattr(rechecks, "PASSWORD_GRACE", 0.01)
 
 
 @pytest.fixture
