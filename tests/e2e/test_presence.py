@@ -2,65 +2,38 @@
 
 import asyncio
 import contextlib
-import itertools
-import json
-import random
 import signal
 from functools import partial
 
 import pytest
-from websockets.exceptions import ConnectionClosed
 
 from filtered_websocket.history.hosts import slot_of
 from filtered_websocket.layer.envelope import group_key
-from filtered_websocket.presence import Info, Stats, presence, presence_stats
 from filtered_websocket.publishing.direct import close_senders
 
 from ..presence.test_reading import use_layer
-from ..waiting import limited, until, wait_until, within
-from .processes import Daphne, Uvicorn, Valkey, resident
-from .sockets import connect
+from ..waiting import limited, until, within
+from .presence_pages import (
+    LEASE,
+    ROOM,
+    Page,
+    Site,
+    agree,
+    look_at_redis,
+    open_pages,
+    run_site,
+)
+from .processes import resident
 from .topologies import Cluster, Move
 
-SITE = "tests.e2e.presence_site:application"
-#: Seconds: short, so that a test need not wait for long.
-LEASE = 3.0
-#: What is promised of a killed process's members, beside the lease.
+#: Seconds: what is promised of a killed process's members, beside the lease.
 LATER = 25.0
-ROOM = "room:1"
-
-
-class Site:
-    """Processes on one Redis, or each on a node of a cluster; every second one is of uvicorn."""
-
-    def __init__(self, database, redis=None):
-        self.valkey = redis or Valkey()
-        self.env = {
-            **database,
-            "DJANGO_SETTINGS_MODULE": "tests.e2e.presence_settings",
-            "TEST_SETTINGS": json.dumps({"PRESENCE_LEASE": LEASE}),
-        }
-        self.servers = []
-        self._kinds = itertools.cycle([Daphne, Uvicorn])
-
-    def start(self, node=None):
-        env = {**self.env, "REDIS_URL": (node or self.valkey).url}
-        self.servers.append(next(self._kinds)(SITE, env=env))
-        return self.servers[-1]
-
-    def stop(self):
-        for server in self.servers:
-            server.stop()
-        self.valkey.stop()
 
 
 @pytest.fixture
 def site(database, settings):
-    site = Site(database)
-    use_layer(settings, "pubsub", site.valkey.url)
-    yield site
-    close_senders()
-    site.stop()
+    with run_site(database, settings) as site:
+        yield site
 
 
 @pytest.fixture(scope="module")
@@ -87,108 +60,6 @@ def cluster_site(database, settings):
     yield site
     close_senders()
     site.stop()
-
-
-class Page:
-    """A client that knows of its room what it was told, and nothing else."""
-
-    def __init__(self, server, user=None):
-        self.server = server
-        self.user = user
-        self.id = self.room = None
-        self.present = {}
-        #: Joins and leaves, as they were told; and whether the user's first or last one.
-        self.told = []
-        self.users_told = []
-        self._answers = asyncio.Queue()
-
-    @classmethod
-    async def open(cls, server, user=None):
-        page = cls(server, user)
-        query = "" if user is None else f"?user={user}"
-        page._socket = await connect(server.ws(f"/{query}"))
-        page._reading = asyncio.create_task(page._read())
-        return page
-
-    async def _read(self):
-        with contextlib.suppress(ConnectionClosed):
-            async for frame in self._socket:
-                self._take(json.loads(frame))
-
-    def _take(self, message):
-        if "all" in message:
-            self.present = message["all"]
-        elif "changes" in message:
-            for change in message["changes"]:
-                kind = change["is"]
-                self.told.append((kind, change["connection"]))
-                is_users = change["first" if kind == "join" else "last"]
-                self.users_told.append((kind, change["user"], is_users))
-                if kind == "join":
-                    self.present[change["connection"]] = change["user"]
-                else:
-                    self.present.pop(change["connection"], None)
-        else:
-            self._answers.put_nowait(message)
-
-    async def ask(self, command):
-        await self._socket.send(command)
-        async with limited():
-            return await self._answers.get()
-
-    async def join(self, room=ROOM):
-        self.id = (await self.ask(f"+{room}"))["id"]
-        self.room = room
-
-    async def leave(self):
-        room, self.room = self.room, None
-        await self.ask(f"-{room}")
-        self.present, self.told, self.users_told = {}, [], []
-
-    async def close(self):
-        await self._socket.close()
-        await self._reading
-
-
-@contextlib.asynccontextmanager
-async def open_pages(*wanted):
-    """One for each (server, user), in the room."""
-    pages = [await Page.open(*who) for who in wanted]
-    try:
-        for page in pages:
-            await page.join()
-        yield pages
-    finally:
-        for page in pages:
-            await page.close()
-
-
-async def look_at_redis(page, room, infos):
-    await asyncio.to_thread(look, room, infos)
-
-
-async def agree(pages, everyone=None, look=look_at_redis):
-    """Wait until all pages show the same people as Redis has, and ``everyone`` who is there."""
-    everyone = pages if everyone is None else everyone
-    for room in {page.room for page in everyone} - {None}:
-        there = [page for page in everyone if page.room == room]
-        truth = {page.id: None if page.user is None else str(page.user) for page in there}
-
-        def is_agreed(room=room, truth=truth):
-            shown = [page.present for page in pages if page.room == room]
-            return all(one == truth for one in shown)
-
-        await until(is_agreed)
-        infos = {key: Info(user) for key, user in truth.items()}
-        await look(there[0], room, infos)
-
-
-def look(room, infos):
-    # After a restart of Redis the processes put their members back one after another.
-    wait_until(lambda: presence(room) == infos)
-    assert presence(room) == infos
-    users = {info.user for info in infos.values()}
-    assert presence_stats(room) == Stats(len(infos), len(users))
 
 
 async def test_who_comes_and_goes_is_told_once_in_all_processes(calm_site):
@@ -348,100 +219,3 @@ async def test_after_redis_was_restarted_empty_all_are_there_and_nobody_was_told
             await asyncio.to_thread(server.said, "layer_back")
         await agree([ann, bob])
         assert (ann.told, bob.told) == told
-
-
-class Schedule:
-    """What happens to a site, at random."""
-
-    ACTIONS = ["join"] * 5 + ["leave"] * 4 + ["close"] * 2
-    FAULTS = ["kill", "stop", "go_on", "restart_redis"]
-
-    def __init__(self, site, seed):
-        self.site = site
-        self.rng = random.Random(seed)
-        self.pages = []
-        self.stopped = []
-
-    @property
-    def running(self):
-        return [one for one in self.site.servers if one not in self.stopped]
-
-    async def play(self, steps):
-        for _ in range(3):
-            self.site.start()
-        for _ in range(steps):
-            await getattr(self, self.rng.choice(self.ACTIONS * 2 + self.FAULTS))()
-            # Now and then long enough for a lease to end, or for the layer to come back.
-            await asyncio.sleep(self.rng.choice([0, 0, 0, 0.01, 0.3, LEASE]))
-
-    def pick(self, condition):
-        some = [one for one in self.pages if one.server in self.running and condition(one)]
-        return self.rng.choice(some) if some else None
-
-    async def join(self):
-        page = self.pick(lambda page: page.room is None)
-        if page is None or len(self.pages) < 8:
-            user = self.rng.choice([1, 2, 3, None])
-            page = await Page.open(self.rng.choice(self.running), user)
-            self.pages.append(page)
-        await page.join(self.rng.choice([ROOM, "room:2"]))
-
-    async def leave(self):
-        if page := self.pick(lambda page: page.room is not None):
-            await page.leave()
-
-    async def close(self):
-        if page := self.pick(lambda page: True):
-            self.pages.remove(page)
-            await page.close()
-
-    async def kill(self):
-        if len(self.site.servers) > 1 and self.running[1:]:
-            server = self.rng.choice(self.running)
-            server.signal(signal.SIGKILL)
-            await asyncio.to_thread(server.wait)
-            await self.remove(server)
-            self.site.start()
-
-    async def remove(self, server):
-        self.site.servers.remove(server)
-        for page in [page for page in self.pages if page.server is server]:
-            self.pages.remove(page)
-            await page.close()
-
-    async def stop(self):
-        if len(self.running) > 1:
-            server = self.rng.choice(self.running)
-            server.signal(signal.SIGSTOP)
-            self.stopped.append(server)
-
-    async def go_on(self):
-        if self.stopped:
-            self.stopped.pop().signal(signal.SIGCONT)
-
-    async def restart_redis(self):
-        self.site.valkey = await asyncio.to_thread(self.site.valkey.restart)
-
-
-@pytest.mark.parametrize("seed", range(4))
-async def test_after_a_random_schedule_what_was_told_is_what_is(site, seed):
-    schedule = Schedule(site, seed)
-    try:
-        await schedule.play(40)
-        while schedule.stopped:
-            await schedule.go_on()
-        await schedule.join()
-        pages = [page for page in schedule.pages if page.room is not None]
-        await until(lambda: is_quiet(pages))
-        await agree(pages)
-    finally:
-        for page in schedule.pages:
-            await page.close()
-
-
-def is_quiet(pages):
-    """Whether all pages of a room show those who are there."""
-    truth = {page.room: set() for page in pages}
-    for page in pages:
-        truth[page.room].add(page.id)
-    return all(set(page.present) == truth[page.room] for page in pages)

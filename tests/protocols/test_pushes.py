@@ -120,6 +120,17 @@ def test_excluded_ones_are_left_out_where_the_newest_are_dropped(pushes, setting
     assert [len(one.transport.written) for one in both] == [0, 1]
 
 
+def test_an_excluded_one_without_room_loses_nothing(pushes, settings):
+    settings.FILTERED_WEBSOCKET = {"MAX_OUTBOX": 5_000}
+    both = subscriber("ann"), subscriber("bob")
+    for one in both:
+        pushes.begin(one, "news")
+        pushes.stand(one, "news", False)
+        one.transport.unsent = 4_999
+    pushes.send(*message(pushes, [1], offset=1, **{EXCLUDE: ["ann"]}))
+    assert [one.lost for one in both] == [[], ["news"]]
+
+
 def test_a_member_without_a_session_that_cannot_take_something_is_closed(pushes, settings):
     settings.FILTERED_WEBSOCKET = {"SLOW_READER": "drop_newest"}
     stranger = SimpleNamespace(id="x", transport=Transport())
