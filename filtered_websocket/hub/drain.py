@@ -28,7 +28,7 @@ from ..conf import conf
 from ..connections.connection import Connection
 from ..logs import get_logger
 from ..threads.loop_signals import LoopHandler, loop_handler
-from ..transports.listening import stop_listening
+from ..transports.listening import end_pauses, stop_listening
 
 logger = get_logger(__name__)
 
@@ -128,7 +128,7 @@ class Drain:
             self.run(), name="fws-drain", context=contextvars.Context()
         )
         # Not in the task: the server's handler may raise KeyboardInterrupt or SystemExit.
-        self._task.add_done_callback(lambda task: _pass_on(before, number, None))
+        self._task.add_done_callback(lambda task: _end(before, number))
 
     # Closing all
 
@@ -166,6 +166,12 @@ class Drain:
             logger.warning(
                 "%d connections had not ended within %s s", len(self._host.connections), timeout
             )
+
+
+def _end(handler: Any, number: int) -> None:
+    """Nobody is left: the server gets its signal, and need not wait."""
+    _pass_on(handler, number, None)
+    end_pauses(handler)
 
 
 def _pass_on(handler: Any, number: int, frame: FrameType | None) -> None:

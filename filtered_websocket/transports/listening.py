@@ -1,6 +1,6 @@
 """
 The listening sockets of daphne and uvicorn: how many clients are accepted at a time, and how
-a process that ends closes them at once.
+a process that ends closes them at once, and then does not wait for nothing.
 
 Twisted accepts 100 clients in one turn of the event loop, and 20 more in each further turn for
 as long as there are so many. When thousands reconnect, a turn soon takes half a second, and a
@@ -11,13 +11,18 @@ order and for nothing, and those that are accepted are answered soon.
 A process that ends would answer clients that return too early with a refusal, and they would
 wait for longer before they try again. Here the system refuses them, a proxy passes them on,
 and the next process can open the port. Where the server cannot be found, it refuses them.
+
+uvicorn looks ten times a second whether it shall end, and then pauses for as long, whatever is
+left. Here it sees at once that it shall end, and where nothing is left it ends: each moment
+that nobody listens is up to two for the clients, who ask again later and later.
 """
 
 import asyncio
+import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from ..logs import get_logger
 
@@ -25,6 +30,9 @@ logger = get_logger(__name__)
 
 #: How many clients each port of daphne accepts in one turn of the event loop.
 ACCEPTS_PER_TURN = 20
+#: In how many turns of the event loop a pause of uvicorn is looked for: it takes one to wake up,
+#: and one to be told that a connection has ended.
+END_TURNS = 10
 
 #: The event loops whose ports are limited.
 _limited: "weakref.WeakSet[asyncio.AbstractEventLoop]" = weakref.WeakSet()
@@ -95,11 +103,51 @@ def _factory(port: Any) -> Any:
 
 def _uvicorn_stops(handlers: Iterable[Any]) -> list[Any]:
     """``close`` of each listening server of the ``uvicorn.Server`` that has the handlers."""
+    # Set at its start. To close one twice does no harm.
+    listening = [one for server in _uvicorns(handlers) for one in getattr(server, "servers", ())]
+    return [one.close for one in listening if hasattr(one, "close")]
+
+
+def _uvicorns(handlers: Iterable[Any]) -> list[Any]:
+    """Each ``uvicorn.Server`` that has one of the signal handlers."""
     known = getattr(sys.modules.get("uvicorn.server"), "Server", None)
     if known is None:
         return []
     owners = [getattr(handler, "__self__", None) for handler in handlers]
-    servers = [owner for owner in owners if isinstance(owner, known)]
-    # Set at its start. To close one twice does no harm.
-    listening = [one for server in servers for one in getattr(server, "servers", ())]
-    return [one.close for one in listening if hasattr(one, "close")]
+    return [owner for owner in owners if isinstance(owner, known)]
+
+
+def end_pauses(handler: Any) -> None:
+    """
+    Have the ``uvicorn.Server`` that has the signal ``handler``, and has been told to end, see
+    that at once, and end without a pause where no connection is left. On its event loop.
+    """
+    for server in _uvicorns([handler]):
+        asyncio.get_running_loop().call_soon(_end_pause, server, END_TURNS)
+
+
+def _end_pause(server: Any, turns: int) -> None:
+    if not turns:
+        return
+    asyncio.get_running_loop().call_soon(_end_pause, server, turns - 1)
+    method, pause = _pause_of(server)
+    state = getattr(server, "server_state", None)
+    # Without these attributes it pauses, as it does where something is left.
+    is_left = getattr(state, "connections", True) or getattr(state, "tasks", True)
+    may_end = method == "main_loop" or (method == "shutdown" and not is_left)
+    if pause is not None and may_end and not pause.done():
+        # asyncio.sleep then removes its timer.
+        pause.set_result(None)
+
+
+def _pause_of(server: Any) -> "tuple[str, asyncio.Future[None] | None]":
+    """The method of ``server`` that is in ``asyncio.sleep``, and the future that ends it."""
+    for task in asyncio.all_tasks():
+        method, step = "", cast(Any, task.get_coro())
+        while inspect.iscoroutine(step) and step.cr_frame is not None:
+            names = step.cr_frame.f_locals
+            if method and step.cr_code is getattr(asyncio.sleep, "__code__", None):
+                return method, names.get("future")
+            method = step.cr_code.co_name if names.get("self") is server else ""
+            step = step.cr_await
+    return "", None

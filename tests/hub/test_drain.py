@@ -67,6 +67,21 @@ async def test_a_signal_closes_everybody_and_then_passes(heard, settings):
     assert gone == [(4200, [])] * 3
 
 
+async def test_a_server_that_has_got_its_signal_shall_not_wait(heard, settings, monkeypatch):
+    def told(handler):
+        ended.append((handler, list(heard.calls)))
+
+    settings.FILTERED_WEBSOCKET = {"DRAIN_WINDOW": 0}
+    ended = []
+    monkeypatch.setattr(drain, "end_pauses", told)
+    async with connect([]) as ann:
+        signal.raise_signal(signal.SIGTERM)
+        assert await ann.closed() == 4200
+        assert ended == []
+    await get_hub_task()
+    assert ended == [(heard.handler, [signal.SIGTERM])]
+
+
 async def get_hub_task():
     """Return when every drain has ended, and passed its signal on."""
     while tasks := [task for task in asyncio.all_tasks() if task.get_name() == "fws-drain"]:

@@ -1,13 +1,15 @@
 """
 The listening sockets of daphne and uvicorn: few clients are accepted at a time, and a process
-that ends closes them.
+that ends closes them. uvicorn does not pause when nobody is left.
 """
 
 import asyncio
 import contextlib
 import itertools
+import signal
 import socket
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -25,11 +27,13 @@ from filtered_websocket.transports import listening
 from filtered_websocket.transports.listening import (
     ACCEPTS_PER_TURN,
     FewAccepts,
+    end_pauses,
     limit_accepts,
     stop_listening,
 )
 
 from ..e2e.certificates import write_pair
+from ..waiting import run_in_fake_time
 
 
 class Reactor:
@@ -220,3 +224,96 @@ async def test_a_socket_that_cannot_be_closed_is_one_line(serving, monkeypatch, 
         stop_listening([serving.handle_exit])
     assert "cannot close a listening socket: OSError('no')" in caplog.text
     assert real.sockets == ()
+
+
+class Left:
+    """A connection that has not ended when the server asks it to."""
+
+    def shutdown(self):
+        pass
+
+
+async def end(server, *tell):
+    """Serve, and be told to end by a signal; how many seconds that takes."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        task = asyncio.ensure_future(server._serve([listener]))
+        # In the middle of its pause between two looks.
+        await asyncio.sleep(0.35)
+        began = loop.time()
+        for function in (server.handle_exit, *tell):
+            function(signal.SIGTERM, None)
+        await task
+        return loop.time() - began
+
+
+def uvicorn_server():
+    return uvicorn.Server(uvicorn.Config(None, lifespan="off", log_config=None))
+
+
+def told(server):
+    return lambda number, frame: end_pauses(server.handle_exit)
+
+
+def test_uvicorn_ends_without_a_pause_where_nobody_is_left():
+    server = uvicorn_server()
+    assert run_in_fake_time(end(server, told(server))) == 0
+
+
+def test_uvicorn_alone_pauses_twice():
+    """Where this fails, it ends at once by itself, and ours is not needed."""
+    assert run_in_fake_time(end(uvicorn_server())) == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize("what", ["connections", "tasks"])
+def test_uvicorn_pauses_for_what_is_left(what):
+    async def run():
+        left = getattr(server.server_state, what)
+        left.add(Left())
+        asyncio.get_running_loop().call_later(0.4, left.clear)
+        return await end(server, told(server))
+
+    server = uvicorn_server()
+    # Its own pause of a tenth of a second, but not the one before it.
+    assert run_in_fake_time(run()) == pytest.approx(0.1)
+
+
+def test_a_connection_that_ends_when_uvicorn_asks_it_to_is_not_left():
+    class Ends:
+        def shutdown(self):
+            asyncio.get_running_loop().call_soon(connections.clear)
+
+    server = uvicorn_server()
+    connections = server.server_state.connections
+    connections.add(Ends())
+    assert run_in_fake_time(end(server, told(server))) == 0
+
+
+class Differs(uvicorn.Server):
+    """It waits for its end in a method of another name."""
+
+    async def main_loop(self):
+        await self.rest()
+
+    async def rest(self):
+        await asyncio.sleep(0.1)
+        if not self.should_exit:
+            await self.rest()
+
+
+def test_of_a_server_that_differs_no_pause_is_ended():
+    server = Differs(uvicorn.Config(None, lifespan="off", log_config=None))
+    # The rest of this one, and the one that follows.
+    assert run_in_fake_time(end(server, told(server))) == pytest.approx(0.15)
+
+
+def test_where_the_pause_is_another_function_none_is_ended(monkeypatch):
+    server = uvicorn_server()
+    monkeypatch.setattr(asyncio, "sleep", partial(asyncio.sleep))
+    assert run_in_fake_time(end(server, told(server))) == pytest.approx(0.15)
+
+
+async def test_who_has_no_signal_handler_of_uvicorn_is_left_alone():
+    for handler in (None, print, signal.SIG_DFL, Factory().buildProtocol):
+        end_pauses(handler)
+    assert listening._pause_of(uvicorn_server()) == ("", None)
