@@ -5,6 +5,7 @@ import itertools
 import os
 import random
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -180,10 +181,24 @@ class Process:
 
     def wait(self, timeout=LIMIT):
         """Wait for its end; returns the exit status."""
+        if not isinstance(self._process, Forked) and self._process.poll() is None:
+            self._wait_at_most(timeout)
         status = self._process.wait(timeout)
         self._reader.join(timeout)
         self._process.stdout.close()
         return status
+
+    def _wait_at_most(self, timeout):
+        """As a supervisor hears of an end: at once. subprocess asks twenty times a second."""
+        with suppress(AttributeError, ProcessLookupError):  # no Linux; has ended meanwhile
+            descriptor = os.pidfd_open(self.pid)
+            try:
+                poll = select.poll()
+                poll.register(descriptor, select.POLLIN)
+                if not poll.poll(timeout * 1000):
+                    raise subprocess.TimeoutExpired(self.pid, timeout)
+            finally:
+                os.close(descriptor)
 
     def stop(self):
         """End it: terminate, then kill."""
