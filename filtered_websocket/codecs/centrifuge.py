@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from .data import PARSER, Data, as_json, from_bytes
 from .frames import Frame, dump_json
-from .schema import check, has_protobuf, messages, protobuf_class
+from .schema import has_protobuf, messages, protobuf_class, read
 
 #: What JSON allows around a value, within a line.
 SPACE = " \t\r"
@@ -88,9 +88,7 @@ class Json:
             for found in LINE.finditer(payload.decode()):
                 line = found[0]
                 if line.strip(SPACE):
-                    command = PARSER.parse(line)
-                    check("Command", command)
-                    yield _with_data("Command", command)
+                    yield read("Command", PARSER.parse(line), _data_of)
         except (ValueError, RecursionError) as error:
             raise BadFrame from error
 
@@ -157,7 +155,12 @@ class Protobuf:
 
 def info_of(text: str) -> dict[str, Any]:
     """A publisher's info, which travels as JSON."""
-    return _with_data("ClientInfo", json.loads(text))
+    return read("ClientInfo", json.loads(text), _data_of)
+
+
+def _data_of(value: Any) -> Data:
+    """What was JSON."""
+    return Data(dump_json(value).encode())
 
 
 def _length(payload: bytes, at: int) -> tuple[int, int]:
@@ -232,28 +235,6 @@ def _delimited(message: Any) -> Frame:
         size >>= 7
     head.append(size)
     return Frame(bytes(head) + body, False)
-
-
-def _with_data(message: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """A message that was JSON, with its data as :class:`Data`; other fields are left out."""
-    fields = messages()[message]
-    made: dict[str, Any] = {}
-    for name, value in values.items():
-        field = fields.get(name)
-        if field is None:
-            continue
-        if field.type == "bytes":
-            value = Data(dump_json(value).encode())
-        elif field.type in messages():
-            kind = field.type
-            many = field.is_map
-            value = (
-                {key: _with_data(kind, one) for key, one in value.items()}
-                if many
-                else _with_data(kind, value)
-            )
-        made[name] = value
-    return made
 
 
 def _plain(value: Any) -> Any:

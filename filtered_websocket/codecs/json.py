@@ -8,6 +8,7 @@ that could not be sent again.
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ..close_codes import BAD_MESSAGE
@@ -51,6 +52,17 @@ class JSONCodec:
 
     def parse(self, text: str) -> Any:
         """``text`` parsed within the limits. Raises :exc:`ValueError` or RecursionError."""
+        # There is a colon for each key, at least.
+        has_many = text.count(":") > self.max_keys
+        document = (self._decoder_that_counts() if has_many else _DECODER).decode(text)
+        if text.count("[") + text.count("{") > self.max_depth:
+            self._check_depth(text)
+        if "\\u" in text:
+            _check_text(document)
+        return document
+
+    def _decoder_that_counts(self) -> json.JSONDecoder:
+        """One for a document that may have too many keys."""
         keys = 0
 
         def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -58,19 +70,9 @@ class JSONCodec:
             keys += len(pairs)
             if keys > self.max_keys:
                 raise BadDocument(f"a document has at most {self.max_keys} keys")
-            made = dict(pairs)
-            if len(made) < len(pairs):
-                raise BadDocument("a key comes twice in one object")
-            return made
+            return _object(pairs)
 
-        document = json.loads(
-            text, object_pairs_hook=make_object, parse_float=_number, parse_constant=_no_constant
-        )
-        if text.count("[") + text.count("{") > self.max_depth:
-            self._check_depth(text)
-        if "\\u" in text:
-            _check_text(document)
-        return document
+        return _decoder(make_object)
 
     def _check_depth(self, text: str) -> None:
         """Check the depth of a document that was parsed, so its brackets match."""
@@ -87,6 +89,13 @@ class BadDocument(ValueError):
     """JSON that is refused; its message is sent to the client."""
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise BadDocument("a key comes twice in one object")
+    return made
+
+
 def _number(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
@@ -96,6 +105,16 @@ def _number(digits: str) -> float:
 
 def _no_constant(name: str) -> NoReturn:
     raise BadDocument("NaN and Infinity are no JSON")
+
+
+def _decoder(make_object: Callable[[list[tuple[str, Any]]], Any]) -> json.JSONDecoder:
+    return json.JSONDecoder(
+        object_pairs_hook=make_object, parse_float=_number, parse_constant=_no_constant
+    )
+
+
+#: To make one for each document takes longer than to parse a short one.
+_DECODER = _decoder(_object)
 
 
 def _check_text(document: Any) -> None:

@@ -6,6 +6,7 @@ code would only work with one major version of Google's runtime and the one afte
 """
 
 import re
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -49,27 +50,31 @@ def messages() -> dict[str, dict[str, Field]]:
     }
 
 
-def check(message: str, value: Any) -> None:
-    """ValueError unless ``value``, which was JSON, is such a message. Other fields are ignored."""
+def read(message: str, value: Any, data_of: Callable[[Any], Any]) -> dict[str, Any]:
+    """
+    The fields of a message that was JSON; ``data_of`` makes those that the schema calls bytes,
+    which are any JSON. Unknown fields are left out. ValueError where it is no such message.
+    """
     if not isinstance(value, dict):
         raise ValueError(f"{message} is an object")
     fields = messages()[message]
+    made: dict[str, Any] = {}
     for name, part in value.items():
         field = fields.get(name)
         if field is None:
             continue
-        if field.is_map:
-            if not isinstance(part, dict):
-                raise ValueError(f"{name} is an object")
-            for one in part.values():
-                _check_one(name, field.type, one)
+        if not field.is_map:
+            made[name] = _read_one(name, field.type, part, data_of)
+        elif isinstance(part, dict):
+            made[name] = {k: _read_one(name, field.type, one, data_of) for k, one in part.items()}
         else:
-            _check_one(name, field.type, part)
+            raise ValueError(f"{name} is an object")
+    return made
 
 
-def _check_one(name: str, kind: str, value: Any) -> None:
+def _read_one(name: str, kind: str, value: Any, data_of: Callable[[Any], Any]) -> Any:
     if kind == "bytes":
-        return  # any JSON
+        return data_of(value)
     if kind == "string":
         is_good = isinstance(value, str)
     elif kind == "bool":
@@ -78,10 +83,10 @@ def _check_one(name: str, kind: str, value: Any) -> None:
         low, high = NUMBERS[kind]
         is_good = type(value) is int and low <= value <= high
     else:
-        check(kind, value)
-        return
+        return read(kind, value, data_of)
     if not is_good:
         raise ValueError(f"{name} is not of type {kind}")
+    return value
 
 
 def has_protobuf() -> bool:
