@@ -16,7 +16,7 @@ database thread for every event of every socket.
 import asyncio
 import functools
 import inspect
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -172,7 +172,7 @@ class FilteredWebSocketConsumer(Serves, AsyncConsumer):
         make = Connection if protocol is None else protocol.connection
         self.connection = make(self.scope, self._view, transport, self.pipeline.home)
         awaits = self.pipeline.data.awaits or self.pipeline.message.awaits
-        handle = self._receive
+        handle: Callable[[bytes, bool], Awaitable[object] | None] = self._receive
         if protocol is not None:
             self._session = protocol.session(self, self._view)
             awaits, handle = True, self._session.receive

@@ -37,7 +37,7 @@ from .hub.registry import active_hub, may_serve
 from .layer.envelope import CONTROL, Item, check_group, group_key
 from .logs import LogThrottle, get_logger
 from .pipelines.keeping import site_keep
-from .publishing.batches import Done, Keep, append_here
+from .publishing.batches import Keep, append_here
 from .publishing.direct import close_senders, sender_for
 from .publishing.items import captures, new_item
 from .publishing.thread import PublisherThread
@@ -231,9 +231,9 @@ def any_hub() -> Hub:
 def _put_and_tell(
     hub: Hub, group: str, item: Item, keep: Keep | None, told: "Future[Position | None]"
 ) -> None:
-    done: Done = hub.loop.create_future()
+    done: asyncio.Future[Position | None] = hub.loop.create_future()
 
-    def tell(done: Done) -> None:
+    def tell(done: "asyncio.Future[Position | None]") -> None:
         error = done.exception()
         if not told.set_running_or_notify_cancel():
             return

@@ -38,8 +38,9 @@ class Queues(Protocol):
 
 class Reader:
     """
-    ``handle`` is awaited for every message, with its bytes and whether it is text, and must
-    not raise. ``awaits`` is False if it never waits.
+    ``handle`` is called for every message, with its bytes and whether it is text. It returns
+    what has to be awaited, or None if the message is handled; neither may raise. ``awaits`` is
+    False if that never waits.
     """
 
     __slots__ = (
@@ -65,7 +66,7 @@ class Reader:
         self,
         connection: Connection,
         receive: Receive,
-        handle: Callable[[bytes, bool], Awaitable[None]],
+        handle: Callable[[bytes, bool], Awaitable[object] | None],
         queues: Queues,
         stalls: Stalls,
         awaits: bool,
@@ -144,13 +145,16 @@ class Reader:
                     self._lose(event)
                     break
                 event = message_of(event)
-            if awaits:
-                await self._handle_watched(event)
+            steps = self._handle(*event)
+            if steps is None:
+                pass
+            elif awaits:
+                await self._handle_watched(steps)
             else:
                 if inbox is not None and inbox.items:
                     # Nothing is awaited before the next message is handled.
                     transport.hold()
-                await self._handle(*event)
+                await steps
             ended = time.perf_counter()
             worked += ended - began
             if connection.has_queued:
@@ -172,11 +176,11 @@ class Reader:
             self._over = asyncio.get_running_loop().create_future()
             await self._over
 
-    async def _handle_watched(self, message: Message) -> None:
+    async def _handle_watched(self, steps: Awaitable[object]) -> None:
         """Handle a message by a chain that may await."""
         self._begin()
         try:
-            await self._handle(*message)
+            await steps
         except asyncio.CancelledError:
             if not self._end():
                 raise

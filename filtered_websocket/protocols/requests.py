@@ -1,14 +1,16 @@
 """What the commands of the Centrifuge client protocol do, once a client is connected."""
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable
+from inspect import getattr_static
 from typing import Any
 
 from ..chains.sending import Sending
 from ..codecs.data import Data, data_of, from_bytes
 from ..conf import conf
-from ..exceptions import Drop, NoSuchMethod, NotAllowed, PublishError
+from ..exceptions import Drop, NoSuchMethod, NotAllowed
+from ..filters.rate_limit import RateLimitFilter
+from ..groups import MAX_NAME
 from ..history.base import HistoryStore, Page, Position
 from ..history.lines import Passed
 from ..layer.envelope import group_key
@@ -17,59 +19,73 @@ from .channels import Push, client_info, that_fit
 from .codes import ReplyError
 from .connection import ClientEvent, client_event
 from .subscribed import position_of
-from .subscribing import Subscribing
+from .subscribing import PREFIXES, Subscribing
+from .tokens import Claims, identify
 
 #: Most publications of one history request.
 MAX_PAGE = 300
+#: What a client publishes that gives no data.
+NULL = Data(b"null")
 
 
-class Unanswered:
+def has_chains(pipeline: Any) -> bool:
     """
-    The publishes of one client that the layer has not taken yet. They are answered in their
-    order, those that it takes together in one write.
+    Whether a filter looks at what clients publish. Limits do not: a session has them count each
+    command.
     """
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        self._waiting: deque[tuple[int, asyncio.Future[Any]]] = deque()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def add(self, number: int, sent: "asyncio.Future[Any]") -> None:
-        """``sent`` is done when the layer has taken it."""
-        self._waiting.append((number, sent))
-        sent.add_done_callback(self._look)
-
-    async def settled(self) -> None:
-        """Return when all are answered that were added before."""
-        if self._waiting:
-            await asyncio.wait([sent for _, sent in self._waiting])
-
-    def _look(self, _: object) -> None:
-        waiting, transport = self._waiting, self._session.transport
-        if not (waiting and waiting[0][1].done()):
-            return  # answered with others, or an earlier one has its turn first
-        transport.hold()
-        try:
-            while waiting and waiting[0][1].done():
-                number, sent = waiting.popleft()
-                cut = PublishError("the publish was cancelled") if sent.cancelled() else None
-                self._session.published(number, cut or sent.exception())
-        finally:
-            transport.release()
+    count = getattr_static(RateLimitFilter, "filter")
+    filters = pipeline.data.filters
+    return bool(pipeline.message) or any(getattr_static(f, "filter") is not count for f in filters)
 
 
 class Requests(Subscribing):
     """Those of one session. A method per command; each returns the result's fields."""
 
+    #: The last group for which :meth:`open_group` has looked, and whether it takes any bytes.
+    _open_group: str | None = None
+    _is_binary = False
+
+    # Connect
+
+    async def connect(
+        self, consumer: Any, request: dict[str, Any], claims: Claims | None
+    ) -> tuple[int, str] | None:
+        """Run the connect chain and join groups; a refusal, or None."""
+        refusal: tuple[int, str] | None = None
+        if claims is not None:
+            refusal = await identify(self._connection, self._view.host, claims)
+        refusal = refusal or await consumer.admit()
+        if refusal is None and claims is not None:
+            refusal = await self.join_claimed(claims.channels)
+        if refusal is None:
+            await self.recover_server_side(request.get("subs", {}))
+        return refusal
+
     # Messages
+
+    def open_group(self, request: dict[str, Any]) -> str | None:
+        """
+        The group of a publish that takes no time but for the layer: its rule lets everybody
+        publish, and no chain has to see it. None for any other publish.
+        """
+        channel: str = request.get("channel", "")
+        if channel != self._open_group:
+            if not channel or channel.startswith(PREFIXES) or has_chains(self._view.pipeline):
+                return None
+            rules = self._view.pipeline.rules
+            match = None if rules is None or len(channel) > MAX_NAME else rules.find(channel)
+            if match is None or match.rule.publish is not True:
+                return None
+            self._open_group, self._is_binary = channel, match.rule.binary
+        data: Data = request.get("data", NULL)
+        may = self._connection.may_publish and (self._is_binary or data.kind != "b")
+        return channel if may else None
 
     async def publish(self, request: dict[str, Any]) -> "dict[str, Any] | asyncio.Future[Any]":
         """A future where the layer has to take it: the reply follows."""
         group = self._group_of(request)
         match = self._match(group)
-        data: Data = request.get("data", Data(b"null"))
+        data: Data = request.get("data", NULL)
         if not (
             self._connection.may_publish and await self._connection.is_allowed("publish", group)
         ):
@@ -88,7 +104,7 @@ class Requests(Subscribing):
         return {}
 
     async def send(self, request: dict[str, Any]) -> dict[str, Any]:
-        await self._through_chains(ClientEvent(None), request.get("data", Data(b"null")))
+        await self._through_chains(ClientEvent(None), request.get("data", NULL))
         return {}
 
     async def _through_chains(self, event: ClientEvent, data: Data) -> Data:

@@ -12,37 +12,31 @@ order, and looks after pings, tokens that expire and the end.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable, Iterator
 from typing import Any
 
 from ..close_codes import FILTER_ERROR, TOO_LARGE, UNAUTHORIZED
 from ..codecs.centrifuge import BadFrame, Format, choose
-from ..codecs.schema import messages
+from ..codecs.commands import TURN, all_of, first_of, requests_of
+from ..codecs.data import Data
 from ..conf import conf
 from ..exceptions import ends_the_task
 from ..filters.rate_limit import RateLimitFilter
 from ..transports import AsgiTransport
 from . import codes
 from .codes import BadRequest, ReplyError
-from .connection import ClientConnection
+from .connection import ClientConnection, Receipt, Unanswered
 from .pushes import Pushes
-from .requests import Requests, Unanswered
+from .requests import NULL, Requests
 from .subscribed import VERSION, Expiry
-from .tokens import Claims, InvalidToken, identify, read_token
+from .tokens import InvalidToken, read_token
 
 #: How often the client is pinged, and how long it may take to answer, seconds.
 PING, PONG = 25, 8.0
 #: How long it may take from the handshake to its connect command, seconds.
 STALE = 10.0
-#: So many commands of a frame are handled before other connections have their turn.
-TURN = 64
-#: So many commands of a frame are kept when they are decoded, as they take many times the bytes of
-#: the frame. Where there are more, each is decoded again when it is handled.
-MOST_DECODED = 1024
 #: A reply waits until the server holds at most this many unsent bytes.
 HIGH_WATER = 65_536
-#: Command -> the field that holds it; ``id`` is the only other field.
-REQUESTS = tuple(name for name in messages()["Command"] if name != "id")
 
 
 def cancel(timer: asyncio.TimerHandle | None) -> None:
@@ -72,8 +66,11 @@ class Session:
         filters = view.pipeline.data.filters
         self._limits = [one for one in filters if issubclass(one, RateLimitFilter)]
         self.pushes: Pushes = view.pushes
-        self.requests = Requests(self, view)
-        self._unanswered = Unanswered(self)
+        requests = self.requests = Requests(self, view)
+        # Called by the pushes.
+        self.joined, self.left = requests.joined, requests.left
+        self.answered, self.lose = requests.answered, requests.lose
+        self._unanswered = Unanswered(self, view.loop)
         self.expiry = Expiry(self, view.loop)
 
     @property
@@ -114,57 +111,108 @@ class Session:
 
     # Commands
 
-    async def receive(self, payload: bytes, text: bool) -> None:
-        """Handle one frame. Never raises but for what ends the task."""
+    def receive(self, payload: bytes, text: bool) -> Awaitable[object] | None:
+        """
+        Handle one frame; what of that is to be awaited, or None. Never raises but for what
+        ends the task, nor does what is awaited.
+        """
         connection = self.connection
         if connection.deadline is not None and connection.is_expired(self._loop.time()):
             connection.close(UNAUTHORIZED, "expired")
-        elif len(payload) > conf.MAX_MESSAGE_SIZE:
-            await self._unanswered.settled()
-            connection.close(TOO_LARGE, "bad request")
-        else:
-            try:
-                for number, command in enumerate(await self._decode(payload, text), 1):
-                    if connection.closing:
-                        return
-                    await self._handle(command)
-                    if number % TURN == 0:
-                        await asyncio.sleep(0)
-            except (BadRequest, BadFrame):
-                await self._unanswered.settled()
-                self._close(codes.BAD_REQUEST)
+            return None
+        if len(payload) > conf.MAX_MESSAGE_SIZE:
+            return self._refuse((TOO_LARGE, "bad request"))
+        try:
+            commands, rest = first_of(self.format, payload, text)
+            if len(commands) == TURN:
+                # Nothing else refers to them: they may take much memory.
+                decoding = all_of(self.format, payload, text, commands, rest)
+                return self._until_bad(self._handle_decoded(decoding))
+            return self._handle_first(iter(commands))
+        except (BadRequest, BadFrame):
+            return self._refuse(codes.BAD_REQUEST)
 
-    async def _decode(self, payload: bytes, text: bool) -> Iterable[dict[str, Any]]:
-        """The commands of a frame. All were decoded before any is handled, or :exc:`.BadFrame`."""
-        commands: list[dict[str, Any]] = []
-        count = 0
-        for count, command in enumerate(self.format.decode(payload, text), 1):
-            if count <= MOST_DECODED:
-                commands.append(command)
-            if count % TURN == 0:
+    def _handle_first(self, commands: Iterator[dict[str, Any]]) -> Awaitable[object] | None:
+        """Handle commands until one takes time: that one and the rest are to be awaited."""
+        for command in commands:
+            steps = self._handle(command)
+            if steps is not None:
+                return self._until_bad(self._handle_all(commands, steps))
+        return None
+
+    async def _handle_decoded(self, decoding: Awaitable[Iterable[dict[str, Any]]]) -> None:
+        await self._handle_all(await decoding)
+
+    async def _handle_all(
+        self, commands: Iterable[dict[str, Any]], steps: Awaitable[object] | None = None
+    ) -> None:
+        """Handle commands, once ``steps`` are done."""
+        if steps is not None:
+            await steps
+        for number, command in enumerate(commands, 1):
+            if self.connection.closing:
+                return
+            steps = self._handle(command)
+            if steps is not None:
+                await steps
+            if number % TURN == 0:
                 await asyncio.sleep(0)
-        return commands if count <= MOST_DECODED else self.format.decode(payload, text)
 
-    async def _handle(self, command: dict[str, Any]) -> None:
-        number = command.get("id", 0)
-        names = [name for name in REQUESTS if name in command]
+    async def _until_bad(self, steps: Awaitable[object]) -> None:
+        try:
+            await steps
+        except (BadRequest, BadFrame):
+            await self._refuse(codes.BAD_REQUEST)
+
+    async def _refuse(self, why: tuple[int, str]) -> None:
+        """Close, after the replies to what came before."""
+        await self._unanswered.settled()
+        self._close(why)
+
+    def _handle(self, command: dict[str, Any]) -> Awaitable[object] | None:
+        """Handle a command; what of that is to be awaited, or None."""
         if not command:
             self._pong()
-            return
+            return None
+        names = requests_of(command)
         if len(names) != 1 or (names[0] == "connect") == self.is_connected:
             raise BadRequest
         [name] = names
-        request = command[name]
+        number, request = command.get("id", 0), command[name]
         if not (number or name == "send"):
             raise BadRequest
         if name == "connect":
-            await self._connect(number, request)
-            return
+            return self._connect(number, request)
+        if name == "publish":
+            group = self.requests.open_group(request)
+            is_read = self.transport.unsent <= HIGH_WATER
+            if group is not None and is_read and len(self._unanswered) < TURN:
+                return self._publish(number, group, request.get("data", NULL))
         steps = self._answer(0 if name == "send" else number, name, request)
         if name == "rpc" and self._view.pipeline.call:
-            await self._view.calls_of(self.connection).start(steps)
-        else:
-            await steps
+            started: Awaitable[object] = self._view.calls_of(self.connection).start(steps)
+            return started
+        return steps
+
+    def _publish(self, number: int, group: str, data: Data) -> Awaitable[object] | None:
+        """Publish to a group that is open; what is to be awaited for the reply, or None."""
+        receipt = Receipt(self._unanswered, number)
+        connection = self.connection
+        try:
+            for limit in self._limits:
+                limit.count(connection)
+            connection.has_queued = True
+            info = connection.publisher(group)
+            self._view.submit_now(data, group, sender=self.id, info=info, done=receipt)
+        except Exception as error:
+            return self._answer_failed(number, error)
+        self._unanswered.add(receipt)
+        return None
+
+    async def _answer_failed(self, number: int, error: BaseException) -> None:
+        """Answer with an error, after the replies to what came before."""
+        await self._unanswered.settled()
+        self._answer_error(number, error)
 
     async def _answer(self, number: int, name: str, request: dict[str, Any]) -> None:
         """
@@ -181,7 +229,7 @@ class Session:
             result = await handle(request)
             if isinstance(result, asyncio.Future):
                 if self.transport.unsent <= HIGH_WATER:
-                    unanswered.add(number, result)
+                    unanswered.follow(number, result)
                     return
                 await result
                 result = {}
@@ -192,8 +240,7 @@ class Session:
         except BaseException as error:
             if isinstance(error, BadRequest) or ends_the_task(error):
                 raise
-            await unanswered.settled()
-            self._answer_error(number, error)
+            await self._answer_failed(number, error)
             return
         if number and self.transport.unsent + len(frame) <= HIGH_WATER:
             self.transport.write(frame)
@@ -225,7 +272,7 @@ class Session:
         refusal: tuple[int, str] | None
         try:
             claims = read_token(request["token"]) if request.get("token") else None
-            refusal = await self._admit(request, claims)
+            refusal = await self.requests.connect(self._consumer, request, claims)
             result = {"client": self.id, "version": VERSION, "ping": PING, "pong": True}
             result |= self.expiry.set(claims)
             if subs := self.requests.server_side():
@@ -249,35 +296,3 @@ class Session:
         self._wait_to_ping(PING)
         self.transport.write(frame)
         self.requests.replied()
-
-    async def _admit(
-        self, request: dict[str, Any], claims: Claims | None
-    ) -> tuple[int, str] | None:
-        """Run the connect chain and join groups; a refusal, or None."""
-        refusal: tuple[int, str] | None = None
-        if claims is not None:
-            refusal = await identify(self.connection, self._view.host, claims)
-        refusal = refusal or await self._consumer.admit()
-        if refusal is None and claims is not None:
-            refusal = await self.requests.join_claimed(claims.channels)
-        if refusal is None:
-            await self.requests.recover_server_side(request.get("subs", {}))
-        return refusal
-
-    # Called by the pushes
-
-    def joined(self, group: str) -> None:
-        """It has become a member of a group."""
-        self.requests.joined(group)
-
-    def answered(self, group: str) -> None:
-        """It is about to be sent what it asked for of a history."""
-        self.requests.answered(group)
-
-    def lose(self, group: str) -> None:
-        """What comes next of a group does not follow on what it got."""
-        self.requests.lose(group)
-
-    def left(self, group: str) -> None:
-        """It is no member of a group any more."""
-        self.requests.left(group)

@@ -46,12 +46,12 @@ class Subscribing:
         channel: str = request.get("channel", "")
         if not channel:
             raise BadRequest
+        if not channel.startswith(PREFIXES):
+            return channel
         own = self._connection.personal_group
-        if own is not None and channel == channel_name(own):
-            return own
-        if channel.startswith(PREFIXES):
+        if own is None or channel != channel_name(own):
             raise ReplyError(103)
-        return channel
+        return own
 
     def _match(self, group: str) -> Match:
         """The rule of a group, or error 102."""

@@ -21,8 +21,18 @@ MAX_BATCH_BYTES = 262_144
 #: Most messages have no idempotency key.
 NO_KEYS: Mapping[int, str] = {}
 
-#: Gets the position of a message in the history of its group, or None, when the layer has it.
-Done: TypeAlias = asyncio.Future[Position | None]
+
+class Done(Protocol):
+    """
+    Gets the position of a message in the history of its group, or None, when the layer has it;
+    or the error. A future is one. Once, unless it is done.
+    """
+
+    def done(self) -> bool: ...
+    def set_result(self, result: Position | None, /) -> None: ...
+    def set_exception(self, exception: BaseException, /) -> None: ...
+
+
 #: A queued message, when it was queued (monotonic clock), and the future of its publisher.
 Entry: TypeAlias = tuple[Item, float, Done | None]
 

@@ -88,7 +88,18 @@ class Submits:
         )
         return result
 
-    def _put(self, group: str, item: Item, keep: Keep | None) -> Done:
-        done: Done = self.loop.create_future()
+    def submit_now(self, message: Any, group: str, *, sender: str, info: str, done: Done) -> None:
+        """
+        :meth:`asubmit` on the hub's loop: ``done`` gets what came of it. PublishError for a
+        mistake, or where there is no room.
+        """
+        item = new_item(message, sender=sender, info=info)
+        keep = self.keep(check_group(group), "")
+        batches = self.host.publish_queue
+        batches.admit(item)
+        batches.put_admitted(group, item, done, keep)
+
+    def _put(self, group: str, item: Item, keep: Keep | None) -> "asyncio.Future[Position | None]":
+        done: asyncio.Future[Position | None] = self.loop.create_future()
         self.host.publish_queue.put_admitted(group, item, done, keep)
         return done

@@ -8,10 +8,11 @@ import pytest
 from django.contrib.auth.models import User
 
 from filtered_websocket import WebSocketMessageFilter
+from filtered_websocket.codecs import commands
 from filtered_websocket.codecs.centrifuge import Json
 from filtered_websocket.groups import History, group, personal
 from filtered_websocket.history import ahistory
-from filtered_websocket.protocols import requests, session
+from filtered_websocket.protocols import requests
 from filtered_websocket.publish import apublish
 from filtered_websocket.testing import Closed
 
@@ -86,7 +87,7 @@ async def test_many_commands_of_one_frame_let_others_have_their_turn():
             assert (await ann.hear())["id"] == number
         is_over = True
     # Half of them while the frame is decoded.
-    assert turns >= 2 * (1000 // session.TURN)
+    assert turns >= 2 * (1000 // commands.TURN)
 
 
 class Counted(dict):
@@ -107,7 +108,7 @@ class Counted(dict):
 async def test_of_a_frame_so_many_commands_at_most_are_kept(count, monkeypatch):
     decode = Json.decode
     monkeypatch.setattr(Json, "decode", lambda *frame: map(Counted, decode(*frame)))
-    monkeypatch.setattr(session, "MOST_DECODED", 100)
+    monkeypatch.setattr(commands, "MOST_DECODED", 100)
     async with speak(rules=RULES) as ann:
         Counted.most = 0
         await ann.say(*[{"id": number, "ping": {}} for number in range(1, count + 1)])
@@ -240,7 +241,7 @@ async def test_a_malformed_frame_is_answered_by_3501_alone(frame, caplog):
     assert [one for one in caplog.records if one.levelno > logging.INFO] == []
 
 
-@pytest.mark.parametrize("count", [1, session.MOST_DECODED + 1])
+@pytest.mark.parametrize("count", [1, commands.MOST_DECODED + 1])
 async def test_nothing_of_a_malformed_frame_is_done(count):
     async with speak(rules=RULES) as ann:
         publish = json.dumps({"id": 1, "publish": {"channel": "room", "data": 1}})

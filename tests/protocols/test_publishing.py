@@ -9,12 +9,16 @@ import pytest
 
 from filtered_websocket import PublishError, WebSocketMessageFilter
 from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF
+from filtered_websocket.codecs.data import Data
+from filtered_websocket.filters.rate_limit import RateLimitFilter
 from filtered_websocket.groups import History, group
 from filtered_websocket.history.base import Position
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.hub.view import HubView
 from filtered_websocket.layer.envelope import EXCLUDE, INFO, Item
+from filtered_websocket.pipelines.rules import Rules
 from filtered_websocket.protocols import session
+from filtered_websocket.protocols.connection import Unanswered
 from filtered_websocket.protocols.pushes import Pushes
 from filtered_websocket.threads.result import Result
 from filtered_websocket.transports import AsgiTransport
@@ -39,6 +43,10 @@ class Layer:
     def __init__(self, monkeypatch):
         self.taken = []
         monkeypatch.setattr(HubView, "asubmit", self.asubmit)
+        monkeypatch.setattr(HubView, "submit_now", self.submit_now)
+
+    def submit_now(self, *args, done, **options):
+        self.asubmit().detach().add_done_callback(done.copy)
 
     def asubmit(self, *args, **options):
         future = asyncio.get_running_loop().create_future()
@@ -199,7 +207,130 @@ async def test_who_published_is_described_once_for_all_groups(monkeypatch):
         for number in (1, 2, 3):
             await ann.ask(publish={"channel": f"room{number}", "data": 1})
         assert described == [None]
-        assert json.loads(connection._publisher("room")) == {"client": ann.id}
+        assert json.loads(connection.publisher("room")) == {"client": ann.id}
+
+
+# Of groups that are open to all
+
+
+def session_of(client):
+    [view] = get_hub().views.values()
+    return view.pushes.sessions[client.id]
+
+
+async def test_publishes_of_one_read_share_the_rule_and_the_reply(monkeypatch):
+    looked, found = [], []
+    look, find = Unanswered._look, Rules.find
+    monkeypatch.setattr(Unanswered, "_look", lambda own: looked.append(len(own)) or look(own))
+    monkeypatch.setattr(Rules, "find", lambda own, name: found.append(name) or find(own, name))
+    async with speak(rules=RULES) as ann:
+        frames = [JSON.reply(publish(number)).payload for number in range(1, 51)]
+        # Frames of one read, and a frame of many commands: nothing is to be awaited.
+        assert [session_of(ann).receive(frame, True) for frame in frames[:10]] == [None] * 10
+        assert session_of(ann).receive(b"\n".join(frames[10:]), True) is None
+        assert [(await ann.hear())["id"] for _ in range(50)] == [*range(1, 51)]
+    assert looked == [50]
+    # Whether everybody may, and whether it is kept.
+    assert 1 <= found.count("room") <= 2
+
+
+class Burst(RateLimitFilter):
+    rate, burst, action, _registers = "1/h", 4, "answer", False
+
+
+class Ending(RateLimitFilter):
+    rate, burst, action, _registers = "1/h", 4, "close", False
+
+
+class Counting(Burst):
+    @classmethod
+    def filter(cls, web_socket_instance, frame):
+        """Looks at what is said."""
+
+
+class Late(Counting):
+    """So does this one."""
+
+
+class Upper(WebSocketMessageFilter):
+    _registers = False
+
+    @classmethod
+    def filter(cls, web_socket_instance, message):
+        """Looks at it, too."""
+
+
+async def asked(connection, name):
+    return True
+
+
+@pytest.mark.parametrize(
+    ("filters", "request_", "is_open"),
+    [
+        ([], {"channel": "room"}, True),
+        ([Burst], {"channel": "room"}, True),
+        ([Counting], {"channel": "room"}, False),
+        ([Late], {"channel": "room"}, False),
+        ([Upper], {"channel": "room"}, False),
+        ([], {}, False),
+        ([], {"channel": "#7"}, False),
+        ([], {"channel": "a/b"}, False),
+        ([], {"channel": "r" * 300}, False),
+        ([], {"channel": "closed"}, False),
+        ([], {"channel": "asked:5"}, False),
+        ([], {"channel": "room", "data": Data(b"\xff", "b")}, False),
+        ([], {"channel": "binary", "data": Data(b"\xff", "b")}, True),
+    ],
+)
+async def test_who_is_not_asked_whether_one_may_publish(filters, request_, is_open):
+    rules = [
+        group("closed"),
+        group("binary", publish=True, binary=True),
+        group("asked:<str:name>", publish=asked),
+        group("<str:name>", publish=True),
+    ]
+    async with speak(filters, rules=rules) as ann:
+        requests = session_of(ann).requests
+        for _ in range(2):
+            assert requests.open_group(request_) == (request_["channel"] if is_open else None)
+        session_of(ann).connection.may_publish = False
+        assert requests.open_group(request_) is None
+
+
+async def test_each_publish_of_an_open_group_is_counted():
+    async with speak([Burst], rules=RULES) as ann:
+        await ann.say(*[publish(number) for number in range(1, 6)])
+        heard = [await ann.hear() for _ in range(5)]
+        assert [reply.get("error", {}).get("code") for reply in heard] == [None] * 4 + [111]
+        assert [reply["id"] for reply in heard] == [1, 2, 3, 4, 5]
+
+
+async def test_what_closes_comes_after_the_replies_and_nothing_after_it():
+    async with speak(rules=RULES) as bob, speak([Ending], rules=RULES) as ann:
+        await bob.ask(subscribe={"channel": "room"})
+        await ann.say(*[publish(number) for number in range(1, 9)])
+        assert [(await ann.hear())["id"] for _ in range(4)] == [1, 2, 3, 4]
+        await ann.closed()
+        assert [(await bob.push())["pub"]["data"] for _ in range(4)] == [1, 2, 3, 4]
+        assert await bob.ask(ping={}) == {"ping": {}}
+
+
+async def test_a_reply_that_raises_costs_no_other_its_reply(layer, monkeypatch):
+    published = session.Session.published
+
+    def fail(own, number, error):
+        if number == 1:
+            raise RuntimeError("this one cannot be written")
+        published(own, number, error)
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: None)
+    monkeypatch.setattr(session.Session, "published", fail)
+    async with speak(rules=RULES) as ann:
+        await ann.say(publish(1), publish(2), {"id": 3, "ping": {}})
+        await layer.has(2)
+        for future in layer.taken:
+            future.set_result(None)
+        assert [(await ann.hear())["id"] for _ in range(2)] == [2, 3]
 
 
 # Many at once, to their subscribers

@@ -1,0 +1,50 @@
+"""
+The commands of one frame of the Centrifuge protocol, which are all decoded before any of them
+is handled::
+
+    first_of   up to TURN, at once
+    all_of     where there may be more: other connections have their turn between
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from .centrifuge import Format
+from .schema import messages
+
+#: So many commands of a frame are decoded, or handled, before other connections have their turn.
+TURN = 64
+#: So many commands of a frame are kept when they are decoded, as they take many times the bytes of
+#: the frame. Where there are more, each is decoded again when it is handled.
+MOST_DECODED = 1024
+#: Command -> the field that holds it; ``id`` is the only other field.
+REQUESTS = tuple(name for name in messages()["Command"] if name != "id")
+
+Commands = Iterator[dict[str, Any]]
+
+
+def first_of(form: Format, payload: bytes, text: bool) -> tuple[list[dict[str, Any]], Commands]:
+    """The first commands of a frame, ``TURN`` at most, and the rest. Raises :exc:`.BadFrame`."""
+    rest = form.decode(payload, text)
+    return [*islice(rest, TURN)], rest
+
+
+async def all_of(
+    form: Format, payload: bytes, text: bool, first: list[dict[str, Any]], rest: Commands
+) -> Iterable[dict[str, Any]]:
+    """All commands of a frame whose first ``TURN`` are known. Raises :exc:`.BadFrame`."""
+    await asyncio.sleep(0)
+    count = TURN
+    for count, command in enumerate(rest, TURN + 1):
+        if count <= MOST_DECODED:
+            first.append(command)
+        if count % TURN == 0:
+            await asyncio.sleep(0)
+    return first if count <= MOST_DECODED else form.decode(payload, text)
+
+
+def requests_of(command: dict[str, Any]) -> list[str]:
+    """The names of its requests, of which there should be one."""
+    return [name for name in REQUESTS if name in command]
