@@ -13,6 +13,7 @@ import signal
 import sys
 
 import _pytest.unittest
+import hypothesis
 import pytest
 
 import filtered_websocket
@@ -27,6 +28,16 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # pytest asks before each test, and reads the metadata of Twisted to know.
 if hasattr(_pytest.unittest, "_get_twisted_version"):
     _pytest.unittest._get_twisted_version = functools.cache(_pytest.unittest._get_twisted_version)
+
+
+# A busy machine may take long to make an example, and to try it.
+hypothesis.settings.register_profile(
+    "ours",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("ours")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,12 +1,11 @@
 """What is true for any input: chains, group keys, batches, frames, sequences."""
 
 import asyncio
-import os
 import re
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from websockets.frames import Opcode
 from websockets.protocol import OPEN, Protocol, Side
@@ -35,12 +34,7 @@ from .waiting import limited
 
 pytestmark = pytest.mark.repeats
 
-anything = settings(
-    deadline=None,
-    max_examples=300,
-    derandomize=bool(os.environ.get("CI")),
-    suppress_health_check=[HealthCheck.too_slow],
-)
+anything = settings(max_examples=300)
 
 # Chains
 

@@ -1,9 +1,11 @@
 """What tests of checks share."""
 
+import functools
 from weakref import WeakSet
 
 import pytest
 
+from filtered_websocket.checks import environment
 from filtered_websocket.checks.application import load_application
 from filtered_websocket.pipelines import route as routes
 
@@ -17,3 +19,11 @@ def no_other_routes(monkeypatch):
     load_application()
     served = WeakSet(r for r in routes._routes if r.paths and r.pipeline.rules is None)
     monkeypatch.setattr(routes, "_routes", served)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def versions_are_read_once():
+    """No package is installed while tests run, and reading what one says of itself is slow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(environment, "version", functools.cache(environment.version))
+        yield

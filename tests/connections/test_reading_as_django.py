@@ -1,6 +1,5 @@
 """A handshake is read as Django reads an HTTP request with the same headers."""
 
-import os
 from io import BytesIO
 
 import pytest
@@ -8,7 +7,7 @@ from django.core.exceptions import DisallowedHost
 from django.core.handlers.asgi import ASGIRequest
 from django.test import override_settings
 from django.urls import path as url
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filtered_websocket.auth.authenticators import SessionAuthenticator
@@ -57,12 +56,7 @@ def host_of(request):
         return ""
 
 
-@settings(
-    deadline=None,
-    max_examples=500,
-    derandomize=bool(os.environ.get("CI")),
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@settings(max_examples=500)
 @given(
     headers=lists,
     scheme=st.sampled_from(["http", "https"]),

@@ -13,7 +13,7 @@ from filtered_websocket.layer.redis_layer import redis_layer
 
 from .worlds import MemoryWorld, RedisWorld
 
-pytestmark = pytest.mark.usefixtures("time_enough")
+pytestmark = [pytest.mark.usefixtures("time_enough"), pytest.mark.repeats]
 
 STEPS = 120
 

@@ -33,7 +33,11 @@ from filtered_websocket.publishing.items import new_item
 from ..handshaking import shake_hands
 from ..waiting import limited
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ours")]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("ours"),
+    pytest.mark.repeats,
+]
 User = get_user_model()
 
 #: The moments of a handshake, in their order.

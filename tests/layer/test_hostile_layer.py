@@ -102,7 +102,6 @@ async def a_control_event_arrives(hub, layer):
 
 
 @settings(
-    deadline=None,
     max_examples=150,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -15,6 +15,8 @@ from filtered_websocket.presence.base import Info, pack_info, unpack_info
 from filtered_websocket.presence.ledger import Ledger
 from filtered_websocket.presence.roster import Roster
 
+pytestmark = pytest.mark.repeats
+
 GROUPS = ["g", "h"]
 USERS = ["ann", "bob", None]
 FAULTS = ["die", "sleep", "wake", "end_lease", "lose", "cut", "heal", "break_calls", "miss"]
