@@ -16,7 +16,8 @@ from filtered_websocket.hub.hub import get_hub
 #: How many publications a "short" group keeps.
 SHORT = 8
 grouppatterns = [
-    group("room:<name>", publish=True, history=History(size=10_000, ttl=3600)),
+    # More than any test publishes: nothing of it is ever dropped.
+    group("room:<name>", publish=True, history=History(size=100_000, ttl=3600)),
     group("short:<name>", publish=True, history=History(size=SHORT, ttl=3600)),
     group("last:<name>", publish=True, history=History(size=20, ttl=3600), latest=True),
 ]

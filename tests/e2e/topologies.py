@@ -99,9 +99,14 @@ class Pair:
             return client.info("replication")["master_link_status"] == "up"
 
     def is_known(self):
-        """Whether the Sentinel could make a master of the replica."""
+        """
+        Whether the Sentinel could make a master of the replica. A former master that is gone
+        is a replica for it, too, and for a moment as good as any other.
+        """
         with self.sentinel.client() as client:
-            return "slave" in [one["flags"] for one in client.sentinel_slaves("mymaster")]
+            known = {one["port"]: one for one in client.sentinel_slaves("mymaster")}
+        one = known.get(self.replica.port, {})
+        return one.get("flags") == "slave" and one.get("master-link-status") == "ok"
 
     def part(self):
         """The replica gets nothing from its master from here on."""
