@@ -14,12 +14,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ..layer.health import is_away
 from ..logs import LogThrottle, get_logger
 from ..threads.tasks import Tasks, end_tasks
 from .base import HistoryStore, Position
 from .feed import ON_ITS_WAY, Feed, Link
 from .follower import Run
-from .hosts import is_outage
+from .hosts import SlotMoving
 
 logger = get_logger(__name__)
 
@@ -137,9 +138,14 @@ class Feeds:
         return tops
 
     def note_failed(self, error: Exception) -> bool:
-        """The store has answered with an error; whether it is an outage of the layer."""
-        if is_outage(error):
+        """
+        The store has answered with an error; whether it will pass. Then everything is compared
+        again: when the layer is back, or after ``COMPARE`` while a cluster moves the keys.
+        """
+        if is_away(error):
             self.link.note_lost(error)
+            return True
+        if isinstance(error, SlotMoving):
             return True
         self.counts["history_failed"] += 1
         if self.throttle.note("history"):

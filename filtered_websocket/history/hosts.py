@@ -22,10 +22,10 @@ from redis.exceptions import (
 
 from ..conf import conf
 from ..layer.envelope import Item, open_item
-from ..layer.health import LOST
+from ..layer.health import LOST, is_away, is_replica
 from ..layer.names import needed_rights
 from ..layer.redis_connection import OnLost, RedisConnection, open_connection, pack
-from ..layer.redis_host import Commands, at_node
+from ..layer.redis_host import Commands, at_node, settle
 from ..layer.redis_layer import RedisLayer, make_pool
 from ..threads.tasks import end_tasks
 
@@ -68,15 +68,6 @@ async def open_identified(pool: Any, on_lost: OnLost) -> RedisConnection:
     return connection
 
 
-def settle(answer: "asyncio.Future[Any]", reply: Any) -> None:
-    if answer.done():
-        return
-    if isinstance(reply, Exception):
-        answer.set_exception(reply)
-    else:
-        answer.set_result(reply)
-
-
 class Hosts:
     """
     The connection to the Redis of each group. A node of a Redis Cluster refuses the keys that
@@ -89,6 +80,7 @@ class Hosts:
         :func:`hosts_of`, and ValueError for options with which only redis-py can connect.
         """
         self._hosts, self._number_of = hosts_of(layer)
+        self._redis = redis
         self._own: list[Commands] = []
         self._find: Callable[[str], tuple[str, Commands]]
         if redis is None:
@@ -129,6 +121,12 @@ class Hosts:
         if commands in self._owners.values():
             owners = self._owners.items()
             self._owners = {slot: node for slot, node in owners if node is not commands}
+
+    def leave_replica(self, key: str, commands: Commands) -> None:
+        """What ``commands`` lead to is no longer the master of this group."""
+        if self._redis is not None:
+            self._redis.reconnect(key)
+        commands.stop()
 
     async def close(self) -> None:
         """Close the connections that are this object's own; what has no answer fails."""
@@ -202,8 +200,8 @@ def is_moving(error: Exception) -> bool:
 def explain(error: Exception, layer: Any) -> Exception:
     """
     ``error`` of a script; for a missing right, a PermissionError that names what is needed. A
-    ConnectionError from a server that is no longer the master: only a new connection finds
-    that. :exc:`SlotMoving` where it may pass soon.
+    ConnectionError from a server that is not ready, or no longer the master. :exc:`SlotMoving`
+    where it may pass soon.
     """
     if is_moving(error):
         return SlotMoving(
@@ -213,17 +211,13 @@ def explain(error: Exception, layer: Any) -> Exception:
     if isinstance(error, NoPermissionError):
         rights = f"{needed_rights(layer)} ~{conf.NAMESPACE}:* {RIGHTS}"
         return PermissionError(f"Redis refuses it ({error}): its user needs {rights}")
-    # Redis 6 has the word in the text only, where it comes from a script.
-    if isinstance(error, ResponseError) and "read only replica" in str(error):
+    if is_replica(error):
         return ConnectionError(f"this Redis is no longer the master: {error}")
+    if isinstance(error, ResponseError) and is_away(error):
+        return ConnectionError(f"this Redis is not ready: {error}")
     return error
 
 
 def may_pass(error: Exception) -> bool:
     """Whether the same may succeed at once. That a slot moves was waited for."""
     return isinstance(error, LOST) and not isinstance(error, SlotMoving)
-
-
-def is_outage(error: Exception) -> bool:
-    """Whether Redis cannot be reached; not where it refuses something."""
-    return isinstance(error, LOST) and not isinstance(error, PermissionError | ResponseError)

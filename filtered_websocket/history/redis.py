@@ -10,22 +10,18 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
-from redis.exceptions import (
-    ClusterCrossSlotError,
-    MovedError,
-    NoScriptError,
-    ResponseError,
-)
+from redis.exceptions import ClusterCrossSlotError, MovedError, NoScriptError, ResponseError
 
 from ..conf import conf
 from ..layer.envelope import Batch
+from ..layer.health import is_away, is_replica
 from ..layer.redis_connection import OnReply, RedisConnection, pack
-from ..layer.redis_host import Commands
+from ..layer.redis_host import Commands, settle
 from ..layer.redis_layer import RedisLayer
 from ..logs import LogThrottle, get_logger
 from ..threads.tasks import pause
 from .base import OnAppended, Page, Position, Publication, Retention, StaleBatch
-from .hosts import Hosts, ItemFormat, explain, is_moving, settle
+from .hosts import Hosts, ItemFormat, explain, is_moving
 from .scripts import (
     APPEND,
     FORGET,
@@ -69,6 +65,8 @@ class RedisHistory:
         self.renewals = Renewals()
         self.loop = asyncio.get_running_loop()
         self.publishes = self._format.is_plain and redis is not None
+        #: For each Redis a group that it was asked for.
+        self.asked: dict[Commands, str] = {}
 
     async def close(self) -> None:
         await self.hosts.close()
@@ -107,7 +105,7 @@ class RedisHistory:
 
     async def tops(self, keys: Iterable[str]) -> dict[str, Position]:
         # All are written together.
-        asked = {key: self._ask(key, READ, read_arguments(key, None, 0, False)) for key in keys}
+        asked = {key: self._ask_top(key) for key in keys}
         replies = await asyncio.gather(*asked.values())
         return {
             key: Position(reply[0].decode(), reply[1])
@@ -116,6 +114,15 @@ class RedisHistory:
 
     async def forget(self, key: str) -> None:
         await self._ask(key, FORGET, forget_arguments(key))
+
+    async def answers(self) -> bool:
+        """Whether every Redis that was asked before answers now; a refusal is an answer."""
+        asked = map(self._ask_top, self.asked.values() if self.hosts.is_open else ())
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+        return not any(isinstance(one, Exception) and is_away(one) for one in replies)
+
+    def _ask_top(self, key: str) -> "asyncio.Future[Any]":
+        return self._ask(key, READ, read_arguments(key, None, 0, False))
 
     def _ask(
         self, key: str, script: Script, arguments: tuple[Arguments, Arguments]
@@ -156,6 +163,7 @@ class _Call:
         self._on_reply = on_reply
 
     def send(self) -> None:
+        self._store.asked[self._commands] = self._key
         self._commands.send(self._build, self._answered)
 
     def _build(self, connection: RedisConnection) -> bytes:
@@ -197,13 +205,9 @@ class _Call:
 
     def _fail(self, error: Exception) -> None:
         self._store.hosts.forget(self._commands)
-        self._on_reply(self._explain(error))
-
-    def _explain(self, error: Exception) -> Exception:
-        told = explain(error, self._store.layer)
-        if isinstance(error, ResponseError) and isinstance(told, ConnectionError):
-            self._commands.stop()
-        return told
+        if is_replica(error):
+            self._store.hosts.leave_replica(self._key, self._commands)
+        self._on_reply(explain(error, self._store.layer))
 
 
 class _Batch(NamedTuple):

@@ -33,10 +33,13 @@ def open_store(link: Any) -> HistoryStore | None:
     if isinstance(link, ProcessLink):
         return process_history()
     redis = link.redis if isinstance(link, RedisLink) else None
-    return _open_redis(get_channel_layer(conf.CHANNEL_LAYER), redis)
+    store = _open_redis(get_channel_layer(conf.CHANNEL_LAYER), redis)
+    if store is not None:
+        link.wait_also(store.answers)
+    return store
 
 
-def _open_redis(layer: Any, redis: RedisLayer | None) -> HistoryStore | None:
+def _open_redis(layer: Any, redis: RedisLayer | None) -> RedisHistory | None:
     try:
         return RedisHistory(layer, redis)
     except (AttributeError, RuntimeError, TypeError, ValueError, RedisError):

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import ClusterDownError, ReadOnlyError, RedisError, ResponseError
 
 from ..conf import conf
 from ..threads.tasks import Start, pause
@@ -25,10 +25,37 @@ from .envelope import VERSION, BadEnvelope
 
 #: Errors that mean an outage of the layer, not one bad message.
 LOST = (OSError, TimeoutError, RedisError)
+#: Answers that pass by themselves, of which redis-py has no class: another script runs, and a
+#: new master has no replicas yet.
+PASSING = ("BUSY ", "NOREPLICAS ")
 #: Interval of probes, seconds: a layer may hide that it receives nothing any more.
 HEARTBEAT = 5.0
 #: The key of a probe in its envelope.
 PROBE = "probe"
+
+
+def is_replica(error: object) -> bool:
+    """Whether this answer is of a Redis that is no master: only a new connection finds that."""
+    if not isinstance(error, ResponseError):
+        return False
+    # Redis 6 has the word in the text only, where it comes from a script.
+    words = ("read only replica", "Link with MASTER is down")
+    return isinstance(error, ReadOnlyError) or any(one in str(error) for one in words)
+
+
+def is_away(error: BaseException) -> bool:
+    """
+    Whether Redis cannot be reached, or says that it is not ready: it starts, or a replica takes
+    the place of its master. Not where it refuses something.
+    """
+    if isinstance(error, ResponseError):
+        is_down = isinstance(error, ClusterDownError) or str(error).startswith(PASSING)
+        return is_down or is_replica(error)
+    return isinstance(error, LOST) and not isinstance(error, PermissionError)
+
+
+async def _nothing_else() -> bool:
+    return True
 
 
 class LayerHealth:
@@ -51,6 +78,7 @@ class LayerHealth:
         self._available = asyncio.Event()
         self._available.set()
         self._ended = False
+        self._others_answer: Callable[[], Awaitable[bool]] = _nothing_else
 
     @property
     def is_lost(self) -> bool:
@@ -65,6 +93,13 @@ class LayerHealth:
         # Before the callback, which may raise. It starts running after it in any case.
         self._start(self._probe_until_back, "fws-probe")
         self._on_lost(error)
+
+    def wait_also(self, answers: Callable[[], Awaitable[bool]]) -> None:
+        """
+        No outage is over before ``answers()`` is True, or ``PUBLISH_MAX_AGE`` is: Redis carries
+        messages while it loads its data, and while a cluster is down, but keeps nothing.
+        """
+        self._others_answer = answers
 
     def stop(self) -> None:
         """Ignore outages from now on: connections may still report theirs."""
@@ -106,7 +141,11 @@ class LayerHealth:
             return False
         # Other processes may subscribe again later than this one.
         await asyncio.sleep(conf.LAYER_SETTLE)
-        return await self._probe() is None
+        if await self._probe() is not None:
+            return False
+        # What has waited for longer has failed; messages that need no others go on.
+        waited = time.monotonic() - self._lost_at
+        return await self._others_answer() or waited > conf.PUBLISH_MAX_AGE
 
 
 class Probes:

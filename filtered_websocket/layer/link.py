@@ -67,6 +67,7 @@ class LayerLink:
         self.want = self._subscriptions.want
         self.unwant = self._subscriptions.unwant
         self.is_joined = self._subscriptions.is_joined
+        self.wait_also = self._health.wait_also
 
     # Called by the hub
 

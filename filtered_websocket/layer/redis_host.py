@@ -41,6 +41,16 @@ def at_node(pool: Any, moved: MovedError) -> Any:
     return pool
 
 
+def settle(answer: "asyncio.Future[Any]", reply: Any) -> None:
+    """Give ``reply``, which may be an exception, to who waits for it, if anybody still does."""
+    if answer.done():
+        return
+    if isinstance(reply, Exception):
+        answer.set_exception(reply)
+    else:
+        answer.set_result(reply)
+
+
 class Commands:
     """
     Sends commands, in order. Guarantees: ``on_reply`` is called once for each, within

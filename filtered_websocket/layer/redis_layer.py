@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 from ..conf import conf
 from ..threads.tasks import end_tasks
 from .redis_connection import OnReply, can_take_over, limit_sentinels, pack
-from .redis_host import Commands, OnDone, Open, Subscriber
+from .redis_host import Commands, OnDone, Open, Subscriber, settle
 
 #: Called with the bytes of a message.
 OnData = Callable[[bytes], object]
@@ -142,7 +142,7 @@ class RedisLayer:
     async def group_send(self, group: str, message: Any) -> None:
         """Return when Redis has answered; raises its error, or TimeoutError."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.publish(group, message, partial(_settle, done))
+        self.publish(group, message, partial(settle, done))
         await done
 
     def publish(self, group: str, message: Any, on_reply: OnReply) -> None:
@@ -179,6 +179,16 @@ class RedisLayer:
         """
         name = self._get_group_channel_name(group)
         self._commands[self._get_shard(name)].send(pack(command), on_reply)
+
+    def reconnect(self, group: str) -> None:
+        """
+        The Redis of ``group`` is no longer the master, which only new connections find. What
+        has no answer fails, and who listens is told.
+        """
+        shard = self._get_shard(self._get_group_channel_name(group))
+        for commands in (self._commands, *self._more_commands.values()):
+            commands[shard].stop()
+        self._subscribers[shard].cut()
 
     def join(self, group: str, channel: str, on_done: OnDone) -> None:
         """
@@ -287,12 +297,3 @@ def _is_plain(layer: Any) -> bool:
     serializer: Any = getattr(layer, "_serializer", None)
     is_msgpack = type(serializer) is MsgPackSerializer
     return is_msgpack and not (serializer.crypter or serializer.random_prefix_length)
-
-
-def _settle(done: "asyncio.Future[Any]", reply: Any) -> None:
-    if done.done():
-        return
-    if isinstance(reply, Exception):
-        done.set_exception(reply)
-    else:
-        done.set_result(reply)

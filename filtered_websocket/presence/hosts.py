@@ -19,6 +19,7 @@ from redis.crc import key_slot
 from redis.exceptions import MovedError
 
 from ..conf import conf
+from ..layer.health import is_replica
 from ..layer.redis_connection import pack
 from ..layer.redis_host import Commands, at_node
 from ..layer.redis_layer import make_pool, redis_layer
@@ -66,8 +67,16 @@ class RedisHost:
         self._layer = layer
         self.is_plain: bool = layer.is_plain
         self.channel_of: Callable[[str], str] = layer.channel_of
-        self.execute: Callable[[str, Command, OnReply], None] = layer.execute
         layer.use()
+
+    def execute(self, group: str, command: Command, on_reply: OnReply) -> None:
+        """As :meth:`.RedisLayer.execute`."""
+        self._layer.execute(group, command, partial(self._take, group, on_reply))
+
+    def _take(self, group: str, on_reply: OnReply, reply: Any) -> None:
+        if is_replica(reply):
+            self._layer.reconnect(group)
+        on_reply(reply)
 
     def open_node(self, pool: Any) -> "NodeHost":
         """A host with this ``pool``."""
@@ -137,6 +146,9 @@ async def _run(client: Any, command: Command, on_reply: OnReply) -> None:
             reply = await client.execute_command(*command)
     except Exception as error:
         reply = error
+        if is_replica(error):
+            # Only a new connection finds the master.
+            await client.connection_pool.disconnect(inuse_connections=False)
     except BaseException:
         on_reply(ConnectionError("the connection to Redis was closed meanwhile"))
         raise

@@ -10,9 +10,9 @@ from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias, cast
 
 from ..history.base import HistoryStore, Position, Retention
-from ..history.hosts import is_outage
 from ..history.memory import process_history
 from ..layer.envelope import CONTROL, Batch, Item
+from ..layer.health import is_away
 from ..layer.process import hand_over
 
 #: Most messages, and about the most bytes, of one batch.
@@ -156,7 +156,7 @@ def append(
 
 
 def _appended(link: Link, on_sent: OnSent, answer: Position | Exception) -> None:
-    if isinstance(answer, Exception) and is_outage(answer):
+    if isinstance(answer, Exception) and is_away(answer):
         link.note_lost(answer)
     on_sent(answer)
 

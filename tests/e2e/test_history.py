@@ -251,7 +251,8 @@ async def test_a_process_whose_subscriber_is_cut_fills_the_hole_by_itself(databa
 @pytest.fixture
 def moving_site(database):
     """Two processes on a cluster, which wait for it as long as a test may take."""
-    site = ClusterSite({**database, "TEST_FWS": json.dumps({"LAYER_TIMEOUT": LIMIT})})
+    limits = {"LAYER_TIMEOUT": LIMIT, "PUBLISH_MAX_AGE": LIMIT}
+    site = ClusterSite({**database, "TEST_FWS": json.dumps(limits)})
     yield site
     site.stop()
 
@@ -318,6 +319,39 @@ async def test_what_is_published_while_a_slot_moves_is_there_once_and_in_order(m
         got = {offset: text for (_, offset), text in reader.got.items()}
         assert list(got) == [n for n in everything if n not in lost]
         assert got.items() <= everything.items() and len(got) == len(reader.got)
+
+
+async def test_while_a_cluster_is_down_what_is_published_waits_and_that_is_told_once(moving_site):
+    """A node is away: the others refuse all keys, and still carry messages."""
+    site, cluster = moving_site, moving_site.cluster
+    first, last = site.servers
+    away = cluster.nodes[2]
+    names = (f"room:{next(NAMES)}" for _ in itertools.count())
+    group = next(name for name in names if slot_of(group_key(name)) <= int(cluster.SLOTS[1][1]))
+    async with opened(first, last) as (ann, bob), reading(group, first, last) as readers:
+        await ann.publish(group, "before")
+        away.signal(signal.SIGSTOP)
+        try:
+            for node in cluster.nodes[:2]:
+                await until(lambda node=node: "cluster_state:fail" in state_of(cluster, node))
+            waiting = [asyncio.create_task(one.publish(group, *"ab")) for one in (ann, bob)]
+            for server in site.servers:
+                await asyncio.to_thread(server.said, "lost the channel layer .* is not ready: ")
+            assert not any(one.done() for one in waiting)
+        finally:
+            away.signal(signal.SIGCONT)
+        places = sorted(itertools.chain.from_iterable(await asyncio.gather(*waiting)))
+        assert [offset for _, offset in places] == [2, 3, 4, 5]
+        for reader in readers:
+            await until(lambda reader=reader: reader.at == places[-1])
+            assert sorted(reader.texts) == ["a", "a", "b", "b", "before"]
+            assert reader.jumps == reader.refusals == [] and not reader.gaps
+    for server in site.servers:
+        assert server.output.count("lost the channel layer") == 1
+
+
+def state_of(cluster, node):
+    return cluster.do(node, "CLUSTER", "INFO")
 
 
 def texts(client):

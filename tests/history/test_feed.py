@@ -10,6 +10,7 @@ from filtered_websocket.history import feed as module
 from filtered_websocket.history import feeds as feeds_module
 from filtered_websocket.history.base import Position
 from filtered_websocket.history.feeds import Feeds
+from filtered_websocket.history.hosts import SlotMoving
 from filtered_websocket.history.memory import MemoryHistory
 from filtered_websocket.threads.tasks import Tasks
 
@@ -120,6 +121,23 @@ async def test_what_is_no_longer_kept_is_told(hub):
     await hub.publish("i")
     await idle(hub)
     assert hub.heard == ["lost", "i"] and hub.counts["history_lost"] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [(SlotMoving("it moves"), 0), (redis.exceptions.ClusterDownError("it is down"), 1)],
+)
+async def test_what_passes_is_no_gap_and_what_is_missing_comes_later(hub, error, lost):
+    await hub.open().begun()
+    await hub.publish("a", sends=False)
+    hub.store.error = error
+    await hub.publish("b")
+    await idle(hub)
+    assert hub.heard == [] and len(hub.lost) == lost and not hub.counts["history_failed"]
+    hub.store.error = None
+    await hub.feeds.compare()
+    await idle(hub)
+    assert hub.heard == ["a", "b"]
 
 
 async def test_a_store_beside_the_layer_may_be_behind_it(hub, monkeypatch):

@@ -356,6 +356,66 @@ async def test_an_error_of_redis_is_the_answer(server, error):
             await append(store, batch_of("a"))
 
 
+NOT_READY = (b"-CLUSTERDOWN The cluster is down\r\n", b"-NOREPLICAS Not enough good replicas\r\n")
+PAGE = b"*5\r\n$1\r\ne\r\n:7\r\n:1\r\n:8\r\n*0\r\n"
+
+
+@pytest.mark.parametrize("answer", NOT_READY)
+async def test_a_redis_that_is_not_ready_is_away_for_all_batches_of_a_call(server, answer):
+    server.answer = lambda command: INFO if command[0] == b"INFO" else answer
+    async with Opened(server.url) as store:
+        assert await store.answers()
+        batches = [append(store, batch_of("a", key=group_key(name))) for name in "xyz"]
+        errors = await asyncio.gather(*batches, return_exceptions=True)
+        assert all(type(error) is ConnectionError for error in errors)
+        assert "this Redis is not ready" in str(errors[0])
+        # Not each alone, as where something is wrong with one of them.
+        assert len(server.named(b"EVALSHA")) == 1
+        assert not await store.answers()
+        server.answer = lambda command: b"-NOPERM no\r\n"
+        assert await store.answers()
+        server.answer = lambda command: PAGE
+        assert await store.answers()
+        assert server.connections == 1
+
+
+async def test_who_has_no_store_any_more_waits_for_nothing(server):
+    server.answer = lambda command: INFO if command[0] == b"INFO" else NOT_READY[0]
+    async with Opened(server.url) as store:
+        with pytest.raises(ConnectionError):
+            await append(store, batch_of("a"))
+        await store.close()
+        assert await store.answers()
+        assert len(server.named(b"EVALSHA")) == 1
+
+
+async def test_a_redis_that_is_no_master_any_more_is_left(server):
+    """With the connections of the layer, which a replica would take messages from."""
+    readonly = b"-READONLY You can't write against a read only replica.\r\n"
+    answers = {b"INFO": INFO, b"PUBLISH": b":1\r\n", b"EVALSHA": readonly}
+    server.answer = lambda command: answers[command[0]]
+    opened = Opened(server.url)
+    async with opened as store:
+        await opened.redis.group_send("g", {})
+        with pytest.raises(ConnectionError, match="no longer the master"):
+            await append(store, batch_of("a"))
+        answers[b"EVALSHA"] = APPENDED
+        assert (await append(store, batch_of("a"))).offset == 7
+        await opened.redis.group_send("g", {})
+        assert server.connections == 4
+
+
+async def test_connections_of_a_store_without_a_layer_leave_it_as_well(server):
+    answers = [b"-READONLY You can't write against a read only replica.\r\n", APPENDED]
+    server.answer = lambda command: INFO if command[0] == b"INFO" else answers.pop(0)
+    store = RedisHistory(RedisChannelLayer(hosts=[server.url]))
+    with pytest.raises(ConnectionError, match="no longer the master"):
+        await append(store, batch_of("a"))
+    assert (await append(store, batch_of("a"))).offset == 7
+    assert server.connections == 2
+    await store.close()
+
+
 async def test_a_server_without_a_run_id_keeps_nothing(server):
     server.answer = lambda command: b"$8\r\nrun_id:\r\r\n"
     async with Opened(server.url) as store:

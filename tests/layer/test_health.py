@@ -5,9 +5,10 @@ import time
 import weakref
 
 import pytest
+from redis._parsers.base import BaseParser
 
 from filtered_websocket.layer import health
-from filtered_websocket.layer.health import LayerHealth, Probes
+from filtered_websocket.layer.health import LayerHealth, Probes, is_away, is_replica
 from filtered_websocket.threads import tasks
 
 from ..waiting import limited
@@ -86,6 +87,66 @@ async def test_an_outage_goes_on_if_the_second_probe_is_lost():
     away.outages.note_lost(OSError("reset"))
     assert await away.over()
     assert away.story[2:] == ["probe", "no probe", "go on joining", "probe", "probe", "back"]
+    await away.stop()
+
+
+@pytest.mark.parametrize(
+    ("answer", "away", "replica"),
+    [
+        ("CLUSTERDOWN The cluster is down", True, False),
+        ("LOADING Redis is loading the dataset in memory", True, False),
+        ("BUSY Redis is busy running a script.", True, False),
+        ("NOREPLICAS Not enough good replicas to write.", True, False),
+        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set", True, True),
+        ("READONLY You can't write against a read only replica.", True, True),
+        (
+            "ERR Error running script: -READONLY You can't write against a read only replica",
+            True,
+            True,
+        ),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", False, False),
+        ("OOM command not allowed when used memory > 'maxmemory'.", False, False),
+        ("NOPERM this user has no permissions", False, False),
+    ],
+    ids=lambda value: value[:12] if isinstance(value, str) else None,
+)
+def test_what_redis_says_while_it_is_not_ready_is_an_outage(answer, away, replica):
+    error = BaseParser.parse_error(answer)
+    assert (is_away(error), is_replica(error)) == (away, replica)
+
+
+def test_a_redis_that_cannot_be_reached_is_away_and_one_that_refuses_is_not():
+    assert is_away(TimeoutError()) and is_away(ConnectionError())
+    assert not is_away(PermissionError()) and not is_away(ValueError())
+    assert not is_replica("READONLY")
+
+
+async def test_an_outage_goes_on_until_all_answer_who_were_to_be_waited_for():
+    away, answers = Away(), [False, True]
+
+    async def answer():
+        away.story.append("asked")
+        return answers.pop(0)
+
+    away.outages.wait_also(answer)
+    away.outages.note_lost(OSError("reset"))
+    assert await away.over()
+    again = ["probe", "probe", "asked"]
+    assert away.story == ["lost", "join again", *again, "go on joining", *again, "back"]
+    await away.stop()
+
+
+async def test_who_does_not_answer_for_publish_max_age_is_not_waited_for(settings):
+    settings.FILTERED_WEBSOCKET = {**settings.FILTERED_WEBSOCKET, "PUBLISH_MAX_AGE": 0}
+    away = Away()
+
+    async def answer():
+        return False
+
+    away.outages.wait_also(answer)
+    away.outages.note_lost(OSError("reset"))
+    assert await away.over()
+    assert away.story == ["lost", "join again", "probe", "probe", "back"]
     await away.stop()
 
 

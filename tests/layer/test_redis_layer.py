@@ -14,6 +14,7 @@ from redis.asyncio.connection import Connection
 from redis.exceptions import NoPermissionError
 
 from filtered_websocket.layer import redis_layer as module
+from filtered_websocket.layer.redis_host import settle
 from filtered_websocket.layer.redis_layer import redis_layer
 from filtered_websocket.threads.tasks import end_tasks
 
@@ -71,7 +72,7 @@ async def part(layer, group, channel):
 
 async def _changed(change, group, channel):
     done = asyncio.get_running_loop().create_future()
-    change(group, channel, lambda error: module._settle(done, error))
+    change(group, channel, lambda error: settle(done, error))
     await done
 
 
@@ -203,6 +204,26 @@ async def test_a_loss_is_told_to_every_listener(server):
         ours.close_subscribers(ours.heard())
         assert len(ann.lost) == len(bob.lost) == 1
         await join(ours, "a", ann.channel)
+    await ours.close()
+
+
+async def test_a_redis_that_is_no_master_any_more_is_left(server):
+    """By each connection: it would go on to carry messages, which the others do not get."""
+    _, ours = open_layer(server.url)
+    async with Listener(ours) as ann:
+        await join(ours, "g", ann.channel)
+        await ours.group_send("g", MESSAGE)
+        server.answer = lambda command: None
+        sending = asyncio.ensure_future(ours.group_send("g", MESSAGE))
+        await until(lambda: len(server.named(b"PUBLISH")) == 2)
+        server.answer = server.confirm
+        ours.reconnect("g")
+        with pytest.raises(ConnectionError):
+            await sending
+        assert len(ann.lost) == 1
+        await join(ours, "g", ann.channel)
+        await ours.group_send("g", MESSAGE)
+        assert server.connections == 4
     await ours.close()
 
 

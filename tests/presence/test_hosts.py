@@ -17,6 +17,7 @@ from filtered_websocket.presence.redis import RedisStore
 
 from ..e2e.processes import Valkey
 from ..e2e.topologies import Cluster
+from ..layer.scripted_redis import ScriptedRedis
 from .worlds import call, entry
 
 
@@ -97,6 +98,23 @@ async def test_a_call_without_an_answer_fails_in_time(valkey, settings):
     # redis-py makes its own of it.
     assert isinstance(await reply, (TimeoutError, redis.TimeoutError))
     await host.close()
+
+
+READONLY = b"-READONLY You can't write against a read only replica.\r\n"
+
+
+@pytest.mark.parametrize("kind", [Odd, RedisPubSubChannelLayer, RedisChannelLayer])
+async def test_a_redis_that_is_no_master_any_more_is_left(kind):
+    """Only a new connection finds who is."""
+    async with ScriptedRedis() as server:
+        server.answer = lambda command: READONLY
+        host = open_host(kind(hosts=[server.url]))
+        for count in (1, 2):
+            reply = asyncio.get_running_loop().create_future()
+            host.execute(group_key("g"), ("SET", "a", "b"), reply.set_result)
+            assert isinstance(await reply, redis.ReadOnlyError)
+            assert server.connections == count
+        await host.close()
 
 
 # A Redis Cluster

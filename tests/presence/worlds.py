@@ -7,6 +7,7 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 
 from filtered_websocket.layer import redis_layer as module
 from filtered_websocket.layer.envelope import group_key
+from filtered_websocket.layer.redis_host import settle
 from filtered_websocket.presence.base import Call, Info, pack_info, unseal_events
 from filtered_websocket.presence.memory import MemoryStore
 from filtered_websocket.presence.redis import RedisStore
@@ -93,9 +94,7 @@ class RedisWorld:
         for group in groups:
             self._keys[group_key(group)] = group
             done = asyncio.get_running_loop().create_future()
-            self.layer.join(
-                group_key(group), channel, lambda error, done=done: module._settle(done, error)
-            )
+            self.layer.join(group_key(group), channel, lambda error, done=done: settle(done, error))
             await done
 
     async def delivered(self):

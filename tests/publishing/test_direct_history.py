@@ -136,7 +136,16 @@ def test_a_missing_right_is_named(valkey):
             sender.send("room", new_item("m"), KEEP)
 
 
-def test_a_server_that_is_no_longer_the_master_is_left(layer, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.ReadOnlyError("You can't write against a read only replica."),
+        redis.exceptions.ClusterDownError("The cluster is down"),
+        redis.BusyLoadingError("Redis is loading the dataset in memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_server_that_is_not_ready_or_no_longer_the_master_is_left(layer, error, monkeypatch):
     """The next connection finds the new one; where there is none, it is told."""
     sender = DirectSender(layer)
     [host] = sender._hosts.values()
@@ -145,7 +154,7 @@ def test_a_server_that_is_no_longer_the_master_is_left(layer, monkeypatch):
     def refuse_once(*command):
         if command[0] in ("EVAL", "EVALSHA") and not connections:
             connections.append(host._connection)
-            raise redis.ReadOnlyError("You can't write against a read only replica.")
+            raise error
         return ask(*command)
 
     monkeypatch.setattr(host, "_ask", refuse_once)
