@@ -24,6 +24,8 @@ from filtered_websocket.threads import blocking, database
 from filtered_websocket.threads.blocking import in_the_thread_sensitive_thread
 from filtered_websocket.threads.database import run_query
 
+from ..waiting import until
+
 pytestmark = pytest.mark.django_db(transaction=True)
 
 MODEL = "django.contrib.auth.backends.ModelBackend"
@@ -477,6 +479,8 @@ async def test_where_all_are_cancelled_nothing_is_asked(ann):
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+        # What they have begun to ask ends without them.
+        await until(lambda: not sessions._batches._lines.get(asyncio.get_running_loop()))
 
     _, asked = await queries_of(leave())
     assert asked == []
