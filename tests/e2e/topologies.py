@@ -35,6 +35,10 @@ class Sentinel(Process):
         )
         super().__init__([str(get_binary_path()), str(config), "--sentinel"])
         self.starts("Sentinel ID is")
+        with self.client() as client:
+            # It would do nothing for half a minute after it was not given a core for two seconds,
+            # and then find no replica that has heard of its master lately enough.
+            assert client.execute_command("SENTINEL", "DEBUG", "tilt-trigger", "60000") == "OK"
 
     @property
     def address(self):
@@ -118,7 +122,7 @@ class Pair:
         """The master is killed; return when the replica has its place, and a replica."""
         self.master.kill()
         self.replica.signal(signal.SIGCONT)
-        assert wait_until(self.is_promoted)
+        assert wait_until(self.is_promoted), self.sentinel.output
         self.master = self.replica
         self._start_replica()
         assert wait_until(self.is_known)
