@@ -179,16 +179,29 @@ def _parse(part: bytes) -> dict[str, Any]:
         message.ParseFromString(part)
     except Exception as error:  # google's DecodeError, which is not imported without the extra
         raise BadFrame from error
-    return _as_dict(message)
+    command = _as_dict(message)
+    # No other command has names that the client chooses.
+    if "connect" in command and _count_keys(command) > PARSER.max_keys:
+        raise BadFrame
+    return command
+
+
+def _count_keys(value: Any) -> int:
+    """How many keys all objects of a command have together, as :class:`.JSONCodec` counts."""
+    if not isinstance(value, dict):
+        return 0
+    return len(value) + sum(map(_count_keys, value.values()))
 
 
 def _as_dict(message: Any) -> dict[str, Any]:
-    """The fields of a Protobuf message that are set."""
+    """The fields of a Protobuf message that are set. :exc:`BadFrame` where a map is too long."""
     fields = messages()[message.DESCRIPTOR.name]
     found: dict[str, Any] = {}
     for descriptor, value in message.ListFields():
         field = fields[descriptor.name]
         if field.is_map:
+            if len(value) > PARSER.max_keys:
+                raise BadFrame  # before each of them becomes an object of Python
             is_message = field.type in messages()
             pairs = value.items()
             found[descriptor.name] = {

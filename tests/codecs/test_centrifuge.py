@@ -9,7 +9,7 @@ import pytest
 
 from filtered_websocket.codecs import centrifuge
 from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF, BadFrame, Publication
-from filtered_websocket.codecs.data import Data, as_json, data_of, from_bytes
+from filtered_websocket.codecs.data import PARSER, Data, as_json, data_of, from_bytes
 
 from ..costs import ends, is_linear
 
@@ -88,6 +88,45 @@ def test_a_malformed_json_frame_is_a_bad_request(frame):
 def test_a_malformed_protobuf_frame_is_a_bad_request(frame):
     with pytest.raises(BadFrame):
         decoded(PROTOBUF, frame, False)
+
+
+def comes_back(form, field, count, value):
+    """The frame of a connect command with so many entries in a field."""
+    command = {"id": 1, "connect": {field: {f"name {n}": value for n in range(count)}}}
+    if form is JSON:
+        return json.dumps(command).encode()
+    return codecs._ProtobufCodec.encode_commands([command])
+
+
+#: The names of the fields ``id``, ``connect`` and the one that is long.
+NAMED = 3
+MOST = PARSER.max_keys
+
+
+@pytest.mark.parametrize("form", [JSON, PROTOBUF], ids=["json", "protobuf"])
+@pytest.mark.parametrize(
+    ("field", "value", "most"),
+    [
+        ("subs", {}, MOST - NAMED),
+        # Each has three names of fields besides its own.
+        ("subs", {"recover": True, "offset": 3, "epoch": "e"}, (MOST - NAMED) // 4),
+        ("headers", "value", MOST - NAMED),
+    ],
+)
+def test_a_command_has_as_many_names_in_both_formats(form, field, value, most):
+    [command] = decoded(form, comes_back(form, field, most, value), form is JSON)
+    assert len(command["connect"][field]) == most
+    with pytest.raises(BadFrame):
+        decoded(form, comes_back(form, field, most + 1, value), form is JSON)
+
+
+def test_of_a_map_that_is_too_long_nothing_becomes_an_object(monkeypatch):
+    made = []
+    as_dict = centrifuge._as_dict
+    monkeypatch.setattr(centrifuge, "_as_dict", lambda one: made.append(one) or as_dict(one))
+    with pytest.raises(BadFrame):
+        decoded(PROTOBUF, comes_back(PROTOBUF, "subs", 20_000, {}), False)
+    assert len(made) == 2  # the command, and what is in ``connect``
 
 
 #: Frames of about so many bytes that are the most work.

@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 
 from filtered_websocket import WebSocketMessageFilter
 from filtered_websocket.codecs import commands
-from filtered_websocket.codecs.centrifuge import Json
+from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF, Json
 from filtered_websocket.groups import History, group, personal
 from filtered_websocket.history import ahistory
 from filtered_websocket.protocols import requests
@@ -274,6 +274,17 @@ async def test_a_malformed_frame_of_protobuf_is_answered_by_3501_alone(frame, ca
         await ann.client.receive()
         assert await only_close(ann, frame) == 3501
     assert [one for one in caplog.records if one.levelno > logging.INFO] == []
+
+
+@pytest.mark.parametrize("form", [JSON, PROTOBUF], ids=["json", "protobuf"])
+async def test_who_comes_back_with_too_many_subscriptions_is_answered_by_3501_alone(form):
+    command = {"id": 1, "connect": {"subs": {f"room {number}": {} for number in range(1001)}}}
+    frame = json.dumps(command)
+    if form is PROTOBUF:
+        codecs = pytest.importorskip("centrifuge.codecs")._ProtobufCodec
+        frame = codecs.encode_commands([command])
+    async with speak(rules=RULES, connects=False, subprotocols=[form.subprotocol]) as ann:
+        assert await only_close(ann, frame) == 3501
 
 
 @pytest.mark.parametrize("frame", ["text", b"\x00"])
