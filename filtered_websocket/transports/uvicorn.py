@@ -20,7 +20,7 @@ from ..logs import get_logger
 from ..types import Receive, Send
 from .asgi import HIGH_WATER, AsgiTransport
 from .inbox import MessageQueue, Received, make_small
-from .lane import NOBODY, Lane, abort
+from .lane import NOBODY, Lane, abort, send_at_once
 from .scheduling import is_between_frames, parse_in_turns, parse_rest, settle
 
 logger = get_logger(__name__)
@@ -121,6 +121,7 @@ class UvicornLane(Lane):
                 lane._fail_soon(error)
 
     def open(self) -> None:
+        send_at_once(self._transport)
         make_small(getattr(self._protocol, "queue", None), Received)
         read_short_frames(self._protocol)
         super().open()

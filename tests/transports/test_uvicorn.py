@@ -408,3 +408,75 @@ async def test_a_slow_reader_is_closed_rather_than_miss_what_is_kept(serving, se
         if one.ended:
             break
     await one.transport.stopped()
+
+
+@contextlib.asynccontextmanager
+async def given(listening):
+    """What uvicorn has made of a socket that it was given, as by ``--fd``, and of one client."""
+    opened = asyncio.get_running_loop().create_future()
+    over = asyncio.Event()
+
+    async def application(scope, receive, send):
+        await receive()
+        transport = open_transport(send, 1000, lambda *end: None)
+        await send({"type": "websocket.accept"})
+        transport.open()
+        opened.set_result(transport)
+        await over.wait()
+        transport.stop()
+
+    config = uvicorn.Config(
+        application,
+        fd=listening.fileno(),
+        ws="websockets-sansio",
+        loop="asyncio",
+        log_config=None,
+        lifespan="off",
+        interface="asgi3",
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    async with limited():
+        if listening.family == socket.AF_UNIX:
+            reader, writer = await asyncio.open_unix_connection(listening.getsockname())
+        else:
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+        writer.write(HANDSHAKE + b"\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        transport = await opened
+        try:
+            yield transport, reader
+        finally:
+            over.set()
+            writer.close()
+            await server.shutdown()
+
+
+async def test_a_socket_that_uvicorn_was_given_sends_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        async with given(listening) as (transport, reader):
+            endpoint = transport._transport.get_extra_info("socket")
+            assert endpoint.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            transport.write(text())
+            await reader.readuntil(wire("a"))
+
+
+async def test_a_socket_that_is_none_of_tcp_is_served_as_it_is(tmp_path):
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        listening.listen()
+        async with given(listening) as (transport, reader):
+            transport.write(text())
+            await reader.readuntil(wire("a"))
+
+
+@pytest.mark.parametrize("found", [None, object()])
+async def test_a_transport_without_a_socket_is_served_as_it_is(serving, found):
+    one = await serving()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one.protocol.transport, "get_extra_info", lambda name: found)
+        one.transport.open()
+    one.transport.write(text())
+    await one.reader.readuntil(wire("a"))
