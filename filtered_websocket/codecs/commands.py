@@ -2,20 +2,19 @@
 The commands of one frame of the Centrifuge protocol, which are all decoded before any of them
 is handled::
 
-    first_of   up to TURN, at once
+    first_of   up to AT_ONCE
     all_of     where there may be more: other connections have their turn between
 """
 
-import asyncio
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from .centrifuge import Format
 from .schema import messages
 
-#: So many commands of a frame are decoded, or handled, before other connections have their turn.
-TURN = 64
+#: So many commands of a frame are decoded without a look at the clock.
+AT_ONCE = 64
 #: So many commands of a frame are kept when they are decoded, as they take many times the bytes of
 #: the frame. Where there are more, each is decoded again when it is handled.
 MOST_DECODED = 1024
@@ -25,23 +24,36 @@ REQUESTS = tuple(name for name in messages()["Command"] if name != "id")
 Commands = Iterator[dict[str, Any]]
 
 
+class Turns(Protocol):
+    """Tells when other connections have their turn: ``scheduling.Turns`` of transports."""
+
+    @property
+    def is_over(self) -> bool: ...
+
+    async def next(self) -> None: ...
+
+
 def first_of(form: Format, payload: bytes, text: bool) -> tuple[list[dict[str, Any]], Commands]:
-    """The first commands of a frame, ``TURN`` at most, and the rest. Raises :exc:`.BadFrame`."""
+    """The first commands of a frame, ``AT_ONCE`` at most, and the rest. Raises :exc:`.BadFrame`."""
     rest = form.decode(payload, text)
-    return [*islice(rest, TURN)], rest
+    return [*islice(rest, AT_ONCE)], rest
 
 
 async def all_of(
-    form: Format, payload: bytes, text: bool, first: list[dict[str, Any]], rest: Commands
+    form: Format,
+    payload: bytes,
+    text: bool,
+    first: list[dict[str, Any]],
+    rest: Commands,
+    turns: Turns,
 ) -> Iterable[dict[str, Any]]:
-    """All commands of a frame whose first ``TURN`` are known. Raises :exc:`.BadFrame`."""
-    await asyncio.sleep(0)
-    count = TURN
-    for count, command in enumerate(rest, TURN + 1):
+    """All commands of a frame whose first ``AT_ONCE`` are known. Raises :exc:`.BadFrame`."""
+    count = AT_ONCE
+    for count, command in enumerate(rest, AT_ONCE + 1):
         if count <= MOST_DECODED:
             first.append(command)
-        if count % TURN == 0:
-            await asyncio.sleep(0)
+        if turns.is_over:
+            await turns.next()
     return first if count <= MOST_DECODED else form.decode(payload, text)
 
 

@@ -20,6 +20,9 @@ from ..history.base import Position
 from ..threads.result import Result
 from ..transports.scheduling import settle
 
+#: So many publishes of a client wait at most for the layer, before the next one is handled.
+MOST_UNANSWERED = 64
+
 
 class ClientEvent:
     """A publish of a client, while it goes through the data and message chains."""
@@ -158,8 +161,13 @@ class Unanswered:
         self._waiting: deque[Receipt] = deque()
         self._will_look = False
 
-    def __len__(self) -> int:
-        return len(self._waiting)
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next publish has to wait for these."""
+        return len(self._waiting) >= MOST_UNANSWERED
 
     def add(self, receipt: Receipt) -> None:
         """It is answered when it is done, and those before it are."""

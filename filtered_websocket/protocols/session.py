@@ -17,12 +17,13 @@ from typing import Any
 
 from ..close_codes import FILTER_ERROR, TOO_LARGE, UNAUTHORIZED
 from ..codecs.centrifuge import BadFrame, Format, choose
-from ..codecs.commands import TURN, all_of, first_of, requests_of
+from ..codecs.commands import AT_ONCE, all_of, first_of, requests_of
 from ..codecs.data import Data
 from ..conf import conf
 from ..exceptions import ends_the_task
 from ..filters.rate_limit import RateLimitFilter
 from ..transports import AsgiTransport
+from ..transports.scheduling import Turns
 from . import codes
 from .codes import BadRequest, ReplyError
 from .connection import ClientConnection, Receipt, Unanswered
@@ -112,10 +113,7 @@ class Session:
     # Commands
 
     def receive(self, payload: bytes, text: bool) -> Awaitable[object] | None:
-        """
-        Handle one frame; what of that is to be awaited, or None. Never raises but for what
-        ends the task, nor does what is awaited.
-        """
+        """Handle one frame; what is to be awaited, or None. Raises only what ends the task."""
         connection = self.connection
         if connection.deadline is not None and connection.is_expired(self._loop.time()):
             connection.close(UNAUTHORIZED, "expired")
@@ -124,9 +122,9 @@ class Session:
             return self._refuse((TOO_LARGE, "bad request"))
         try:
             commands, rest = first_of(self.format, payload, text)
-            if len(commands) == TURN:
+            if len(commands) == AT_ONCE:
                 # Nothing else refers to them: they may take much memory.
-                decoding = all_of(self.format, payload, text, commands, rest)
+                decoding = all_of(self.format, payload, text, commands, rest, Turns())
                 return self._until_bad(self._handle_decoded(decoding))
             return self._handle_first(iter(commands))
         except (BadRequest, BadFrame):
@@ -134,8 +132,9 @@ class Session:
 
     def _handle_first(self, commands: Iterator[dict[str, Any]]) -> Awaitable[object] | None:
         """Handle commands until one takes time: that one and the rest are to be awaited."""
+        turns = Turns()
         for command in commands:
-            steps = self._handle(command)
+            steps = self._handle(command) or (turns.next() if turns.is_over else None)
             if steps is not None:
                 return self._until_bad(self._handle_all(commands, steps))
         return None
@@ -149,14 +148,15 @@ class Session:
         """Handle commands, once ``steps`` are done."""
         if steps is not None:
             await steps
-        for number, command in enumerate(commands, 1):
+        turns = Turns()
+        for command in commands:
             if self.connection.closing:
                 return
             steps = self._handle(command)
             if steps is not None:
                 await steps
-            if number % TURN == 0:
-                await asyncio.sleep(0)
+            if turns.is_over:
+                await turns.next()
 
     async def _until_bad(self, steps: Awaitable[object]) -> None:
         try:
@@ -186,7 +186,7 @@ class Session:
         if name == "publish":
             group = self.requests.open_group(request)
             is_read = self.transport.unsent <= HIGH_WATER
-            if group is not None and is_read and len(self._unanswered) < TURN:
+            if group is not None and is_read and not self._unanswered.is_full:
                 return self._publish(number, group, request.get("data", NULL))
         steps = self._answer(0 if name == "send" else number, name, request)
         if name == "rpc" and self._view.pipeline.call:
@@ -220,7 +220,7 @@ class Session:
         reads: one that does not is not read either. But publishes do not wait for one another.
         """
         unanswered = self._unanswered
-        if unanswered and (name != "publish" or len(unanswered) >= TURN):
+        if unanswered and (name != "publish" or unanswered.is_full):
             await unanswered.settled()
         try:
             for limit in self._limits:
@@ -234,6 +234,8 @@ class Session:
                 await result
                 result = {}
             await unanswered.settled()
+            if not number:
+                return
             frame = self.format.reply({"id": number, name: result})
             if len(frame) > conf.MAX_OUTBOX and name != "subscribe":
                 raise ReplyError(106)
@@ -242,10 +244,10 @@ class Session:
                 raise
             await self._answer_failed(number, error)
             return
-        if number and self.transport.unsent + len(frame) <= HIGH_WATER:
+        if self.transport.unsent + len(frame) <= HIGH_WATER:
             self.transport.write(frame)
             self.requests.replied(name)
-        elif number:
+        else:
             sent = self.connection.send_frame(frame)
             self.requests.replied(name)
             await sent

@@ -33,6 +33,27 @@ Waiting = deque[tuple[Frame | None, "asyncio.Future[None] | None"]]
 #: For all that have nothing to send: an empty deque takes 0.6 KiB. Never changed.
 NONE_WAITING: Waiting = deque(maxlen=0)
 
+
+class Turns:
+    """Work for one connection in many steps: after ``TURN`` seconds the others are served."""
+
+    __slots__ = ("_began",)
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether others have their turn before the next step."""
+        return time.perf_counter() - self._began >= TURN
+
+    async def next(self) -> None:
+        """Return when the others have had their turn."""
+        for _ in range(YIELD_ITERATIONS):
+            await asyncio.sleep(0)
+        self._began = time.perf_counter()
+
+
 Calls = deque[Callable[[], None]]
 _waiting: "WeakKeyDictionary[asyncio.AbstractEventLoop, Calls]" = WeakKeyDictionary()
 

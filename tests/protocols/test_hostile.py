@@ -10,11 +10,14 @@ from django.contrib.auth.models import User
 from filtered_websocket import WebSocketMessageFilter
 from filtered_websocket.codecs import commands
 from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF, Json
+from filtered_websocket.connections import reading
+from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.groups import History, group, personal
 from filtered_websocket.history import ahistory
 from filtered_websocket.protocols import requests
 from filtered_websocket.publish import apublish
-from filtered_websocket.testing import Closed
+from filtered_websocket.testing import Closed, connect
+from filtered_websocket.transports import scheduling
 
 from .clients import speak
 
@@ -70,8 +73,30 @@ async def test_positions_of_any_size_are_positions(offset):
             assert (await ann.ask(history=wanted))["history"]["offset"] == 0
 
 
-async def test_many_commands_of_one_frame_let_others_have_their_turn():
-    turns = 0
+class Clock:
+    """The time that work takes, as the package reads it: none but what a test says."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        for module in (reading, scheduling):
+            monkeypatch.setattr(module, "time", self)
+
+    def perf_counter(self):
+        return self.now
+
+    def work(self):
+        """``PART`` times this take a turn, and a little more, as the sum is rounded."""
+        self.now += 1.001 * scheduling.TURN / PART
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+async def turns_of_others(client, *frames):
+    """How often others have their turn until all these frames are handled."""
+    turns, is_over = 0, False
 
     def count():
         nonlocal turns
@@ -79,15 +104,80 @@ async def test_many_commands_of_one_frame_let_others_have_their_turn():
         if not is_over:
             asyncio.get_running_loop().call_soon(count)
 
-    is_over = False
+    for frame in frames:
+        await client.send(frame)
+    count()
+    await client.settle()
+    is_over = True
+    return turns
+
+
+#: So many messages, of which each takes a fourth of the time that a client may take at once.
+MESSAGES, PART = 400, 4
+#: How often others then have their turn.
+TURNS = MESSAGES // PART * scheduling.YIELD_ITERATIONS
+SEND = '{"send":{"data":1}}'
+
+
+@pytest.mark.parametrize("how", ["one frame", "many frames", "a plain route"])
+async def test_a_flood_gets_no_longer_turns_than_one_of_a_plain_route(clock, how):
+    class Works(WebSocketMessageFilter):
+        @classmethod
+        def filter(cls, web_socket_instance, message):
+            clock.work()
+
+    frames = ["\n".join([SEND] * MESSAGES)] if how == "one frame" else [SEND] * MESSAGES
+    if how == "a plain route":
+        async with connect(FilteredWebSocketConsumer.as_asgi(filters=[Works])) as ann:
+            assert await turns_of_others(ann, *frames) >= TURNS
+    else:
+        async with speak([Works], RULES) as ann:
+            assert await turns_of_others(ann.client, *frames) >= TURNS
+
+
+@pytest.mark.parametrize("count", [MESSAGES, commands.MOST_DECODED + MESSAGES])
+async def test_a_frame_that_takes_long_to_decode_is_decoded_in_turns(clock, count, monkeypatch):
+    decode = Json.decode
+
+    def slow(*frame):
+        for command in decode(*frame):
+            clock.work()
+            yield command
+
     async with speak(rules=RULES) as ann:
-        await ann.say(*[{"id": number, "ping": {}} for number in range(1, 1001)])
-        count()
-        for number in range(1, 1001):
-            assert (await ann.hear())["id"] == number
-        is_over = True
-    # Half of them while the frame is decoded.
-    assert turns >= 2 * (1000 // commands.TURN)
+        monkeypatch.setattr(Json, "decode", slow)
+        turns = await turns_of_others(ann.client, "\n".join([SEND] * count))
+        # The first ones are decoded at once; what is not kept is decoded twice.
+        decoded = count - commands.AT_ONCE + (count if count > commands.MOST_DECODED else 0)
+        assert turns >= decoded // PART * scheduling.YIELD_ITERATIONS
+
+
+@pytest.mark.parametrize("form", [JSON, PROTOBUF], ids=["json", "protobuf"])
+async def test_a_message_without_an_answer_is_none_in_both_formats(form, caplog):
+    codecs = pytest.importorskip("centrifuge.codecs")._ProtobufCodec
+    seen = []
+
+    class Sees(WebSocketMessageFilter):
+        @classmethod
+        def filter(cls, web_socket_instance, message):
+            seen.append(message)
+
+    def frame(command):
+        return json.dumps(command) if form is JSON else codecs.encode_commands([command])
+
+    data = 5 if form is JSON else "NQ=="
+    async with speak([Sees], RULES, connects=False, subprotocols=[form.subprotocol]) as ann:
+        await ann.client.send(frame({"id": 1, "connect": {}}))
+        await ann.client.receive()
+        await ann.client.send(frame({"send": {"data": data}}))
+        assert await ann.client.received_nothing()
+    assert seen == [5]
+    assert [one for one in caplog.records if one.levelno > logging.INFO] == []
+
+
+async def test_what_takes_no_time_is_done_at_once(clock):
+    async with speak(rules=RULES) as ann:
+        assert await turns_of_others(ann.client, "\n".join([SEND] * MESSAGES)) < 100
 
 
 class Counted(dict):

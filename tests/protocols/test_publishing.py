@@ -17,14 +17,14 @@ from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.hub.view import HubView
 from filtered_websocket.layer.envelope import EXCLUDE, INFO, Item
 from filtered_websocket.pipelines.rules import Rules
-from filtered_websocket.protocols import session
+from filtered_websocket.protocols import connection, session
 from filtered_websocket.protocols.connection import Unanswered
 from filtered_websocket.protocols.pushes import Pushes
 from filtered_websocket.threads.result import Result
-from filtered_websocket.transports import AsgiTransport
+from filtered_websocket.transports import AsgiTransport, scheduling
 from filtered_websocket.transports.lane import Lane
 
-from ..waiting import until
+from ..waiting import LIMIT, until
 from .clients import speak
 
 RULES = [
@@ -144,7 +144,7 @@ async def test_what_is_bad_closes_after_the_replies_to_earlier_publishes(layer, 
 
 
 async def test_so_many_wait_at_most(layer, monkeypatch):
-    monkeypatch.setattr(session, "TURN", 4)
+    monkeypatch.setattr(connection, "MOST_UNANSWERED", 4)
     async with speak(rules=RULES) as ann:
         for number in range(1, 10):
             await ann.say(publish(number))
@@ -219,9 +219,12 @@ def session_of(client):
 
 
 async def test_publishes_of_one_read_share_the_rule_and_the_reply(monkeypatch):
+    monkeypatch.setattr(scheduling, "TURN", LIMIT)  # however slow this machine is
     looked, found = [], []
     look, find = Unanswered._look, Rules.find
-    monkeypatch.setattr(Unanswered, "_look", lambda own: looked.append(len(own)) or look(own))
+    monkeypatch.setattr(
+        Unanswered, "_look", lambda own: looked.append(len(own._waiting)) or look(own)
+    )
     monkeypatch.setattr(Rules, "find", lambda own, name: found.append(name) or find(own, name))
     async with speak(rules=RULES) as ann:
         frames = [JSON.reply(publish(number)).payload for number in range(1, 51)]
