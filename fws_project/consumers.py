@@ -4,12 +4,8 @@ from filtered_websocket.consumers import FilteredWebSocketConsumer
 
 
 class RoomConsumer(FilteredWebSocketConsumer):
-    """
-    Has its own pipeline. The home group of a connection is its room: what is said there is
-    among its last messages, also for those who come later, by whichever route.
-    """
+    """Has its own pipeline. The home group of a connection is its room."""
 
-    group_rules = "fws_project.groups"
     filters = (
         "fws_project.filters.Tidy",
         "fws_project.filters.Shout",

@@ -46,7 +46,7 @@ INSTALLED_FILTERS = [
     "filtered_websocket.filters.stdout_messages",
 ]
 
-# Only connections publish to rooms, by the rules of their own routes.
+# Only connections publish to rooms, by the rules of their own route.
 SILENCED_SYSTEM_CHECKS = ["filtered_websocket.W024"]
 
 if os.environ.get("REDIS_URL"):
