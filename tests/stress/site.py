@@ -3,7 +3,11 @@
 import gc
 import os
 
-from django.core.asgi import get_asgi_application
+# As the documentation says it: by default, what a flood leaves waiting for a moment counts
+# for long-lived, and a full collection among 10 000 connections stops all for half a second.
+gc.set_threshold(50_000, 50, 100)
+
+from django.core.asgi import get_asgi_application  # noqa: E402
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.stress.site_settings")
 http = get_asgi_application()
@@ -27,7 +31,3 @@ routes = [
     path("<str:room>/", RoomConsumer.as_asgi()),
 ]
 application = with_websockets(http, routes)
-
-# As the documentation says it: by default, what a flood leaves waiting for a moment counts
-# for long-lived, and a full collection among 10 000 connections stops all for half a second.
-gc.set_threshold(50_000, 50, 100)
