@@ -18,7 +18,7 @@ AT_ONCE = 64
 #: So many commands of a frame are kept when they are decoded, as they take many times the bytes of
 #: the frame. Where there are more, each is decoded again when it is handled.
 MOST_DECODED = 1024
-#: Command -> the field that holds it; ``id`` is the only other field.
+#: The fields of a command that hold a request; ``id`` is the only other one.
 REQUESTS = tuple(name for name in messages()["Command"] if name != "id")
 
 Commands = Iterator[dict[str, Any]]

@@ -25,9 +25,9 @@ from .envelope import VERSION, BadEnvelope
 
 #: Errors that mean an outage of the layer, not one bad message.
 LOST = (OSError, TimeoutError, RedisError)
-#: Answers that pass by themselves, of which redis-py has no class: another script runs, and a
-#: new master has no replicas yet.
-PASSING = ("BUSY ", "NOREPLICAS ")
+#: An answer that passes by itself, of which redis-py has no class: another script runs. Not that
+#: a master has too few replicas (NOREPLICAS), which may last: it carries all that is not kept.
+PASSING = "BUSY "
 #: Interval of probes, seconds: a layer may hide that it receives nothing any more.
 HEARTBEAT = 5.0
 #: The key of a probe in its envelope.

@@ -6,6 +6,7 @@ publishes keeps its place among the messages. Any other layer's hosts are used w
 """
 
 import asyncio
+import contextlib
 import contextvars
 from collections.abc import Callable
 from functools import partial
@@ -140,19 +141,26 @@ class PooledHost:
 
 
 async def _run(client: Any, command: Command, on_reply: OnReply) -> None:
-    reply: Any
     try:
-        async with asyncio.timeout(conf.LAYER_TIMEOUT):
-            reply = await client.execute_command(*command)
-    except Exception as error:
-        reply = error
-        if is_replica(error):
-            # Only a new connection finds the master.
-            await client.connection_pool.disconnect(inuse_connections=False)
+        reply = await _reply_of(client, command)
     except BaseException:
         on_reply(ConnectionError("the connection to Redis was closed meanwhile"))
         raise
     on_reply(reply)
+
+
+async def _reply_of(client: Any, command: Command) -> Any:
+    """The reply, or the error."""
+    try:
+        async with asyncio.timeout(conf.LAYER_TIMEOUT):
+            return await client.execute_command(*command)
+    except Exception as error:
+        if is_replica(error):
+            # Only a new connection finds the master; an old one may fail to close.
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(conf.LAYER_TIMEOUT):
+                    await client.connection_pool.disconnect(inuse_connections=False)
+        return error
 
 
 class ClusterHost:

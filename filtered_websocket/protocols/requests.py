@@ -73,7 +73,10 @@ class Requests(Subscribing):
             if not channel or channel.startswith(PREFIXES) or has_chains(self._view.pipeline):
                 return None
             rules = self._view.pipeline.rules
-            match = None if rules is None or len(channel) > MAX_NAME else rules.find(channel)
+            try:
+                match = None if rules is None or len(channel) > MAX_NAME else rules.find(channel)
+            except Exception:  # of a site's converter: the other way asks again, and answers it
+                return None
             if match is None or match.rule.publish is not True:
                 return None
             self._open_group, self._is_binary = channel, match.rule.binary

@@ -1,6 +1,6 @@
 """
 The listening sockets of daphne and uvicorn: how many clients are accepted at a time, and how
-a process that ends closes them at once, and then does not wait for nothing.
+a process that ends closes them at once, and ends without a pause.
 
 Twisted accepts 100 clients in one turn of the event loop, and 20 more in each further turn for
 as long as there are so many. When thousands reconnect, a turn soon takes half a second, and a
@@ -14,7 +14,7 @@ and the next process can open the port. Where the server cannot be found, it ref
 
 uvicorn looks ten times a second whether it shall end, and then pauses for as long, whatever is
 left. Here it sees at once that it shall end, and where nothing is left it ends: each moment
-that nobody listens is up to two for the clients, who ask again later and later.
+that nobody listens may keep clients away for two, as they ask again later and later.
 """
 
 import asyncio

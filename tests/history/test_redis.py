@@ -356,7 +356,7 @@ async def test_an_error_of_redis_is_the_answer(server, error):
             await append(store, batch_of("a"))
 
 
-NOT_READY = (b"-CLUSTERDOWN The cluster is down\r\n", b"-NOREPLICAS Not enough good replicas\r\n")
+NOT_READY = (b"-CLUSTERDOWN The cluster is down\r\n", b"-BUSY Redis is busy running a script\r\n")
 PAGE = b"*5\r\n$1\r\ne\r\n:7\r\n:1\r\n:8\r\n*0\r\n"
 
 

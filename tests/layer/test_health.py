@@ -96,7 +96,7 @@ async def test_an_outage_goes_on_if_the_second_probe_is_lost():
         ("CLUSTERDOWN The cluster is down", True, False),
         ("LOADING Redis is loading the dataset in memory", True, False),
         ("BUSY Redis is busy running a script.", True, False),
-        ("NOREPLICAS Not enough good replicas to write.", True, False),
+        ("NOREPLICAS Not enough good replicas to write.", False, False),
         ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set", True, True),
         ("READONLY You can't write against a read only replica.", True, True),
         (

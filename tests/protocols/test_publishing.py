@@ -237,6 +237,21 @@ async def test_publishes_of_one_read_share_the_rule_and_the_reply(monkeypatch):
     assert 1 <= found.count("room") <= 2
 
 
+async def test_a_converter_that_fails_is_an_error_and_the_connection_goes_on(monkeypatch):
+    async with speak(rules=RULES) as ann:
+
+        def fail(rules, name):
+            raise OverflowError("a converter of this site cannot say it")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Rules, "find", fail)
+            await ann.say(publish(1))
+            failed = await ann.hear()
+            assert failed["id"] == 1 and failed["error"]["code"] == 100
+        await ann.say(publish(2))
+        assert await ann.hear() == {"id": 2, "publish": {}}
+
+
 class Burst(RateLimitFilter):
     rate, burst, action, _registers = "1/h", 4, "answer", False
 
