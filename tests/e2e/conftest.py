@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import async_playwright, expect
 
-from ..waiting import LIMIT
+from ..waiting import LIMIT, limited
 from .processes import Daphne, Valkey, manage
 
 #: Milliseconds: a page on a busy machine may take long, and a wait ends when it is true.
@@ -70,7 +70,13 @@ async def browser():
     async with async_playwright() as playwright:
         process = await playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         yield process
-        await process.close()
+        await close(process)
+
+
+async def close(what):
+    """A Chromium that hangs fails a test, and does not keep all others waiting for ever."""
+    async with limited():
+        await what.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -82,7 +88,7 @@ async def new_context(browser):
             context = await browser.new_context(**options)
             # By default half of that, which a busy machine may need for a page.
             context.set_default_timeout(LIMIT * 1000)
-            stack.push_async_callback(context.close)
+            stack.push_async_callback(close, context)
             return context
 
         yield new_context
