@@ -18,7 +18,7 @@ from ..conf import conf
 from ..logs import get_logger
 from ..transports.asgi import ABNORMAL
 from ..transports.inbox import MAX_BYTES, message_of
-from ..transports.scheduling import TURN, YIELD_ITERATIONS, settle
+from ..transports.scheduling import TURN, YIELD_ITERATIONS, serve_others, settle
 from ..types import Event, Message, Receive
 from .connection import Connection
 
@@ -166,8 +166,7 @@ class Reader:
                 # Nothing yields to the loop while messages are queued.
                 worked = 0.0
                 transport.release()
-                for _ in range(YIELD_ITERATIONS):
-                    await asyncio.sleep(0)
+                await serve_others()
         await self._wait_until_over()
 
     async def _wait_until_over(self) -> None:

@@ -34,6 +34,12 @@ Waiting = deque[tuple[Frame | None, "asyncio.Future[None] | None"]]
 NONE_WAITING: Waiting = deque(maxlen=0)
 
 
+async def serve_others() -> None:
+    """Return when other connections have had their turn."""
+    for _ in range(YIELD_ITERATIONS):
+        await asyncio.sleep(0)
+
+
 class Turns:
     """Work for one connection in many steps: after ``TURN`` seconds the others are served."""
 
@@ -49,8 +55,7 @@ class Turns:
 
     async def next(self) -> None:
         """Return when the others have had their turn."""
-        for _ in range(YIELD_ITERATIONS):
-            await asyncio.sleep(0)
+        await serve_others()
         self._began = time.perf_counter()
 
 
