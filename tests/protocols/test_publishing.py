@@ -98,6 +98,7 @@ async def test_a_reply_that_raises_holds_nothing_back(layer, monkeypatch):
     async with speak(rules=RULES) as ann:
         await ann.say(publish(1))
         await layer.has(1)
+        assert await says_nothing(ann)  # nor does the reader let go of anything from here on
         calls, told = [], []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
 
