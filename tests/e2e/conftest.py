@@ -13,6 +13,16 @@ from .processes import Daphne, Valkey, manage
 #: Milliseconds: a page on a busy machine may take long, and a wait ends when it is true.
 expect.set_options(timeout=LIMIT * 1000)
 
+#: What Chromium does without. Of a flag that is given twice the last one counts, so these are
+#: those of Playwright that tests here could notice, and the suggestions of the address bar: two
+#: pages for each window that nobody sees, which take more computing than the one that is tested.
+DISABLED_FEATURES = [
+    *("AimEnabled", "AvoidUnnecessaryBeforeUnloadCheckSync", "DestroyProfileOnBrowserClose"),
+    *("HttpsFirstBalancedModeAutoEnable", "HttpsUpgrades", "MediaRouter", "OptimizationHints"),
+    *("NetworkTimeServiceQuerying", "PaintHolding", "PreconnectToSearch"),
+    *("ThirdPartyStoragePartitioning", "WebUIOmniboxAimPopup", "WebUIOmniboxFullPopup"),
+    "WebUIOmniboxPopup",
+]
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -21,6 +31,7 @@ CHROMIUM_FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    f"--disable-features={','.join(DISABLED_FEATURES)}",
 ]
 
 
