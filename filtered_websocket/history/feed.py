@@ -41,6 +41,7 @@ class Feed:
     """One group with history, in one process. Belongs to the event loop that makes it."""
 
     __slots__ = (
+        "_has_members",
         "_host",
         "_on_lost",
         "_on_run",
@@ -60,6 +61,7 @@ class Feed:
         key: str,
         on_run: Callable[[Run], object],
         on_lost: Callable[[], object],
+        has_members: Callable[[], bool],
     ) -> None:
         self.key = key
         self.follower = Follower()
@@ -67,6 +69,7 @@ class Feed:
         self._store = store
         self._on_run = on_run
         self._on_lost = on_lost
+        self._has_members = has_members
         self.is_open = True
         self._tasks: set[asyncio.Task[None]] = set()
         self._updating: asyncio.Task[None] | None = None
@@ -100,11 +103,19 @@ class Feed:
     async def begun(self) -> Position | None:
         """Wait for the first position; None where it cannot be had now."""
         if self.is_open and self.position is None:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
             self.check()
-            await waiter
+            await self._wait()
         return self.position
+
+    async def _wait_begun(self) -> None:
+        """Wait for the questions of others that decide where this group begins."""
+        while self.is_open and self.position is None:
+            await self._wait()
+
+    async def _wait(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
@@ -145,9 +156,7 @@ class Feed:
                     # Until it is joined, nothing comes; then whoever joins late checks again.
                     if not await self._host.link.wait_joined(self.key):
                         return
-                    asked = self.follower.ask()
-                    [top] = (await self._store.tops([self.key])).values()
-                    self._begin(top, asked)
+                    await self._ask_top()
                 elif await self._fetch():
                     useless = 0
                 elif useless < MAX_USELESS:
@@ -165,9 +174,11 @@ class Feed:
         """Ask for all since the position; whether that has changed something."""
         follower = self.follower
         if not (self._store.publishes and follower.has_skipped):
-            # It may be on its way; and of different publishers batches come in any order.
+            # It may be on its way; and of different publishers batches come in any order. Where
+            # some of it has come, what is missing now has not been waited for as long.
+            reached = follower.position
             await asyncio.sleep(ON_ITS_WAY)
-            if not follower.asks_page:
+            if not follower.asks_page or follower.position != reached:
                 return True
         before, asked = follower.position, follower.ask()
         page = await self._store.read(self.key, before)
@@ -178,10 +189,19 @@ class Feed:
             self._hand_out(follower.begin(page.position, asked))
         return follower.position != before or not follower.asks_page
 
-    def _begin(self, top: Position, asked: int) -> None:
-        """The subscription stands, and this was the top after that."""
-        if self.follower.asks_top:
-            self._hand_out(self.follower.begin(top, asked))
+    async def _ask_top(self) -> None:
+        asked, top = self.follower.ask(), None
+        try:
+            [top] = (await self._store.tops([self.key])).values()
+        finally:
+            self._answer(top, asked)
+        await self._wait_begun()
+
+    def _answer(self, top: Position | None, asked: int) -> None:
+        """The subscription stands, and this was the top after that; None if nobody can say."""
+        run = self.follower.answer(top, asked, self._has_members())
+        if run is not None:
+            self._hand_out(run)
             self._wake()
 
     async def read(self, since: Position | None) -> Page | None:
@@ -192,16 +212,19 @@ class Feed:
         follower = self.follower
         if not await self._host.link.wait_joined(self.key):
             return None
-        asked = follower.ask()
+        asked, top = follower.ask(), None
         try:
             if since is None:
                 page = await self._store.read(self.key, limit=1, reverse=True)
             else:
                 page = await self._store.read(self.key, since)
+            top = page.position
         except Exception as error:
             self._host.note_failed(error)
             return None
-        self._begin(page.position, asked)
+        finally:
+            self._answer(top, asked)
+        await self._wait_begun()
         if page.recovered and since is not None and self._has(since, page):
             self._hand_out(follower.fill(page, asked))
         follower.note_top(page.position)

@@ -44,10 +44,10 @@ class Follower:
     looks at :attr:`asks_top` and :attr:`asks_page`, asks, and tells the answer.
     """
 
-    __slots__ = ("_asked", "_bytes", "_held", "_top", "position")
+    __slots__ = ("_asked", "_awaited", "_bytes", "_found", "_held", "_open", "_top", "position")
 
     def __init__(self) -> None:
-        #: What was handed out last; None until the top was told with :meth:`begin`.
+        #: What was handed out last; None until the top was told with :meth:`answer`.
         self.position: Position | None = None
         #: By epoch and offset.
         self._held: dict[tuple[str, int], Held] = {}
@@ -55,10 +55,15 @@ class Follower:
         self._asked = 0
         #: How far the history goes, as was found after so many questions.
         self._top: tuple[Position, int] | None = None
+        #: Before the position is known: questions without an answer, those of them that were
+        #: asked before the first answer came, and the tops that were found, by question.
+        self._open: set[int] = set()
+        self._awaited: set[int] = set()
+        self._found: dict[int, Position] = {}
 
     @property
     def asks_top(self) -> bool:
-        """Whether :meth:`begin` has to be called with the top before anything is handed out."""
+        """Whether :meth:`answer` has to be told the top before anything is handed out."""
         return self.position is None
 
     @property
@@ -92,11 +97,46 @@ class Follower:
         self._hold(batch)
         return self._next_run()
 
+    def answer(self, top: Position | None, asked: int, has_members: bool) -> Run | None:
+        """
+        Question ``asked``, put when the subscription stood, has found ``top``, or nothing.
+        With the first position, what has come after it.
+
+        That is the lowest top that the first questions have found: whoever asked has got all
+        that is before it, and all that is after it comes by the subscription. Questions that
+        are asked after the first answer find no lower one, and are not waited for.
+
+        Who is a member already (``has_members``) gets all that has come, and waits for nobody.
+        """
+        self._open.discard(asked)
+        self._awaited.discard(asked)
+        if not self.asks_top:
+            return None
+        if top is not None:
+            if has_members:
+                return self.begin(top, asked)
+            if not self._found:
+                self._awaited = self._open.copy()
+            self._found[asked] = top
+            self._supersede(top, asked)
+        if self._awaited or not self._found:
+            return None
+        # Of two epochs, the one that was found later.
+        epoch = self._found[max(self._found)].epoch
+        return self._begin_at(min(top for top in self._found.values() if top.epoch == epoch))
+
+    def _begin_at(self, top: Position) -> Run:
+        for epoch, offset in tuple(self._held):
+            if epoch == top.epoch and offset <= top.offset:
+                self._drop((epoch, offset))
+        self.position = Position(top.epoch, top.offset)
+        return self._next_run() or Run(top.epoch, top.offset + 1, [])
+
     def begin(self, top: Position, asked: int) -> Run:
         """
-        What was handed out has no continuation, or nothing was: go on after ``top``, or
-        earlier where what has come follows. ``top`` is the answer to question ``asked``,
-        when the subscription stood.
+        What was handed out has no continuation, or nobody knows what was: go on after
+        ``top``, or earlier where what has come follows. ``top`` is the answer to question
+        ``asked``.
         """
         self._supersede(top, asked)
         first = min(
@@ -121,6 +161,8 @@ class Follower:
     def ask(self) -> int:
         """The number of the question that the store is asked now."""
         self._asked += 1
+        if self.asks_top:
+            self._open.add(self._asked)
         return self._asked
 
     def fill(self, page: Page, asked: int) -> Run | None:

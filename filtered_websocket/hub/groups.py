@@ -226,8 +226,9 @@ class Groups:
     def _follow(self, group: Group) -> bool:
         """Whether the history of ``group`` is followed, from now on if it was not."""
         if group.feed is None:
+            hand_out, lose = partial(self._hand_out, group), partial(self._lose, group)
             group.feed = self._hub.feeds.open(
-                group.key, partial(self._hand_out, group), partial(self._lose, group)
+                group.key, hand_out, lose, lambda: any(group.members.values())
             )
         return group.feed is not None
 

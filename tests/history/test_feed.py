@@ -55,6 +55,7 @@ class Hub:
         self.tasks = Tasks(self.counts)
         self.link = self
         self.joined = True
+        self.has_members = True
         self.lost = []
         self.store = Store()
         self.feeds = Feeds(self, lambda link: self.store)
@@ -67,7 +68,9 @@ class Hub:
         self.lost.append(error)
 
     def open(self):
-        self.feed = self.feeds.open(KEY, self.hear, lambda: self.heard.append("lost"))
+        self.feed = self.feeds.open(
+            KEY, self.hear, lambda: self.heard.append("lost"), lambda: self.has_members
+        )
         return self.feed
 
     def hear(self, run):
@@ -153,6 +156,26 @@ async def test_a_store_beside_the_layer_may_be_behind_it(hub, monkeypatch):
     assert hub.heard == ["a", "b"] and hub.store.asked == asked
 
 
+async def test_each_thing_that_is_missing_has_its_time_to_come(hub, monkeypatch):
+    monkeypatch.setattr(module, "ON_ITS_WAY", 0)
+    hub.store.publishes = False
+    position = await hub.open().begun()
+    batches = [
+        batch_of(text, number=offset)._replace(epoch=position.epoch, first=offset)
+        for offset, text in enumerate("abcd", 1)
+    ]
+    asked = hub.store.asked
+    hub.feed.take(batches[1])
+    await asyncio.sleep(0)
+    # It waits for "a", which comes; "c" is missing now.
+    for number in (0, 3):
+        hub.feed.take(batches[number])
+    await asyncio.sleep(0)
+    hub.feed.take(batches[2])
+    await idle(hub)
+    assert hub.heard == list("abcd") and hub.store.asked == asked
+
+
 async def test_what_the_store_does_not_know_counts_as_lost(hub, monkeypatch):
     monkeypatch.setattr(module, "pause", lambda failures: 0)
     position = await hub.open().begun()
@@ -209,6 +232,81 @@ async def test_who_waits_for_a_group_that_ends_waits_no_longer(hub):
         assert await waiting[1] is None and await hub.feed.begun() is None
     hub.feed.check()
     assert hub.store.asked == 1
+
+
+class Slow(Store):
+    """Each answer is that of the time of the question, and waits until it is let go."""
+
+    def __init__(self):
+        super().__init__()
+        self.waiting = []
+
+    async def ask(self, answer):
+        found = await answer
+        self.waiting.append(asyncio.Event())
+        await self.waiting[-1].wait()
+        if self.error is not None:
+            raise self.error
+        return found
+
+
+async def two_readers(hub):
+    """The one that asked first found "a"; the other one found "b", too."""
+    hub.store, hub.has_members = Slow(), False
+    hub.open()
+    await append(hub.store, batch_of("a"), RETENTION)
+    first = asyncio.ensure_future(hub.feed.read(None))
+    await until(lambda: len(hub.store.waiting) == 1, 0)
+    await hub.publish("b")
+    # What has come starts a question, too.
+    second = asyncio.ensure_future(hub.feed.read(None))
+    await until(lambda: len(hub.store.waiting) == 3, 0)
+    return first, second
+
+
+async def test_a_group_begins_where_its_first_reader_needs_it(hub):
+    first, second = await two_readers(hub)
+    for gate in hub.store.waiting[1:]:
+        gate.set()
+    late = asyncio.ensure_future(hub.feed.read(None))
+    await until(lambda: len(hub.store.waiting) == 4, 0)
+    assert hub.heard == [] and not second.done()
+    hub.store.waiting[0].set()
+    async with limited():
+        assert (await first).position.offset == 1 and (await second).position.offset == 2
+    assert hub.heard == ["b"] and not late.done()
+    hub.store.waiting[3].set()
+    await late
+    assert hub.heard == ["b"]
+
+
+@pytest.mark.parametrize("way", ["cancelled", "refused"])
+async def test_a_reader_that_gets_no_answer_keeps_nobody_waiting(hub, way):
+    first, second = await two_readers(hub)
+    for gate in hub.store.waiting[1:]:
+        gate.set()
+    await asyncio.sleep(0)
+    if way == "cancelled":
+        first.cancel()
+    else:
+        await until(lambda: hub.feed.follower._found, 0)
+        hub.store.error = PermissionError("NOPERM")
+        hub.store.waiting[0].set()
+    async with limited():
+        assert (await second).position.offset == 2
+        await asyncio.wait([first])
+    assert hub.feed.position.offset == 2
+
+
+async def test_a_reader_of_a_group_that_ends_waits_for_no_other(hub):
+    first, second = await two_readers(hub)
+    for gate in hub.store.waiting[1:]:
+        gate.set()
+    await until(lambda: hub.feed.follower._found, 0)
+    hub.feeds.close(hub.feed)
+    async with limited():
+        assert (await second).position.offset == 2
+    first.cancel()
 
 
 async def test_a_last_word_that_was_lost_is_found(hub, monkeypatch):
