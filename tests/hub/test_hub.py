@@ -22,7 +22,7 @@ from filtered_websocket.testing import connect, connect_many
 
 from ..connections.test_connection import message_filter
 from ..layer.test_link import Layer
-from ..waiting import limited
+from ..waiting import LIMIT, limited
 
 
 @pytest.fixture
@@ -150,7 +150,10 @@ async def test_a_process_that_only_publishes_keeps_what_it_publishes_too(layer, 
     assert hub.views == {}
 
 
-async def test_who_comes_while_a_hub_lingers_keeps_it(layer):
+async def test_who_comes_while_a_hub_lingers_keeps_it(layer, monkeypatch):
+    # However long the layer takes to be back on a busy machine.
+    monkeypatch.setattr(hub_module, "LINGER", LIMIT)
+
     def say(web_socket_instance, data):
         web_socket_instance.publish(data)
 
