@@ -20,6 +20,7 @@ from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilte
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.hub.registry import active_hub
 from filtered_websocket.testing import Closed, Refused, connect
+from filtered_websocket.transports import scheduling
 
 from .connections.test_connection import message_filter
 from .waiting import hold
@@ -359,8 +360,14 @@ async def test_a_slow_filter_holds_up_only_its_own_connection():
         assert await bob.receive() == "slow"
 
 
-async def test_who_sends_without_a_pause_holds_up_nobody_for_longer_than_its_turn(monkeypatch):
+def always_over(monkeypatch):
+    """Have each message take a whole turn."""
     monkeypatch.setattr(reading, "TURN", 0.0)
+    monkeypatch.setattr(scheduling, "LONGEST_TURN", 0.0)
+
+
+async def test_who_sends_without_a_pause_holds_up_nobody_for_longer_than_its_turn(monkeypatch):
+    always_over(monkeypatch)
     heard, over = [], asyncio.Event()
 
     def hear(web_socket_instance, message):
@@ -381,7 +388,7 @@ async def test_who_sends_without_a_pause_holds_up_nobody_for_longer_than_its_tur
 
 
 async def test_after_its_turn_many_turns_of_the_loop_are_the_others(monkeypatch):
-    monkeypatch.setattr(reading, "TURN", 0.0)
+    always_over(monkeypatch)
     turns, at, over = 0, [], asyncio.Event()
 
     async def count():

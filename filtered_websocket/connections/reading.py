@@ -2,8 +2,9 @@
 Reads what one client sends, until either side closes.
 
 A client that sends without a pause does not delay the others: after ``TURN`` seconds of
-work for one connection, the other connections of the process are served. A client that
-leaves while a filter runs is noticed, see ``stalls``.
+work for one connection, or a few times that where no other one sends anything, the other
+connections of the process are served. A client that leaves while a filter runs is noticed,
+see ``stalls``.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from ..conf import conf
 from ..logs import get_logger
 from ..transports.asgi import ABNORMAL
 from ..transports.inbox import MAX_BYTES, message_of
-from ..transports.scheduling import TURN, YIELD_ITERATIONS, serve_others, settle
+from ..transports.scheduling import TURN, YIELD_ITERATIONS, serve_others, served, settle
 from ..types import Event, Message, Receive
 from .connection import Connection
 
@@ -114,6 +115,7 @@ class Reader:
         awaits, receive = self._awaits, self._receive
         task: Any = asyncio.current_task()
         self._task = task
+        own_id = connection.id
         inbox = transport.inbox_of(receive)
         event: Event | Message
         worked = ended = 0.0
@@ -140,6 +142,8 @@ class Reader:
             began = time.perf_counter()
             # While this connection waited, others were served.
             worked = max(0.0, worked - (began - ended))
+            if served.last is not own_id:
+                served.last, served.since = own_id, began
             if not isinstance(event, tuple):
                 if event["type"] == "websocket.disconnect":
                     self._lose(event)
@@ -162,7 +166,7 @@ class Reader:
                 if self._queues.is_crowded:
                     transport.release()
                     await self._wait_for_room()
-            if worked >= TURN:
+            if worked >= TURN and worked >= served.turn_of(own_id, ended):
                 # Nothing yields to the loop while messages are queued.
                 worked = 0.0
                 transport.release()

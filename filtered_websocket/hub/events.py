@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ..conf import conf
 from ..connections.connection import Connection
 from ..exceptions import NotAllowed, PublishError
-from ..layer.envelope import Item, check_group
+from ..layer.envelope import CONTROL, Item, check_group
 from ..logs import LogThrottle, get_logger
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.route import known_routes
@@ -141,11 +141,14 @@ class Events:
                 "skipped a message on the channel layer that this package did not send: %r", error
             )
 
-    def publish_failed(self, items: list[Item], error: PublishError) -> None:
-        """Messages were queued and could not be sent."""
+    def publish_failed(self, group: str, items: list[Item], error: PublishError) -> None:
+        """Messages were queued and could not be sent; those of filters are told to filters."""
         self._hub.counts["publish_failed"] += len(items)
         if self._throttle.note("publish_failed"):
             logger.error("%s (%d messages so far)", error, self._hub.counts["publish_failed"])
+        if group != CONTROL:
+            data = {"group": group, "messages": len(items), "error": str(error)}
+            self.post("publish_failed", data)
 
     def not_allowed(self, error: NotAllowed, where: str) -> None:
         """A connection asked for something that it may not do."""

@@ -32,6 +32,7 @@ from ..publishing.queue import PublishQueue
 from ..storage_objects import get_storage_object
 from ..threads.budget import Budget
 from ..threads.tasks import Tasks, end_tasks
+from ..transports.scheduling import served
 from .drain import Drain
 from .events import Events
 from .grants import Grants
@@ -251,6 +252,8 @@ class Hub:
     # Received
 
     def _deliver(self, batch: Batch) -> None:
+        if batch.origin != self.publish_queue.origin:
+            served.last = None  # clients of other processes do not wait for long turns, either
         if batch.key == self._control_key:
             self.grants.receive(batch)
         else:
@@ -282,13 +285,10 @@ class Hub:
             self.groups.joined_late(key)
 
     def publish_failed(self, group: str, items: list[Item], error: PublishError) -> None:
-        self.events.publish_failed(items, error)
+        self.events.publish_failed(group, items, error)
         if group == CONTROL:
-            # Not a filter's message. When the layer is back, every process re-checks.
+            # When the layer is back, every process re-checks.
             self._control_failed = True
-            return
-        data = {"group": group, "messages": len(items), "error": str(error)}
-        self.events.post("publish_failed", data)
 
 
 def get_hub() -> Hub:

@@ -124,7 +124,7 @@ class Session:
             commands, rest = first_of(self.format, payload, text)
             if len(commands) == AT_ONCE:
                 # Nothing else refers to them: they may take much memory.
-                decoding = all_of(self.format, payload, text, commands, rest, Turns())
+                decoding = all_of(self.format, payload, text, commands, rest, Turns(self.id))
                 return self._until_bad(self._handle_decoded(decoding))
             return self._handle_first(iter(commands))
         except (BadRequest, BadFrame):
@@ -132,7 +132,7 @@ class Session:
 
     def _handle_first(self, commands: Iterator[dict[str, Any]]) -> Awaitable[object] | None:
         """Handle commands until one takes time: that one and the rest are to be awaited."""
-        turns = Turns()
+        turns = Turns(self.id)
         for command in commands:
             steps = self._handle(command) or (turns.next() if turns.is_over else None)
             if steps is not None:
@@ -148,7 +148,7 @@ class Session:
         """Handle commands, once ``steps`` are done."""
         if steps is not None:
             await steps
-        turns = Turns()
+        turns = Turns(self.id)
         for command in commands:
             if self.connection.closing:
                 return

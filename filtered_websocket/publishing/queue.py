@@ -42,6 +42,11 @@ class PublishQueue:
         self.give_up = self._sender.give_up
 
     @property
+    def origin(self) -> str:
+        """Of what is published by this queue now."""
+        return self._sender.stamper.origin
+
+    @property
     def size(self) -> int:
         """Messages that are queued, or admitted by another thread."""
         return self.budget.count

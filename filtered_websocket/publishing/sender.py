@@ -60,7 +60,7 @@ class Sender:
         self._histories = histories
         self._on_failed = on_failed
         self._release = on_released
-        self._stamper = Stamper()
+        self.stamper = Stamper()
         #: Group -> what has no number yet, the oldest first.
         self._waiting: dict[str, list[Entry]] = {}
         #: Those of them that have no batch on its way.
@@ -124,7 +124,7 @@ class Sender:
             else:
                 del self._waiting[group]
             items = [entry[0] for entry in entries]
-            batch = self._stamper.stamp(group_key(group), items)
+            batch = self.stamper.stamp(group_key(group), items)
             keep = self._keeps.take(group, items, not rest)
             self._post(link, Sending(group, batch, entries, keep))
         if self._ready:

@@ -23,6 +23,10 @@ logger = get_logger(__name__)
 YIELD_ITERATIONS = 16
 #: How long bytes and messages of one connection are handled before others are served, seconds.
 TURN = 0.00015
+#: Messages of one that nobody else waits for are handled longer: of a client that publishes,
+#: more leave in one write to each member. But who comes next waits for the end of that, so it is
+#: one part in so many of the time since anybody else came, and no more than this, seconds.
+QUIET_PARTS, LONGEST_TURN = 200, 0.0005
 #: So many bytes are parsed without a look at the clock.
 SLICE = 4096
 #: How many functions are called together, and the seconds until the next ones.
@@ -40,18 +44,50 @@ async def serve_others() -> None:
         await asyncio.sleep(0)
 
 
-class Turns:
-    """Work for one connection in many steps: after ``TURN`` seconds the others are served."""
+class Served:
+    """
+    Who was served last in this process, and since when nobody else was: by that, a turn is long
+    or short. All event loops of a process share one: its threads wait for one another, too.
+    """
 
-    __slots__ = ("_began",)
+    __slots__ = ("last", "since")
 
     def __init__(self) -> None:
+        #: The id of a connection; None is what came for none of them, from another process, say.
+        self.last: str | None = None
+        #: By ``time.perf_counter``.
+        self.since = 0.0
+
+    def turn_of(self, connection: str, now: float) -> float:
+        """
+        How long messages of ``connection``, which is served now, are handled at once, seconds:
+        ``TURN`` when others were served within the last 30 ms, and never more than
+        ``LONGEST_TURN``.
+        """
+        if self.last is not connection:
+            self.last, self.since = connection, now
+        return min(LONGEST_TURN, max(TURN, (now - self.since) / QUIET_PARTS))
+
+
+#: The only one.
+served = Served()
+
+
+class Turns:
+    """Work for one connection in many steps: after each of its turns the others are served."""
+
+    __slots__ = ("_began", "_connection")
+
+    def __init__(self, connection: str) -> None:
+        self._connection = connection
         self._began = time.perf_counter()
 
     @property
     def is_over(self) -> bool:
         """Whether others have their turn before the next step."""
-        return time.perf_counter() - self._began >= TURN
+        now = time.perf_counter()
+        worked = now - self._began
+        return worked >= TURN and worked >= served.turn_of(self._connection, now)
 
     async def next(self) -> None:
         """Return when the others have had their turn."""

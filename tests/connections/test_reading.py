@@ -1,42 +1,60 @@
 """What one client sends, read from its server's queue: connections.reading."""
 
 import asyncio
+from itertools import groupby
 from types import SimpleNamespace
 
 import pytest
 
+from filtered_websocket.connections import reading
 from filtered_websocket.connections.reading import Reader
+from filtered_websocket.transports import scheduling
 from filtered_websocket.transports.inbox import MessageQueue, make_small
 
 from ..waiting import limited, until
 
 
 @pytest.fixture
-async def one():
-    """A connection whose messages come from a queue that is known, and what is made of them."""
-    queue = asyncio.Queue()
-    assert make_small(queue, MessageQueue)
-    made = SimpleNamespace(queue=queue, handled=[], ends=[])
+async def begin():
+    """Starts connections whose messages come from queues that are known."""
+    begun = []
 
-    async def receive():
-        raise AssertionError("it made an event of a message")
+    def begin(name, note=lambda name: None):
+        """Start one; what is made of its messages is in ``handled``, and ``note`` is called."""
+        queue = asyncio.Queue()
+        assert make_small(queue, MessageQueue)
+        made = SimpleNamespace(queue=queue, handled=[], ends=[])
+        begun.append(made)
 
-    async def handle(payload, text):
-        made.handled.append((payload, text))
+        async def receive():
+            raise AssertionError("it made an event of a message")
 
-    def lost(*end):
-        made.ends.append(end)
-        made.reader.end(*end)
+        async def handle(payload, text):
+            made.handled.append((payload, text))
+            note(name)
 
-    transport = SimpleNamespace(
-        closed=None, inbox_of=lambda way: queue, hold=int, release=int, lost=lost
-    )
-    connection = SimpleNamespace(id="1", transport=transport, running=None, has_queued=False)
-    made.reader = Reader(connection, receive, handle, None, None, awaits=False)
-    made.task = asyncio.ensure_future(made.reader.run())
-    yield made
-    made.task.cancel()
-    await asyncio.wait([made.task])
+        def lost(*end):
+            made.ends.append(end)
+            made.reader.end(*end)
+
+        transport = SimpleNamespace(
+            closed=None, inbox_of=lambda way: queue, hold=int, release=int, lost=lost
+        )
+        connection = SimpleNamespace(id=name, transport=transport, running=None, has_queued=False)
+        made.reader = Reader(connection, receive, handle, None, None, awaits=False)
+        made.task = asyncio.ensure_future(made.reader.run())
+        return made
+
+    yield begin
+    for made in begun:
+        made.task.cancel()
+        await asyncio.wait([made.task])
+
+
+@pytest.fixture
+def one(begin):
+    """A connection, and what is made of its messages."""
+    return begin("1")
 
 
 async def test_a_message_is_handled_as_the_bytes_that_came(one):
@@ -60,3 +78,70 @@ async def test_what_comes_as_its_task_is_cancelled_stays_in_the_queue(one):
     await asyncio.wait([one.task])
     assert one.task.cancelled() and not one.handled
     assert one.queue.take() == (b"late", True)
+
+
+class Work:
+    """The clock that the package reads: a message takes a third of the shortest turn."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        #: Who sent each message that was handled; "-" is an iteration of the event loop.
+        self.order = []
+        for module in (reading, scheduling):
+            monkeypatch.setattr(module, "time", self)
+
+    def perf_counter(self):
+        return self.now
+
+    def do(self, name):
+        # A little more, as the sum is rounded.
+        self.now += 1.001 * scheduling.TURN / 3
+        self.order.append(name)
+
+    async def until(self, count):
+        """Until so many messages are handled."""
+        async with limited():
+            while len(self.order) - self.order.count("-") < count:
+                self.order.append("-")
+                await asyncio.sleep(0)
+
+    def turns(self, name):
+        """How many messages of one were handled in each of its turns."""
+        runs = [(who, len([*run])) for who, run in groupby(self.order)]
+        return [length for who, length in runs if who == name]
+
+
+@pytest.fixture
+def work(monkeypatch):
+    return Work(monkeypatch)
+
+
+#: Messages in a turn of one beside others, and in the longest one.
+SHORT, LONG = 3, 10
+
+
+async def test_turns_are_longer_where_nobody_else_sends(begin, work):
+    ann = begin("ann", work.do)
+    for _ in range(3000):
+        ann.queue.put_message(b"flood", True)
+    await work.until(3000)
+    turns = work.turns("ann")
+    assert turns[:100] == [SHORT] * 100
+    assert turns[-20:-1] == [LONG] * 19
+    assert sorted(turns[:-1]) == turns[:-1]
+
+
+async def test_they_are_short_from_the_moment_when_somebody_else_does(begin, work):
+    ann, bob = begin("ann", work.do), begin("bob", work.do)
+    for _ in range(3000):
+        ann.queue.put_message(b"flood", True)
+    await work.until(2500)
+    assert work.turns("ann")[-2] == LONG
+    for _ in range(100):
+        bob.queue.put_message(b"talk", True)
+    work.order.clear()
+    await work.until(400)
+    # The turn that had begun, or was the next one, ends.
+    first, *turns = work.turns("ann")
+    assert first <= LONG and len(work.turns("bob")) > 30
+    assert max(turns[: len(work.turns("bob")) - 1]) == max(work.turns("bob")) == SHORT

@@ -19,6 +19,7 @@ from filtered_websocket.hub.registry import active_hub
 from filtered_websocket.layer.envelope import Batch, group_key, seal
 from filtered_websocket.publishing.items import new_item
 from filtered_websocket.testing import connect, connect_many
+from filtered_websocket.transports.scheduling import served
 
 from ..connections.test_connection import message_filter
 from ..layer.test_link import Layer
@@ -238,6 +239,20 @@ async def test_duplicates_are_dropped_and_holes_are_told(layer):
         hub = get_hub()
         assert hub.counts["duplicate"] == 1 and hub.counts["missed"] == 4
     assert events == [{"type": "gap", "data": {"origin": "o", "missed": 4, "group": "g"}}]
+
+
+async def test_what_comes_from_elsewhere_counts_as_others_who_are_served(layer):
+    app = FilteredWebSocketConsumer.as_asgi(filters=[BroadcastMessagesFilter], groups=["g"])
+    async with connect(app) as ann, connect(app) as bob:
+        await ann.send("here")
+        assert await bob.receive() == "here"
+        await ann.settle()
+        own = served.last
+        assert own in get_hub().connections
+        batch = Batch("o", group_key("g"), 0, [new_item("elsewhere")])
+        await layer.group_send(batch.key, seal(batch))
+        assert await bob.receive() == "elsewhere"
+        assert served.last is None
 
 
 async def test_garbage_on_the_layer_is_counted_and_said_once(layer, caplog):

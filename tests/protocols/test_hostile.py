@@ -18,6 +18,7 @@ from filtered_websocket.protocols import requests
 from filtered_websocket.publish import apublish
 from filtered_websocket.testing import Closed, connect
 from filtered_websocket.transports import scheduling
+from filtered_websocket.transports.scheduling import LONGEST_TURN, TURN
 
 from .clients import speak
 
@@ -94,13 +95,18 @@ def clock(monkeypatch):
     return Clock(monkeypatch)
 
 
-async def turns_of_others(client, *frames):
-    """How often others have their turn until all these frames are handled."""
+async def turns_of_others(client, *frames, wait=True):
+    """
+    How often others have their turn until all these frames are handled: those that ``wait`` for
+    it, or nobody does anything in it.
+    """
     turns, is_over = 0, False
 
     def count():
         nonlocal turns
         turns += 1
+        if wait:
+            scheduling.served.last = "another"
         if not is_over:
             asyncio.get_running_loop().call_soon(count)
 
@@ -120,19 +126,27 @@ SEND = '{"send":{"data":1}}'
 
 
 @pytest.mark.parametrize("how", ["one frame", "many frames", "a plain route"])
-async def test_a_flood_gets_no_longer_turns_than_one_of_a_plain_route(clock, how):
+@pytest.mark.parametrize("waits", [True, False], ids=["beside others", "alone"])
+async def test_a_flood_gets_no_longer_turns_than_one_of_a_plain_route(clock, how, waits):
+    quiet = 0.0 if waits else 3600.0
+
     class Works(WebSocketMessageFilter):
         @classmethod
         def filter(cls, web_socket_instance, message):
+            nonlocal quiet
             clock.work()
+            clock.now += quiet
+            quiet = 0.0
 
     frames = ["\n".join([SEND] * MESSAGES)] if how == "one frame" else [SEND] * MESSAGES
     if how == "a plain route":
         async with connect(FilteredWebSocketConsumer.as_asgi(filters=[Works])) as ann:
-            assert await turns_of_others(ann, *frames) >= TURNS
+            turns = await turns_of_others(ann, *frames, wait=waits)
     else:
         async with speak([Works], RULES) as ann:
-            assert await turns_of_others(ann.client, *frames) >= TURNS
+            turns = await turns_of_others(ann.client, *frames, wait=waits)
+    # Alone its turns are longer, up to the longest.
+    assert turns >= TURNS if waits else TURNS > 2 * turns > TURNS * TURN / LONGEST_TURN
 
 
 @pytest.mark.parametrize("count", [MESSAGES, commands.MOST_DECODED + MESSAGES])

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from filtered_websocket.transports import scheduling
-from filtered_websocket.transports.scheduling import call_in_batches
+from filtered_websocket.transports.scheduling import LONGEST_TURN, TURN, Served, call_in_batches
 
 from ..waiting import limited
 
@@ -72,3 +72,26 @@ async def test_each_event_loop_has_its_own_queue():
     await asyncio.to_thread(elsewhere)
     await turn()
     assert sorted(called) == ["here", "there"]
+
+
+LONG_AGO = 1000.0
+
+
+def test_a_turn_gets_longer_while_nobody_else_is_served_but_not_for_ever():
+    served = Served()
+    turns = [served.turn_of("ann", now) for now in (0.0, 0.03, 0.06, 0.08, 0.1, LONG_AGO)]
+    assert turns == pytest.approx([TURN, TURN, 0.0003, 0.0004, LONGEST_TURN, LONGEST_TURN])
+    assert 2 * TURN < LONGEST_TURN <= 0.0005
+
+
+@pytest.mark.parametrize("other", ["bob", None])
+def test_it_is_short_as_soon_as_somebody_else_is_served(other):
+    served = Served()
+    served.turn_of("ann", 0.0)
+    assert served.turn_of("ann", LONG_AGO) == LONGEST_TURN
+    if other is None:
+        served.last = None
+    else:
+        assert served.turn_of(other, LONG_AGO) == TURN
+    assert served.turn_of("ann", LONG_AGO) == TURN
+    assert served.turn_of("ann", LONG_AGO + 0.06) == pytest.approx(0.0003)
