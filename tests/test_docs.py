@@ -14,6 +14,8 @@ from filtered_websocket import conf
 
 from .snippets import PAGES, ROOT, blocks
 
+pytestmark = pytest.mark.repeats
+
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):

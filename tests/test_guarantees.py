@@ -12,6 +12,7 @@ from filtered_websocket import close_codes
 
 from .snippets import ROOT
 
+pytestmark = pytest.mark.repeats
 PAGE = ROOT / "docs" / "guarantees.md"
 PACKAGE = Path(filtered_websocket.__file__).parent
 #: "| promise | where | proof |"

@@ -11,6 +11,7 @@ import filtered_websocket
 
 from .snippets import ROOT
 
+pytestmark = pytest.mark.repeats
 PAGE = (ROOT / "docs" / "reference.md").read_text()
 
 

@@ -172,6 +172,7 @@ def test_the_rest_of_the_query_is_untouched_to_the_byte(query, clean):
     assert clean_query({"query_string": query}) == clean
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize(
     "make",
     [

@@ -54,6 +54,11 @@ ERRORS = [
     GeneratorExit,
     OnPurpose,
 ]
+#: The same: those after the first one of its kind run no other lines of the package.
+FIRST = {KeyError, StopIteration, asyncio.CancelledError, SystemExit, GeneratorExit}
+ERRORS_OF_A_KIND = [
+    pytest.param(error, marks=() if error in FIRST else pytest.mark.repeats) for error in ERRORS
+]
 
 
 def publish(web_socket_instance, data):
@@ -86,7 +91,7 @@ def pipeline(base, error, ran, kind):
     ]
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+@pytest.mark.parametrize("error", ERRORS_OF_A_KIND, ids=lambda error: error.__name__)
 @pytest.mark.parametrize("base", TABLE, ids=lambda base: base.__name__)
 @pytest.mark.parametrize("policy", ["drop", "close"])
 @pytest.mark.parametrize("kind", ["def", "async", "blocking"])

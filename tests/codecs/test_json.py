@@ -37,12 +37,14 @@ def refusal(document, text=True):
     return caught.value.reason
 
 
+@pytest.mark.repeats
 @given(DOCUMENTS)
 def test_a_document_comes_out_as_it_went_in(document):
     frame = codec.encode(document, {})
     assert codec.decode(bytearray(frame.encode()), True) == document
 
 
+@pytest.mark.repeats
 @given(st.text() | DOCUMENTS.map(json.dumps))
 def test_anything_else_closes_and_what_is_taken_can_be_sent_on(text):
     try:

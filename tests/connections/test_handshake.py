@@ -389,6 +389,7 @@ def test_a_long_origin_and_host_cost_no_more_than_their_length(settings, letters
         check(letters * 524_288)
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("letters", ["/.", "%", "%2", "/..%", "a", "%C3", "/a"])
 def test_a_long_path_costs_no_more_than_its_length(letters):
     def check(long):
