@@ -5,15 +5,16 @@ import random
 import signal
 
 import pytest
+import pytest_asyncio
 
+from filtered_websocket.publishing.direct import close_senders
+
+from ..presence.test_reading import use_layer
 from ..waiting import until
-from .presence_pages import LEASE, ROOM, Page, agree, run_site
+from .presence_pages import LEASE, ROOM, Page, Site, agree
 
-
-@pytest.fixture
-def site(database, settings):
-    with run_site(database, settings) as site:
-        yield site
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+SEEDS = range(4)
 
 
 class Schedule:
@@ -34,7 +35,7 @@ class Schedule:
 
     async def play(self, steps):
         for _ in range(3):
-            self.site.start()
+            await asyncio.to_thread(self.site.start)
         for _ in range(steps):
             await getattr(self, self.rng.choice(self.ACTIONS * 2 + self.FAULTS))()
             # Now and then long enough for a lease to end, or for the layer to come back.
@@ -67,7 +68,7 @@ class Schedule:
             server.signal(signal.SIGKILL)
             await asyncio.to_thread(server.wait)
             await self.remove(server)
-            self.site.start()
+            await asyncio.to_thread(self.site.start)
 
     async def remove(self, server):
         self.site.servers.remove(server)
@@ -88,21 +89,41 @@ class Schedule:
     async def restart_redis(self):
         self.site.valkey = await asyncio.to_thread(self.site.valkey.restart)
 
-
-@pytest.mark.parametrize("seed", range(4))
-async def test_after_a_random_schedule_what_was_told_is_what_is(site, seed):
-    schedule = Schedule(site, seed)
-    try:
-        await schedule.play(40)
-        while schedule.stopped:
-            await schedule.go_on()
-        await schedule.join()
-        pages = [page for page in schedule.pages if page.room is not None]
+    async def finish(self):
+        while self.stopped:
+            await self.go_on()
+        await self.join()
+        pages = [page for page in self.pages if page.room is not None]
         await until(lambda: is_quiet(pages))
         await agree(pages)
-    finally:
-        for page in schedule.pages:
+
+    async def end(self):
+        for page in self.pages:
             await page.close()
+        await asyncio.to_thread(self.site.stop)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def schedules(database):
+    """One for each seed, on sites of their own. All play at once: most of it is waiting."""
+    begun = [Schedule(Site(database), seed) for seed in SEEDS]
+    playing = [asyncio.create_task(schedule.play(40)) for schedule in begun]
+    yield list(zip(begun, playing, strict=True))
+    for task in playing:
+        task.cancel()
+    await asyncio.gather(*playing, return_exceptions=True)
+    await asyncio.gather(*(schedule.end() for schedule in begun))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_after_a_random_schedule_what_was_told_is_what_is(schedules, seed, settings):
+    schedule, playing = schedules[seed]
+    await playing
+    use_layer(settings, "pubsub", schedule.site.valkey.url)
+    try:
+        await schedule.finish()
+    finally:
+        close_senders()
 
 
 def is_quiet(pages):

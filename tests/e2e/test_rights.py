@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import pytest_asyncio
 from websockets.exceptions import ConnectionClosed
 
 from ..snippets import named
@@ -159,18 +160,21 @@ def lost(server):
     return [line for line in server.output.splitlines() if "lost the channel layer" in line]
 
 
-@pytest.mark.parametrize(
-    ("rules", "found"),
-    [
-        ("~fws* &fws* +@all", "No permissions to access a channel"),
-        ("&asgi__group__fws.* &asgispecific.* -@all +publish", "'subscribe' command"),
-        ("&asgi__group__fws.* &asgispecific.* -@all +subscribe +unsubscribe", "'publish' command"),
-    ],
-    ids=["names of ours alone", "no subscribe", "no publish"],
-)
-async def test_a_missing_right_is_one_line_and_granting_it_needs_no_restart(start, rules, found):
-    first = "ACL SETUSER live on >PASSWORD resetkeys resetchannels\n"
-    site = await asyncio.to_thread(start, SITE, f"{first}ACL SETUSER live {rules}\n")
+#: Rules that lack something, and what the one line says of it.
+LACKING = {
+    "names of ours alone": ("~fws* &fws* +@all", "No permissions to access a channel"),
+    "no subscribe": (
+        "&asgi__group__fws.* &asgispecific.* -@all +publish",
+        "'subscribe' command",
+    ),
+    "no publish": (
+        "&asgi__group__fws.* &asgispecific.* -@all +subscribe +unsubscribe",
+        "'publish' command",
+    ),
+}
+
+
+async def is_told_and_granted(site, found):
     one, other = site.servers
     needed = "&asgi__group__fws.* &asgispecific.* +subscribe +unsubscribe +publish"
     async with connect(one.ws()), connect(other.ws()):
@@ -186,3 +190,26 @@ async def test_a_missing_right_is_one_line_and_granting_it_needs_no_restart(star
             assert found in line and needed in line
             assert "Traceback" not in server.output
     await is_carried(site)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lacking(database):
+    """A site for each of them. They are watched at once: most of it is waiting for probes."""
+    first = "ACL SETUSER live on >PASSWORD resetkeys resetchannels\n"
+    sites, watched = [], {}
+    for name, (rules, found) in LACKING.items():
+        given = f"{first}ACL SETUSER live {rules}\n"
+        sites.append(await asyncio.to_thread(Site, database, SITE, given))
+        watched[name] = asyncio.create_task(is_told_and_granted(sites[-1], found))
+    yield watched
+    for task in watched.values():
+        task.cancel()
+    await asyncio.gather(*watched.values(), return_exceptions=True)
+    for site in sites:
+        await asyncio.to_thread(site.stop)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("rules", LACKING)
+async def test_a_missing_right_is_one_line_and_granting_it_needs_no_restart(lacking, rules):
+    await lacking[rules]
