@@ -5,6 +5,7 @@ They are in its source distribution, which pip fetches: this version, with this 
 """
 
 import contextlib
+import hashlib
 import re
 import socket
 import subprocess
@@ -30,7 +31,7 @@ SERVERS = {
     "uvicorn": (UVICORN, "Uvicorn running on", "[accepted]"),
 }
 #: Of its modules the one whose tests connect to a server; the others bring a server of their own.
-OF_A_SERVER = "test_client"
+OF_A_SERVER = "tests.test_client"
 #: How many tests that one has, and all of them.
 COUNT, ALL = 62, 185
 #: unittest, with as many seconds for each step of those that connect to a server as anything may
@@ -67,7 +68,10 @@ unittest.main(module=None)
 """
 #: One of its tests that takes longer does not end, seconds: none has so many steps.
 TEST_LIMIT = 3 * LIMIT
-#: A test that begins, and one that failed, as unittest names them.
+#: The others wait most of their time: so many processes share them, beside that of the one.
+SHARES = 4
+#: How many tests have run, a test that begins, and one that failed, as unittest names them.
+RAN = re.compile(r"^Ran (\d+) tests?", re.MULTILINE)
 BEGUN = re.compile(r"test_\w+ \(([\w.]+)\)")
 FAILED = re.compile(r"^(?:ERROR|FAIL): \w+ \(([\w.]+)\)", re.MULTILINE)
 
@@ -76,20 +80,27 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory):
-    """The folder of the suite."""
+def suite(tmp_path_factory, request):
+    """The folder of the suite. What pip fetches is kept, as it takes pip long to look into it."""
     folder = tmp_path_factory.mktemp("centrifuge")
+    cache = getattr(request.config, "cache", None)
+    kept = cache.mkdir("centrifuge-python") if cache else folder
+    archive = kept / f"centrifuge_python-{VERSION}.tar.gz"
+    if not archive.exists() or hashlib.sha256(archive.read_bytes()).hexdigest() != SHA256:
+        fetch(kept)
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="data")
+    return folder / f"centrifuge_python-{VERSION}"
+
+
+def fetch(folder):
     wanted = folder / "wanted.txt"
     wanted.write_text(f"centrifuge-python=={VERSION} --hash=sha256:{SHA256}\n")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     options = ["--no-binary", "centrifuge-python", "--dest", folder, "-r", wanted]
     fetched = subprocess.run([*pip, *options], capture_output=True, text=True, check=False)
-    archive = folder / f"centrifuge_python-{VERSION}.tar.gz"
-    if not archive.exists():
+    if fetched.returncode:
         pytest.skip(f"pip cannot fetch centrifuge-python: {fetched.stderr[-500:]}")
-    with tarfile.open(archive) as packed:
-        packed.extractall(folder, filter="data")
-    return folder / f"centrifuge_python-{VERSION}"
 
 
 def listen():
@@ -133,9 +144,12 @@ def latest(process):
     return found and found[1]
 
 
-def run(suite, *command):
+def begin(suite, *command):
+    return Process([sys.executable, *command], cwd=suite, env={"PYTHONPATH": ""})
+
+
+def end(process):
     """The status and the output of tests; fails where one of them does not end, and names it."""
-    process = Process([sys.executable, *command], cwd=suite, env={"PYTHONPATH": ""})
 
     def goes_on(test):
         return not process.is_running or latest(process) != test
@@ -151,18 +165,33 @@ def run(suite, *command):
         process.stop()
 
 
+def shares(suite):
+    """Its modules: the one that asks our server, and so many shares of the others."""
+    names = sorted(f"tests.{path.stem}" for path in (suite / "tests").glob("test_*.py"))
+    names.remove(OF_A_SERVER)
+    return [[OF_A_SERVER], *(names[first::SHARES] for first in range(SHARES))]
+
+
 def test_its_suite_passes(suite):
     """
     As it is, with its own limits. Most modules have a server and deadlines of their own, of tenths
     of a second: what fails there on a busy machine has to pass alone.
     """
-    with serving(1):
-        status, output = run(suite, "-m", "unittest", "discover", "-s", "tests", "-v")
-        failed = FAILED.findall(output)
-        assert f"Ran {ALL} tests" in output and (status == 0 or failed), output[-5000:]
+    with serving(1), contextlib.ExitStack() as ending:
+        running = [begin(suite, "-m", "unittest", "-v", *share) for share in shares(suite)]
+        for process in running:
+            ending.callback(process.stop)
+        done = [end(process) for process in running]
+        counts = [int(RAN.search(output)[1]) for _, output in done]
+        assert (counts[0], sum(counts)) == (COUNT, ALL)
+        failed = []
+        for status, output in done:
+            names = FAILED.findall(output)
+            assert status == 0 or names, output[-5000:]
+            failed += names
         for name in dict.fromkeys(failed):
-            assert not name.startswith(OF_A_SERVER), output[-9000:]
-            status, again = run(suite, "-m", "unittest", "-v", f"tests.{name}")
+            assert not name.startswith(f"{OF_A_SERVER}."), done[0][1][-9000:]
+            status, again = end(begin(suite, "-m", "unittest", "-v", name))
             assert status == 0, again[-5000:]
 
 
@@ -170,5 +199,5 @@ def test_its_suite_passes(suite):
 def test_its_suite_passes_against_two_processes_behind_one_port(kind, suite, valkey):
     """What asks our server, with time for a busy machine."""
     with serving(2, kind, REDIS_URL=valkey.url):
-        status, output = run(suite, "-c", WITH_TIME, "-v", f"tests.{OF_A_SERVER}")
+        status, output = end(begin(suite, "-c", WITH_TIME, "-v", OF_A_SERVER))
     assert status == 0 and f"Ran {COUNT} tests" in output, output[-9000:]
