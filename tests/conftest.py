@@ -113,6 +113,8 @@ def time_enough(settings):
 
 #: Folders whose files take longest: with several workers they begin first.
 LONGEST = ("tests/e2e/faults", "tests/stress", "tests/e2e")
+#: After each of these files begin so many of the others.
+BETWEEN = 1
 
 
 def place(item):
@@ -121,7 +123,23 @@ def place(item):
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=place)
+    """
+    The files of these folders come first, in their order, and after each of them some of the
+    others: with several workers some wait for servers then, while others compute.
+    """
+    files = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    servers = sorted(
+        (file for file in files.values() if place(file[0]) < len(LONGEST)),
+        key=lambda file: place(file[0]),
+    )
+    others = iter([file for file in files.values() if place(file[0]) == len(LONGEST)])
+    order = []
+    for file in servers:
+        order += [file, *itertools.islice(others, BETWEEN)]
+    order += others
+    items[:] = itertools.chain.from_iterable(order)
 
 
 #: What tells a process that tests start to measure its coverage.
