@@ -1,10 +1,12 @@
 """
-The subscribers of one group, and the messages that they are sent.
+What a session keeps of one subscription; the subscribers of one group, and the messages that
+they are sent.
 
 A connection that joins a group hears nothing of it before the reply that says so: what comes
 meanwhile waits, within ``MAX_OUTBOX``.
 """
 
+import asyncio
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
@@ -14,13 +16,55 @@ from ..codecs.data import Data, data_of
 from ..codecs.frames import Frame
 from ..conf import conf
 from ..groups import channel_name
+from ..history.base import Position, check_position
 from ..presence.base import shown_of, unpack_info
 from ..publishing.fan_out import Members
 from ..threads.budget import OVERHEAD
 from ..transports import AsgiTransport
 
+#: In ``flag`` of a subscribe command: it takes a number that stands for the channel.
+COMPACT = 1
+#: In the same: it takes no subscription that has lost something.
+REJECT = 2
+#: Higher than any offset, and Redis can still count on from it.
+MAX_OFFSET = 2**53 - 1
 #: Of channels, in one process.
 _numbers = itertools.count(1)
+
+
+class Subscribed:
+    """One subscription."""
+
+    __slots__ = ("expiry", "is_compact", "is_lost", "is_own", "since", "stands")
+
+    def __init__(self, is_compact: bool = False, is_own: bool = False) -> None:
+        self.is_compact = is_compact
+        #: Whether the client has asked for it, not the server.
+        self.is_own = is_own
+        #: The position that the client comes back with.
+        self.since: Position | None = None
+        #: Whether something was lost before the client was told of it.
+        self.is_lost = False
+        #: Whether the client was told of it.
+        self.stands = False
+        #: Ends it where its token is not renewed.
+        self.expiry: asyncio.TimerHandle | None = None
+
+    def stop(self) -> None:
+        """It does not expire any more."""
+        if self.expiry is not None:
+            self.expiry.cancel()
+            self.expiry = None
+
+
+def since_of(request: dict[str, Any]) -> Position | None:
+    """The position that a client comes back with."""
+    return position_of(request) if request.get("recover") else None
+
+
+def position_of(fields: dict[str, Any]) -> Position:
+    """A position as clients send it: of a history, or of a recovery."""
+    return check_position((fields.get("epoch", ""), min(fields.get("offset", 0), MAX_OFFSET)))
 
 
 class Way(NamedTuple):

@@ -15,10 +15,9 @@ from ..history.base import HistoryStore, Page, Position
 from ..history.lines import Passed
 from ..layer.envelope import group_key
 from ..types import Call
-from .channels import Push, client_info, that_fit
+from .channels import Push, client_info, position_of, that_fit
 from .codes import ReplyError
 from .connection import ClientEvent, client_event
-from .subscribed import position_of
 from .subscribing import PREFIXES, Subscribing
 from .tokens import Claims, identify
 

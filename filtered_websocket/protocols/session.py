@@ -1,6 +1,6 @@
 """
 One connection that speaks the Centrifuge client protocol: reads commands, answers them in
-order, and looks after pings, tokens that expire and the end.
+order, until its end.
 
 ::
 
@@ -29,21 +29,11 @@ from .codes import BadRequest, ReplyError
 from .connection import ClientConnection, Receipt, Unanswered
 from .pushes import Pushes
 from .requests import NULL, Requests
-from .subscribed import VERSION, Expiry
+from .timers import VERSION, Expiry, Pings
 from .tokens import InvalidToken, read_token
 
-#: How often the client is pinged, and how long it may take to answer, seconds.
-PING, PONG = 25, 8.0
-#: How long it may take from the handshake to its connect command, seconds.
-STALE = 10.0
 #: A reply waits until the server holds at most this many unsent bytes.
 HIGH_WATER = 65_536
-
-
-def cancel(timer: asyncio.TimerHandle | None) -> None:
-    """Cancel a timer, if there is one."""
-    if timer is not None:
-        timer.cancel()
 
 
 class Session:
@@ -61,9 +51,6 @@ class Session:
         #: Whether the connect command was answered.
         self.is_connected = False
         self._loop: asyncio.AbstractEventLoop = view.loop
-        self._awaits_pong = False
-        #: Closes it unless the client does something until then.
-        self._timer: asyncio.TimerHandle | None = None
         filters = view.pipeline.data.filters
         self._limits = [one for one in filters if issubclass(one, RateLimitFilter)]
         self.pushes: Pushes = view.pushes
@@ -72,7 +59,7 @@ class Session:
         self.joined, self.left = requests.joined, requests.left
         self.answered, self.lose = requests.answered, requests.lose
         self._unanswered = Unanswered(self, view.loop)
-        self.expiry = Expiry(self, view.loop)
+        self.pings, self.expiry = Pings(self, view.loop), Expiry(self, view.loop)
 
     @property
     def transport(self) -> AsgiTransport:
@@ -80,35 +67,18 @@ class Session:
 
     def begin(self) -> None:
         """The handshake was accepted."""
-        self._timer = self._loop.call_later(STALE, self._close, codes.STALE)
+        self.pings.begin()
         self.pushes.sessions[self.id] = self
 
     def end(self) -> None:
         """The connection has ended."""
-        cancel(self._timer)
+        self.pings.stop()
         self.expiry.stop()
         self.requests.end()
         self.pushes.sessions.pop(self.id, None)
 
     def _close(self, why: tuple[int, str]) -> None:
         self.connection.close(*why)
-
-    # Pings
-
-    def _ping(self) -> None:
-        self._awaits_pong = True
-        self.transport.write(self.format.ping)
-        self._timer = self._loop.call_later(PONG, self._close, codes.NO_PONG)
-
-    def _pong(self) -> None:
-        if not self._awaits_pong:
-            raise BadRequest
-        self._awaits_pong = False
-        self._wait_to_ping(PING - PONG)
-
-    def _wait_to_ping(self, seconds: float) -> None:
-        cancel(self._timer)
-        self._timer = self._loop.call_later(seconds, self._ping)
 
     # Commands
 
@@ -172,7 +142,7 @@ class Session:
     def _handle(self, command: dict[str, Any]) -> Awaitable[object] | None:
         """Handle a command; what of that is to be awaited, or None."""
         if not command:
-            self._pong()
+            self.pings.pong()
             return None
         names = requests_of(command)
         if len(names) != 1 or (names[0] == "connect") == self.is_connected:
@@ -275,7 +245,7 @@ class Session:
         try:
             claims = read_token(request["token"]) if request.get("token") else None
             refusal = await self.requests.connect(self._consumer, request, claims)
-            result = {"client": self.id, "version": VERSION, "ping": PING, "pong": True}
+            result = {"client": self.id, "version": VERSION, **self.pings.fields}
             result |= self.expiry.set(claims)
             if subs := self.requests.server_side():
                 result["subs"] = subs
@@ -295,6 +265,6 @@ class Session:
             self._close(refusal or codes.BAD_REQUEST)  # if it does not close already
             return
         self.is_connected = True
-        self._wait_to_ping(PING)
+        self.pings.connected()
         self.transport.write(frame)
         self.requests.replied()

@@ -13,11 +13,11 @@ from ..history.base import Position
 from ..hub.joining import enter
 from ..pipelines.rules import Match
 from . import codes
+from .channels import COMPACT, REJECT, Subscribed, since_of
 from .codes import BadRequest, ReplyError
 from .connection import ClientConnection
 from .pushes import Pushes
-from .subscribed import COMPACT, GRACE, REJECT, Subscribed, claims_of, expiry_fields, since_of
-from .tokens import Claims
+from .tokens import GRACE, Claims, claims_of, expiry_fields
 
 #: Names that no client may name.
 PREFIXES = ("#", *RESERVED)

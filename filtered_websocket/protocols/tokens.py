@@ -8,6 +8,7 @@ import base64
 import binascii
 import inspect
 import math
+import time
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -25,6 +26,8 @@ from .connection import ClientConnection
 
 #: The longest time that clients are told, seconds: it is a number of 32 bits to some of them.
 MAX_TTL = 2**31 - 1
+#: How long after its end a token may be renewed, seconds.
+GRACE = 25.0
 
 
 class InvalidToken(Exception):
@@ -64,6 +67,30 @@ def read_token(text: str) -> Claims:
     except jwt.PyJWTError as error:
         raise InvalidToken from error
     return _claims(claims)
+
+
+def claims_of(request: dict[str, Any], user: str) -> Claims | None:
+    """
+    What the token of a subscription says, which is then the permission. Error 103 for one that
+    is not for this channel and this user.
+    """
+    token = request.get("token")
+    if not token:
+        return None
+    try:
+        claims = read_token(token)
+    except InvalidToken:
+        raise ReplyError(103) from None
+    if claims.channel != request["channel"] or claims.user not in ("", user):
+        raise ReplyError(103)
+    return claims
+
+
+def expiry_fields(claims: Claims | None) -> dict[str, Any]:
+    """What tells a client when to renew its token; empty for one that does not expire."""
+    if claims is None or claims.expires is None:
+        return {}
+    return {"expires": True, "ttl": claims.left(time.time())}
 
 
 def has_jwt() -> bool:

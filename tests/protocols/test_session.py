@@ -16,7 +16,7 @@ from filtered_websocket.control.orders import set_expiry
 from filtered_websocket.disconnect import disconnect_user, subscribe
 from filtered_websocket.filters.base import WebSocketJoinFilter, WebSocketMessageFilter
 from filtered_websocket.hub.hub import get_hub
-from filtered_websocket.protocols import session, subscribed, tokens
+from filtered_websocket.protocols import timers, tokens
 from filtered_websocket.testing import Closed
 from filtered_websocket.types import Identity
 
@@ -107,14 +107,14 @@ async def test_a_frame_that_is_too_long_is_a_bad_request():
 
 
 async def test_a_client_that_answers_pings_stays(monkeypatch):
-    monkeypatch.setattr(session, "PING", 0.03)
-    monkeypatch.setattr(session, "PONG", 0.02)
+    monkeypatch.setattr(timers, "PING", 0.03)
+    monkeypatch.setattr(timers, "PONG", 0.02)
     async with speak() as ann:
         for _ in range(2):
             assert await ann.client.receive() == "{}"
             # The deadline of a busy machine: the answer is what counts.
-            monkeypatch.setattr(session, "PONG", 60.0)
-            monkeypatch.setattr(session, "PING", 60.01)
+            monkeypatch.setattr(timers, "PONG", 60.0)
+            monkeypatch.setattr(timers, "PING", 60.01)
             if _ == 0:
                 await ann.say({})
                 break
@@ -122,14 +122,14 @@ async def test_a_client_that_answers_pings_stays(monkeypatch):
 
 
 async def test_a_client_that_answers_no_ping_is_closed(monkeypatch):
-    monkeypatch.setattr(session, "PING", 0.01)
-    monkeypatch.setattr(session, "PONG", 0.01)
+    monkeypatch.setattr(timers, "PING", 0.01)
+    monkeypatch.setattr(timers, "PONG", 0.01)
     async with speak() as ann:
         assert await ann.closed() == 3012
 
 
 async def test_a_client_that_never_connects_is_closed(monkeypatch):
-    monkeypatch.setattr(session, "STALE", 0.01)
+    monkeypatch.setattr(timers, "STALE", 0.01)
     async with speak(connects=False) as ann:
         assert await ann.closed() == 3502
 
@@ -320,7 +320,7 @@ async def test_a_refresh_with_a_wrong_token_closes(sent):
 
 @jwt_key
 async def test_who_does_not_refresh_is_closed(monkeypatch):
-    monkeypatch.setattr(subscribed, "GRACE", -(2**41))
+    monkeypatch.setattr(timers, "GRACE", -(2**41))
     async with speak(connects=False) as ann:
         await ann.say({"id": 1, "connect": {"token": token(sub="42", exp=2**40)}})
         assert await ann.closed() == 3005
@@ -338,14 +338,14 @@ async def test_the_site_lets_a_token_last_longer_and_shorter(monkeypatch):
         set_expiry("42", "", None)
         assert (await ann.push())["refresh"] == {}
         await ann.client.settle()
-        monkeypatch.setattr(subscribed, "GRACE", -10_000)
+        monkeypatch.setattr(timers, "GRACE", -10_000)
         set_expiry("42", "", later)
         assert await ann.closed() == 3005
 
 
 @jwt_key
 async def test_a_token_without_an_end_ends_as_the_site_says(monkeypatch):
-    monkeypatch.setattr(subscribed, "GRACE", -1)
+    monkeypatch.setattr(timers, "GRACE", -1)
     async with speak(connects=False) as ann:
         await ann.ask(connect={"token": token(sub="42")})
         set_expiry("42", "", 1)

@@ -1,0 +1,118 @@
+"""
+What ends a connection in time: no connect command, a ping without an answer, the end of its
+token.
+"""
+
+import asyncio
+from typing import Any
+
+from ..exceptions import Close
+from . import codes
+from .codes import BadRequest
+from .tokens import GRACE, Claims, InvalidToken, expiry_fields, read_token
+
+#: Told to the client.
+VERSION = "filtered_websocket"
+#: How often the client is pinged, and how long it may take to answer, seconds.
+PING, PONG = 25, 8.0
+#: How long it may take from the handshake to its connect command, seconds.
+STALE = 10.0
+
+
+def cancel(timer: asyncio.TimerHandle | None) -> None:
+    """Cancel a timer, if there is one."""
+    if timer is not None:
+        timer.cancel()
+
+
+class Pings:
+    """Pings of one connection. It is closed unless the client does something in time."""
+
+    def __init__(self, session: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._session = session
+        self._loop = loop
+        self._awaits_pong = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What tells the client of them."""
+        return {"ping": PING, "pong": True}
+
+    def begin(self) -> None:
+        """The handshake was accepted: the connect command is to come."""
+        self._timer = self._loop.call_later(STALE, self._close, *codes.STALE)
+
+    def stop(self) -> None:
+        """The connection has ended."""
+        cancel(self._timer)
+
+    def connected(self) -> None:
+        """The connect command was answered: pings begin."""
+        self._wait(PING)
+
+    def pong(self) -> None:
+        """The client has answered. :exc:`.BadRequest` where there was no ping."""
+        if not self._awaits_pong:
+            raise BadRequest
+        self._awaits_pong = False
+        self._wait(PING - PONG)
+
+    def _wait(self, seconds: float) -> None:
+        cancel(self._timer)
+        self._timer = self._loop.call_later(seconds, self._ping)
+
+    def _ping(self) -> None:
+        self._awaits_pong = True
+        self._session.transport.write(self._session.format.ping)
+        self._timer = self._loop.call_later(PONG, self._close, *codes.NO_PONG)
+
+    def _close(self, code: int, reason: str) -> None:
+        self._session.connection.close(code, reason)
+
+
+class Expiry:
+    """When the token of a connection ends, and its connection ``GRACE`` seconds later."""
+
+    def __init__(self, session: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._session = session
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        #: When it ends; None: never.
+        self._until: float | None = None
+
+    def stop(self) -> None:
+        """It does not expire any more."""
+        cancel(self._timer)
+        self._timer = None
+
+    def set(self, claims: Claims | None) -> dict[str, Any]:
+        """It expires when its token does; the fields that tell the client."""
+        self.stop()
+        connection = self._session.connection
+        if claims is not None:
+            self._until = claims.expires
+            connection.on_renew = self.renew
+        fields = expiry_fields(claims)
+        if fields:
+            wait = fields["ttl"] + GRACE
+            self._timer = self._loop.call_later(wait, connection.close, *codes.EXPIRED)
+        return fields
+
+    async def refresh(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The client has a new token."""
+        if self._timer is None or not request.get("token"):
+            raise BadRequest
+        try:
+            claims = read_token(request["token"])
+        except InvalidToken:
+            raise Close(*codes.INVALID_TOKEN) from None
+        if claims.user != (self._session.connection.user_id or ""):
+            raise Close(*codes.INVALID_TOKEN)
+        return {"client": self._session.id, "version": VERSION, **self.set(claims)}
+
+    def renew(self, at: float | None) -> None:
+        """The site lets the token last until then, in seconds since 1970; None: for ever."""
+        if at != self._until:  # an order comes back by the layer
+            fields = self.set(Claims("", "", at, None, ()))
+            self._session.reply({"push": {"refresh": fields}})
