@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from .data import PARSER, Data, as_json, from_bytes
 from .frames import Frame, dump_json
+from .publishes import Publish, read_publish
 from .schema import has_protobuf, messages, protobuf_class, read
 
 #: What JSON allows around a value, within a line.
@@ -60,6 +61,9 @@ class Format(Protocol):
     def decode(self, payload: bytes, text: bool) -> Iterator[dict[str, Any]]:
         """The commands of a frame; an empty one is a pong. Raises :exc:`BadFrame`."""
 
+    def publish(self, payload: bytes, text: bool) -> Publish | None:
+        """The publish that is all of a frame, or None: then :meth:`decode` says what it is."""
+
     def reply(self, reply: Mapping[str, Any]) -> Frame:
         """The frame of one reply."""
 
@@ -87,10 +91,19 @@ class Json:
         try:
             for found in LINE.finditer(payload.decode()):
                 line = found[0]
-                if line.strip(SPACE):
+                if publish := read_publish(line):
+                    yield publish.command
+                elif line.strip(SPACE):
                     yield read("Command", PARSER.parse(line), _data_of)
         except (ValueError, RecursionError) as error:
             raise BadFrame from error
+
+    def publish(self, payload: bytes, text: bool) -> Publish | None:
+        """As of :class:`Format`."""
+        try:
+            return read_publish(payload.decode()) if text else None
+        except UnicodeDecodeError:
+            return None
 
     def reply(self, reply: Mapping[str, Any]) -> Frame:
         return Frame(dump_json(_plain(reply)).encode(), True)
@@ -130,6 +143,10 @@ class Protobuf:
             if at > len(payload):
                 raise BadFrame
             yield _parse(payload[start:at])
+
+    def publish(self, payload: bytes, text: bool) -> Publish | None:
+        """As of :class:`Format`."""
+        return None
 
     def reply(self, reply: Mapping[str, Any]) -> Frame:
         message = protobuf_class("Reply")()

@@ -54,7 +54,7 @@ class JSONCodec:
         """``text`` parsed within the limits. Raises :exc:`ValueError` or RecursionError."""
         # There is a colon for each key, at least.
         has_many = text.count(":") > self.max_keys
-        document = (self._decoder_that_counts() if has_many else _DECODER).decode(text)
+        document = (self._decoder_that_counts() if has_many else DECODER).decode(text)
         if text.count("[") + text.count("{") > self.max_depth:
             self._check_depth(text)
         if "\\u" in text:
@@ -114,7 +114,7 @@ def _decoder(make_object: Callable[[list[tuple[str, Any]]], Any]) -> json.JSONDe
 
 
 #: To make one for each document takes longer than to parse a short one.
-_DECODER = _decoder(_object)
+DECODER = _decoder(_object)
 
 
 def _check_text(document: Any) -> None:

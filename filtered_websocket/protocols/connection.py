@@ -50,8 +50,8 @@ class ClientConnection(Connection):
     counts_commands = True
     #: Has its token last until then; None where it has no token of the protocol.
     on_renew: Callable[[float | None], None] | None = None
-    #: What others are told of it, and of what that is made.
-    _described: tuple[object, str] | None = None
+    #: What others are told of it, after the user's key and the info of which that is made.
+    _described: tuple[object, Data | None, str] | None = None
 
     def push(self, message: Any) -> None:
         """Queue an asynchronous message for this client: any JSON value; bytes for Protobuf."""
@@ -101,10 +101,14 @@ class ClientConnection(Connection):
         if shown is not None:
             return self._describe(shown)
         # The same for all groups; kept, as it takes as long as a short message.
-        key = self.user_id, self.token_info
-        if self._described is None or self._described[0] != key:
-            self._described = key, self._describe(None)
-        return self._described[1]
+        user, shown = self.user, self.token_info
+        key = getattr(user, "pk", None)
+        if key is not None and not user.is_authenticated:
+            key = None
+        known = self._described
+        if known is None or known[0] != key or known[1] is not shown:
+            known = self._described = key, shown, self._describe(None)
+        return known[2]
 
     def _describe(self, shown: Any) -> str:
         fields = {"client": self.id, "user": self.user_id, "chan_info": shown}

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from inspect import getattr_static
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..chains.sending import Sending
 from ..codecs.data import Data, data_of, from_bytes
@@ -14,6 +14,7 @@ from ..groups import MAX_NAME
 from ..history.base import HistoryStore, Page, Position
 from ..history.lines import Passed
 from ..layer.envelope import group_key
+from ..publishing.batches import Keep
 from ..types import Call
 from .channels import Push, client_info, position_of, that_fit
 from .codes import ReplyError
@@ -37,12 +38,22 @@ def has_chains(pipeline: Any) -> bool:
     return bool(pipeline.message) or any(getattr_static(f, "filter") is not count for f in filters)
 
 
+class OpenGroup(NamedTuple):
+    """A group to which everybody may publish, without a chain that has to see it."""
+
+    name: str
+    #: Whether its rule takes any bytes.
+    is_binary: bool
+    #: How publications are kept there.
+    keep: Keep | None
+
+
 class Requests(Subscribing):
     """Those of one session. A method per command; each returns the result's fields."""
 
-    #: The last group for which :meth:`open_group` has looked, and whether it takes any bytes.
-    _open_group: str | None = None
-    _is_binary = False
+    #: The last channel for which :meth:`open_group` has found an open group, with which its rule
+    #: takes any bytes, and how it keeps publications.
+    _open: OpenGroup | None = None
 
     # Connect
 
@@ -62,26 +73,32 @@ class Requests(Subscribing):
 
     # Messages
 
-    def open_group(self, request: dict[str, Any]) -> str | None:
+    def open_group(self, channel: str, data: Data) -> OpenGroup | None:
         """
         The group of a publish that takes no time but for the layer: its rule lets everybody
         publish, and no chain has to see it. None for any other publish.
         """
-        channel: str = request.get("channel", "")
-        if channel != self._open_group:
-            if not channel or channel.startswith(PREFIXES) or has_chains(self._view.pipeline):
+        found = self._open
+        if found is None or found.name != channel:
+            found = self._find_open(channel)
+            if found is None:
                 return None
-            rules = self._view.pipeline.rules
-            try:
-                match = None if rules is None or len(channel) > MAX_NAME else rules.find(channel)
-            except Exception:  # of a site's converter: the other way asks again, and answers it
-                return None
-            if match is None or match.rule.publish is not True:
-                return None
-            self._open_group, self._is_binary = channel, match.rule.binary
-        data: Data = request.get("data", NULL)
-        may = self._connection.may_publish and (self._is_binary or data.kind != "b")
-        return channel if may else None
+            self._open = found
+        may = self._connection.may_publish and (found.is_binary or data.kind != "b")
+        return found if may else None
+
+    def _find_open(self, channel: str) -> OpenGroup | None:
+        pipeline = self._view.pipeline
+        if not channel or channel.startswith(PREFIXES) or has_chains(pipeline):
+            return None
+        rules = pipeline.rules
+        try:
+            match = None if rules is None or len(channel) > MAX_NAME else rules.find(channel)
+        except Exception:  # of a site's converter: the other way asks again, and answers it
+            return None
+        if match is None or match.rule.publish is not True:
+            return None
+        return OpenGroup(channel, match.rule.binary, self._view.keep(channel, ""))
 
     async def publish(self, request: dict[str, Any]) -> "dict[str, Any] | asyncio.Future[Any]":
         """A future where the layer has to take it: the reply follows."""

@@ -28,7 +28,7 @@ from . import codes
 from .codes import BadRequest, ReplyError
 from .connection import ClientConnection, Receipt, Unanswered
 from .pushes import Pushes
-from .requests import NULL, Requests
+from .requests import NULL, OpenGroup, Requests
 from .timers import VERSION, Expiry, Pings
 from .tokens import InvalidToken, read_token
 
@@ -90,6 +90,12 @@ class Session:
             return None
         if len(payload) > conf.MAX_MESSAGE_SIZE:
             return self._refuse((TOO_LARGE, "bad request"))
+        if self.is_connected and (publish := self.format.publish(payload, text)) is not None:
+            number, channel, data = publish
+            group = self._open_group(channel, data)
+            if group is None:
+                return self._handle_first(iter([publish.command]))
+            return self._publish(number, group, data)
         try:
             commands, rest = first_of(self.format, payload, text)
             if len(commands) == AT_ONCE:
@@ -154,26 +160,33 @@ class Session:
         if name == "connect":
             return self._connect(number, request)
         if name == "publish":
-            group = self.requests.open_group(request)
-            is_read = self.transport.unsent <= HIGH_WATER
-            if group is not None and is_read and not self._unanswered.is_full:
-                return self._publish(number, group, request.get("data", NULL))
+            data = request.get("data", NULL)
+            group = self._open_group(request.get("channel", ""), data)
+            if group is not None:
+                return self._publish(number, group, data)
         steps = self._answer(0 if name == "send" else number, name, request)
         if name == "rpc" and self._view.pipeline.call:
             started: Awaitable[object] = self._view.calls_of(self.connection).start(steps)
             return started
         return steps
 
-    def _publish(self, number: int, group: str, data: Data) -> Awaitable[object] | None:
+    def _open_group(self, channel: str, data: Data) -> OpenGroup | None:
+        """The group of a publish that waits for nothing now but for the layer."""
+        if self._unanswered.is_full or self.transport.unsent > HIGH_WATER:
+            return None
+        return self.requests.open_group(channel, data)
+
+    def _publish(self, number: int, group: OpenGroup, data: Data) -> Awaitable[object] | None:
         """Publish to a group that is open; what is to be awaited for the reply, or None."""
         receipt = Receipt(self._unanswered, number)
         connection = self.connection
+        name, _, keep = group
         try:
             for limit in self._limits:
                 limit.count(connection)
             connection.has_queued = True
-            info = connection.publisher(group)
-            self._view.submit_now(data, group, sender=self.id, info=info, done=receipt)
+            info = connection.publisher(name)
+            self._view.submit_now(data, name, sender=self.id, info=info, keep=keep, done=receipt)
         except Exception as error:
             return self._answer_failed(number, error)
         self._unanswered.add(receipt)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from ..codecs.frames import pack, unpack
+from ..codecs.frames import Encoded, pack, unpack
 from ..conf import conf
 from ..exceptions import PublishError
 from ..layer.envelope import EXCLUDE, INFO, Item
@@ -34,15 +34,26 @@ def new_item(
         kind, payload = pack(message, text)
     except (TypeError, ValueError, RecursionError) as error:
         raise PublishError(f"cannot publish this message: {error}") from error
-    if len(payload) > conf.MAX_MESSAGE_SIZE:
-        raise PublishError(
-            f"cannot publish {len(payload)} bytes: MAX_MESSAGE_SIZE is {conf.MAX_MESSAGE_SIZE}"
-        )
+    _check_size(payload)
     left_out = list(exclude)
     meta: dict[str, Any] = {EXCLUDE: left_out} if left_out else {}
     if info:
         meta[INFO] = info
     return Item(next(_ids), kind, sender, payload, meta)
+
+
+def encoded_item(message: Encoded, sender: str, info: str) -> Item:
+    """:func:`new_item` of what is encoded already, for all members."""
+    kind, payload = message
+    _check_size(payload)
+    return Item(next(_ids), kind, sender, payload, {INFO: info} if info else {})
+
+
+def _check_size(payload: bytes) -> None:
+    if len(payload) > conf.MAX_MESSAGE_SIZE:
+        raise PublishError(
+            f"cannot publish {len(payload)} bytes: MAX_MESSAGE_SIZE is {conf.MAX_MESSAGE_SIZE}"
+        )
 
 
 class Published(NamedTuple):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from django.db import transaction
 
-from ..codecs.frames import text_event
+from ..codecs.frames import Encoded, text_event
 from ..exceptions import PublishError
 from ..history.base import Position
 from ..layer.envelope import Item, check_group
 from ..threads.result import Result, start
 from .batches import Done, Keep
-from .items import new_item
+from .items import encoded_item, new_item
 from .queue import PublishQueue
 
 
@@ -88,16 +88,19 @@ class Submits:
         )
         return result
 
-    def submit_now(self, message: Any, group: str, *, sender: str, info: str, done: Done) -> None:
+    def submit_now(
+        self, message: Encoded, group: str, *, sender: str, info: str, keep: Keep | None, done: Done
+    ) -> int:
         """
-        :meth:`asubmit` on the hub's loop: ``done`` gets what came of it. PublishError for a
-        mistake, or where there is no room.
+        :meth:`asubmit` on the hub's loop, to a group whose name is known to be one, and how it
+        keeps messages: ``done`` gets what came of it. The id of the message, or PublishError for
+        one that is too long, or where there is no room.
         """
-        item = new_item(message, sender=sender, info=info)
-        keep = self.keep(check_group(group), "")
+        item = encoded_item(message, sender, info)
         batches = self.host.publish_queue
         batches.admit(item)
         batches.put_admitted(group, item, done, keep)
+        return item.id
 
     def _put(self, group: str, item: Item, keep: Keep | None) -> "asyncio.Future[Position | None]":
         done: asyncio.Future[Position | None] = self.loop.create_future()

@@ -6,6 +6,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from django.test import override_settings
 
 from filtered_websocket import PublishError, WebSocketMessageFilter
 from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF
@@ -20,6 +21,7 @@ from filtered_websocket.pipelines.rules import Rules
 from filtered_websocket.protocols import connection, session
 from filtered_websocket.protocols.connection import Unanswered
 from filtered_websocket.protocols.pushes import Pushes
+from filtered_websocket.protocols.requests import NULL
 from filtered_websocket.threads.result import Result
 from filtered_websocket.transports import AsgiTransport, scheduling
 from filtered_websocket.transports.lane import Lane
@@ -47,6 +49,7 @@ class Layer:
 
     def submit_now(self, *args, done, **options):
         self.asubmit().detach().add_done_callback(done.copy)
+        return len(self.taken)
 
     def asubmit(self, *args, **options):
         future = asyncio.get_running_loop().create_future()
@@ -211,7 +214,26 @@ async def test_who_published_is_described_once_for_all_groups(monkeypatch):
         assert json.loads(connection.publisher("room")) == {"client": ann.id}
 
 
+async def test_a_user_who_is_not_logged_in_is_not_told_of(monkeypatch):
+    async with speak(rules=RULES) as ann:
+        connection = get_hub().connections[ann.id]
+        # A model of a site's own, whose anonymous users have keys, too.
+        user = connection.scope["user"] = SimpleNamespace(pk=7, is_authenticated=False)
+        assert json.loads(connection.publisher("room")) == {"client": ann.id}
+        user.is_authenticated = True
+        assert json.loads(connection.publisher("room")) == {"client": ann.id, "user": "7"}
+
+
 # Of groups that are open to all
+
+
+@override_settings(FILTERED_WEBSOCKET={"MAX_MESSAGE_SIZE": 200})
+async def test_what_grows_too_long_is_an_error():
+    async with speak(rules=RULES) as ann:
+        data = f'["\\u0061",{",".join(["1e15"] * 20)}]'
+        await ann.client.send(f'{{"id":5,"publish":{{"channel":"room","data":{data}}}}}')
+        failed = await ann.hear()
+        assert failed["id"] == 5 and failed["error"]["code"] == 100
 
 
 def session_of(client):
@@ -310,10 +332,12 @@ async def test_who_is_not_asked_whether_one_may_publish(filters, request_, is_op
     ]
     async with speak(filters, rules=rules) as ann:
         requests = session_of(ann).requests
+        publish = request_.get("channel", ""), request_.get("data", NULL)
         for _ in range(2):
-            assert requests.open_group(request_) == (request_["channel"] if is_open else None)
+            found = requests.open_group(*publish)
+            assert (found.name if found else None) == (request_["channel"] if is_open else None)
         session_of(ann).connection.may_publish = False
-        assert requests.open_group(request_) is None
+        assert requests.open_group(*publish) is None
 
 
 async def test_each_publish_of_an_open_group_is_counted():
