@@ -106,7 +106,7 @@ def publication(form, offset=0):
     """The frame of a message that arrives."""
     data = Data(json.dumps(PAYLOAD.decode()).encode())
     told = Publication(data, offset, '{"client":"a"}')
-    frame = FORMATS[form].publication("room", 0, told)
+    frame = FORMATS[form].publication(FORMATS[form].head("room", 0), told)
     return build_frame(frame.payload, TEXT if frame.text else BINARY)
 
 

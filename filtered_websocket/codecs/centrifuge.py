@@ -8,23 +8,20 @@ schema calls bytes is :class:`Data` in it.
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
-from .data import PARSER, Data, as_json, from_bytes
+from . import protobuf
+from .data import PARSER, Data, as_json
 from .frames import Frame, dump_json
+from .protobuf import field, fill, length, parse, varint
 from .publishes import Publish, read_publish
-from .schema import has_protobuf, messages, protobuf_class, read
+from .schema import BadFrame, has_protobuf, protobuf_class, read
 
 #: What JSON allows around a value, within a line.
 SPACE = " \t\r"
 #: One at a time: a frame may have so many that they take many times its length.
 LINE = re.compile(r"[^\n]+")
-#: The most bytes of the length before a Protobuf message.
-LONGEST_LENGTH = 5
-
-
-class BadFrame(ValueError):
-    """A frame that is not of this protocol."""
 
 
 class Publication(NamedTuple):
@@ -73,8 +70,13 @@ class Format(Protocol):
     def can_say(self, data: Data) -> bool:
         """Whether such data can be sent."""
 
-    def publication(self, channel: str, number: int, told: Publication) -> Frame:
-        """The push of a publication; with a ``number`` that stands for the channel, if not 0."""
+    def head(self, channel: str, number: int) -> bytes:
+        """
+        How all publications of a channel begin; with a ``number`` that stands for it, if not 0.
+        """
+
+    def publication(self, head: bytes, told: Publication) -> Frame:
+        """The push of a publication. It begins with the :meth:`head` of its channel."""
 
 
 class Json:
@@ -115,14 +117,21 @@ class Json:
     def can_say(self, data: Data) -> bool:
         return data.kind != "b"
 
-    # Put together from bytes: data is not parsed for its sake.
-    def publication(self, channel: str, number: int, told: Publication) -> Frame:
+    def head(self, channel: str, number: int) -> bytes:
+        """As of :class:`Format`."""
         where = f'"id":{number}' if number else f'"channel":{dump_json(channel)}'
-        rest = f',"offset":{told.offset}' if told.offset else ""
-        rest += f',"info":{told.info}' if told.info else ""
-        rest += f',"tags":{dump_json(told.tags)}' if told.tags else ""
-        head = f'{{"push":{{{where},"pub":{{"data":'
-        return Frame(b"".join((head.encode(), as_json(told.data), rest.encode(), b"}}}")), True)
+        return f'{{"push":{{{where},"pub":{{"data":'.encode()
+
+    # Put together from bytes: data is not parsed for its sake.
+    def publication(self, head: bytes, told: Publication) -> Frame:
+        """As of :class:`Format`."""
+        data, offset, info, tags = told
+        rest = f',"info":{info}' if info else ""
+        if offset:
+            rest = f',"offset":{offset}{rest}'
+        if tags:
+            rest += f',"tags":{dump_json(tags)}'
+        return Frame(b"".join((head, as_json(data), rest.encode(), b"}}}")), True)
 
 
 class Protobuf:
@@ -138,19 +147,19 @@ class Protobuf:
             raise BadFrame
         at = 0
         while at < len(payload):
-            size, start = _length(payload, at)
+            size, start = length(payload, at)
             at = start + size
             if at > len(payload):
                 raise BadFrame
-            yield _parse(payload[start:at])
+            yield parse(payload[start:at])
 
     def publish(self, payload: bytes, text: bool) -> Publish | None:
         """As of :class:`Format`."""
-        return None
+        return None if text else protobuf.read_publish(payload)
 
     def reply(self, reply: Mapping[str, Any]) -> Frame:
         message = protobuf_class("Reply")()
-        _fill(message, reply)
+        fill(message, reply)
         return _delimited(message)
 
     def published(self, number: int) -> Frame:
@@ -159,15 +168,33 @@ class Protobuf:
     def can_say(self, data: Data) -> bool:
         return True
 
-    def publication(self, channel: str, number: int, told: Publication) -> Frame:
-        message = protobuf_class("Reply")()
-        push = message.push
+    def head(self, channel: str, number: int) -> bytes:
+        """As of :class:`Format`."""
+        push = protobuf_class("Push")()
         if number:
             push.id = number
         else:
             push.channel = channel
-        _fill(push.pub, told.fields)
-        return _delimited(message)
+        head: bytes = push.SerializeToString()
+        return head
+
+    # Put together from bytes: a message begins with its first fields, in any order.
+    def publication(self, head: bytes, told: Publication) -> Frame:
+        """As of :class:`Format`."""
+        pub = protobuf_class("Publication")()
+        pub.data = told.data.payload
+        if told.offset:
+            pub.offset = told.offset
+        if told.tags:
+            fill(pub, {"tags": dict(told.tags)})
+        info = _info_bytes(told.info) if told.info else b""
+        body = field(4, head + field(4, pub.SerializeToString() + info))
+        return Frame(varint(len(body)) + body, False)
+
+
+def _delimited(message: Any) -> Frame:
+    body: bytes = message.SerializeToString()
+    return Frame(varint(len(body)) + body, False)
 
 
 def info_of(text: str) -> dict[str, Any]:
@@ -175,96 +202,17 @@ def info_of(text: str) -> dict[str, Any]:
     return read("ClientInfo", json.loads(text), _data_of)
 
 
+@lru_cache(1024)
+def _info_bytes(text: str) -> bytes:
+    """A publisher's info as a field of a publication."""
+    info = protobuf_class("ClientInfo")()
+    fill(info, info_of(text))
+    return field(5, info.SerializeToString())
+
+
 def _data_of(value: Any) -> Data:
     """What was JSON."""
     return Data(dump_json(value).encode())
-
-
-def _length(payload: bytes, at: int) -> tuple[int, int]:
-    """The number that a varint says, and where it ends."""
-    number = 0
-    for count, byte in enumerate(payload[at : at + LONGEST_LENGTH]):
-        number |= (byte & 0x7F) << (7 * count)
-        if byte < 0x80:
-            return number, at + count + 1
-    raise BadFrame
-
-
-def _parse(part: bytes) -> dict[str, Any]:
-    message = protobuf_class("Command")()
-    try:
-        message.ParseFromString(part)
-    except Exception as error:  # google's DecodeError, which is not imported without the extra
-        raise BadFrame from error
-    command = _as_dict(message)
-    # No other command has names that the client chooses.
-    if "connect" in command and _count_keys(command) > PARSER.max_keys:
-        raise BadFrame
-    return command
-
-
-def _count_keys(value: Any) -> int:
-    """How many keys all objects of a command have together, as :class:`.JSONCodec` counts."""
-    if not isinstance(value, dict):
-        return 0
-    return len(value) + sum(map(_count_keys, value.values()))
-
-
-def _as_dict(message: Any) -> dict[str, Any]:
-    """The fields of a Protobuf message that are set. :exc:`BadFrame` where a map is too long."""
-    fields = messages()[message.DESCRIPTOR.name]
-    found: dict[str, Any] = {}
-    for descriptor, value in message.ListFields():
-        field = fields[descriptor.name]
-        if field.is_map:
-            if len(value) > PARSER.max_keys:
-                raise BadFrame  # before each of them becomes an object of Python
-            is_message = field.type in messages()
-            pairs = value.items()
-            found[descriptor.name] = {
-                key: _as_dict(one) if is_message else one for key, one in pairs
-            }
-        elif field.type == "bytes":
-            found[descriptor.name] = from_bytes(value)
-        elif field.type in messages():
-            found[descriptor.name] = _as_dict(value)
-        else:
-            found[descriptor.name] = value
-    return found
-
-
-def _fill(message: Any, values: Mapping[str, Any]) -> None:
-    """Set the fields of a Protobuf message."""
-    for name, value in values.items():
-        if isinstance(value, Data):
-            setattr(message, name, value.payload)
-        elif isinstance(value, list):
-            for one in value:
-                _fill(getattr(message, name).add(), one)
-        elif isinstance(value, dict):
-            field = messages()[message.DESCRIPTOR.name][name]
-            part = getattr(message, name)
-            if field.is_map:
-                for key, one in value.items():
-                    if field.type in messages():
-                        _fill(part[key], one)
-                    else:
-                        part[key] = one
-            else:
-                part.SetInParent()
-                _fill(part, value)
-        else:
-            setattr(message, name, value)
-
-
-def _delimited(message: Any) -> Frame:
-    body: bytes = message.SerializeToString()
-    size, head = len(body), bytearray()
-    while size > 0x7F:
-        head.append(size & 0x7F | 0x80)
-        size >>= 7
-    head.append(size)
-    return Frame(bytes(head) + body, False)
 
 
 def _plain(value: Any) -> Any:

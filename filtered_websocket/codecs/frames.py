@@ -119,6 +119,30 @@ class Bundle:
         return self.wire
 
 
+class Joined(Bundle):
+    """Frames and bundles that are sent together, in order. Those that are encoded stay so."""
+
+    __slots__ = ("_frames",)
+
+    def __init__(self, frames: Sequence[Frame | Bundle]) -> None:
+        self._frames = frames
+        self.is_kept = any([frame.is_kept for frame in frames])
+        self.longest = max([frame.longest for frame in frames])
+        self.wire = self._parts = None
+
+    @property
+    def parts(self) -> tuple[Frame, ...]:
+        """As of a :class:`Bundle`."""
+        if self._parts is None:
+            self._parts = tuple([part for frame in self._frames for part in frame.parts])
+        return self._parts
+
+    def encode(self) -> bytes:
+        """As of a :class:`Bundle`."""
+        self.wire = b"".join([frame.wire or frame.encode() for frame in self._frames])
+        return self.wire
+
+
 #: Longest payload of a frame that :func:`read_short_frame` reads: above, the servers' own
 #: libraries unmask faster.
 LONGEST_SHORT = 1024

@@ -20,6 +20,10 @@ _MESSAGE = re.compile(r"^message (\w+) \{(.*?)\}$", re.MULTILINE | re.DOTALL)
 _FIELD = re.compile(r"^  (repeated )?(?:map<string, (\w+)>|(\w+)) (\w+) = (\d+);$", re.MULTILINE)
 
 
+class BadFrame(ValueError):
+    """A frame that is not of this protocol."""
+
+
 class Field(NamedTuple):
     """A field: its number, its type (of the values, of a map), and how often it comes."""
 

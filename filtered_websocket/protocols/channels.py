@@ -8,7 +8,8 @@ meanwhile waits, within ``MAX_OUTBOX``.
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from ..codecs.centrifuge import Format, Publication
@@ -17,6 +18,7 @@ from ..codecs.frames import Frame
 from ..conf import conf
 from ..groups import channel_name
 from ..history.base import Position, check_position
+from ..layer.envelope import INFO, TAGS
 from ..presence.base import shown_of, unpack_info
 from ..publishing.fan_out import Members
 from ..threads.budget import OVERHEAD
@@ -28,6 +30,11 @@ COMPACT = 1
 REJECT = 2
 #: Higher than any offset, and Redis can still count on from it.
 MAX_OFFSET = 2**53 - 1
+#: The part of ``MAX_OUTBOX`` that publications of groups with history may take: the rest is
+#: for the news that one was not sent.
+SHARE = 7 / 8
+#: Most publications have none.
+NO_TAGS: Mapping[str, str] = {}
 #: Of channels, in one process.
 _numbers = itertools.count(1)
 
@@ -85,6 +92,8 @@ class Subscriber(Protocol):
     def transport(self) -> AsgiTransport: ...
     def joined(self, group: str) -> None: ...
     def left(self, group: str) -> None: ...
+    def came(self, group: str, last: int) -> bool: ...
+    def sent(self) -> None: ...
     def answered(self, group: str) -> None: ...
     def lose(self, group: str) -> None: ...
 
@@ -155,11 +164,20 @@ class Channel:
         self.number = next(_numbers)
         self.members: dict[Way, Members] = {}
         self.ways: dict[AsgiTransport, tuple[Way, Subscriber]] = {}
+        self._heads: dict[Way, bytes] = {}
         #: Those that have joined and were not told so yet.
         self.waiting: dict[AsgiTransport, Waiting] = {}
 
     def __bool__(self) -> bool:
         return bool(self.waiting or self.ways)
+
+    def head(self, way: Way) -> bytes:
+        """How all its publications begin; made once."""
+        head = self._heads.get(way)
+        if head is None:
+            number = self.number if way.is_compact else 0
+            head = self._heads[way] = way.format.head(self.name, number)
+        return head
 
     def add(self, session: Subscriber, is_compact: bool) -> Way:
         """From now on it is written to."""
@@ -178,6 +196,27 @@ class Channel:
         if not self.members[way]:
             del self.members[way]
         return True
+
+
+def told_of(data: Data, meta: Mapping[str, Any], position: Position | None) -> Publication:
+    """What is told of a message to a group."""
+    offset = 0 if position is None else position.offset
+    return Publication(data, offset, meta.get(INFO, ""), meta.get(TAGS, NO_TAGS))
+
+
+def frame_of(group: str, channel: Channel | None, told: Publication, way: Way) -> Frame | None:
+    """The frame of a publication; None where it cannot be said in this format."""
+    if not way.format.can_say(told.data):
+        return None
+    head = way.format.head(channel_name(group), 0) if channel is None else channel.head(way)
+    frame = way.format.publication(head, told)
+    frame.is_kept = told.offset > 0
+    return frame
+
+
+def push_of(group: str, channel: Channel | None, told: Publication) -> Push:
+    """The push of a publication."""
+    return Push(group, partial(frame_of, group, channel, told), told)
 
 
 def client_info(connection: str, packed: str) -> dict[str, Any]:
@@ -200,3 +239,9 @@ def that_fit(pushes: Iterable[Push], room: int) -> Iterable[Push]:
         if number and room < 0:
             return
         yield push
+
+
+def without_room(transports: Iterable[AsgiTransport], size: int) -> list[AsgiTransport]:
+    """Those that cannot take so many bytes of publications beside what is unsent."""
+    room = conf.MAX_OUTBOX * SHARE - size
+    return [transport for transport in transports if (unsent := transport.unsent) and unsent > room]

@@ -6,20 +6,22 @@ has published and was not answered yet.
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import Any
 
 from asgiref.sync import markcoroutinefunction
 
 from ..codecs.centrifuge import JSON, Format
 from ..codecs.data import Data, as_json, data_of
-from ..codecs.frames import dump_json
+from ..codecs.frames import Frame, dump_json
 from ..connections.connection import Connection, Exclude
 from ..exceptions import PublishError
 from ..history.base import Position
 from ..threads.result import Result
 from ..transports.scheduling import settle
 
+#: How long a reply waits at most for the publication that it answers, seconds.
+MOST_LATE = 0.005
 #: So many publishes of a client wait at most for the layer, before the next one is handled.
 MOST_UNANSWERED = 64
 
@@ -122,11 +124,15 @@ class Receipt:
     taken together are sent by one call.
     """
 
-    __slots__ = ("_unanswered", "answered", "error", "is_done", "number")
+    __slots__ = ("_unanswered", "answered", "error", "group", "is_done", "item", "number")
 
-    def __init__(self, unanswered: "Unanswered", number: int) -> None:
+    def __init__(self, unanswered: "Unanswered", number: int, group: str = "") -> None:
         self._unanswered = unanswered
         self.number = number
+        #: The group whose publication is to come to this client, too; empty: none, or it has come.
+        self.group = group
+        #: The id of the message.
+        self.item = 0
         self.is_done = False
         self.error: BaseException | None = None
         #: Of those who wait for the reply.
@@ -141,6 +147,7 @@ class Receipt:
 
     def set_exception(self, error: BaseException) -> None:
         self.error = error
+        self.group = ""
         self.set_result(None)
 
     def copy(self, sent: "asyncio.Future[Any]") -> None:
@@ -153,15 +160,44 @@ class Receipt:
             self.set_exception(error)
 
 
+class Late:
+    """
+    Who has replies that wait for the publications that they answer, so that both leave in one
+    write: ``MOST_LATE`` seconds at most, as those may never come.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: set[Unanswered] = set()
+        self._will_end = False
+
+    def add(self, one: "Unanswered") -> None:
+        self._waiting.add(one)
+        if not self._will_end:
+            self._will_end = True
+            loop = asyncio.get_running_loop()
+            loop.call_later(MOST_LATE, self._end, context=Context())
+
+    def remove(self, one: "Unanswered") -> None:
+        self._waiting.discard(one)
+
+    def _end(self) -> None:
+        self._will_end = False
+        waiting, self._waiting = self._waiting, set()
+        for one in waiting:
+            one.hurry()
+
+
 class Unanswered:
     """
     The publishes of one client that the layer has not taken yet. They are answered in their
-    order, those that it takes together in one write.
+    order, those that it takes together in one write, and with their publications where this
+    client gets them, too.
     """
 
-    def __init__(self, session: Any, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, session: Any, loop: asyncio.AbstractEventLoop, late: Late) -> None:
         self._session = session
         self._loop = loop
+        self._late = late
         self._waiting: deque[Receipt] = deque()
         self._will_look = False
 
@@ -186,6 +222,7 @@ class Unanswered:
     async def settled(self) -> None:
         """Return when all are answered that were added before."""
         if self._waiting:
+            self.hurry()
             last = self._waiting[-1]
             last.answered = last.answered or self._loop.create_future()
             await asyncio.wait([last.answered])
@@ -196,18 +233,62 @@ class Unanswered:
             self._will_look = True
             self._loop.call_soon(self._look)
 
+    def hurry(self) -> None:
+        """Answer what is done, with its publication or without it."""
+        for receipt in self._waiting:
+            receipt.group = ""
+        self.look_soon()
+
+    def came(self, group: str, last: int) -> bool:
+        """
+        The client is about to be sent its publications up to the message with this id. Whether
+        replies to them can leave in the same write, at :meth:`sent`.
+        """
+        any_came = False
+        for receipt in self._waiting:
+            if receipt.group == group and receipt.item <= last:
+                receipt.group, any_came = "", True
+        if any_came:
+            self._session.transport.hold()
+        return any_came
+
+    def sent(self) -> None:
+        """What :meth:`came` was told of has been written."""
+        self._late.remove(self)
+        try:
+            self._answer()
+        finally:
+            if self._waiting:
+                self.look_soon()  # the layer's answer comes in the same turn, as a rule
+            else:
+                self._session.transport.release()
+
     def _look(self) -> None:
         self._will_look = False
-        waiting, transport = self._waiting, self._session.transport
-        if not (waiting and waiting[0].is_done):
-            return  # an earlier one has its turn first
-        transport.hold()
+        try:
+            self._answer()
+        finally:
+            self._session.transport.release()
+
+    def _answer(self) -> None:
+        """Answer in order, up to one that is not done, or whose publication is to come first."""
+        waiting, session = self._waiting, self._session
+        frames: list[Frame] = []
         try:
             while waiting and waiting[0].is_done:
+                if waiting[0].group:
+                    self._late.add(self)
+                    break
                 receipt = waiting.popleft()
                 settle(receipt.answered)
-                self._session.published(receipt.number, receipt.error)
+                if receipt.error is None:
+                    frames.append(session.format.published(receipt.number))
+                    continue
+                # It may close the connection, after the replies to what came before.
+                frames = session.write_together(frames)
+                session.answer_error(receipt.number, receipt.error)
+        except BaseException:
+            self.look_soon()  # those after the one that could not be answered
+            raise
         finally:
-            transport.release()
-            if waiting and waiting[0].is_done:
-                self.look_soon()  # one of them could not be answered
+            session.write_together(frames)

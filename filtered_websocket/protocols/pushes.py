@@ -7,28 +7,28 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from ..chains.current import About, nth
-from ..codecs.centrifuge import Publication
 from ..codecs.data import Data, data_to_send
-from ..codecs.frames import Bundle, Frame, Kind
-from ..conf import conf
+from ..codecs.frames import Frame, Joined, Kind
 from ..groups import channel_name
 from ..history.base import Position
-from ..layer.envelope import EXCLUDE, INFO, TAGS, Item
+from ..layer.envelope import EXCLUDE, Item
 from ..presence.base import Event
 from ..publishing.fan_out import Members, runs_of, write
 from ..transports import AsgiTransport
-from .channels import Channel, Push, Subscriber, Waiting, Way, client_info
+from .channels import (
+    Channel,
+    Push,
+    Subscriber,
+    Waiting,
+    Way,
+    client_info,
+    frame_of,
+    push_of,
+    told_of,
+    without_room,
+)
 from .codes import UNSUBSCRIBED
-
-#: The part of ``MAX_OUTBOX`` that publications of groups with history may take: the rest is
-#: for the news that one was not sent.
-SHARE = 7 / 8
-
-
-def without_room(transports: Iterable[AsgiTransport], size: int) -> list[AsgiTransport]:
-    """Those that cannot take so many bytes of publications beside what is unsent."""
-    room = conf.MAX_OUTBOX * SHARE - size
-    return [transport for transport in transports if (unsent := transport.unsent) and unsent > room]
+from .connection import Late
 
 
 class Pushes:
@@ -36,6 +36,8 @@ class Pushes:
 
     def __init__(self, counts: Any) -> None:
         self._counts = counts
+        #: Replies to publishes that wait for the publications.
+        self.late = Late()
         self._channels: dict[str, Channel] = {}
         #: Of the connections of this pipeline.
         self.sessions: dict[str, Subscriber] = {}
@@ -165,27 +167,36 @@ class Pushes:
         channel = self._channels.get(group)
         if channel is None:
             return
-        pushes = self._told(group, items, first)
-        frames = {way: [push.frame(way) for push in pushes] for way in channel.members}
-        if len(items) == 1 or any(item.meta.get(EXCLUDE) for item in items):
-            for item, push in zip(items, pushes, strict=True):
-                self._send(group, push, item.meta.get(EXCLUDE, ()))
-            return
-        for waiting in channel.waiting.values():
-            for push in pushes:
-                self._wait(waiting, push)
-        for way, made in frames.items():
-            self._write_together(channel, group, channel.members.get(way, {}), made)
-
-    def _told(self, group: str, items: Sequence[Item], first: Position | None) -> list[Push]:
-        return [
-            self.publication(
-                About(group, item.sender, item.meta, nth(first, number)),
-                Data(item.payload, item.kind),
-                item.kind != "b",
-            )
+        told = [
+            told_of(Data(item.payload, item.kind), item.meta, nth(first, number))
             for number, item in enumerate(items)
         ]
+        ways = tuple(channel.members)
+        made = [[frame_of(group, channel, one, way) for one in told] for way in ways]
+        pushes: list[Push] = []
+        is_for_all = not any([EXCLUDE in item.meta for item in items])
+        if channel.waiting or not is_for_all:
+            pushes = [push_of(group, channel, one) for one in told]
+        publishers = self._publishers(group, items)
+        try:
+            if not is_for_all:
+                for item, push in zip(items, pushes, strict=True):
+                    self._send(group, push, item.meta.get(EXCLUDE, ()))
+                return
+            for waiting in channel.waiting.values():
+                for push in pushes:
+                    self._wait(waiting, push)
+            for way, frames in zip(ways, made, strict=True):
+                self._write_together(channel, group, channel.members.get(way, {}), frames)
+        finally:
+            for session in publishers:
+                session.sent()
+
+    def _publishers(self, group: str, items: Sequence[Item]) -> list[Subscriber]:
+        """Those here who have published some of the items, and are told so in the same write."""
+        lasts = {item.sender: item.id for item in items}
+        sessions = [(self.sessions.get(sender), last) for sender, last in lasts.items()]
+        return [one for one, last in sessions if one is not None and one.came(group, last)]
 
     def _write_together(
         self, channel: Channel, group: str, members: Members, made: Sequence[Frame | None]
@@ -193,26 +204,14 @@ class Pushes:
         frames = [frame for frame in made if frame is not None]
         self._counts["not_json"] += (len(made) - len(frames)) * len(members)
         for run in runs_of(frames):
-            contents = [(frame.payload, frame.text) for frame in run]
             if run[0].is_kept:
                 self._lose_slow(channel, group, members, sum(map(len, run)))
-            write(members, Bundle(contents, run[0].is_kept), ())
+            write(members, run[0] if len(run) == 1 else Joined(run), ())
 
     def publication(self, about: About, message: Any, text: bool) -> Push:
         """The push of a message."""
-        data, meta = data_to_send(message, text), about.meta
-        offset = 0 if about.position is None else about.position.offset
-        told = Publication(data, offset, meta.get(INFO, ""), meta.get(TAGS, {}))
-        channel = self._channels.get(about.group)
-        name, number = channel_name(about.group), 0 if channel is None else channel.number
-
-        def make(way: Way) -> Frame | None:
-            if not way.format.can_say(data):
-                return None
-            compact = number if way.is_compact else 0
-            return about.keep(way.format.publication(name, compact, told))
-
-        return Push(about.group, make, told)
+        told = told_of(data_to_send(message, text), about.meta, about.position)
+        return push_of(about.group, self._channels.get(about.group), told)
 
     def write_all(
         self, transports: Iterable[AsgiTransport], push: Push, skipped: Collection[AsgiTransport]

@@ -16,9 +16,11 @@ from collections.abc import Awaitable, Iterable, Iterator
 from typing import Any
 
 from ..close_codes import FILTER_ERROR, TOO_LARGE, UNAUTHORIZED
-from ..codecs.centrifuge import BadFrame, Format, choose
+from ..codecs.centrifuge import Format, choose
 from ..codecs.commands import AT_ONCE, all_of, first_of, requests_of
 from ..codecs.data import Data
+from ..codecs.frames import Frame, Joined
+from ..codecs.schema import BadFrame
 from ..conf import conf
 from ..exceptions import ends_the_task
 from ..filters.rate_limit import RateLimitFilter
@@ -58,7 +60,10 @@ class Session:
         # Called by the pushes.
         self.joined, self.left = requests.joined, requests.left
         self.answered, self.lose = requests.answered, requests.lose
-        self._unanswered = Unanswered(self, view.loop)
+        self._unanswered = Unanswered(self, view.loop, self.pushes.late)
+        self.came, self.sent = self._unanswered.came, self._unanswered.sent
+        #: Whether what clients publish reaches the subscribers as it is.
+        self._is_direct = not (view.pipeline.group or view.pipeline.send)
         self.pings, self.expiry = Pings(self, view.loop), Expiry(self, view.loop)
 
     @property
@@ -178,15 +183,18 @@ class Session:
 
     def _publish(self, number: int, group: OpenGroup, data: Data) -> Awaitable[object] | None:
         """Publish to a group that is open; what is to be awaited for the reply, or None."""
-        receipt = Receipt(self._unanswered, number)
-        connection = self.connection
         name, _, keep = group
+        comes_back = self._is_direct and self.requests.stands(name)
+        receipt = Receipt(self._unanswered, number, name if comes_back else "")
+        connection = self.connection
         try:
             for limit in self._limits:
                 limit.count(connection)
             connection.has_queued = True
             info = connection.publisher(name)
-            self._view.submit_now(data, name, sender=self.id, info=info, keep=keep, done=receipt)
+            receipt.item = self._view.submit_now(
+                data, name, sender=self.id, info=info, keep=keep, done=receipt
+            )
         except Exception as error:
             return self._answer_failed(number, error)
         self._unanswered.add(receipt)
@@ -195,7 +203,7 @@ class Session:
     async def _answer_failed(self, number: int, error: BaseException) -> None:
         """Answer with an error, after the replies to what came before."""
         await self._unanswered.settled()
-        self._answer_error(number, error)
+        self.answer_error(number, error)
 
     async def _answer(self, number: int, name: str, request: dict[str, Any]) -> None:
         """
@@ -239,14 +247,14 @@ class Session:
         """Send a reply, or a push, without waiting."""
         self.transport.write(self.format.reply(reply))
 
-    def published(self, number: int, error: BaseException | None) -> None:
-        """Answer a publish that the layer has taken, or has not."""
-        if error is None:
-            self.transport.write(self.format.published(number))
-        else:
-            self._answer_error(number, error)
+    def write_together(self, frames: list[Frame]) -> list[Frame]:
+        """Send frames in one write. An empty list."""
+        if frames:
+            self.transport.write(frames[0] if len(frames) == 1 else Joined(frames))
+        return []
 
-    def _answer_error(self, number: int, error: BaseException) -> None:
+    def answer_error(self, number: int, error: BaseException) -> None:
+        """Answer with an error. It may close the connection."""
         code = codes.code_of(error, self.connection, self._view.pipeline)
         if code and number:
             self.reply({"id": number, "error": ReplyError(code).fields})
@@ -266,7 +274,7 @@ class Session:
         except BadRequest:
             raise
         except ReplyError as error:
-            self._answer_error(number, error)
+            self.answer_error(number, error)
             return
         except InvalidToken:
             refusal = codes.INVALID_TOKEN

@@ -64,6 +64,11 @@ class Subscribing:
 
     # Subscriptions
 
+    def stands(self, group: str) -> bool:
+        """Whether what is published to a group is sent to this client, by its name."""
+        subscribed = self._subscribed.get(group)
+        return subscribed is not None and subscribed.stands
+
     async def subscribe(self, request: dict[str, Any]) -> dict[str, Any]:
         group = self._group_of(request)
         if group in self._subscribed or group in self._connection.joined:

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Collection, Set
 from typing import Any
 
-from ..codecs.frames import Bundle, Frame
+from ..codecs.frames import Bundle, Frame, Joined
 from .asgi import AsgiTransport
 
 #: No transport is left out.
@@ -83,8 +83,7 @@ class Lane(AsgiTransport):
         if len(held) == 1:
             self.write(held[0])
         elif held:
-            contents = [(part.payload, part.text) for frame in held for part in frame.parts]
-            self.write(Bundle(contents, any(frame.is_kept for frame in held)))
+            self.write(Joined(held))
 
     def close(self, code: int, reason: str) -> None:
         self.release()

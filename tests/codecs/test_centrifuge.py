@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from filtered_websocket.codecs import centrifuge
+from filtered_websocket.codecs import centrifuge, protobuf
 from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF, BadFrame, Publication
 from filtered_websocket.codecs.data import PARSER, Data, as_json, data_of, from_bytes
 
@@ -122,8 +122,8 @@ def test_a_command_has_as_many_names_in_both_formats(form, field, value, most):
 
 def test_of_a_map_that_is_too_long_nothing_becomes_an_object(monkeypatch):
     made = []
-    as_dict = centrifuge._as_dict
-    monkeypatch.setattr(centrifuge, "_as_dict", lambda one: made.append(one) or as_dict(one))
+    as_dict = protobuf._as_dict
+    monkeypatch.setattr(protobuf, "_as_dict", lambda one: made.append(one) or as_dict(one))
     with pytest.raises(BadFrame):
         decoded(PROTOBUF, comes_back(PROTOBUF, "subs", 20_000, {}), False)
     assert len(made) == 2  # the command, and what is in ``connect``
@@ -200,8 +200,8 @@ def test_a_long_reply_has_a_long_length():
 @pytest.mark.parametrize("tags", [{}, {"kind": "é"}])
 def test_a_publication_is_the_same_push_in_both_formats(number, offset, info, tags):
     told = Publication(Data('{"text":"é"}'.encode()), offset, info, tags)
-    push = json.loads(JSON.publication('a"b', number, told).payload)["push"]
-    frame = PROTOBUF.publication('a"b', number, told)
+    push = json.loads(JSON.publication(JSON.head('a"b', number), told).payload)["push"]
+    frame = PROTOBUF.publication(PROTOBUF.head('a"b', number), told)
     [other] = codecs._ProtobufCodec.decode_replies(frame.payload)
     assert centrifuge.info_of('{"client":"c","other":1}') == {"client": "c"}
     assert push.get("id", 0) == int(other["push"].get("id", 0)) == number

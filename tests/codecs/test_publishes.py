@@ -1,5 +1,6 @@
 """Publishes that are read in one pass: those that are, and that it changes nothing of them."""
 
+import base64
 import json
 
 import pytest
@@ -7,11 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filtered_websocket.codecs import centrifuge
-from filtered_websocket.codecs.centrifuge import JSON, BadFrame, _data_of
+from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF, BadFrame, _data_of
 from filtered_websocket.codecs.commands import REQUESTS
 from filtered_websocket.codecs.data import PARSER, Data
+from filtered_websocket.codecs.protobuf import varint
 from filtered_websocket.codecs.publishes import read_publish
 from filtered_websocket.codecs.schema import read
+
+codecs = pytest.importorskip("centrifuge.codecs")
 
 
 def in_steps(line):
@@ -151,3 +155,55 @@ def test_a_binary_frame_and_bytes_that_are_no_text_are_no_publish():
     line = (WRAPPED % "1").encode()
     assert JSON.publish(line, False) is None
     assert JSON.publish(line.replace(b"room", b"\xff"), True) is None
+
+
+# Protobuf
+
+
+def in_protobuf(**publish):
+    data = base64.b64encode(publish.pop("data", b"")).decode()
+    return codecs._ProtobufCodec.encode_commands([{"id": 7, "publish": {**publish, "data": data}}])
+
+
+@pytest.mark.parametrize(
+    "data", [b"1", b'{"a": [1]}', b"\xff", b"x" * 300, b'"' + b"x" * 200 + b'"']
+)
+def test_what_libraries_write_in_protobuf_is_read_at_once(data):
+    frame = in_protobuf(channel="röom", data=data)
+    publish = PROTOBUF.publish(frame, False)
+    assert (publish.number, publish.channel, publish.data.payload) == (7, "röom", data)
+    assert [publish.command] == list(PROTOBUF.decode(frame, False))
+    assert PROTOBUF.publish(frame, True) is None
+
+
+def test_whatever_byte_of_it_is_changed_it_is_what_it_is_in_steps():
+    frame, read_so = in_protobuf(channel="room", data=b"12"), 0
+    for at in range(len(frame)):
+        assert PROTOBUF.publish(frame[:at], False) is None
+        assert PROTOBUF.publish(frame + frame[:at], False) is None or not at
+        for byte in range(256):
+            changed = frame[:at] + bytes([byte]) + frame[at + 1 :]
+            publish = PROTOBUF.publish(changed, False)
+            if publish is not None:
+                read_so += 1
+                assert [publish.command] == list(PROTOBUF.decode(changed, False))
+    assert read_so > 1000
+
+
+@pytest.mark.parametrize("number", [0, 2**32 - 1, 2**32])
+def test_only_a_number_of_32_bits_is_one(number):
+    rest = b"\x3a\x07\x0a\x02ab\x12\x011"
+    body = b"\x08" + varint(number) + rest
+    publish = PROTOBUF.publish(varint(len(body)) + body, False)
+    assert (publish is not None) == (number == 2**32 - 1)
+
+
+def test_a_publish_without_data_or_with_other_fields_is_read_in_steps():
+    frames = [
+        in_protobuf(channel="room"),
+        codecs._ProtobufCodec.encode_commands([{"id": 7, "send": {"data": ""}}]),
+        codecs._ProtobufCodec.encode_commands([{"id": 7, "publish": {"data": "MQ=="}}]),
+        b"\x06\x08\x07\x3a\x02\x0a\x00",
+        b"\x09\x08\x07\x3a\x05\x0a\x00\x12\x00\x00",
+    ]
+    assert [PROTOBUF.publish(frame, False) for frame in frames] == [None] * 5

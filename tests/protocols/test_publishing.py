@@ -1,6 +1,7 @@
 """Publishes of clients of the Centrifuge protocol: not one by one, and yet in their order."""
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from django.test import override_settings
 
-from filtered_websocket import PublishError, WebSocketMessageFilter
+from filtered_websocket import PublishError, WebSocketGroupFilter, WebSocketMessageFilter, consumers
 from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF
 from filtered_websocket.codecs.data import Data
 from filtered_websocket.filters.rate_limit import RateLimitFilter
@@ -105,16 +106,15 @@ async def test_a_reply_that_raises_holds_nothing_back(layer, monkeypatch):
         calls, told = [], []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
 
-        def fail(self, number, error):
+        def fail(self, number):
             calls.append("reply")
             raise RuntimeError("this one cannot be written")
 
-        monkeypatch.setattr(AsgiTransport, "hold", lambda _: calls.append("hold"))
         monkeypatch.setattr(AsgiTransport, "release", lambda _: calls.append("release"))
-        monkeypatch.setattr(session.Session, "published", fail)
+        monkeypatch.setattr(type(JSON), "published", fail)
         layer.taken[0].set_result(None)
         await until(lambda: told)
-        assert calls == ["hold", "reply", "release"]
+        assert calls[0] == "reply" and set(calls[1:]) == {"release"}
 
 
 @pytest.mark.parametrize(
@@ -359,21 +359,229 @@ async def test_what_closes_comes_after_the_replies_and_nothing_after_it():
 
 
 async def test_a_reply_that_raises_costs_no_other_its_reply(layer, monkeypatch):
-    published = session.Session.published
+    published = JSON.published
 
-    def fail(own, number, error):
+    def fail(own, number):
         if number == 1:
             raise RuntimeError("this one cannot be written")
-        published(own, number, error)
+        return published(number)
 
     asyncio.get_running_loop().set_exception_handler(lambda _, context: None)
-    monkeypatch.setattr(session.Session, "published", fail)
+    monkeypatch.setattr(type(JSON), "published", fail)
     async with speak(rules=RULES) as ann:
         await ann.say(publish(1), publish(2), {"id": 3, "ping": {}})
         await layer.has(2)
         for future in layer.taken:
             future.set_result(None)
         assert [(await ann.hear())["id"] for _ in range(2)] == [2, 3]
+
+
+# Publications that the publisher gets, too
+
+
+class Wire(Lane):
+    """Notes what leaves in each write, and sends it."""
+
+    writes, sending = [], set()
+
+    @staticmethod
+    def write_directly(transports, frame, skipped=()):
+        for one in transports:
+            if not one._idle:
+                one.write(frame)
+                continue
+            Wire.writes.append((one, [part.payload for part in frame.parts]))
+            for part in frame.parts:
+                sending = asyncio.ensure_future(one._send(part.event()))
+                Wire.sending.add(sending)
+                sending.add_done_callback(Wire.sending.discard)
+
+    def open(self):
+        self._direct = True
+        super().open()
+
+
+class Own:
+    """What one client publishes is taken, and comes back, when a test says so."""
+
+    def __init__(self, monkeypatch):
+        self.receipts = []
+        monkeypatch.setattr(connection, "MOST_LATE", 10 * LIMIT)
+        monkeypatch.setattr(consumers, "open_transport", Wire)
+        monkeypatch.setattr(HubView, "submit_now", self.submit_now)
+
+    def submit_now(self, *args, done, **options):
+        self.receipts.append(done)
+        return 100 + len(self.receipts)
+
+    async def publish(self, ann, count=1, channel="room"):
+        """So many publishes, not taken yet; what was written until then is forgotten."""
+        await ann.say(*[publish(number, channel) for number in range(1, count + 1)])
+        await until(lambda: len(self.receipts) >= count)
+        assert await says_nothing(ann)
+        Wire.writes.clear()
+
+    def take(self):
+        for receipt in self.receipts:
+            receipt.set_result(None)
+
+    def come(self, ann, *numbers, group="room"):
+        """Publications are delivered to all members."""
+        some = [Item(100 + number, "j", ann.id, b"%d" % number, {}) for number in numbers]
+        [view] = get_hub().views.values()
+        view.pushes.write_items(group, some, None)
+
+    def written(self, ann):
+        """What was written to her: numbers of publications, ids of replies, per write."""
+        told = [list(map(json.loads, sent)) for one, sent in Wire.writes if one is ann.transport]
+        return [
+            [one["id"] if "id" in one else f"pub {one['push']['pub']['data']}" for one in sent]
+            for sent in told
+        ]
+
+
+async def turns():
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def subscribed(*channels, filters=()):
+    async with speak(filters, rules=RULES) as ann:
+        for channel in channels:
+            await ann.ask(subscribe={"channel": channel})
+        ann.transport = session_of(ann).transport
+        yield ann
+
+
+@pytest.fixture
+def own(monkeypatch):
+    return Own(monkeypatch)
+
+
+async def test_a_reply_leaves_with_the_publication_that_comes_after_it(own):
+    async with subscribed("room") as ann:
+        await own.publish(ann, 3)
+        own.take()
+        await turns()
+        assert own.written(ann) == []
+        own.come(ann, 1, 2)
+        assert own.written(ann) == []  # the layer may have more to say in this turn
+        await turns()
+        assert own.written(ann) == [["pub 1", "pub 2", 1, 2]]
+        own.come(ann, 3)
+        assert own.written(ann)[1:] == [["pub 3", 3]]
+
+
+async def test_a_publication_leaves_with_the_reply_that_comes_in_the_same_turn(own):
+    async with subscribed("room") as ann, subscribed("room") as bob:
+        await own.publish(ann, 2)
+        own.come(ann, 1, 2)
+        assert own.written(ann) == [] and own.written(bob) == [["pub 1", "pub 2"]]
+        own.take()
+        await turns()
+        assert own.written(ann) == [["pub 1", "pub 2", 1, 2]]
+
+
+async def test_a_publication_waits_for_its_reply_for_one_turn_only(own):
+    async with subscribed("room") as ann:
+        await own.publish(ann)
+        own.come(ann, 1)
+        await turns()
+        assert own.written(ann) == [["pub 1"]]
+        own.take()
+        await turns()
+        assert own.written(ann) == [["pub 1"], [1]]
+
+
+async def test_the_replies_to_publishes_of_one_client_keep_their_order(own):
+    async with subscribed("room", "other") as ann:
+        await own.publish(ann)
+        await own.publish(ann, 2, "other")
+        own.take()
+        own.come(ann, 2, 3, group="other")
+        await turns()
+        assert own.written(ann) == [["pub 2", "pub 3"]]
+        own.come(ann, 1)
+        assert own.written(ann)[1:] == [["pub 1", 1, 1, 2]]
+
+
+async def test_a_reply_waits_for_so_long_where_its_publication_never_comes(own, monkeypatch):
+    monkeypatch.setattr(connection, "MOST_LATE", 0)
+    async with subscribed("room") as ann:
+        for _ in range(2):
+            own.receipts.clear()
+            await own.publish(ann)
+            own.take()
+            assert await ann.hear() == {"id": 1, "publish": {}}
+
+
+async def test_nobody_is_told_of_a_client_that_has_left_meanwhile(own):
+    told = []
+    async with subscribed("room") as ann:
+        await own.publish(ann)
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        late = session_of(ann).pushes.late
+        own.take()
+        await turns()
+    late._end()
+    await turns()
+    assert told == [] and own.written(ann) == []
+
+
+async def test_a_reply_does_not_wait_where_another_command_does(own):
+    async with subscribed("room") as ann:
+        await own.publish(ann)
+        own.take()
+        await turns()
+        await ann.say({"id": 9, "ping": {}})
+        assert [(await ann.hear())["id"] for _ in range(2)] == [1, 9]
+
+
+async def test_an_error_does_not_wait_for_a_publication(own):
+    async with subscribed("room") as ann:
+        await own.publish(ann)
+        own.receipts[0].set_exception(PublishError("the layer is away"))
+        assert (await ann.hear())["error"]["code"] == 100
+
+
+class Same(WebSocketGroupFilter):
+    _registers = False
+
+    @classmethod
+    def filter(cls, web_socket_server_instance, message):
+        """May drop it, or take its time."""
+
+
+@pytest.mark.parametrize(("filters", "channels"), [([], []), ([], ["other"]), ([Same], ["room"])])
+async def test_only_a_subscriber_waits_for_what_no_chain_can_drop(own, filters, channels):
+    async with subscribed(*channels, filters=filters) as ann:
+        await own.publish(ann)
+        own.take()
+        assert await ann.hear() == {"id": 1, "publish": {}}
+
+
+async def test_what_others_publish_is_not_waited_for_or_held_back(own):
+    async with subscribed("room") as ann, subscribed("room") as bob:
+        await own.publish(ann)
+        own.come(bob, 1)
+        assert own.written(ann) == own.written(bob) == [["pub 1"]]
+
+
+async def test_a_reply_that_raises_does_not_keep_its_publication_back(own, monkeypatch):
+    def fail(form, number):
+        raise RuntimeError("this one cannot be written")
+
+    async with subscribed("room") as ann:
+        await own.publish(ann)
+        own.take()
+        await turns()
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: None)
+        monkeypatch.setattr(type(JSON), "published", fail)
+        with pytest.raises(RuntimeError):
+            own.come(ann, 1)
+        await turns()
+        assert own.written(ann) == [["pub 1"]]
 
 
 # Many at once, to their subscribers
