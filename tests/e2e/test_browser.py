@@ -53,6 +53,11 @@ class Window:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
+async def window(new_context):
+    return Window(await (await new_context()).new_page())
+
+
+@pytest_asyncio.fixture(loop_scope="session")
 async def windows(new_context):
     """Two windows that share nothing, not even cookies."""
     return [Window(await (await new_context()).new_page()) for _ in range(2)]
@@ -82,8 +87,8 @@ async def test_a_message_is_shown_as_text_never_as_html(windows, server):
         assert window.wrong == []
 
 
-async def test_a_command_line_client_and_a_window_chat(windows, server):
-    window = await windows[0].open(server.http("/rooms/lab/"), "ann")
+async def test_a_command_line_client_and_a_window_chat(window, server):
+    await window.open(server.http("/rooms/lab/"), "ann")
     async with connect(server.ws("/rooms/lab/")) as client:
         await client.send("from a terminal")
         await window.shows("FROM A TERMINAL", "guest")
@@ -101,8 +106,8 @@ async def test_the_page_shows_the_pipeline_it_talks_to(windows, server):
     assert "| tidy_said" in " ".join(text.split())
 
 
-async def test_what_the_empty_page_proposes_works(windows, server):
-    window = await windows[0].open(server.http("/rooms/proposal/"), "ann")
+async def test_what_the_empty_page_proposes_works(window, server):
+    await window.open(server.http("/rooms/proposal/"), "ann")
     async with window.page.context.expect_page() as opened:
         await window.page.click("text=Open this page in a second window")
     second = Window(await opened.value)
@@ -112,8 +117,8 @@ async def test_what_the_empty_page_proposes_works(windows, server):
     assert window.wrong == second.wrong == []
 
 
-async def test_own_text_is_marked_as_typed_where_the_server_does_not_send_it_back(windows, server):
-    window = await windows[0].open(server.http(), "ann")
+async def test_own_text_is_marked_as_typed_where_the_server_does_not_send_it_back(window, server):
+    await window.open(server.http(), "ann")
     await window.say("quiet")
     await window.shows("quiet", "ann")
     await window.say("too")
@@ -158,11 +163,11 @@ async def test_a_room_shows_the_last_messages_and_those_that_were_missed(windows
     await expect(ann.page.locator("#log .message")).to_have_count(50)
 
 
-async def test_own_text_is_what_comes_back_where_the_server_sends_it_back(windows, database):
+async def test_own_text_is_what_comes_back_where_the_server_sends_it_back(window, database):
     env = {**database, "DJANGO_SETTINGS_MODULE": "tests.e2e.self_settings"}
     process = Daphne(env=env)
     try:
-        window = await windows[0].open(process.http(), "ann")
+        await window.open(process.http(), "ann")
         await window.say("  quiet  ")
         await window.shows("QUIET", "ANN")
         await expect(window.page.locator("#log .message.own")).to_have_count(1)
@@ -185,8 +190,8 @@ window.astray = "nowhere/";
 """
 
 
-async def test_a_socket_that_is_refused_again_and_again_is_told_so(windows, server):
-    page = windows[0].page
+async def test_a_socket_that_is_refused_again_and_again_is_told_so(window, server):
+    page = window.page
     await page.add_init_script(ASTRAY)
     await page.goto(server.http())
     await expect(page.locator("#refused")).to_be_visible(timeout=60_000)
@@ -195,7 +200,7 @@ async def test_a_socket_that_is_refused_again_and_again_is_told_so(windows, serv
     await expect(page.locator("#status")).to_contain_text("refused")
     assert await page.evaluate("attempts") >= 3
     await page.evaluate("astray = ''; dispatchEvent(new Event('online'))")
-    await windows[0].is_connected()
+    await window.is_connected()
     await expect(page.locator("#refused")).to_be_hidden()
 
 
@@ -215,25 +220,25 @@ window.fetch = (...question) => new Promise((resolve) => {
 
 
 @pytest.mark.parametrize("path", ["/", "/rooms/one/"])
-async def test_an_answer_that_comes_late_does_not_say_refused(windows, server, path):
+async def test_an_answer_that_comes_late_does_not_say_refused(window, server, path):
     """The page asks by HTTP why it was refused, and is connected when that is answered."""
-    page = windows[0].page
+    page = window.page
     await page.add_init_script(ASTRAY)
     await page.goto(server.http(path))
     await expect(page.locator("#refused")).to_be_visible()
     await page.evaluate(HOLD)
     await expect(page.locator("html")).to_have_attribute("data-held", "yes")
     await page.evaluate("astray = ''; dispatchEvent(new Event('online'))")
-    await windows[0].is_connected()
+    await window.is_connected()
     await expect(page.locator("#refused")).to_be_hidden()
     await page.evaluate("answer()")
     await expect(page.locator("#refused")).to_be_hidden()
 
 
 @pytest.mark.parametrize("answer", [None, 502])
-async def test_a_server_that_is_away_is_not_said_to_refuse(windows, server, answer):
+async def test_a_server_that_is_away_is_not_said_to_refuse(window, server, answer):
     """By no answer at all, or by what a proxy in front answers in its place."""
-    page = windows[0].page
+    page = window.page
     await page.add_init_script(ASTRAY)
     await page.goto(server.http())
     if answer is None:
@@ -260,10 +265,10 @@ async def test_on_a_phone_most_of_the_screen_is_the_chat(new_context, server, pa
     assert not await window.page.evaluate(wide)
 
 
-async def test_the_page_comes_back_by_itself(windows, database):
+async def test_the_page_comes_back_by_itself(window, database):
     first = Daphne(env=database)
     try:
-        window = await windows[0].open(first.http(), "ann")
+        await window.open(first.http(), "ann")
     finally:
         first.stop()
     await expect(window.page.locator('body[data-state="waiting"]')).to_have_count(1)

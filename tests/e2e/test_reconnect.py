@@ -7,15 +7,22 @@ import pytest_asyncio
 
 from benchmarks.reconnect import CONSTANTS, SCRIPT, delay_after
 
+from ..waiting import LIMIT
+from .conftest import close
+
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 CLIENTS = 10_000
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def page(new_context):
-    page = await (await new_context()).new_page()
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def page(browser):
+    """One for all tests: what they call in it keeps nothing."""
+    context = await browser.new_context()
+    context.set_default_timeout(LIMIT * 1000)
+    page = await context.new_page()
     await page.add_script_tag(path=SCRIPT)
-    return page
+    yield page
+    await close(context)
 
 
 async def delays(page, code, waited):
