@@ -49,7 +49,7 @@ class Sizes:
         return max(self.idle, self.storm, self.non_readers + self.readers, 2 * self.users) + 500
 
 
-SMALL = Sizes(idle=200, non_readers=30, readers=30, storm=150, users=200)
+SMALL = Sizes(idle=200, non_readers=20, readers=10, storm=150, users=200)
 FULL = Sizes(idle=10_000, non_readers=1_000, readers=1_000, storm=5_000, users=5_000, full=True)
 
 
