@@ -9,8 +9,10 @@ A group is named by its key on the channel layer, as in
 :class:`~filtered_websocket.layer.envelope.Batch`.
 """
 
+import asyncio
+import contextvars
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ..codecs.frames import Kind
@@ -95,6 +97,36 @@ class Page(NamedTuple):
     #: Whether nothing is missing between ``since`` and ``publications``. If not, there are
     #: none: never a part.
     recovered: bool = True
+
+
+class Question:
+    """A question to the store that many wait for. It ends with the last of them."""
+
+    def __init__(self, steps: Coroutine[Any, Any, Page | None]) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._readers: list[asyncio.Future[None]] = []
+        self._waiting = 0
+        self.asking = loop.create_task(steps, name="fws-read", context=contextvars.Context())
+        self.asking.add_done_callback(self._wake)
+
+    async def answer(self) -> Page | None:
+        """Wait for the answer. Raises what the question raised."""
+        reader: asyncio.Future[None] = self._loop.create_future()
+        self._readers.append(reader)
+        self._waiting += 1
+        try:
+            await reader
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self.asking.cancel()  # the connection of the last one has ended
+        return self.asking.result()
+
+    def _wake(self, asking: "asyncio.Task[Page | None]") -> None:
+        for reader in self._readers:
+            if not reader.done():
+                reader.set_result(None)
 
 
 class Retention(NamedTuple):

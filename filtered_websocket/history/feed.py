@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from ..layer.envelope import Batch
 from ..threads.tasks import Tasks, pause
-from .base import HistoryStore, Page, Position
+from .base import HistoryStore, Page, Position, Question
 from .follower import Follower, Run
 
 #: Seconds for what is on its way: what comes meanwhile is not asked for.
@@ -45,6 +45,7 @@ class Feed:
         "_host",
         "_on_lost",
         "_on_run",
+        "_questions",
         "_store",
         "_tasks",
         "_updating",
@@ -73,6 +74,8 @@ class Feed:
         self.is_open = True
         self._tasks: set[asyncio.Task[None]] = set()
         self._updating: asyncio.Task[None] | None = None
+        #: Who waits for the same question of :meth:`read`, until it is put.
+        self._questions: dict[Position | None, Question] = {}
         #: Of those who wait for the first position.
         self._waiters: list[asyncio.Future[None]] = []
 
@@ -208,10 +211,25 @@ class Feed:
         """
         For a joiner: all since there, or the last one; None where it cannot be read. What
         nobody here has got yet is handed out before this returns.
+
+        Those who ask for the same in one turn of the event loop share the question, which is
+        put in the next one: of what is sent to the members from here on, they all know.
         """
-        follower = self.follower
         if not await self._host.link.wait_joined(self.key):
             return None
+        question = self._questions.get(since)
+        if question is None:
+            question = self._questions[since] = Question(self._read(since))
+            question.asking.add_done_callback(lambda _: self._forget(since, question))
+        return await question.answer()
+
+    def _forget(self, since: Position | None, question: Question) -> None:
+        if self._questions.get(since) is question:
+            del self._questions[since]  # nobody has waited until it was put
+
+    async def _read(self, since: Position | None) -> Page | None:
+        del self._questions[since]
+        follower = self.follower
         asked, top = follower.ask(), None
         try:
             if since is None:

@@ -82,7 +82,7 @@ OnAnswer: TypeAlias = Callable[[Recovery], Recovery]
 class Line:
     """Belongs to one event loop."""
 
-    __slots__ = ("_catching_up", "feed", "joiners", "sent")
+    __slots__ = ("_catching_up", "_prepared", "feed", "joiners", "sent")
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
@@ -91,6 +91,21 @@ class Line:
         #: By id of the connection.
         self.joiners: dict[str, Joiner] = {}
         self._catching_up: asyncio.Task[None] | None = None
+        #: What was made last of a page.
+        self._prepared: tuple[Page, list[Passed]] | None = None
+
+    async def prepare(self, page: Page, prepare: Prepare) -> list[Passed]:
+        """Run a page through the group chain, once for all who have asked for it together."""
+        if self._prepared is not None and self._prepared[0] is page:
+            return self._prepared[1]
+        passed = await prepare(page)
+        self._prepared = page, passed
+        # They have all got their answer in one turn of the event loop.
+        asyncio.get_running_loop().call_soon(self._forget)
+        return passed
+
+    def _forget(self) -> None:
+        self._prepared = None
 
     def note(self, epoch: str, passed: Passed) -> None:
         """A publication was sent to the members, or dropped by the chain."""
@@ -261,7 +276,7 @@ class Joiner:
         page = await read()
         if page is not None:
             self._recovered, self._top = page.recovered, page.position
-            self._page = await self._prepare(page)
+            self._page = await self._line.prepare(page, self._prepare)
             self.look()
             if self._answer is None:
                 await asyncio.wait([self._change], timeout=conf.LAYER_TIMEOUT)

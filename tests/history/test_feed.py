@@ -309,6 +309,69 @@ async def test_a_reader_of_a_group_that_ends_waits_for_no_other(hub):
     first.cancel()
 
 
+def readers(hub, count, since=None):
+    return [asyncio.ensure_future(hub.feed.read(since)) for _ in range(count)]
+
+
+async def test_readers_of_one_turn_share_a_question_and_later_ones_do_not(hub):
+    await hub.open().begun()
+    await hub.publish("a")
+    since = Position(hub.feed.position.epoch, 0)
+    hub.store.gate.clear()
+    asked = hub.store.asked
+    together = readers(hub, 5, since)
+    other = readers(hub, 1, since._replace(offset=1))
+    await until(lambda: hub.store.asked == asked + 2, 0)
+    # What is published now may not be in the answer that is on its way.
+    later = readers(hub, 2, since)
+    await until(lambda: hub.store.asked == asked + 3, 0)
+    hub.store.gate.set()
+    async with limited():
+        pages = [await one for one in together]
+        assert all(page is pages[0] for page in pages) and pages[0].recovered
+        assert [one.item.payload for one in pages[0].publications] == [b"a"]
+        assert (await other[0]).publications == []
+        own = [await one for one in later]
+    assert own[0] is own[1] is not pages[0]
+    assert hub.store.asked == asked + 3 and hub.feed._questions == {}
+
+
+async def test_a_question_ends_with_the_last_of_its_readers(hub):
+    await hub.open().begun()
+    hub.store.gate.clear()
+    asked = hub.store.asked
+    some = readers(hub, 3)
+    await until(lambda: hub.store.asked == asked + 1, 0)
+    for reader in some[:2]:
+        reader.cancel()
+    await asyncio.wait(some[:2])
+    hub.store.gate.set()
+    async with limited():
+        assert (await some[2]).publications == []
+    # All have gone: before it is put, and after.
+    for turns in (1, 5):
+        hub.store.gate.clear()
+        gone = readers(hub, 2)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for reader in gone:
+            reader.cancel()
+        await asyncio.wait(gone)
+        hub.store.gate.set()
+        await until(lambda: not hub.feed._questions, 0)
+        async with limited():
+            assert (await hub.feed.read(None)).publications == []
+
+
+async def test_what_a_question_raises_reaches_all_its_readers(hub, monkeypatch):
+    await hub.open().begun()
+    monkeypatch.setattr(type(hub.feed.follower), "note_top", None)
+    some = readers(hub, 2)
+    async with limited():
+        done, _ = await asyncio.wait(some)
+    assert [type(one.exception()) for one in done] == [TypeError, TypeError]
+
+
 async def test_a_last_word_that_was_lost_is_found(hub, monkeypatch):
     monkeypatch.setattr(feeds_module, "COMPARE", 0)
     monkeypatch.setattr(feeds_module, "ON_ITS_WAY", 0)

@@ -226,3 +226,19 @@ def test_what_is_no_position_is_refused(since):
 def test_a_position_is_taken_as_it_is_but_for_epochs_that_nobody_draws():
     assert check_position(Position("e", 1, True)) == ("e", 1, False)
     assert check_position(("e" * 65, -1)) == ("-", -1, False)
+
+
+async def test_who_asked_together_shares_what_the_chain_makes_of_a_page():
+    case, made = Case(7, 4), []
+
+    async def prepare(page):
+        made.append(page)
+        return [passed(5)]
+
+    pages = [Page([], Position(E, 7)), Page([], Position(E, 7))]
+    for page in pages:
+        first = await case.line.prepare(page, prepare)
+        assert await case.line.prepare(page, prepare) is first
+    assert [id(page) for page in made] == [id(page) for page in pages]
+    await asyncio.sleep(0)
+    assert case.line._prepared is None  # a page may be large
