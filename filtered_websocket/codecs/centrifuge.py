@@ -78,6 +78,9 @@ class Format(Protocol):
     def publication(self, head: bytes, told: Publication) -> Frame:
         """The push of a publication. It begins with the :meth:`head` of its channel."""
 
+    def fields(self, told: Publication) -> Any:
+        """A publication as a reply has it."""
+
 
 class Json:
     """One JSON object per line."""
@@ -108,7 +111,7 @@ class Json:
             return None
 
     def reply(self, reply: Mapping[str, Any]) -> Frame:
-        return Frame(dump_json(_plain(reply)).encode(), True)
+        return Frame(_written(reply).encode(), True)
 
     # The reply that is sent most.
     def published(self, number: int) -> Frame:
@@ -125,13 +128,22 @@ class Json:
     # Put together from bytes: data is not parsed for its sake.
     def publication(self, head: bytes, told: Publication) -> Frame:
         """As of :class:`Format`."""
-        data, offset, info, tags = told
-        rest = f',"info":{info}' if info else ""
-        if offset:
-            rest = f',"offset":{offset}{rest}'
-        if tags:
-            rest += f',"tags":{dump_json(tags)}'
-        return Frame(b"".join((head, as_json(data), rest.encode(), b"}}}")), True)
+        return Frame(b"".join((head, _published(told), b"}}}")), True)
+
+    def fields(self, told: Publication) -> Any:
+        """As of :class:`Format`."""
+        return Data(b"".join((b'{"data":', _published(told), b"}")))
+
+
+def _published(told: Publication) -> bytes:
+    """The fields of a publication in JSON, from its data on."""
+    data, offset, info, tags = told
+    rest = f',"info":{info}' if info else ""
+    if offset:
+        rest = f',"offset":{offset}{rest}'
+    if tags:
+        rest += f',"tags":{dump_json(tags)}'
+    return as_json(data) + rest.encode()
 
 
 class Protobuf:
@@ -191,6 +203,10 @@ class Protobuf:
         body = field(4, head + field(4, pub.SerializeToString() + info))
         return Frame(varint(len(body)) + body, False)
 
+    def fields(self, told: Publication) -> Any:
+        """As of :class:`Format`."""
+        return told.fields
+
 
 def _delimited(message: Any) -> Frame:
     body: bytes = message.SerializeToString()
@@ -215,15 +231,26 @@ def _data_of(value: Any) -> Data:
     return Data(dump_json(value).encode())
 
 
-def _plain(value: Any) -> Any:
-    """A reply as JSON has it."""
+def _written(value: Any) -> str:
+    """
+    A reply in JSON. Data is put in as it is: it is not parsed for its sake. ValueError for bytes
+    that are not JSON.
+    """
     if isinstance(value, Data):
-        return json.loads(as_json(value))
-    if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
+        if value.kind == "b":
+            raise ValueError("a client that speaks JSON cannot be sent bytes that are not JSON")
+        return as_json(value).decode()
+    if isinstance(value, dict):
+        fields = [f"{_name(key)}:{_written(one)}" for key, one in value.items()]
+        return f"{{{','.join(fields)}}}"
     if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return value
+        return f"[{','.join(map(_written, value))}]"
+    return "true" if value is True else dump_json(value)
+
+
+@lru_cache(256)
+def _name(name: str) -> str:
+    return dump_json(name)
 
 
 JSON, PROTOBUF = Json(), Protobuf()

@@ -109,6 +109,7 @@ class Push:
         self.published = published
         self._make = make
         self._frames: dict[Way, Frame | None] = {}
+        self._fields: dict[Format, Any] = {}
 
     @property
     def size(self) -> int:
@@ -127,6 +128,12 @@ class Push:
         if way not in self._frames:
             self._frames[way] = self._make(way)
         return self._frames[way]
+
+    def fields(self, form: Format) -> Any:
+        """The publication as a reply has it; made once."""
+        if form not in self._fields and self.published is not None:
+            self._fields[form] = form.fields(self.published)
+        return self._fields.get(form)
 
 
 class Waiting:

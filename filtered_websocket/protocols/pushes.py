@@ -130,16 +130,17 @@ class Pushes:
                 return push.published.offset
         return 0
 
-    def take(self, session: Subscriber, group: str) -> list[dict[str, Any]]:
+    def take(self, session: Subscriber, group: str) -> list[Any]:
         """The publications that wait for the reply, to be told by it."""
         return self.fields(session, self._channels[group].waiting[session.transport].take())
 
-    def fields(self, session: Subscriber, pushes: Iterable[Push]) -> list[dict[str, Any]]:
+    def fields(self, session: Subscriber, pushes: Iterable[Push]) -> list[Any]:
         """Publications as a reply has them, without those that this client cannot be sent."""
-        published = [push.published for push in pushes if push.published is not None]
-        told = [one.fields for one in published if session.format.can_say(one.data)]
-        self._counts["not_json"] += len(published) - len(told)
-        return told
+        form = session.format
+        published = [(push, told) for push in pushes if (told := push.published) is not None]
+        made = [push.fields(form) for push, told in published if form.can_say(told.data)]
+        self._counts["not_json"] += len(published) - len(made)
+        return made
 
     # Messages
 

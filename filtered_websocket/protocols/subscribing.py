@@ -10,7 +10,7 @@ from ..connections.subscription import Subscription, recovered
 from ..exceptions import NotAllowed
 from ..groups import MAX_NAME, RESERVED, TOKEN_PREFIX, channel_name
 from ..history.base import Position
-from ..hub.joining import enter
+from ..hub.joining import enter, join
 from ..pipelines.rules import Match
 from . import codes
 from .channels import COMPACT, REJECT, Subscribed, since_of
@@ -113,11 +113,11 @@ class Subscribing:
 
     async def _enter(self, group: str, trusted: bool, data: Any, since: Position | None) -> bool:
         """Join, with a position if there is one; whether the subscription stands."""
-        if since is None:
-            joined = await self._connection.join(group, trusted=trusted, data=data)
-        else:
-            recovery = await self._connection.recover(group, since[:2], trusted=trusted, data=data)
-            joined = recovery.position is not None
+        joined = join(self._view, self._connection, group, trusted, data, since)
+        if since is not None:
+            joined = (await recovered(self._connection, group, joined)).position is not None
+        elif isinstance(joined, asyncio.Future):
+            joined = await joined
         # A filter may have left it again.
         return joined and group in self._connection.joined
 

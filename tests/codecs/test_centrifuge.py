@@ -212,6 +212,27 @@ def test_a_publication_is_the_same_push_in_both_formats(number, offset, info, ta
     assert push["pub"].get("tags", {}) == other["push"]["pub"].get("tags", {}) == tags
 
 
+def test_a_reply_in_json_has_data_as_it_is(monkeypatch):
+    told = [
+        Publication(Data(b'{"a":"\xc3\xa9"}'), 9, '{"client":"c"}', {"kind": "\u00e9"}),
+        Publication(Data(b'say "hi"', "t")),
+    ]
+    known = JSON.reply({"publications": [one.fields for one in told]})
+    parsed = []
+    monkeypatch.setattr(centrifuge.json, "loads", parsed.append)
+    fields = [JSON.fields(one) for one in told]
+    reply = {"id": 1, "subscribe": {"recovered": True, "epoch": 'e"', "publications": fields}}
+    made = JSON.reply(reply).payload
+    monkeypatch.undo()
+    assert parsed == []
+    read = json.loads(made)
+    assert read["subscribe"].pop("publications") == json.loads(known.payload)["publications"]
+    assert read == {"id": 1, "subscribe": {"recovered": True, "epoch": 'e"'}}
+    assert PROTOBUF.fields(told[0]) == told[0].fields
+    with pytest.raises(ValueError):
+        JSON.reply({"id": 1, "rpc": {"data": Data(b"nonsense", "b")}})
+
+
 def test_data_is_json_text_or_bytes():
     assert as_json(Data(b'say "hi"', "t")) == b'"say \\"hi\\""'
     assert as_json(Data(b'{"a":\n1}')) == b'{"a":1}'

@@ -1,12 +1,16 @@
 """History, recovery and positions, as clients of the Centrifuge protocol get them."""
 
+import contextlib
+
 import pytest
 
 from filtered_websocket import Drop, WebSocketGroupFilter, WebSocketJoinFilter, WebSocketSendFilter
+from filtered_websocket.codecs.centrifuge import JSON
 from filtered_websocket.groups import History, group, personal
 from filtered_websocket.history import aforget_history, memory
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.protocols import codes
+from filtered_websocket.protocols.connection import ClientConnection
 from filtered_websocket.publish import apublish
 
 from .clients import app, speak
@@ -237,3 +241,51 @@ async def test_who_comes_back_recovers_what_the_server_subscribed():
         assert data(subs["kept"]) == [1] and subs["kept"]["recovered"]
         assert subs["kept"]["was_recovering"] and subs["#7"]["was_recovering"]
         assert "recovered" not in subs["#7"]
+
+
+async def test_who_comes_back_together_shares_a_question_and_what_is_told(monkeypatch):
+    read, asked, told, tasks = memory.MemoryHistory.read, [], [], []
+    fields, start = type(JSON).fields, ClientConnection.start_task
+
+    def note_task(connection, steps, name):
+        tasks.append(name)
+        return start(connection, steps, name)
+
+    async with contextlib.AsyncExitStack() as stack:
+        cy, *back = [await stack.enter_async_context(speak(rules=RULES)) for _ in range(6)]
+        await publish(cy, 1, 2)
+        monkeypatch.setattr(
+            memory.MemoryHistory,
+            "read",
+            lambda *args, **kept: asked.append(1) or read(*args, **kept),
+        )
+        monkeypatch.setattr(type(JSON), "fields", lambda *args: told.append(1) or fields(*args))
+        monkeypatch.setattr(ClientConnection, "start_task", note_task)
+        request = {"channel": "kept", "recover": True, "epoch": "", "offset": 0}
+        for one in back:
+            await one.say({"id": 9, "subscribe": request})
+        answers = [(await one.hear())["subscribe"] for one in back]
+        await publish(cy, 3)
+        assert [(await one.push())["pub"]["data"] for one in back] == [3] * 5
+    assert all(one["recovered"] and data(one) == [1, 2] for one in answers)
+    # One question, the publications written once, and one task for each client.
+    assert (len(asked), len(told), tasks) == (1, 2, ["fws-join"] * 5)
+
+
+async def test_who_comes_back_after_an_epoch_ended_is_told_so_with_all_others():
+    async with contextlib.AsyncExitStack() as stack:
+        cy, *back = [await stack.enter_async_context(speak(rules=RULES)) for _ in range(4)]
+        await publish(cy, 1, 2)
+        known = await history(cy)
+        await aforget_history("kept")
+        begun = await history(cy)
+        await publish(cy, 3)
+        old = {"channel": "kept", "recover": True, **at(known)}
+        new = {"channel": "kept", "recover": True, **at(begun)}
+        for one, request in zip(back, (old, old, new), strict=True):
+            await one.say({"id": 9, "subscribe": request})
+        answers = [(await one.hear())["subscribe"] for one in back]
+        assert [one.get("recovered", False) for one in answers] == [False, False, True]
+        assert [data(one) for one in answers] == [[], [], [3]]
+        await publish(cy, 4)
+        assert [(await one.push())["pub"]["data"] for one in back] == [4] * 3

@@ -66,7 +66,7 @@ def test_tags_are_told_in_pushes_and_replies(pushes):
     ann, tags = subscriber("ann"), {"kind": "joke"}
     pushes.begin(ann, "news")
     pushes.send(*message(pushes, [1], **{TAGS: tags}))
-    assert pushes.take(ann, "news")[0]["tags"] == tags
+    assert pushes.take(ann, "news")[0].value["tags"] == tags
     pushes.stand(ann, "news", False)
     pushes.send(*message(pushes, [1], **{TAGS: tags}))
     [written] = ann.transport.written

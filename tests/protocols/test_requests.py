@@ -220,12 +220,7 @@ async def test_the_leave_chain_runs_for_who_unsubscribes_and_for_who_goes():
 
 async def test_a_subscription_that_the_layer_does_not_confirm_may_be_tried_again(monkeypatch):
     async with speak() as ann:
-        connection = ann.client.connection
-
-        async def join(*args, **kwargs):
-            return False
-
-        monkeypatch.setattr(connection, "join", join, raising=False)
+        monkeypatch.setattr(subscribing, "join", lambda *_: False)
         assert (await ann.ask(subscribe={"channel": "news"}))["error"]["temporary"] is True
         monkeypatch.undo()
         assert await subscribed(ann, "news") == {}
