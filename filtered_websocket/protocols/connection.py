@@ -143,7 +143,10 @@ class Receipt:
 
     def set_result(self, position: Position | None) -> None:
         self.is_done = True
-        self._unanswered.look_soon()
+        if self.group:
+            self._unanswered.wait()
+        else:
+            self._unanswered.look_soon()
 
     def set_exception(self, error: BaseException) -> None:
         self.error = error
@@ -195,9 +198,7 @@ class Unanswered:
     """
 
     def __init__(self, session: Any, loop: asyncio.AbstractEventLoop, late: Late) -> None:
-        self._session = session
-        self._loop = loop
-        self._late = late
+        self._session, self._loop, self._late = session, loop, late
         self._waiting: deque[Receipt] = deque()
         self._will_look = False
 
@@ -232,6 +233,10 @@ class Unanswered:
         if not self._will_look:
             self._will_look = True
             self._loop.call_soon(self._look)
+
+    def wait(self) -> None:
+        """A publish is done whose publication is to come, and is answered with it."""
+        self._late.add(self)
 
     def hurry(self) -> None:
         """Answer what is done, with its publication or without it."""

@@ -506,6 +506,31 @@ async def test_the_replies_to_publishes_of_one_client_keep_their_order(own):
         assert own.written(ann)[1:] == [["pub 1", 1, 1, 2]]
 
 
+async def test_a_reply_that_waits_for_its_publication_takes_no_turn_of_its_own(own, monkeypatch):
+    looked, look = [], Unanswered._look
+    monkeypatch.setattr(Unanswered, "_look", lambda one: looked.append(one) or look(one))
+    async with subscribed("room") as ann:
+        await own.publish(ann, 2)
+        own.take()
+        await turns()
+        own.come(ann, 1, 2)
+        assert own.written(ann) == [["pub 1", "pub 2", 1, 2]] and looked == []
+
+
+async def test_another_group_does_not_make_a_late_reply_wait_for_ever(own, monkeypatch):
+    monkeypatch.setattr(connection, "MOST_LATE", 0)
+    async with subscribed("room", "other") as ann:
+        await own.publish(ann)
+        await own.publish(ann, 2, "other")
+        own.receipts[1].set_result(None)
+        own.receipts[2].set_result(None)
+        own.come(ann, 2, group="other")
+        await turns()
+        own.receipts[0].set_result(None)
+        heard = [await ann.hear() for _ in range(4)]
+        assert [one["id"] for one in heard if "id" in one] == [1, 1, 2]
+
+
 async def test_a_reply_waits_for_so_long_where_its_publication_never_comes(own, monkeypatch):
     monkeypatch.setattr(connection, "MOST_LATE", 0)
     async with subscribed("room") as ann:
