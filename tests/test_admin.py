@@ -49,6 +49,12 @@ def browser_of(user):
     return client
 
 
+@pytest.fixture(autouse=True)
+def nobody_is_waited_for(monkeypatch):
+    """There is no other process that could say how many connections it has."""
+    monkeypatch.setattr(connection_counts, "WAIT", 0)
+
+
 @pytest.fixture
 def admin():
     """The browser of a superuser."""
