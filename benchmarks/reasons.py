@@ -36,8 +36,8 @@ _SESSIONS = (
 _TURNS = (
     "When this was measured, a client that publishes alone gave way after 0.15 ms, so that of 32"
     " messages 13 to 16 left in one write to each member, where 32 had. It gives way after up to"
-    " 0.5 ms now where nobody else sends anything: in 13 short runs by turns, on a busy machine,"
-    " the medians were 0.66 on daphne and 0.59 on uvicorn, and 1.33 and 1.37 with 0.15 ms"
+    " 0.5 ms now where nobody else sends anything: in 15 short runs by turns, on a busy machine,"
+    " the medians were 0.89 on daphne and 0.84 on uvicorn, and 1.46 and 1.43 with 0.15 ms"
 )
 _ONE_CALL = (
     "Nearly all of it is one system call for each client, in Node, too, and the ratio in"
