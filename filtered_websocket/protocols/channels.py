@@ -92,7 +92,7 @@ class Subscriber(Protocol):
     def transport(self) -> AsgiTransport: ...
     def joined(self, group: str) -> None: ...
     def left(self, group: str) -> None: ...
-    def came(self, group: str, last: int) -> bool: ...
+    def came(self, group: str, last: int | None = None) -> bool: ...
     def sent(self) -> None: ...
     def answered(self, group: str) -> None: ...
     def lose(self, group: str) -> None: ...
@@ -224,6 +224,17 @@ def frame_of(group: str, channel: Channel | None, told: Publication, way: Way) -
 def push_of(group: str, channel: Channel | None, told: Publication) -> Push:
     """The push of a publication."""
     return Push(group, partial(frame_of, group, channel, told), told)
+
+
+def plain_push(group: str, channel: Channel | None, push: dict[str, Any]) -> Push:
+    """Any other push to the subscribers of a group."""
+    number = 0 if channel is None else channel.number
+
+    def make(way: Way) -> Frame:
+        where = {"id": number} if way.is_compact else {"channel": channel_name(group)}
+        return way.format.reply({"push": {**where, **push}})
+
+    return Push(group, make)
 
 
 def client_info(connection: str, packed: str) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from ..history.base import Position
 from ..threads.result import Result
 from ..transports.scheduling import settle
 
-#: How long a reply waits at most for the publication that it answers, seconds.
-MOST_LATE = 0.005
+#: How long a reply waits at most for the publication that it answers, seconds. Longer than a
+#: busy process takes, and nobody waits so long but where a publication is lost.
+MOST_LATE = 0.05
 #: So many publishes of a client wait at most for the layer, before the next one is handled.
 MOST_UNANSWERED = 64
 
@@ -244,14 +245,14 @@ class Unanswered:
             receipt.group = ""
         self.look_soon()
 
-    def came(self, group: str, last: int) -> bool:
+    def came(self, group: str, last: int | None = None) -> bool:
         """
-        The client is about to be sent its publications up to the message with this id. Whether
-        replies to them can leave in the same write, at :meth:`sent`.
+        The client is about to be sent its publications up to the message with this id, or the
+        next one. Whether replies to them can leave in the same write, at :meth:`sent`.
         """
         any_came = False
         for receipt in self._waiting:
-            if receipt.group == group and receipt.item <= last:
+            if receipt.group == group and (not any_came if last is None else receipt.item <= last):
                 receipt.group, any_came = "", True
         if any_came:
             self._session.transport.hold()

@@ -23,6 +23,7 @@ from .channels import (
     Way,
     client_info,
     frame_of,
+    plain_push,
     push_of,
     told_of,
     without_room,
@@ -148,7 +149,11 @@ class Pushes:
         """Joins and leaves."""
         for event in events:
             info = client_info(event.connection, event.packed)
-            self._send(group, self._push(group, {event.kind: {"info": info}}), ())
+            self._send(
+                group,
+                plain_push(group, self._channels.get(group), {event.kind: {"info": info}}),
+                (),
+            )
 
     def unpack(self, packed: tuple[Kind, bytes], codec: Any) -> tuple[Any, bool]:
         """A message that goes through no chain: nobody looks at its data."""
@@ -157,7 +162,13 @@ class Pushes:
 
     def send(self, about: About, push: Push) -> None:
         """Send a message that came out of the group chain to all subscribers."""
-        self._send(about.group, push, about.meta.get(EXCLUDE, ()))
+        publisher = self.sessions.get(about.sender)
+        comes_back = publisher is not None and publisher.came(about.group)
+        try:
+            self._send(about.group, push, about.meta.get(EXCLUDE, ()))
+        finally:
+            if publisher is not None and comes_back:
+                publisher.sent()
 
     def write_items(self, group: str, items: Sequence[Item], first: Position | None) -> None:
         """
@@ -227,16 +238,6 @@ class Pushes:
                 self._write(session, way, push)
             elif transport in channel.waiting:
                 self._wait(channel.waiting[transport], push)
-
-    def _push(self, group: str, push: dict[str, Any]) -> Push:
-        channel = self._channels.get(group)
-        number = 0 if channel is None else channel.number
-
-        def make(way: Way) -> Frame:
-            where = {"id": number} if way.is_compact else {"channel": channel_name(group)}
-            return way.format.reply({"push": {**where, **push}})
-
-        return Push(group, make)
 
     def _send(self, group: str, push: Push, exclude: Collection[str]) -> None:
         channel = self._channels.get(group)

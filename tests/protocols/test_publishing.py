@@ -10,6 +10,7 @@ import pytest
 from django.test import override_settings
 
 from filtered_websocket import PublishError, WebSocketGroupFilter, WebSocketMessageFilter, consumers
+from filtered_websocket.chains.current import About
 from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF
 from filtered_websocket.codecs.data import Data
 from filtered_websocket.filters.rate_limit import RateLimitFilter
@@ -504,6 +505,18 @@ async def test_the_replies_to_publishes_of_one_client_keep_their_order(own):
         assert own.written(ann) == [["pub 2", "pub 3"]]
         own.come(ann, 1)
         assert own.written(ann)[1:] == [["pub 1", 1, 1, 2]]
+
+
+async def test_a_publication_of_a_group_that_somebody_joins_takes_its_reply_along(own):
+    async with subscribed("room") as ann:
+        await own.publish(ann, 2)
+        own.take()
+        pushes = session_of(ann).pushes
+        for number in (1, 2):
+            about = About("room", ann.id, {}, None)
+            pushes.send(about, pushes.publication(about, [number], True))
+            await turns()
+        assert own.written(ann) == [["pub [1]", 1], ["pub [2]", 2]]
 
 
 async def test_a_reply_that_waits_for_its_publication_takes_no_turn_of_its_own(own, monkeypatch):
