@@ -62,6 +62,17 @@ def test_what_comes_before_the_reply_waits_for_it(pushes):
     assert pushes._counts["not_json"] == 1
 
 
+def test_bytes_that_a_chain_made_are_left_out_and_counted_for_each(pushes):
+    ann, bob = subscriber("ann"), subscriber("bob")
+    for one in (ann, bob):
+        pushes.begin(one, "news")
+        pushes.stand(one, "news", False)
+    pushes.send(*message(pushes, b"\xff", False))
+    pushes.send(*message(pushes, [1]))
+    assert pushes._counts["not_json"] == 2
+    assert len(ann.transport.written) == len(bob.transport.written) == 1
+
+
 def test_tags_are_told_in_pushes_and_replies(pushes):
     ann, tags = subscriber("ann"), {"kind": "joke"}
     pushes.begin(ann, "news")
