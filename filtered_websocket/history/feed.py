@@ -220,14 +220,10 @@ class Feed:
         question = self._questions.get(since)
         if question is None:
             question = self._questions[since] = Question(self._read(since))
-            question.asking.add_done_callback(lambda _: self._forget(since, question))
         return await question.answer()
 
-    def _forget(self, since: Position | None, question: Question) -> None:
-        if self._questions.get(since) is question:
-            del self._questions[since]  # nobody has waited until it was put
-
     async def _read(self, since: Position | None) -> Page | None:
+        # Before any of its readers can be cancelled, who would end it.
         del self._questions[since]
         follower = self.follower
         asked, top = follower.ask(), None
