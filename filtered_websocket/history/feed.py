@@ -41,7 +41,6 @@ class Feed:
     """One group with history, in one process. Belongs to the event loop that makes it."""
 
     __slots__ = (
-        "_has_members",
         "_host",
         "_on_lost",
         "_on_run",
@@ -62,7 +61,6 @@ class Feed:
         key: str,
         on_run: Callable[[Run], object],
         on_lost: Callable[[], object],
-        has_members: Callable[[], bool],
     ) -> None:
         self.key = key
         self.follower = Follower()
@@ -70,7 +68,6 @@ class Feed:
         self._store = store
         self._on_run = on_run
         self._on_lost = on_lost
-        self._has_members = has_members
         self.is_open = True
         self._tasks: set[asyncio.Task[None]] = set()
         self._updating: asyncio.Task[None] | None = None
@@ -108,6 +105,7 @@ class Feed:
         if self.is_open and self.position is None:
             self.check()
             await self._wait()
+            self.follower.keeps_all |= self.position is None
         return self.position
 
     async def _wait_begun(self) -> None:
@@ -202,7 +200,7 @@ class Feed:
 
     def _answer(self, top: Position | None, asked: int) -> None:
         """The subscription stands, and this was the top after that; None if nobody can say."""
-        run = self.follower.answer(top, asked, self._has_members())
+        run = self.follower.answer(top, asked)
         if run is not None:
             self._hand_out(run)
             self._wake()
@@ -216,6 +214,7 @@ class Feed:
         put in the next one: of what is sent to the members from here on, they all know.
         """
         if not await self._host.link.wait_joined(self.key):
+            follower.keeps_all = True
             return None
         question = self._questions.get(since)
         if question is None:
@@ -235,6 +234,7 @@ class Feed:
             top = page.position
         except Exception as error:
             self._host.note_failed(error)
+            follower.keeps_all = True
             return None
         finally:
             self._answer(top, asked)

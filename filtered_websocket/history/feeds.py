@@ -73,17 +73,18 @@ class Feeds:
         key: str,
         on_run: Callable[[Run], object],
         on_lost: Callable[[], object],
-        has_members: Callable[[], bool],
+        has_members: bool,
     ) -> Feed | None:
         """
         Follow the history of a group that this process joins; None if nothing is kept here.
         ``on_lost`` is called before a run that does not follow on the one before.
-        ``has_members`` says whether somebody gets what comes, and does not wait for it.
+        ``has_members`` says whether somebody gets what comes already.
         """
         store = self.store
         if store is None:
             return None
-        feed = self._feeds[key] = Feed(self, store, key, on_run, on_lost, has_members)
+        feed = self._feeds[key] = Feed(self, store, key, on_run, on_lost)
+        feed.follower.keeps_all = has_members
         if self._watching is None:
             self._watching = self.tasks.start(self._watch, "fws-history")
         return feed

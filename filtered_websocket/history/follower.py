@@ -44,7 +44,10 @@ class Follower:
     looks at :attr:`asks_top` and :attr:`asks_page`, asks, and tells the answer.
     """
 
-    __slots__ = ("_asked", "_awaited", "_bytes", "_found", "_held", "_open", "_top", "position")
+    __slots__ = (
+        *("_asked", "_awaited", "_bytes", "_found", "_held", "_open", "_top"),
+        *("keeps_all", "position"),
+    )
 
     def __init__(self) -> None:
         #: What was handed out last; None until the top was told with :meth:`answer`.
@@ -60,6 +63,9 @@ class Follower:
         self._open: set[int] = set()
         self._awaited: set[int] = set()
         self._found: dict[int, Position] = {}
+        #: Whether somebody gets what comes who is told no position: what has come before there
+        #: is one is handed out, too.
+        self.keeps_all = False
 
     @property
     def asks_top(self) -> bool:
@@ -97,7 +103,7 @@ class Follower:
         self._hold(batch)
         return self._next_run()
 
-    def answer(self, top: Position | None, asked: int, has_members: bool) -> Run | None:
+    def answer(self, top: Position | None, asked: int) -> Run | None:
         """
         Question ``asked``, put when the subscription stood, has found ``top``, or nothing.
         With the first position, what has come after it.
@@ -105,15 +111,13 @@ class Follower:
         That is the lowest top that the first questions have found: whoever asked has got all
         that is before it, and all that is after it comes by the subscription. Questions that
         are asked after the first answer find no lower one, and are not waited for.
-
-        Who is a member already (``has_members``) gets all that has come, and waits for nobody.
         """
         self._open.discard(asked)
         self._awaited.discard(asked)
         if not self.asks_top:
             return None
         if top is not None:
-            if has_members:
+            if self.keeps_all:
                 return self.begin(top, asked)
             if not self._found:
                 self._awaited = self._open.copy()

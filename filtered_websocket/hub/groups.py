@@ -151,6 +151,8 @@ class Groups:
         else:
             if is_new:  # a member may be waiting for what it has missed
                 group.members.setdefault(view, {})[connection.id] = connection.transport
+                if group.feed is not None:
+                    group.feed.follower.keeps_all = True
             if link.is_joined(group.key) and not is_present:
                 return True
         if is_present:
@@ -227,9 +229,7 @@ class Groups:
         """Whether the history of ``group`` is followed, from now on if it was not."""
         if group.feed is None:
             hand_out, lose = partial(self._hand_out, group), partial(self._lose, group)
-            group.feed = self._hub.feeds.open(
-                group.key, hand_out, lose, lambda: any(group.members.values())
-            )
+            group.feed = self._hub.feeds.open(group.key, hand_out, lose, bool(group.members))
         return group.feed is not None
 
     def _hand_out(self, group: Group, run: Run) -> None:

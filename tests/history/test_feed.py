@@ -55,7 +55,6 @@ class Hub:
         self.tasks = Tasks(self.counts)
         self.link = self
         self.joined = True
-        self.has_members = True
         self.lost = []
         self.store = Store()
         self.feeds = Feeds(self, lambda link: self.store)
@@ -69,7 +68,7 @@ class Hub:
 
     def open(self):
         self.feed = self.feeds.open(
-            KEY, self.hear, lambda: self.heard.append("lost"), lambda: self.has_members
+            KEY, self.hear, lambda: self.heard.append("lost"), has_members=False
         )
         return self.feed
 
@@ -252,7 +251,7 @@ class Slow(Store):
 
 async def two_readers(hub):
     """The one that asked first found "a"; the other one found "b", too."""
-    hub.store, hub.has_members = Slow(), False
+    hub.store = Slow()
     hub.open()
     await append(hub.store, batch_of("a"), RETENTION)
     first = asyncio.ensure_future(hub.feed.read(None))

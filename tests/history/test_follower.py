@@ -25,7 +25,7 @@ def page(first, *messages, epoch=E, top=None):
 
 def at(offset):
     follower = Follower()
-    run = follower.answer(Position(E, offset), follower.ask(), False)
+    run = follower.answer(Position(E, offset), follower.ask())
     assert run == Run(E, offset + 1, [])
     return follower
 
@@ -59,7 +59,7 @@ def test_what_comes_before_the_first_position_is_kept_for_it():
     assert follower.asks_top and not follower.asks_page
     asked = follower.ask()
     assert follower.take(batch(3, "old", "old too", "a")) is None
-    assert texts(follower.answer(Position(E, 4), asked, False)) == ["a"]
+    assert texts(follower.answer(Position(E, 4), asked)) == ["a"]
     assert follower.position.offset == 5 and not follower._held and not follower._bytes
 
 
@@ -68,7 +68,7 @@ def test_a_hole_before_the_first_position_is_nobodys():
     asked = follower.ask()
     follower.take(batch(2, "old"))
     follower.take(batch(4, "old too"))
-    assert follower.answer(Position(E, 4), asked, False) == Run(E, 5, [])
+    assert follower.answer(Position(E, 4), asked) == Run(E, 5, [])
     assert not follower.asks_page
 
 
@@ -76,36 +76,37 @@ def test_it_begins_at_the_lowest_top_of_the_first_questions():
     follower = Follower()
     first, failed, last = follower.ask(), follower.ask(), follower.ask()
     follower.take(batch(4, "a", "b"))
-    assert follower.answer(Position(E, 5), last, False) is None
+    assert follower.answer(Position(E, 5), last) is None
     late = follower.ask()
-    assert follower.answer(None, failed, False) is None and follower.asks_top
-    assert texts(follower.answer(Position(E, 3), first, False)) == ["a", "b"]
-    assert follower.answer(Position(E, 5), late, False) is None
+    assert follower.answer(None, failed) is None and follower.asks_top
+    assert texts(follower.answer(Position(E, 3), first)) == ["a", "b"]
+    assert follower.answer(Position(E, 5), late) is None
     assert follower.position.offset == 5 and not follower.asks_page
 
 
 def test_a_first_question_without_an_answer_leaves_it_to_the_others():
     follower = Follower()
     failed, asked = follower.ask(), follower.ask()
-    assert follower.answer(Position(E, 5), asked, False) is None
-    assert follower.answer(None, failed, False) == Run(E, 6, [])
+    assert follower.answer(Position(E, 5), asked) is None
+    assert follower.answer(None, failed) == Run(E, 6, [])
     follower = Follower()
-    assert follower.answer(None, follower.ask(), False) is None and follower.asks_top
+    assert follower.answer(None, follower.ask()) is None and follower.asks_top
 
 
 def test_of_two_epochs_it_begins_with_the_one_that_was_found_later():
     follower = Follower()
     first, second = follower.ask(), follower.ask()
-    assert follower.answer(Position("next", 7), second, False) is None
-    assert follower.answer(Position(E, 3), first, False) == Run("next", 8, [])
+    assert follower.answer(Position("next", 7), second) is None
+    assert follower.answer(Position(E, 3), first) == Run("next", 8, [])
 
 
 def test_who_is_a_member_already_gets_what_has_come():
     follower = Follower()
+    follower.keeps_all = True
     follower.ask()
     asked = follower.ask()
     follower.take(batch(4, "a"))
-    assert texts(follower.answer(Position(E, 9), asked, True)) == ["a"]
+    assert texts(follower.answer(Position(E, 9), asked)) == ["a"]
     assert follower.asks_page and follower.position.offset == 4
 
 

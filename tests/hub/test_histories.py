@@ -267,6 +267,31 @@ async def test_a_group_that_has_no_rule_here_is_followed_all_the_same(world, set
         assert [await ann.receive() for _ in range(3)] == ["a", "b", "c"]
 
 
+async def test_who_asks_for_no_position_gets_what_comes_while_others_ask(
+    world, settings, monkeypatch
+):
+    settings.FILTERED_WEBSOCKET = {**settings.FILTERED_WEBSOCKET, "GROUPS": f"{RULES_AT}.RULES"}
+    app = FilteredWebSocketConsumer.as_asgi(filters=[], groups=["room:1"], group_rules=[])
+    async with connect(route()) as ann:
+        store, may_answer = get_hub().feeds.store, asyncio.Event()
+        tops = store.tops
+
+        async def late(keys):
+            await may_answer.wait()
+            return await tops(keys)
+
+        monkeypatch.setattr(store, "tops", late)
+        joining = asyncio.ensure_future(ask(ann, "join", "room:1"))
+        await until(lambda: "room:1" in get_hub().groups.names)
+        async with connect(app) as bob:
+            await apublish("a", "room:1")
+            group = get_hub().groups._by_name["room:1"]
+            await until(lambda: group.feed.follower.has_skipped)
+            may_answer.set()
+            assert await bob.receive() == "a"
+            await joining
+
+
 OWN = [personal(history=History(size=5, ttl=60))]
 
 
