@@ -214,7 +214,7 @@ class Feed:
         put in the next one: of what is sent to the members from here on, they all know.
         """
         if not await self._host.link.wait_joined(self.key):
-            follower.keeps_all = True
+            self.follower.keeps_all = True
             return None
         question = self._questions.get(since)
         if question is None:
