@@ -175,7 +175,7 @@ class HubView(Submits):
         """Join a group at once: whatever had to be asked has been asked."""
         joined = self._hub.groups.join(connection, self, group, subscription)
         if self.pushes is not None and group in connection.joined:
-            self.pushes.joined(connection, group)
+            self.pushes.joined(connection, group, joined)
         return joined
 
     def not_allowed(self, error: NotAllowed, where: str) -> None:

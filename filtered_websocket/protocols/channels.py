@@ -8,7 +8,7 @@ meanwhile waits, within ``MAX_OUTBOX``.
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -42,12 +42,14 @@ _numbers = itertools.count(1)
 class Subscribed:
     """One subscription."""
 
-    __slots__ = ("expiry", "is_compact", "is_lost", "is_own", "since", "stands")
+    __slots__ = ("expiry", "is_compact", "is_lost", "is_own", "joining", "since", "stands")
 
     def __init__(self, is_compact: bool = False, is_own: bool = False) -> None:
         self.is_compact = is_compact
         #: Whether the client has asked for it, not the server.
         self.is_own = is_own
+        #: Of one by the server: until it is done, the client is not told.
+        self.joining: asyncio.Future[bool] | None = None
         #: The position that the client comes back with.
         self.since: Position | None = None
         #: Whether something was lost before the client was told of it.
@@ -90,7 +92,7 @@ class Subscriber(Protocol):
     def id(self) -> str: ...
     @property
     def transport(self) -> AsgiTransport: ...
-    def joined(self, group: str) -> None: ...
+    def joined(self, group: str, joined: bool | Awaitable[bool]) -> None: ...
     def left(self, group: str) -> None: ...
     def came(self, group: str, last: int | None = None) -> bool: ...
     def sent(self) -> None: ...

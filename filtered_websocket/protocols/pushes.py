@@ -3,7 +3,7 @@ What the subscribers of one pipeline are sent: publications, joins and leaves, a
 subscription. Encoded once per publication and format.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Sequence
 from typing import Any
 
 from ..chains.current import About, nth
@@ -77,11 +77,11 @@ class Pushes:
 
     # Called by the view
 
-    def joined(self, connection: Any, group: str) -> None:
+    def joined(self, connection: Any, group: str, joined: bool | Awaitable[bool]) -> None:
         """A connection has become a member, in whatever way."""
         session = self.sessions.get(connection.id)
         if session is not None:
-            session.joined(group)
+            session.joined(group, joined)
 
     def answered(self, connection: Any, group: str) -> None:
         """

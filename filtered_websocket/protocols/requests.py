@@ -69,6 +69,7 @@ class Requests(Subscribing):
             refusal = await self.join_claimed(claims.channels)
         if refusal is None:
             await self.recover_server_side(request.get("subs", {}))
+            await self.all_joined()
         return refusal
 
     # Messages

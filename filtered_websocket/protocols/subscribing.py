@@ -1,6 +1,8 @@
 """How one client of the Centrifuge protocol subscribes, by itself or by the server."""
 
 import asyncio
+from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 
 from ..close_codes import RESYNC
@@ -169,7 +171,7 @@ class Subscribing:
         no other reply tells than that to `subscribe`: one to a call may come meanwhile.
         """
         for group, subscribed in tuple(self._subscribed.items()):
-            is_told = command == "subscribe" or not subscribed.is_own
+            is_told = command == "subscribe" if subscribed.is_own else subscribed.joining is None
             if is_told and not subscribed.stands and group in self._connection.joined:
                 subscribed.stands = True
                 self._pushes.stand(self._session, group, subscribed.is_compact)
@@ -234,15 +236,32 @@ class Subscribing:
             results[channel_name(group)] = self._result(group) | asked
         return results
 
-    def joined(self, group: str) -> None:
-        """It is a member of a group: of itself, or because the server has joined it."""
+    async def all_joined(self) -> None:
+        """Return when the layer has subscribed to all groups, or after ``LAYER_TIMEOUT``."""
+        while joining := [one.joining for one in self._subscribed.values() if one.joining]:
+            await asyncio.wait(joining)
+
+    def joined(self, group: str, joined: bool | Awaitable[bool]) -> None:
+        """
+        It is a member of a group: of itself, or because the server has joined it. ``joined``
+        says when the layer has subscribed to it: what is published before would be missed.
+        """
         if group == self._own:
             self._pushes.begin(self._session, group)
         if group in self._subscribed or group.startswith(TOKEN_PREFIX):
             return
-        self._subscribed[group] = Subscribed()
+        subscribed = self._subscribed[group] = Subscribed()
         self._pushes.begin(self._session, group)
-        if self._session.is_connected:
+        if isinstance(joined, asyncio.Future):
+            subscribed.joining = joined
+            joined.add_done_callback(partial(self._tell, group, subscribed))
+        else:
+            self._tell(group, subscribed)
+
+    def _tell(self, group: str, subscribed: Subscribed, _: object = None) -> None:
+        """The layer has subscribed to a group of the server's. The reply to connect tells, too."""
+        subscribed.joining = None
+        if self._session.is_connected and self._subscribed.get(group) is subscribed:
             push = {"channel": channel_name(group), "subscribe": self._result(group)}
             self._session.reply({"push": push})
             self.replied()

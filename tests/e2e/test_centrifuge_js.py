@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from ..javascript.clients import Client, JsError, install, running
+from ..waiting import limited
 from .protocol_processes import ProtocolSite, SharedPort
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -53,7 +54,8 @@ async def runtime(request, browser_of, site):
 @pytest_asyncio.fixture(loop_scope="session")
 async def js(runtime):
     yield runtime
-    await runtime.carry_out("end")
+    async with limited():
+        await runtime.carry_out("end")
 
 
 def token(**claims):

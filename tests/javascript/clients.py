@@ -67,7 +67,9 @@ class InNode:
     async def _read(self):
         async for line in self._process.stdout:
             answer = json.loads(line)
-            self._asked.pop(answer.pop("id")).set_result(answer)
+            asked = self._asked.pop(answer.pop("id"))
+            if not asked.done():  # nobody waits for it any longer
+                asked.set_result(answer)
         for asked in self._asked.values():
             asked.set_exception(ConnectionError("Node has ended"))
 
@@ -132,7 +134,8 @@ class Client:
     @classmethod
     async def connect(cls, js, server, **options):
         url = server.ws("/connection/websocket")
-        client = cls(js, (await js.carry_out("connect", url, options))["value"])
+        async with limited():
+            client = cls(js, (await js.carry_out("connect", url, options))["value"])
         client.id = (await client.hears("connected"))["client"]
         return client
 

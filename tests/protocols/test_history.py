@@ -1,10 +1,18 @@
 """History, recovery and positions, as clients of the Centrifuge protocol get them."""
 
+import asyncio
 import contextlib
+from unittest.mock import ANY
 
 import pytest
 
-from filtered_websocket import Drop, WebSocketGroupFilter, WebSocketJoinFilter, WebSocketSendFilter
+from filtered_websocket import (
+    Drop,
+    WebSocketConnectFilter,
+    WebSocketGroupFilter,
+    WebSocketJoinFilter,
+    WebSocketSendFilter,
+)
 from filtered_websocket.codecs.centrifuge import JSON
 from filtered_websocket.groups import History, group, personal
 from filtered_websocket.history import aforget_history, memory
@@ -289,3 +297,61 @@ async def test_who_comes_back_after_an_epoch_ended_is_told_so_with_all_others():
         assert [data(one) for one in answers] == [[], [], [3]]
         await publish(cy, 4)
         assert [(await one.push())["pub"]["data"] for one in back] == [4] * 3
+
+
+# By the server
+
+
+@contextlib.contextmanager
+def unanswered(monkeypatch):
+    """Inside, nobody is told how far a history goes. Yields what ends that."""
+    answers = asyncio.Event()
+    store = get_hub().feeds.store
+    tops = store.tops
+
+    async def late(keys):
+        await answers.wait()
+        return await tops(keys)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "tops", late)
+        yield answers
+
+
+async def test_a_subscription_by_the_server_is_told_with_its_position(monkeypatch):
+    async with speak(rules=RULES) as ann, speak(rules=RULES) as bob:
+        await publish(bob, 1)
+        with unanswered(monkeypatch) as answers:
+            joining = ann.client.connection.join("kept", trusted=True)
+            # No reply to anything else says that it stands, either.
+            await ann.ask(publish={"channel": "plain", "data": 1})
+            assert await ann.client.received_nothing()
+            answers.set()
+            push = await ann.push()
+        assert await joining and push["channel"] == "kept"
+        assert push["subscribe"]["recoverable"] and push["subscribe"]["offset"] == 1
+        await publish(bob, 2)
+        assert (await ann.push())["pub"] == {"data": 2, "offset": 2, "info": ANY}
+
+
+async def test_one_that_ends_before_it_stands_is_not_told(monkeypatch):
+    async with speak(rules=RULES) as ann:
+        connection = ann.client.connection
+        with unanswered(monkeypatch) as answers:
+            joining = connection.join("kept", trusted=True)
+            connection.leave("kept")
+            answers.set()
+            await joining
+        assert await ann.client.received_nothing()
+
+
+class Comes(WebSocketConnectFilter):
+    @classmethod
+    def filter(cls, web_socket_instance):
+        web_socket_instance.join("kept", trusted=True)
+
+
+async def test_the_reply_to_connect_waits_until_all_stand():
+    async with speak([Comes], rules=RULES) as ann:
+        kept = ann.connected["connect"]["subs"]["kept"]
+        assert kept["recoverable"] and kept["offset"] == 0

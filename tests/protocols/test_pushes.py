@@ -204,7 +204,7 @@ def test_only_subscribers_are_written_to(pushes):
 
 def test_connections_that_have_no_session_are_no_subscribers(pushes):
     stranger = SimpleNamespace(id="x")
-    pushes.joined(stranger, "news")
+    pushes.joined(stranger, "news", True)
     pushes.left(stranger, "news")
     assert pushes.sessions == {}
 
