@@ -77,6 +77,12 @@ class Group:
         self.feed: Feed | None = None
         self.lines: dict[View, Line] = NO_LINES
 
+    def add(self, view: View, connection: Connection) -> None:
+        """A member that is told no position, also where others are."""
+        self.members.setdefault(view, {})[connection.id] = connection.transport
+        if self.feed is not None:
+            self.feed.follower.keeps_all = True
+
     def line(self, view: View, feed: Feed) -> Line:
         """What the members of one pipeline were sent of the history."""
         if not self.lines:
@@ -150,19 +156,12 @@ class Groups:
             steps = self._join_history(connection, view, group, subscription)
         else:
             if is_new:  # a member may be waiting for what it has missed
-                group.members.setdefault(view, {})[connection.id] = connection.transport
-                if group.feed is not None:
-                    group.feed.follower.keeps_all = True
+                group.add(view, connection)
             if link.is_joined(group.key) and not is_present:
                 return True
         if is_present:
-            steps = partial(self._wait_present, steps, name, connection.id)
+            steps = partial(self._hub.presence.entered_after, steps, name, connection.id)
         return connection.start_task(steps(), "fws-join")
-
-    async def _wait_present(self, steps: Steps, name: str, connection: str) -> bool:
-        is_joined = await steps()
-        await self._hub.presence.entered(name, connection)
-        return is_joined
 
     def leave(self, connection: Connection, view: View, name: str) -> Subscription | None:
         """Remove the member at once. Returns the subscription that has ended, if there was one."""

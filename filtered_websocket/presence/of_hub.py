@@ -1,7 +1,7 @@
 """What a hub knows of presence: nothing is made, and nothing runs, before a group needs it."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from channels.layers import get_channel_layer
@@ -109,6 +109,14 @@ class HubPresence:
         """As :meth:`.Worker.entered`."""
         if self._worker is not None:
             await self._worker.entered(group, connection)
+
+    async def entered_after(
+        self, steps: Callable[[], Awaitable[bool]], group: str, connection: str
+    ) -> bool:
+        """Join with ``steps``, and return what came of that when others find it present."""
+        is_joined = await steps()
+        await self.entered(group, connection)
+        return is_joined
 
     def present(self, group: str) -> Mapping[str, Info]:
         """As :meth:`.Worker.present`."""
