@@ -4,6 +4,7 @@ Whether identities are still valid, asked of the database: many in a few queries
 Always the database that is written to: a replica may not have the latest changes.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -76,6 +77,23 @@ def is_same_password(user: Any, known: str | None) -> bool:
     )
 
 
+class Passwords:
+    """Whether users still have a password. What many connections share is worked out once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, str | None], bool] = {}
+
+    @sensitive_variables("known", "key")
+    def is_same(self, user: Any, known: str | None) -> bool:
+        """:func:`is_same_password`."""
+        key = user.pk, known
+        if key not in self._known:
+            self._known[key] = is_same_password(user, known)
+            # Else the event loop waits for this thread, for sys.getswitchinterval() each time.
+            time.sleep(0)
+        return self._known[key]
+
+
 @sensitive_variables("identities", "identity", "sessions", "keys")
 def find_invalid(identities: Sequence[Identity]) -> list[tuple[str, Identity]]:
     """
@@ -95,6 +113,7 @@ def find_invalid(identities: Sequence[Identity]) -> list[tuple[str, Identity]]:
     users = _rows(
         get_user_model, {identity.user.pk for identity in identities if is_user(identity.user)}
     )
+    passwords = Passwords()
     sessions = _open_sessions({one.session_key for one in identities if one.session_key})
     hashes = _session_hashes(
         {
@@ -103,10 +122,10 @@ def find_invalid(identities: Sequence[Identity]) -> list[tuple[str, Identity]]:
             if one.session_key
             and is_user(one.user)
             and one.user.pk in users
-            and not is_same_password(users[one.user.pk], one.session_hash)
+            and not passwords.is_same(users[one.user.pk], one.session_hash)
         }
     )
-    return [_check(identity, tokens, users, sessions, hashes) for identity in identities]
+    return [_check(identity, tokens, users, sessions, hashes, passwords) for identity in identities]
 
 
 def _rows(get_model: Callable[[], Any], ids: set[Any]) -> dict[Any, Any]:
@@ -178,6 +197,7 @@ def _check(
     users: dict[Any, Any],
     sessions: set[str],
     hashes: dict[str, str],
+    passwords: Passwords,
 ) -> tuple[str, Identity]:
     token = identity.token
     user = None
@@ -187,11 +207,11 @@ def _check(
             return "user deleted", identity
         if identity.was_active and not user.is_active:
             return "user deactivated", identity
-        if not is_same_password(user, identity.session_hash):
+        if not passwords.is_same(user, identity.session_hash):
             known = hashes.get(identity.session_key or "")
             if identity.session_key and known is None:
                 return RENEWED, identity
-            if known is None or not is_same_password(user, known):
+            if known is None or not passwords.is_same(user, known):
                 return PASSWORD_CHANGED, identity
             identity = replace(identity, session_hash=known)
     if is_token(token):

@@ -1,6 +1,6 @@
 """
 Asks the database whether connections are still allowed: some at once, all of them every
-``RECHECK`` seconds; one query for many connections of the same tenant.
+``RECHECK`` seconds; one query for many connections of the same tenant, ``CHUNK`` at a time.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from ..auth.dependencies import expiries
-from ..auth.validity import PASSWORD_CHANGED, RENEWED, find_invalid, token_model
+from ..auth.validity import CHUNK, PASSWORD_CHANGED, RENEWED, find_invalid, token_model
 from ..close_codes import FILTER_ERROR, SESSION_RENEWED, UNAUTHORIZED
 from ..conf import conf
 from ..connections.connection import Connection
@@ -131,6 +131,17 @@ class Rechecks:
         return all(await asyncio.gather(*map(self._check_tenant, tenants, tenants.values())))
 
     async def _check_tenant(self, tenant: Hashable, checked: Held) -> bool:
+        """Some at a time: others are served between them."""
+        for start in range(0, len(checked), CHUNK):
+            error = await self._check_some(checked[start : start + CHUNK])
+            if error is not None:
+                self._retry(tenant, error, [connection for connection, _ in checked[start:]])
+                return False
+            self._failing_since.pop(tenant, None)
+        return True
+
+    async def _check_some(self, checked: Held) -> Exception | None:
+        """What the database answered instead, or None."""
         identities = [identity for _, identity in checked]
         context = checked[0][0].context
         answers: Any
@@ -140,9 +151,7 @@ class Rechecks:
             # No thread can be started, for example.
             answers = error
         if isinstance(answers, Exception):
-            self._retry(tenant, answers, [connection for connection, _ in checked])
-            return False
-        self._failing_since.pop(tenant, None)
+            return answers
         for (connection, identity), (flaw, fresh) in zip(checked, answers, strict=True):
             held = self._held.get(connection, {})
             for slot in [name for name, one in held.items() if one is identity]:
@@ -156,7 +165,7 @@ class Rechecks:
                     del self._closing_at[connection]
                     code = SESSION_RENEWED if flaw == RENEWED else UNAUTHORIZED
                     connection.close(code, flaw)
-        return True
+        return None
 
     def _has_waited(self, connection: Connection) -> bool:
         """Whether ``PASSWORD_GRACE`` is over; else the connection is re-checked then."""

@@ -95,6 +95,18 @@ def test_many_are_asked_about_in_three_queries(django_assert_num_queries):
         assert [words for words, _ in find_invalid(identities * 2)] == [""] * 40
 
 
+def test_the_hash_of_a_password_is_made_once_for_all_connections_of_a_user(ann, monkeypatch):
+    bob = User.objects.create_user("bob", password="x")
+    identities = [identity_of(ann), identity_of(bob), identity_of(bob)] * 5
+    made, gave_way = [], []
+    monkeypatch.setattr(
+        validity, "password_hash", lambda user: made.append(user.pk) or password_hash(user)
+    )
+    monkeypatch.setattr(validity.time, "sleep", gave_way.append)
+    assert [words for words, _ in find_invalid(identities)] == [""] * 15
+    assert made == [ann.pk, bob.pk] and gave_way == [0, 0]
+
+
 def test_more_than_500_take_a_query_for_each_500(ann, django_assert_num_queries):
     users = User.objects.bulk_create(User(username=str(n), password="x") for n in range(1001))
     gone = users[700]

@@ -502,6 +502,28 @@ async def test_one_question_is_asked_about_many(app, user, monkeypatch):
         await client.close()
 
 
+async def test_the_others_are_served_between_questions_about_more(app, user, monkeypatch):
+    """And where the database goes away meanwhile, those that are left are asked about later."""
+    asked, real = [], rechecks.find_invalid
+
+    def find_invalid(identities):
+        asked.append(len(identities))
+        if len(asked) == 2:
+            raise OSError("the database is away")
+        return real(identities)
+
+    keys = [(await sync_to_async(make_token)(name=str(n), user=user))[1] for n in range(5)]
+    clients = [await by_token(app, key) for key in keys]
+    monkeypatch.setattr(rechecks, "CHUNK", 2)
+    monkeypatch.setattr(rechecks, "ASK_AGAIN", 0)
+    monkeypatch.setattr(rechecks, "find_invalid", find_invalid)
+    get_hub().grants.receive(control_batch(changed("user", user.pk)))
+    await until(lambda: len(asked) == 4)
+    assert asked == [2, 2, 2, 1]
+    for client in clients:
+        await client.close()
+
+
 async def test_who_leaves_while_the_question_is_asked_is_not_minded(app, token, monkeypatch):
     asked, answer = asyncio.Event(), asyncio.Event()
     real = rechecks.run_query
