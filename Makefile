@@ -8,7 +8,7 @@ BENCH ?= .venv-bench
 BEFORE = $(shell sed -n 's/^BEFORE = "\(.*\)"/\1/p' benchmarks/needs.py)
 FUZZ_SECONDS ?= 600
 # Tests side by side: most of them wait for a server more than they compute.
-WORKERS ?= 4
+WORKERS ?= 5
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
