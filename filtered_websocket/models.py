@@ -1,5 +1,5 @@
 """
-Tokens, with which clients connect without a session, and one-time tickets.
+Tokens, with which clients connect without a session, and one-time tickets; and permissions.
 
 Of a key only its SHA-256 and its first characters are stored: whoever reads the database
 cannot connect with what is there.
@@ -225,3 +225,26 @@ class Ticket(models.Model):
 
     def __str__(self) -> str:
         return f"ticket of {self.user_id}"
+
+
+class NoRows(models.Manager["Console"]):
+    """Finds nothing, and asks no database: ``dumpdata`` asks for rows of models without tables."""
+
+    def get_queryset(self) -> models.QuerySet["Console"]:
+        return super().get_queryset().none()
+
+
+class Console(models.Model):
+    """No table: it has the permissions to look at, and to act on, a running site."""
+
+    objects: ClassVar[NoRows] = NoRows()
+
+    class Meta:
+        managed = False
+        base_manager_name = "objects"
+        default_permissions = ()
+        permissions = (
+            ("view_console", "Can see connections, metrics and errors of all processes"),
+        )
+        verbose_name = _("console")
+        verbose_name_plural = _("console")

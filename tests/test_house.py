@@ -25,9 +25,9 @@ WINGS = sorted(
     path.parent.name for path in PACKAGE.glob("*/__init__.py") if path.parent.name not in OF_DJANGO
 )
 MODULES = sorted(PACKAGE.rglob("*.py"))
-#: A wing that a later version adds: what shows the inside, with its metrics.
-TO_COME = {"console"}
-MAX_HALL, MAX_WINGS, MAX_FILES, MAX_LINES, MAX_FUNCTION = 24, 20, 10, 300, 40
+#: Wings that come next: a page for people, and numbers for programs, which share nothing.
+TO_COME = {"console", "metrics"}
+MAX_HALL, MAX_WINGS, MAX_FILES, MAX_LINES, MAX_FUNCTION = 24, 21, 10, 300, 40
 #: What says in a comment why a function is longer.
 LONGER = re.compile(r"# .*\bin one function\b", re.IGNORECASE)
 

@@ -1,17 +1,19 @@
 """Tokens in the database."""
 
 import datetime
+import io
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.core.exceptions import ValidationError
+from django.core.management import call_command
 from django.db import connection, models, router
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from filtered_websocket import models as our_models
 from filtered_websocket.auth.keys import digest_of, new_key
-from filtered_websocket.models import State, Ticket, Token
+from filtered_websocket.models import Console, State, Ticket, Token
 
 from .secrecy import PLAIN_KEY, database_dump, every_log_line, failing_database, report_of
 from .snippets import named
@@ -364,3 +366,28 @@ def test_no_report_of_a_key_of_another_type_has_it(plain_key):
 def test_a_ticket_is_shown_by_its_user():
     ann = User.objects.create(username="ann")
     assert str(Ticket(digest="d", user=ann)) == f"ticket of {ann.pk}"
+
+
+# The console's permissions
+
+
+def test_the_console_has_permissions_and_no_table():
+    found = Permission.objects.filter(content_type__model="console")
+    assert {one.codename for one in found} == {"view_console"}
+    assert Console._meta.db_table not in connection.introspection.table_names()
+    assert list(Console.objects.all()) == []
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_a_dump_of_the_database_passes_by_the_console(every):
+    out = io.StringIO()
+    call_command("dumpdata", "filtered_websocket", use_base_manager=every, stdout=out)
+    assert out.getvalue() == "[]"
+
+
+def test_staff_may_be_given_the_permission_to_see_the_console():
+    ann = User.objects.create(username="ann", is_staff=True)
+    name = "filtered_websocket.view_console"
+    assert not ann.has_perm(name)
+    ann.user_permissions.add(Permission.objects.get(codename="view_console"))
+    assert User.objects.get(pk=ann.pk).has_perm(name)

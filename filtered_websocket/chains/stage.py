@@ -8,6 +8,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from asgiref.sync import iscoroutinefunction
 
+from ..observe import FilterStats
+
 
 class FilterClass(Protocol):
     """The part of a filter that a chain uses."""
@@ -17,12 +19,16 @@ class FilterClass(Protocol):
 
 
 class Stage(NamedTuple):
-    """One filter of a built chain: how to call it, and its dotted path for messages."""
+    """
+    One filter of a built chain: how to call it, its dotted path for messages, and what it has
+    done.
+    """
 
     call: Callable[[Any, Any], Any]
     path: str
     is_async: bool
     blocking: bool
+    stats: FilterStats
 
 
 def dotted_path(cls: type) -> str:
@@ -57,7 +63,7 @@ def make_stage(cls: "type[FilterClass]", timeout: float | None) -> Stage:
         raise TypeError(f"{path} is blocking and its filter is async: choose one")
     if is_async and timeout is not None:
         call = _in_time(call, timeout)
-    return Stage(call, path, is_async, cls.blocking)
+    return Stage(call, path, is_async, cls.blocking, FilterStats(path))
 
 
 def _in_time(call: Callable[..., Any], seconds: float) -> Callable[..., Any]:

@@ -91,18 +91,23 @@ def find_blocker(frame: FrameType | None) -> str:
     where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
     below: FrameType | None = frame
     while below is not None:
-        if below.f_code in _CHAIN_RUNS:
-            return f"{below.f_locals['path']} ({where})"
+        if path := _filter_in(below):
+            return f"{path} ({where})"
         below = below.f_back
     return where
+
+
+def _filter_in(frame: FrameType) -> str:
+    """The filter that ``frame`` runs, empty if none: a watched chain is run by one more frame."""
+    return str(frame.f_locals["path"]) if frame.f_code in _CHAIN_RUNS else ""
 
 
 def filter_of_error(error: BaseException) -> str:
     """The filter that raised ``error``, empty if none did."""
     step = error.__traceback__
     while step is not None:
-        if step.tb_frame.f_code in _CHAIN_RUNS:
-            return str(step.tb_frame.f_locals["path"])
+        if path := _filter_in(step.tb_frame):
+            return path
         step = step.tb_next
     return ""
 
@@ -111,7 +116,8 @@ def filter_of_task(task: "asyncio.Task[Any]") -> str:
     """The filter that ``task`` awaits, if it awaits one."""
     step: Any = task.get_coro()
     while step is not None:
-        if getattr(step, "cr_code", None) in _CHAIN_RUNS:
-            return str(step.cr_frame.f_locals["path"])
+        frame: FrameType | None = getattr(step, "cr_frame", None)
+        if frame is not None and (path := _filter_in(frame)):
+            return path
         step = getattr(step, "cr_await", None)
     return "what the application awaits"

@@ -1,5 +1,6 @@
 """A pipeline: the chains and the codec of a route, built from a list of filters."""
 
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
@@ -98,6 +99,24 @@ class Pipeline:
         self.call = _one_by_one(chains["call"])
         #: One chain per filter: if one raises, the next ones still run.
         self.disconnect = _one_by_one(chains["disconnect"])
+        for chain in self.chains:
+            chain.pipeline = weakref.ref(self)
+
+    @property
+    def chains(self) -> tuple[Chain, ...]:
+        """All of them, in the order of :data:`CHAINS`."""
+        return (
+            self.connect,
+            *self.join,
+            self.data,
+            self.message,
+            *self.call,
+            self.group,
+            self.send,
+            self.consumer,
+            *self.leave,
+            *self.disconnect,
+        )
 
     def lines(self) -> list[str]:
         """The pipeline written as shell pipes, one line per chain that has filters."""

@@ -151,6 +151,16 @@ def known_routes() -> list[Route]:
     return sorted(_routes, key=lambda route: route.number)
 
 
+def name_of(pipeline: Pipeline) -> str:
+    """
+    What metrics, traces and the console call the routes of ``pipeline``: their paths as the site
+    has written them, or its home group where this package does not know the paths.
+    """
+    served = [route for route in known_routes() if route.built is pipeline]
+    paths = {path: None for route in served for path in route.paths}
+    return ", ".join(paths) or f"home group {pipeline.home!r:.80}"
+
+
 #: Routes of the same filters and codec share a pipeline, so its group chain runs once.
 _built: "weakref.WeakValueDictionary[Any, Pipeline]" = weakref.WeakValueDictionary()
 

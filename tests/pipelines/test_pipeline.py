@@ -17,7 +17,7 @@ from filtered_websocket.exceptions import FilterError
 from filtered_websocket.pipelines.entries import PipelineError, entry_name, load_entry
 from filtered_websocket.pipelines.options import describe_hint, fits
 from filtered_websocket.pipelines.pipeline import Pipeline
-from filtered_websocket.pipelines.route import Route
+from filtered_websocket.pipelines.route import Route, name_of
 from filtered_websocket.testing import connect
 
 from .. import examples
@@ -511,3 +511,13 @@ def test_a_route_describes_itself():
     assert route([], dynamic=True).lines()[0].endswith("a home group per connection")
     assert route([]).lines()[1] == "  (no filters)"
     assert plain.lines()[0].startswith("/a/, /b/  ")
+
+
+def test_a_pipeline_is_called_by_the_paths_of_its_routes_or_by_its_home_group():
+    one, same, other = route([Pop]), route([Pop]), route([], groups=["lobby"])
+    assert one.pipeline is same.pipeline and other.pipeline is not one.pipeline
+    assert name_of(one.pipeline) == "home group 'tests.lone_filter.Pop'"
+    one.paths, same.paths, other.paths = ["/a/", "/b/"], ["/b/", "/c/"], ["/d/"]
+    assert name_of(one.pipeline) == "/a/, /b/, /c/"
+    other.paths = []
+    assert name_of(other.pipeline) == "home group 'lobby'"

@@ -1,0 +1,29 @@
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    dependencies = [("filtered_websocket", "0002_token_can_call_api")]
+
+    operations = [
+        migrations.CreateModel(
+            name="Console",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+            ],
+            options={
+                "verbose_name": "console",
+                "verbose_name_plural": "console",
+                "permissions": (
+                    ("view_console", "Can see connections, metrics and errors of all processes"),
+                ),
+                "managed": False,
+                "default_permissions": (),
+                "base_manager_name": "objects",
+            },
+        ),
+    ]
