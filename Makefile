@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 9000
 BENCH ?= .venv-bench
+DOCS ?= .venv-docs
+DOCS_PORT ?= 9009
 # The commit that "make bench" compares with, as this package was: benchmarks/needs.py.
 BEFORE = $(shell sed -n 's/^BEFORE = "\(.*\)"/\1/p' benchmarks/needs.py)
 FUZZ_SECONDS ?= 600
@@ -12,7 +14,7 @@ WORKERS ?= 5
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check style types layers site layout test-matrix bench fuzz stress clean
+.PHONY: run test check style types layers site layout docs docs-serve test-matrix bench fuzz stress clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/python manage.py migrate --verbosity 0
@@ -45,6 +47,20 @@ site:
 
 layout:
 	$(BIN)/python -m pytest -q tests/test_clocks.py tests/test_house.py
+
+# The site of docs/, in build/site: every link and anchor of it leads somewhere.
+docs: $(DOCS)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+	@echo "build/site/index.html"
+
+# The same, and again whenever a page changes.
+docs-serve: $(DOCS)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs serve --strict --dev-addr localhost:$(DOCS_PORT)
+
+$(DOCS)/docs.stamp: docs/site/requirements.txt
+	@$(MAKE) --no-print-directory VENV=$(DOCS) $(DOCS)/python.stamp
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/site/requirements.txt
+	@touch $@
 
 # Every Python of this machine with every Django it can install.
 test-matrix:

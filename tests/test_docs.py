@@ -27,9 +27,10 @@ def test_links_lead_somewhere(page):
 @cache
 def anchors(page):
     """As GitHub makes them of the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     return {
         re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+        for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     }
 
 

@@ -1,0 +1,75 @@
+"""
+What MkDocs does not do by itself: pages that lie beside docs/, and links that GitHub follows.
+
+The pages are written for both. On GitHub a link is a path in the repository; on the site,
+where README.md is the first page, it is a page, or leads to the repository.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+#: Files beside docs/ -> their pages.
+BESIDE = {"README.md": "index.md", "CHANGELOG.md": "changes.md", "SECURITY.md": "security.md"}
+SOURCES = {page: ROOT / name for name, page in BESIDE.items()}
+LINK = re.compile(r"(?P<text>\[[^\]]*\])\((?P<path>[^)#\s:]+)(?P<anchor>#[^)]*)?\)")
+#: A heading such as "`RECHECK`: float, default ..." is its name alone in the table of contents.
+SETTING = re.compile(r"[A-Z_]+(?=: )")
+
+
+def on_config(config):
+    """The navigation has places for pages that are not there yet."""
+    config.nav = those_there(config.nav)
+    return config
+
+
+def those_there(parts):
+    kept = []
+    for [(title, pages)] in map(dict.items, parts):
+        if isinstance(pages, list):
+            kept.append({title: those_there(pages)})
+        elif pages in SOURCES or (DOCS / pages).exists():
+            kept.append({title: pages})
+    return kept
+
+
+def on_files(files, config):
+    for page, source in SOURCES.items():
+        files.append(File.generated(config, page, content=source.read_text()))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    if page.is_homepage:
+        page.meta["hide"] = ["navigation"]
+    source = SOURCES.get(page.file.src_uri, DOCS / page.file.src_uri)
+    return LINK.sub(lambda link: as_on_site(link, source, config.repo_url), markdown)
+
+
+def as_on_site(link, source, repository):
+    target = Path(os.path.normpath(source.parent / link["path"]))
+    path = target.relative_to(ROOT).as_posix()
+    anchor = link["anchor"] or ""
+    if path in BESIDE:
+        return f"{link['text']}({BESIDE[path]}{anchor})"
+    if target.is_relative_to(DOCS):
+        return f"{link['text']}({target.relative_to(DOCS).as_posix()}{anchor})"
+    if repository:
+        return f"{link['text']}({repository.rstrip('/')}/blob/HEAD/{path}{anchor})"
+    return link["text"][1:-1]
+
+
+def on_page_content(html, page, config, files):
+    shorten(page.toc)
+    return html
+
+
+def shorten(headings):
+    for heading in headings:
+        if setting := SETTING.match(heading.title):
+            heading.title = setting[0]
+        shorten(heading.children)
