@@ -14,7 +14,7 @@ WORKERS ?= 5
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check style types layers site layout docs docs-serve test-matrix bench fuzz stress clean
+.PHONY: run test check style types layers site layout docs docs-serve test-matrix package messages bench fuzz stress clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/python manage.py migrate --verbosity 0
@@ -65,6 +65,15 @@ $(DOCS)/docs.stamp: docs/site/requirements.txt
 # Every Python of this machine with every Django it can install.
 test-matrix:
 	tests/matrix $(MATRIX)
+
+# What is published, in dist/: built, checked, installed and run on every Python of this machine.
+package: $(VENV)/test.stamp
+	$(PIP) "build>=1.2" "twine>=6.1"
+	tests/package
+
+# After a change of a string in the admin: each django.po has it, and says which it does not translate.
+messages: $(VENV)/test.stamp
+	$(BIN)/python -m tests.translations
 
 # Side by side with its peers: half an hour. BENCH_ARGS="--help" says what else.
 bench: $(BENCH)/bench.stamp

@@ -22,7 +22,10 @@ TO_COME = {
     *("metrics.md", "traces.md", "shell.md", "console.md", "pusher.md"),
 }
 #: Pages beside docs/, which is not where the site has them.
-BESIDE = {"README": "index", "CHANGELOG": "changes", "SECURITY": "security"}
+BESIDE = {
+    **{"README": "index", "CHANGELOG": "changes"},
+    **{"CONTRIBUTING": "contributing", "SECURITY": "security"},
+}
 
 
 @pytest.fixture(scope="module")

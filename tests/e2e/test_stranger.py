@@ -1,6 +1,7 @@
 """A new site on an installed package, with the README's lines pasted, to the letter."""
 
 import asyncio
+import importlib.metadata
 import os
 import re
 import shutil
@@ -15,22 +16,37 @@ from ..waiting import LIMIT, limited
 from .processes import Daphne, Process, free_port, run_python
 from .sockets import connect
 
+REPOSITORY = "https://forge.example/owner/repository"
+
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """The package, built from this checkout and installed by itself."""
-    folder = tmp_path_factory.mktemp("package")
-    source = folder / "source"
-    shutil.copytree(
-        ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__")
-    )
-    target = folder / "site"
+def source(tmp_path_factory):
+    """What git has of this checkout, but for what begins with a dot."""
+    folder = tmp_path_factory.mktemp("package") / "source"
+    for name in tracked():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def tracked():
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    names = listed.stdout.splitlines()
+    return [name for name in names if not name.startswith(".") and (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def installed(source):
+    """The package, built from this checkout, as it is published, and installed by itself."""
+    target = source.parent / "site"
     subprocess.run(
         [
             *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
             *("--no-build-isolation", "--disable-pip-version-check"),
             *("--target", str(target), str(source)),
         ],
+        env={**os.environ, "REPOSITORY_URL": REPOSITORY},
         check=True,
     )
     return target
@@ -74,9 +90,31 @@ def test_the_package_is_the_installed_one(installed, site):
     assert where.startswith(str(installed))
 
 
-def test_the_client_for_pages_and_its_types_are_installed(installed):
-    for name in ("client.js", "client.d.ts"):
-        assert (installed / "filtered_websocket" / "static" / "filtered_websocket" / name).exists()
+def test_every_file_of_the_package_is_installed_and_nothing_else(installed):
+    package = installed / "filtered_websocket"
+    found = {path.relative_to(installed) for path in package.rglob("*") if path.is_file()}
+    found = {str(path) for path in found if path.parent.name != "__pycache__"}
+    assert found == {name for name in tracked() if name.startswith("filtered_websocket/")}
+    assert "filtered_websocket/locale/de/LC_MESSAGES/django.mo" in found
+    # Neither tests nor benchmarks, which would be importable by everybody.
+    names = {path.name for path in installed.iterdir()} - {"bin", "__pycache__"}
+    assert {name.partition("-")[0] for name in names} == {"filtered_websocket"}
+
+
+def test_the_source_archive_has_all_that_git_has(source, installed):
+    """What ``MANIFEST.in`` says has been written where it was built."""
+    [listed] = source.glob("*.egg-info/SOURCES.txt")
+    files = {name for name in listed.read_text().splitlines() if ".egg-info/" not in name}
+    assert files == set(tracked())
+
+
+def test_the_metadata_leads_to_the_repository(installed):
+    [found] = importlib.metadata.distributions(path=[str(installed)])
+    told = found.metadata
+    assert f"Source, {REPOSITORY}" in told.get_all("Project-URL")
+    assert told["Description-Content-Type"] == "text/markdown"
+    description = told["Description"] or told.get_payload()
+    assert f"({REPOSITORY}/blob/HEAD/docs/history.md)" in description
 
 
 def test_check_and_filters_say_what_the_readme_shows(site):
