@@ -282,10 +282,10 @@ class Grants:
                 del self._ended[next(iter(self._ended))]
 
     def _send_count(self, event: dict[str, Any]) -> None:
-        for answer in self._inventory.answers(event, self.count()):
-            self._hub.send_control(answer)
+        self._inventory.answer(event, self.count)
 
     def _note_count(self, event: dict[str, Any]) -> None:
+        self._inventory.hear(event)
         if event["nonce"] == self._confirmation:
             self._confirm()
         if event["nonce"] in self.counts_asked:

@@ -12,7 +12,8 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from asgiref.sync import SyncToAsync
@@ -35,6 +36,16 @@ hubs: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub]" = weakref.Weak
 #: Hubs with connections, for publishers on other threads; replaced, never changed.
 _active: "tuple[Hub, ...]" = ()
 _lock = threading.Lock()
+
+#: Answers a question: called with the hub, the value, and what sends a part of the answer, at
+#: once or later.
+Asked = Callable[["Hub", Any, Callable[[dict[str, Any]], None]], None]
+#: Key of a question to all processes -> what answers it. Filled by parts above the hub.
+asked: dict[str, Asked] = {}
+#: Key of what all processes are told -> what handles the event. Earlier versions take it for an
+#: answer that nobody waits for.
+told: "dict[str, Callable[[Hub, dict[str, Any]], None]]" = {}
+
 #: Whether a server has called this package's application in this process.
 _serves = False
 
@@ -88,6 +99,10 @@ def may_serve() -> bool:
     return _serves or (is_under_a_loop and bool(known_routes()))
 
 
+#: Of an answer that has not come from another process.
+NOTHING: Mapping[str, Any] = {}
+
+
 class Answer(NamedTuple):
     """What a process has told who asked all of them."""
 
@@ -97,6 +112,8 @@ class Answer(NamedTuple):
     groups: dict[str, int]
     #: The process itself; empty where that was not asked.
     node: dict[str, Any]
+    #: All that it has told.
+    event: Mapping[str, Any] = NOTHING
 
     @classmethod
     def read(cls, event: dict[str, Any]) -> Self:
@@ -105,7 +122,7 @@ class Answer(NamedTuple):
             {str(name): int(number) for name, number in counts.items()}
             for counts in (event["tokens"], event.get("groups", {}))
         )
-        return cls(tokens, groups, dict(event.get("node", {})))
+        return cls(tokens, groups, dict(event.get("node", {})), event)
 
 
 class Host(Protocol):
@@ -113,14 +130,32 @@ class Host(Protocol):
 
     connections: dict[str, Connection]
 
+    def send_control(self, event: dict[str, Any]) -> None: ...
+
 
 class Inventory:
     """Answers who asks all processes what they have."""
 
     def __init__(self, hub: Host) -> None:
-        self._hub = hub
+        self._hub: Any = hub
         self._uid = secrets.token_hex(8)
         self._began = time.monotonic()
+
+    def answer(self, question: dict[str, Any], tokens: Callable[[], dict[str, int]]) -> None:
+        """Answer by control events; ``tokens`` counts the connections of each token."""
+        for key in asked.keys() & question.keys():
+            asked[key](self._hub, question[key], partial(self._send, question["nonce"]))
+            return
+        for answer in self.answers(question, tokens()):
+            self._hub.send_control(answer)
+
+    def _send(self, nonce: str, part: dict[str, Any]) -> None:
+        self._hub.send_control({"is": "count", "nonce": nonce, "tokens": {}, **part})
+
+    def hear(self, event: dict[str, Any]) -> None:
+        """What all processes are told."""
+        for key in told.keys() & event.keys():
+            told[key](self._hub, event)
 
     def answers(self, question: dict[str, Any], tokens: dict[str, int]) -> Iterator[dict[str, Any]]:
         """Control events that answer, one after the other: names may be too many for one."""
@@ -155,7 +190,7 @@ class Inventory:
         connections = self._hub.connections.values()
         return {
             "uid": self._uid,
-            "name": f"{socket.gethostname()}_{os.getpid()}",
+            "name": process_name(),
             "version": __version__,
             "num_clients": len(connections),
             "num_users": len({one.user_id for one in connections} - {None}),
@@ -163,6 +198,11 @@ class Inventory:
             "num_channels": len(members),
             "uptime": int(time.monotonic() - self._began),
         }
+
+
+def process_name() -> str:
+    """What this process is called where all are asked."""
+    return f"{socket.gethostname()}_{os.getpid()}"
 
 
 def _is_text(name: str) -> bool:

@@ -12,6 +12,7 @@ from filtered_websocket import publish
 from filtered_websocket.checks.settings import PUBSUB
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.control import counts
+from filtered_websocket.hub import registry
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.envelope import CONTROL, Batch, group_key, seal
 from filtered_websocket.models import Token
@@ -19,6 +20,7 @@ from filtered_websocket.publishing.items import new_item
 
 from ..handshaking import shake_hands
 from ..layer.fake_redis import FakeRedis
+from ..waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -142,3 +144,32 @@ def test_a_redis_that_is_away_is_not_known(redis_server, settings):
     assert counts.count_connections([1]) is None
     redis_server.close()
     assert counts.count_connections([1]) is None
+
+
+async def test_parts_above_the_hub_answer_questions_of_their_own(monkeypatch):
+    """At once and later; then nothing else is answered. Events are handed to them, too."""
+    heard = []
+    later = []
+
+    def answer(hub, value, send):
+        assert hub is get_hub() and value == {"of": "x"}
+        send({"own": 1})
+        later.append(send)
+
+    monkeypatch.setitem(registry.asked, "own", answer)
+    monkeypatch.setitem(registry.told, "own", lambda hub, event: heard.append((hub, event)))
+    client = await shake_hands(FilteredWebSocketConsumer.as_asgi(filters=[]))
+    hub = get_hub()
+    hub.grants.count = lambda: pytest.fail("nobody asked for tokens")
+    asking = asyncio.ensure_future(
+        counts._ask_hub(hub, {"is": "ask", "nonce": "n", "own": {"of": "x"}})
+    )
+    await until(lambda: later)
+    later[0]({"own": 2})
+    answers = await asking
+    assert [answer.event["own"] for answer in answers] == [1, 2]
+    assert all(answer.tokens == {} for answer in answers)
+    told = {"is": "count", "nonce": "n", "tokens": {}, "own": 1}
+    assert heard == [(hub, told), (hub, {**told, "own": 2})]
+    del hub.grants.count
+    await client.close()
