@@ -68,7 +68,8 @@ class Pipeline:
         self.rules = rules
         #: How many calls of one connection run at once.
         self.calls = calls
-        self._labels: dict[str, list[str]] = {}
+        #: Chain -> what its filters are called in :meth:`lines`.
+        self.labels: dict[str, list[str]] = {}
         self._add_chains([pair for entry in entries for pair in load_entry(entry)])
         #: Whether its connections keep a ``Subscription`` of each of their groups.
         self.has_subscriptions = bool(rules is not None or self.join or self.leave)
@@ -80,7 +81,7 @@ class Pipeline:
         chains: dict[str, Chain] = {}
         for name, (chain_base, bytes_only) in CHAINS.items():
             mine = [(label, cls) for label, cls in found if issubclass(cls, chain_base)]
-            self._labels[name] = [label for label, _ in mine]
+            self.labels[name] = [label for label, _ in mine]
             chains[name] = _chain(
                 name,
                 [cls for _, cls in mine],
@@ -118,12 +119,17 @@ class Pipeline:
             *self.disconnect,
         )
 
+    def labels_of(self, chain: Chain) -> list[str]:
+        """What the filters of one of :attr:`chains` are called in :meth:`lines`."""
+        labels, chains = self.labels[chain.name], getattr(self, chain.name)
+        return labels if chains is chain else [labels[chains.index(chain)]]
+
     def lines(self) -> list[str]:
         """The pipeline written as shell pipes, one line per chain that has filters."""
         width = max(len(name) for name in CHAINS)
         return [
             f"{name:{width}} | {' | '.join(labels)}"
-            for name, labels in self._labels.items()
+            for name, labels in self.labels.items()
             if labels
         ]
 
