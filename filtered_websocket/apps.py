@@ -10,6 +10,7 @@ from .checks.groups import check_groups
 from .checks.protocols import check_protocols
 from .checks.publishing import check_publishing
 from .checks.settings import check_access, check_filters, check_layer, check_settings, check_storage
+from .console.taps import connect as connect_tees
 from .signals import connect_signals
 
 CHECKS = (
@@ -36,3 +37,4 @@ class FilteredWebSocketConfig(AppConfig):
         for check in CHECKS:
             checks.register(check, checks.Tags.compatibility)
         connect_signals()
+        connect_tees()

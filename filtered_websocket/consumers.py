@@ -176,7 +176,7 @@ class FilteredWebSocketConsumer(Serves, AsyncConsumer):
         if protocol is not None:
             self._session = protocol.session(self, self._view)
             awaits, handle = True, self._session.receive
-        self._reader = Reader(
+        self._reader = self.connection.reader = Reader(
             self.connection, receive, handle, self._view, self._view.stalls, awaits
         )
         self._max_size: int = conf.MAX_MESSAGE_SIZE

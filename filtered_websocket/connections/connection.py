@@ -66,6 +66,8 @@ class Connection(member.Member):
 
     #: Its calls; None until a protocol asks for them. Private to this package.
     calls: Calls | None = None
+    #: What reads its messages. Private to this package.
+    reader: Any = None
     #: What goes on for a while once its socket is gone, if anything was begun.
     running: Running | None = None
 

@@ -49,7 +49,6 @@ class Reader:
         "_awaits",
         "_connection",
         "_grace",
-        "_handle",
         "_handling",
         "_is_over",
         "_looking",
@@ -60,6 +59,7 @@ class Reader:
         "_stalls",
         "_task",
         "_woken",
+        "handle",
         "lost",
     )
 
@@ -74,7 +74,8 @@ class Reader:
     ) -> None:
         self._connection = connection
         self._receive = receive
-        self._handle = handle
+        #: What is called; what watches a connection may stand before it.
+        self.handle = handle
         self._queues = queues
         self._stalls = stalls
         self._awaits = awaits
@@ -149,7 +150,7 @@ class Reader:
                     self._lose(event)
                     break
                 event = message_of(event)
-            steps = self._handle(*event)
+            steps = self.handle(*event)
             if steps is None:
                 pass
             elif awaits:

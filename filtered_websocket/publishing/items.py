@@ -12,6 +12,12 @@ from ..layer.envelope import EXCLUDE, INFO, Item
 
 #: Called with group and item of every publish, while a test captures them.
 captures: list[Callable[[str, Item], None]] = []
+#: ``meta`` key: the id of what a tee has seen it come from; only while one is on.
+TRAIL = "w"
+#: Called with the ``meta`` of each new message, to put something there. Empty at rest.
+carriers: list[Callable[[dict[str, Any]], None]] = []
+#: Called with group and item of what a hub publishes, on its event loop. Empty at rest.
+on_publish: list[Callable[[str, Item], None]] = []
 
 _ids = itertools.count(1)
 
@@ -39,6 +45,8 @@ def new_item(
     meta: dict[str, Any] = {EXCLUDE: left_out} if left_out else {}
     if info:
         meta[INFO] = info
+    for carry in carriers:
+        carry(meta)
     return Item(next(_ids), kind, sender, payload, meta)
 
 
@@ -46,7 +54,10 @@ def encoded_item(message: Encoded, sender: str, info: str) -> Item:
     """:func:`new_item` of what is encoded already, for all members."""
     kind, payload = message
     _check_size(payload)
-    return Item(next(_ids), kind, sender, payload, {INFO: info} if info else {})
+    meta: dict[str, Any] = {INFO: info} if info else {}
+    for carry in carriers:
+        carry(meta)
+    return Item(next(_ids), kind, sender, payload, meta)
 
 
 def _check_size(payload: bytes) -> None:

@@ -15,7 +15,7 @@ from ..layer.envelope import CONTROL, Item
 from ..threads.budget import Budget
 from ..threads.tasks import Tasks
 from .batches import Done, Entry, Histories, Keep, Link
-from .items import captures
+from .items import captures, on_publish
 from .sender import Sender
 
 
@@ -91,6 +91,8 @@ class PublishQueue:
         if captures and group != CONTROL:
             for capture in captures:
                 capture(group, item)
+        for watcher in on_publish:
+            watcher(group, item)
         self._sender.put(group, (item, time.monotonic(), done), keep)
 
     def _release(self, entries: Sequence[Entry]) -> None:

@@ -23,12 +23,12 @@ from ..logs import get_logger
 from ..types import Send
 from .asgi import AsgiTransport
 from .daphne import find_daphne
-from .lane import write_all
+from .lane import watch_writes, write_all
 from .scheduling import settle
 from .uvicorn import find_uvicorn
 from .wrappers import describe, unwrap
 
-__all__ = ["AsgiTransport", "open_transport", "settle", "write_all"]
+__all__ = ["AsgiTransport", "open_transport", "settle", "watch_writes", "write_all"]
 
 logger = get_logger(__name__)
 

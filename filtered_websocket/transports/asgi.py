@@ -16,7 +16,7 @@ from ..conf import conf
 from ..logs import get_logger
 from ..types import Receive, Send
 from .inbox import MessageQueue
-from .scheduling import NONE_WAITING, call_in_batches, settle, untranslated
+from .scheduling import NONE_WAITING, call_in_batches, nothing, settle, untranslated
 
 logger = get_logger(__name__)
 
@@ -56,6 +56,7 @@ class AsgiTransport:
         "_writer",
         "closed",
         "on_drop",
+        "on_write",
         "translate",
     )
 
@@ -72,15 +73,16 @@ class AsgiTransport:
         self._queued = 0
         self._writer: asyncio.Task[None] | None = None
         self._in_flight: asyncio.Future[None] | None = None
-        self._is_open = self._is_stopped = False
+        self._is_open = self._is_stopped = self._has_ended = False
         #: Open, not closed, no writer task runs: a lane may write without changing the order.
         self._idle = False
         #: Code and reason of the close that was requested, or of the lost connection.
         self.closed: tuple[int, str] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._has_ended = False
         #: Called for every frame that ``SLOW_READER = "drop_newest"`` dropped.
-        self.on_drop: Callable[[], None] | None = None
+        self.on_drop: Callable[[], object] = nothing
+        #: Called with each frame that is written; set by ``watch_writes``.
+        self.on_write: Callable[[Frame | Bundle], object] | None = None
         #: Code and reason of a close -> those that the client is sent, by its protocol.
         self.translate = untranslated
 
@@ -127,7 +129,7 @@ class AsgiTransport:
     def open(self) -> None:
         """The handshake was accepted: send what was queued."""
         self._is_open = True
-        self._idle = self.closed is None
+        self._idle = self.closed is None and self.on_write is None
         self._start_writer()
 
     def write(self, frame: Frame | Bundle, done: "asyncio.Future[None] | None" = None) -> None:
@@ -135,6 +137,8 @@ class AsgiTransport:
         if self.closed is not None:
             settle(done)
             return
+        if self.on_write is not None:
+            self.on_write(frame)
         if not self._is_open:
             # Awaited in the connect chain, before the handshake is answered.
             settle(done)
@@ -216,22 +220,18 @@ class AsgiTransport:
             call_in_batches(self._queue_close)
             return
         if not queued:
-            self._report_drop()
+            self.on_drop()
         newest = [self._waiting.pop() for _ in range(queued)]
         self._queued -= sum(len(frame) for frame, _ in newest if frame is not None)
         room = self._max_unsent - self.unsent
         for frame, done in reversed(newest):
             if frame is None or len(frame) > room or len(self._waiting) >= MAX_FRAMES:
                 settle(done)
-                self._report_drop()
+                self.on_drop()
             else:
                 room -= len(frame)
                 self._queued += len(frame)
                 self._queue(frame, done)
-
-    def _report_drop(self) -> None:
-        if self.on_drop is not None:
-            self.on_drop()
 
     def _fail(self, error: Exception) -> None:
         """``send`` raised: the client has disconnected, or the frame is over a limit."""
@@ -297,4 +297,4 @@ class AsgiTransport:
         elif self.closed is not None:
             self._report_end()
         else:
-            self._idle = True
+            self._idle = self.on_write is None

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Collection, Set
+from collections.abc import Callable, Collection, Set
 from typing import Any
 
 from ..codecs.frames import Bundle, Frame, Joined
@@ -78,7 +78,7 @@ class Lane(AsgiTransport):
         held, self._held = self._held, None
         if held is None:
             return
-        self._idle = self.closed is None
+        self._idle = self.closed is None and self.on_write is None
         self._held_size = 0
         if len(held) == 1:
             self.write(held[0])
@@ -119,6 +119,19 @@ def write_all(
         lane = type(transport) if isinstance(transport, Lane) else Lane
         lane.write_directly(transports, frame, skipped)
         return
+
+
+def watch_writes(
+    transport: AsgiTransport, on_write: Callable[[Frame | Bundle], object] | None
+) -> None:
+    """
+    Call ``on_write`` with each frame from now on, until None is given. Meanwhile frames leave by
+    the writer task. It must not raise.
+    """
+    transport.release()
+    transport.on_write = on_write
+    is_free = transport.is_open and transport.closed is None and not transport.writing
+    transport._idle = is_free and on_write is None
 
 
 def abort(transport: Any) -> None:

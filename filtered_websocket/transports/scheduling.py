@@ -204,3 +204,7 @@ def parse_rest(protocol: Any, error: Exception | None) -> None:
 def untranslated(code: int, reason: str) -> tuple[int, str]:
     """The close that clients are sent whose protocol has no codes of its own."""
     return code, reason
+
+
+def nothing() -> None:
+    """What is called where nobody wants to know."""

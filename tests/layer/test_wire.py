@@ -5,13 +5,19 @@ During an update old and new processes share the layer. A change here needs a ne
 the envelope, or names that old processes do not know.
 """
 
+import asyncio
 import json
 import re
 
 import msgpack
 import pytest
 
+from filtered_websocket.codecs.frames import Encoded
+from filtered_websocket.console import tee
+from filtered_websocket.console.tee import Spec, Subject, Tee
+from filtered_websocket.console.watching import Trail, trail_event, watching
 from filtered_websocket.control import orders
+from filtered_websocket.control.listener import Listener
 from filtered_websocket.disconnect import (
     disconnect_connection,
     disconnect_session,
@@ -19,6 +25,7 @@ from filtered_websocket.disconnect import (
     disconnect_user,
     subscribe,
 )
+from filtered_websocket.hub import registry
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.envelope import (
     CONTROL,
@@ -32,7 +39,8 @@ from filtered_websocket.layer.envelope import (
     unseal,
 )
 from filtered_websocket.layer.health import Probes
-from filtered_websocket.publishing.items import new_item
+from filtered_websocket.publishing import items
+from filtered_websocket.publishing.items import encoded_item, new_item
 from filtered_websocket.testing import connect
 
 BATCH = Batch(
@@ -200,6 +208,56 @@ async def test_a_control_event_has_the_bytes_that_it_always_had(monkeypatch, sen
         assert item.payload.decode() == payload
         assert json.loads(payload)["is"] in hub.grants._handlers
         monkeypatch.undo()
+
+
+#: What asks all processes for a tee. Versions without tees take it for an answer to a question
+#: that they have not asked.
+TEE = (
+    '{"is":"count","nonce":"0011223344556677","tokens":{},"tee":{"left":9.0,"messages":2,'
+    '"size":3,"total":4,"payloads":true,"skip":["c1"],"on":["place","/","shout"]}}'
+)
+
+
+async def test_a_tee_has_the_bytes_that_it_always_had(monkeypatch):
+    subject = Subject("place", "/", "shout")
+    assert Spec.read(json.loads(TEE)["tee"]) == Spec(subject, 9.0, 2, 3, 4, True, ("c1",))
+    monkeypatch.setattr(tee.secrets, "token_hex", lambda size: "0011223344556677")
+    options = {"seconds": 9.0, "messages": 2, "size": 3, "total": 4, "skip": ["c1"]}
+    made = Tee(subject, payloads=True, **options)
+    sent = []
+    monkeypatch.setattr(Listener, "send", lambda self, *call: sent.append(call) or done())
+    await made._send(made._spec.event())
+    await made._send(None)
+    assert [(key, item.kind, item.payload.decode()) for key, item in sent] == [
+        ("fws.house", "j", TEE),
+        ("fws.house", "j", '{"is":"count","nonce":"0011223344556677","tokens":{},"tee":null}'),
+    ]
+    assert tee.results_key("0011223344556677") == "fws.tee.0011223344556677"
+
+
+def done():
+    future = asyncio.get_running_loop().create_future()
+    future.set_result(None)
+    return future
+
+
+async def test_a_process_without_tees_ignores_one(monkeypatch):
+    monkeypatch.setattr(registry, "told", {})
+    async with connect([]):
+        hub = get_hub()
+        seen = hub.grants.events_seen
+        hub.grants.receive(Batch("o", group_key(CONTROL), 0, [new_item(json.loads(TEE))]))
+        assert hub.counts["bad_envelope"] == 0 and hub.grants.events_seen == seen
+
+
+async def test_a_message_brings_the_id_of_its_trail_along_only_while_a_tee_is_on(monkeypatch):
+    assert new_item("a").meta == encoded_item(Encoded("t", b"a"), "", "").meta == {}
+    monkeypatch.setattr(items, "carriers", [watching._carry])
+    token = trail_event.set(Trail("0011"))
+    assert new_item("a", exclude=["c"], info="{}").meta == {"x": ["c"], "i": "{}", "w": "0011"}
+    assert encoded_item(Encoded("t", b"a"), "", "").meta == {"w": "0011"}
+    trail_event.reset(token)
+    assert new_item("a").meta == {}
 
 
 async def test_an_answer_to_a_count_has_the_bytes_that_it_always_had(monkeypatch):

@@ -20,7 +20,7 @@ from filtered_websocket.hub.hub import Hub, get_hub
 from filtered_websocket.hub.view import HubView
 from filtered_websocket.pipelines.pipeline import Pipeline
 from filtered_websocket.pipelines.route import Route
-from filtered_websocket.transports import AsgiTransport, write_all
+from filtered_websocket.transports import AsgiTransport, watch_writes, write_all
 from filtered_websocket.transports.lane import MAX_HELD
 
 from ..waiting import limited, until
@@ -158,6 +158,67 @@ async def test_what_is_held_is_lost_with_the_connection(held):
     held.transport.lost(1001)
     held.transport.release()
     assert held.got() == b"" and held.ended == [(1001, "")]
+
+
+# Watched
+
+
+async def test_what_watches_a_connection_sees_each_frame_once_and_in_order(serving, uvicorn):  # noqa: F811
+    for one, got in ((await serving(), None), (await uvicorn(), 1)):
+        seen = []
+        one.transport.write(text("before"))
+        watch_writes(one.transport, lambda frame, seen=seen: seen.extend(frame.parts))
+        write_all([one.transport], text("to all"), set())
+        one.transport.hold()
+        one.transport.write(Bundle([(b"1", True), (b"2", True)]))
+        one.transport.release()
+        await one.transport.stopped()
+        write_all([one.transport], text("again"), set())
+        await one.transport.stopped()
+        watch_writes(one.transport, None)
+        one.transport.write(text("after"))
+        # Straight to the socket again.
+        assert not one.transport.writing
+        assert [part.payload for part in seen] == [b"to all", b"1", b"2", b"again"]
+        expected = wire("before", "to all", "1", "2", "again", "after")
+        if got is None:
+            one.reactor.turn()
+            assert one.got() == expected
+        else:
+            assert await one.reader.readexactly(len(expected)) == expected
+
+
+async def test_what_is_held_is_sent_before_a_connection_is_watched(held):
+    seen = []
+    held.transport.write(text("1"))
+    watch_writes(held.transport, seen.append)
+    assert held.got() == wire("1") and seen == []
+    held.transport.write(text("2"))
+    watch_writes(held.transport, None)
+    # Behind what the writer has still to send.
+    held.transport.write(text("3"))
+    await held.transport.stopped()
+    held.reactor.turn()
+    assert held.got() == wire("2", "3")
+    held.transport.write(text("4"))
+    assert held.got() == wire("4")
+
+
+async def test_a_connection_that_is_not_open_or_has_ended_may_be_watched():
+    sent, seen = [], []
+
+    async def send(event):
+        sent.append(event)
+
+    one = AsgiTransport(send, 1000, lambda *end: None)
+    watch_writes(one, seen.append)
+    one.write(text("1"))
+    one.open()
+    await one.stopped()
+    one.lost(1001)
+    watch_writes(one, None)
+    one.write(text("late"))
+    assert len(sent) == len(seen) == 1 and not one._idle
 
 
 class Echo(WebSocketMessageFilter):

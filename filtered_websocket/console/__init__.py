@@ -1,0 +1,1 @@
+"""The live console: what every process does now, shown and acted upon in Django's admin."""
