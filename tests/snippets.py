@@ -8,11 +8,19 @@ TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", 
 PAGES = [*TOP, *sorted((ROOT / "docs").glob("*.md"))]
 
 
+def all_blocks(path):
+    """Label or "", language and code of every block of a page."""
+    return re.findall(
+        r"(?:^ *<!-- ([^\n]+?) -->\n)?^ *```(\w*)\n(.*?)^ *```$",
+        path.read_text(),
+        re.DOTALL | re.MULTILINE,
+    )
+
+
 def named(page="README.md"):
     """Name -> code of every block under a comment."""
-    text = (ROOT / page).read_text()
-    return dict(re.findall(r"<!-- (.+?) -->\n```\w+\n(.*?)```", text, re.DOTALL))
+    return {label: code for label, _, code in all_blocks(ROOT / page) if label}
 
 
 def blocks(path, language):
-    return re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)
+    return [code for _, spoken, code in all_blocks(path) if spoken == language]

@@ -12,7 +12,7 @@ import pytest
 import filtered_websocket
 from filtered_websocket import conf
 
-from .snippets import PAGES, ROOT, blocks
+from .snippets import PAGES, ROOT, blocks, named
 
 pytestmark = pytest.mark.repeats
 
@@ -54,7 +54,7 @@ def test_every_file_that_the_architecture_names_exists():
 
 
 def test_the_picture_of_the_parts_is_what_import_linter_holds():
-    picture = re.search(r"<!-- the layers .+? -->\n```text\n(.*?)```", ARCHITECTURE, re.DOTALL)[1]
+    picture = named("docs/architecture.md")["the layers of pyproject.toml"]
     # After two names come at least three spaces, and what they are for.
     drawn = [re.split(r" {3,}", line)[0].split() for line in picture.splitlines()]
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
@@ -78,13 +78,6 @@ def test_python_blocks_are_python(page):
         compile(code, page.name, "exec")
 
 
-def test_make_commands_exist():
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for page in PAGES:
-        for target in re.findall(r"(?:^\$ |`)make ([\w-]+)", page.read_text(), re.MULTILINE):
-            assert target in targets
-
-
 def test_every_setting_has_a_section_with_its_default():
     text = (ROOT / "docs" / "settings.md").read_text()
     sections = dict(re.findall(r"^### `(\w+)`: .*?default `([^`]+)`", text, re.MULTILINE))
@@ -96,7 +89,7 @@ def test_every_setting_has_a_section_with_its_default():
 
 
 def test_the_chain_example_prints_what_the_page_says(capsys):
-    [code] = [code for code in blocks(ROOT / "docs" / "filters.md", "python") if "AFilter" in code]
+    code = named("docs/filters.md")["chain"]
     exec("from filtered_websocket import FilterBase, FilterMeta\n" + code, {"__name__": "doc"})
     assert capsys.readouterr().out == "foo\nbar\n"
 

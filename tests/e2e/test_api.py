@@ -202,6 +202,16 @@ async def test_errors_are_those_of_the_package(site, call):
         await Calls(site[0], call.kind, "another key")(InfoRequest())
 
 
+def test_the_page_shows_how_cent_publishes(site, monkeypatch):
+    monkeypatch.setenv("API_KEY", KEY)
+    monkeypatch.setattr("cent.Client.publish", (seen := []).append)
+    code = named("docs/http-api.md")["cent"]
+    exec(code.replace("https://example.com/api", site[0].http("/api")), {"os": os})
+    [request] = seen
+    monkeypatch.undo()
+    assert Calls(site[0], "sync")._call(request)
+
+
 def test_the_page_shows_what_curl_prints(site):
     if shutil.which("curl") is None:
         pytest.skip("there is no curl")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
+import subprocess
 import sys
 import urllib.error
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from ..javascript.test_client import node
+from ..snippets import named
 from ..waiting import limited, within
 from .processes import Daphne, Process, free_port, manage
 from .sockets import connect
@@ -91,6 +94,29 @@ async def test_a_ticket_opens_one_of_both_processes_once(site):
         assert await who(socket) == [case.name, None]
     for server in site:
         await is_refused(connect(server.ws(f"/?ticket={ticket}")))
+
+
+#: What a page has, for a script that is run without one.
+PAGE = """
+const [site, cookies] = process.argv.slice(-2);
+globalThis.document = { cookie: cookies };
+const send = fetch;
+globalThis.fetch = (path, { headers, ...rest }) =>
+  send(site + path, { ...rest, headers: { ...headers, Cookie: cookies, Referer: `${site}/` } });
+globalThis.WebSocket = function (url) { console.log(url); };
+"""
+
+
+async def test_the_page_shows_how_a_page_asks_for_a_ticket(site, tmp_path):
+    case = await Case.make(site[0])
+    cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in case.visitor.jar)
+    script = tmp_path / "page.mjs"
+    script.write_text(PAGE + named("docs/authentication.md")["ticket.js"])
+    command = [node(), script, site[0].http(""), cookies]
+    said = await asyncio.to_thread(subprocess.check_output, command)
+    url = said.decode().strip().replace("wss://live.example.com", site[1].ws(""))
+    async with connect(url) as socket:
+        assert await who(socket) == [case.name, None]
 
 
 async def test_a_ticket_is_taken_once_by_many_who_come_at_the_same_moment(site):

@@ -1,8 +1,6 @@
 """The recipes of the documentation run as they are written."""
 
 import json
-import sys
-import types
 import unittest
 from contextlib import AsyncExitStack
 
@@ -25,31 +23,11 @@ from filtered_websocket.presence import Info, apresence, apresence_stats
 from filtered_websocket.publish import apublish, apublish_to_user
 from filtered_websocket.testing import allows, connect
 
-from .snippets import named
-from .waiting import until
+from ..snippets import named
+from ..waiting import until
 
 JSON = "filtered_websocket.json_codec.JSONCodec"
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def site(monkeypatch):
-    """Makes modules of ``mysite`` from the blocks of a page."""
-
-    def make(page, *files):
-        package = types.ModuleType("mysite")
-        package.__path__ = []
-        monkeypatch.setitem(sys.modules, "mysite", package)
-        made = []
-        for file in files:
-            name = f"mysite.{file.removesuffix('.py')}"
-            module = types.ModuleType(name)
-            monkeypatch.setitem(sys.modules, name, module)
-            exec(compile(named(page)[file], file, "exec"), vars(module))
-            made.append(module)
-        return made
-
-    return make
 
 
 @sync_to_async
