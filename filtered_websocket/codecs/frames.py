@@ -148,7 +148,7 @@ class Joined(Bundle):
 LONGEST_SHORT = 1024
 
 
-def read_short_frame(data: bytes, at: int) -> tuple[bytes, bool, int] | None:
+def read_short_frame(data: bytes | bytearray, at: int) -> tuple[bytes, bool, int] | None:
     """
     The frame that begins at ``at``: its payload, whether it is text, and where it ends.
 
@@ -182,7 +182,7 @@ def read_short_frame(data: bytes, at: int) -> tuple[bytes, bool, int] | None:
     return payload, text, stop
 
 
-def begins_short_frame(data: bytes) -> bool:
+def begins_short_frame(data: bytes | bytearray) -> bool:
     """Whether the rest of ``data`` may make it a frame that :func:`read_short_frame` reads."""
     if len(data) < 2:
         return data in (b"", b"\x81", b"\x82")

@@ -119,7 +119,7 @@ class Reader:
         own_id = connection.id
         inbox = transport.inbox_of(receive)
         event: Event | Message
-        worked = ended = 0.0
+        worked, ended = 0.0, time.perf_counter()
         while transport.closed is None:
             if self._ahead:
                 event = self._ahead.popleft()
@@ -140,11 +140,11 @@ class Reader:
                     raise
                 finally:
                     self._reading = False
-            began = time.perf_counter()
-            # While this connection waited, others were served.
-            worked = max(0.0, worked - (began - ended))
+                # While this connection waited, others were served.
+                began = time.perf_counter()
+                worked, ended = max(0.0, worked - (began - ended)), began
             if served.last is not own_id:
-                served.last, served.since = own_id, began
+                served.last, served.since = own_id, ended
             if not isinstance(event, tuple):
                 if event["type"] == "websocket.disconnect":
                     self._lose(event)
@@ -160,18 +160,21 @@ class Reader:
                     # Nothing is awaited before the next message is handled.
                     transport.hold()
                 await steps
-            ended = time.perf_counter()
+            # With what it took to parse the next ones, where that was done meanwhile.
+            began, ended = ended, time.perf_counter()
             worked += ended - began
             if connection.has_queued:
                 connection.has_queued = False
                 if self._queues.is_crowded:
                     transport.release()
                     await self._wait_for_room()
+                    ended = time.perf_counter()
             if worked >= TURN and worked >= served.turn_of(own_id, ended):
                 # Nothing yields to the loop while messages are queued.
                 worked = 0.0
                 transport.release()
                 await serve_others()
+                ended = time.perf_counter()
         await self._wait_until_over()
 
     async def _wait_until_over(self) -> None:

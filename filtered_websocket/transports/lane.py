@@ -143,6 +143,22 @@ def abort(transport: Any) -> None:
     transport.abort()
 
 
+def unsent_of(transport: Any) -> int:
+    """The bytes that asyncio's connection holds, unsent."""
+    try:
+        size: int = transport.get_write_buffer_size()
+    except AttributeError:
+        # asyncio's for TLS, closed twice: uvicorn does that. It has forgotten its socket.
+        return 0
+    return size
+
+
+def abort_unsent(transport: Any) -> None:
+    """:func:`abort` it, if it holds any."""
+    if unsent_of(transport):
+        abort(transport)
+
+
 def send_at_once(transport: Any) -> None:
     """
     Have the system send each write of asyncio's connection, not wait for an answer to the one

@@ -21,12 +21,17 @@ logger = get_logger(__name__)
 #: many iterations of the event loop: a message of another client takes about as many from
 #: its socket through the layer to all members.
 YIELD_ITERATIONS = 16
+#: And no more than this many, however short they are.
+MAX_ITERATIONS = 160
 #: How long bytes and messages of one connection are handled before others are served, seconds.
 TURN = 0.00015
 #: Messages of one that nobody else waits for are handled longer: of a client that publishes,
 #: more leave in one write to each member. But who comes next waits for the end of that, so it is
 #: one part in so many of the time since anybody else came, and no more than this, seconds.
 QUIET_PARTS, LONGEST_TURN = 200, 0.0005
+#: Who has come within this time may come again: what somebody floods waits for them for ``REST``
+#: at least after each turn. Their message is back from Redis by then, seconds.
+LATELY, REST = TURN * QUIET_PARTS, 2 * TURN
 #: So many bytes are parsed without a look at the clock.
 SLICE = 4096
 #: How many functions are called together, and the seconds until the next ones.
@@ -40,7 +45,13 @@ NONE_WAITING: Waiting = deque(maxlen=0)
 
 async def serve_others() -> None:
     """Return when other connections have had their turn."""
-    for _ in range(YIELD_ITERATIONS):
+    began = time.perf_counter()
+    rest = REST if began - served.since < LATELY else 0.0
+    for number in range(MAX_ITERATIONS):
+        # Where nobody comes, the first ones are over before Redis has answered; a timer takes
+        # 1 ms or more.
+        if number >= YIELD_ITERATIONS and time.perf_counter() - began >= rest:
+            return
         await asyncio.sleep(0)
 
 

@@ -11,6 +11,7 @@ group: asyncio of Python 3.11 copies what it keeps.
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Collection, Set
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -20,8 +21,8 @@ from ..logs import get_logger
 from ..types import Receive, Send
 from .asgi import HIGH_WATER, AsgiTransport
 from .inbox import MessageQueue, Received, make_small
-from .lane import NOBODY, Lane, abort, send_at_once
-from .scheduling import is_between_frames, parse_in_turns, parse_rest, settle
+from .lane import NOBODY, Lane, abort, abort_unsent, send_at_once, unsent_of
+from .scheduling import TURN, is_between_frames, parse_in_turns, parse_rest, settle
 
 logger = get_logger(__name__)
 
@@ -32,8 +33,8 @@ transport_attributes = attrgetter(
     "abort", "get_extra_info", "get_write_buffer_size", "is_closing", "write"
 )
 
-#: Most frames that are parsed before they are handled.
-MAX_AT_ONCE = 256
+#: Most frames that are parsed before they are handled, and after how many each the clock is read.
+MAX_AT_ONCE, LOOK_EVERY = 256, 16
 #: Attributes used for reading.
 reading_attributes = attrgetter(
     "close_sent",
@@ -137,7 +138,7 @@ class UvicornLane(Lane):
         return closing
 
     def _buffered(self) -> int:
-        return _unsent(self._transport)
+        return unsent_of(self._transport)
 
     async def send_close(self, code: int, reason: str) -> None:
         await super().send_close(code, reason)
@@ -159,13 +160,14 @@ class UvicornLane(Lane):
         if not was_over and self._buffered():
             # Nor does uvicorn itself close the socket of a client that does not read.
             loop = asyncio.get_running_loop()
-            loop.call_later(self.close_timeout, _abort_unsent, self._transport)
+            loop.call_later(self.close_timeout, abort_unsent, self._transport)
 
 
 # In one function: it runs for every read of every socket.
 def data_received(self: Any, data: bytes) -> None:
     """
-    ``data_received`` of a protocol whose short frames are parsed here, ``MAX_AT_ONCE`` at most.
+    ``data_received`` of a protocol whose short frames are parsed here: for a turn, and
+    ``MAX_AT_ONCE`` at most.
 
     The rest, and the begin of a short frame, wait in the buffer of websockets' parser. From
     the first other frame on, and in any other state, it gets all.
@@ -176,30 +178,41 @@ def data_received(self: Any, data: bytes) -> None:
     conn = self.conn
     kept = conn.reader.buffer
     is_between = self.is_between_frames()
-    if kept and is_between:
-        data = bytes(kept) + data
-        kept.clear()
     if (
         conn.state is not self.open_state
         or getattr(conn, self.begun_size) is not None
         or self.close_sent
         or not is_between
     ):
+        if kept and is_between:
+            data = bytes(kept) + data
+            kept.clear()
         parse_in_turns(self, data)
         return
+    # Not copied: it may be a read of 256 KiB, of which each turn takes a part.
+    source: Any = kept or data
+    if kept:
+        kept += data
     put = self.queue.put_message
     at = count = 0
-    while count < MAX_AT_ONCE and (found := read_short_frame(data, at)) is not None:
+    began = time.perf_counter()
+    is_over = False
+    while not is_over and (found := read_short_frame(source, at)) is not None:
         payload, text, at = found
         count += 1
         put(payload, text)
+        if not count % LOOK_EVERY:
+            is_over = count == MAX_AT_ONCE or time.perf_counter() - began >= TURN
     if count and not self.read_paused:
         self.read_paused = True
         self.transport.pause_reading()
-    data = data[at:]
-    if count == MAX_AT_ONCE or begins_short_frame(data):
-        kept += data
+    if source is kept:
+        del kept[:at]
     else:
+        kept += data[at:]
+    if not (is_over or begins_short_frame(kept)):
+        data = bytes(kept)
+        kept.clear()
         parse_in_turns(self, data)
 
 
@@ -249,20 +262,6 @@ def _make_reading_class(kind: type, conn: Any) -> type:
     }
     getattr(conn, str(names["begun_size"]))
     return type(kind.__name__, (kind,), names)
-
-
-def _unsent(transport: Any) -> int:
-    try:
-        size: int = transport.get_write_buffer_size()
-    except AttributeError:
-        # asyncio's for TLS, closed twice: uvicorn does that. It has forgotten its socket.
-        return 0
-    return size
-
-
-def _abort_unsent(transport: Any) -> None:
-    if _unsent(transport):
-        abort(transport)
 
 
 def find_uvicorn(

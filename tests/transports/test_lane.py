@@ -22,6 +22,7 @@ from filtered_websocket.pipelines.pipeline import Pipeline
 from filtered_websocket.pipelines.route import Route
 from filtered_websocket.transports import AsgiTransport, watch_writes, write_all
 from filtered_websocket.transports.lane import MAX_HELD
+from filtered_websocket.transports.scheduling import MAX_ITERATIONS
 
 from ..waiting import limited, until
 from .test_daphne import HANDSHAKE, Reactor, Serving, text, wire
@@ -265,7 +266,7 @@ class Echoing(Serving):
         """What arrives once all that was sent is handled."""
         (details,) = self.server.connections.values()
         self.task = details["application_instance"]
-        for _ in range(10 * reading.YIELD_ITERATIONS):
+        for _ in range(5 * MAX_ITERATIONS):
             await asyncio.sleep(0)
         self.reactor.turn()
         self.sends.sent, sent = [], self.sends.sent

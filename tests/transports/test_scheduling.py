@@ -1,11 +1,19 @@
 """Work that is split up between iterations of the event loop: transports.scheduling."""
 
 import asyncio
+import itertools
+from types import SimpleNamespace
 
 import pytest
 
 from filtered_websocket.transports import scheduling
-from filtered_websocket.transports.scheduling import LONGEST_TURN, TURN, Served, call_in_batches
+from filtered_websocket.transports.scheduling import (
+    LONGEST_TURN,
+    REST,
+    TURN,
+    Served,
+    call_in_batches,
+)
 
 from ..waiting import limited
 
@@ -95,3 +103,36 @@ def test_it_is_short_as_soon_as_somebody_else_is_served(other):
         assert served.turn_of(other, LONG_AGO) == TURN
     assert served.turn_of("ann", LONG_AGO) == TURN
     assert served.turn_of("ann", LONG_AGO + 0.06) == pytest.approx(0.0003)
+
+
+@pytest.fixture
+def turns(monkeypatch):
+    """How many iterations ``serve_others`` takes, whose clock reads ``ticks`` seconds further."""
+
+    async def turns(since, ticks):
+        now = itertools.count()
+        clock = SimpleNamespace(perf_counter=lambda: 1.0 + next(now) * ticks)
+        monkeypatch.setattr(scheduling, "time", clock)
+        monkeypatch.setattr(scheduling.served, "since", since)
+        count, serving = 0, asyncio.ensure_future(scheduling.serve_others())
+        while not serving.done():
+            await turn()
+            count += 1
+        return count
+
+    return turns
+
+
+async def test_others_come_first_for_some_iterations(turns):
+    assert await turns(1.0 - scheduling.LATELY, 0.0) == scheduling.YIELD_ITERATIONS + 1
+
+
+async def test_and_for_a_time_if_they_have_come_lately(turns):
+    # The clock is read at the begin, and then after each iteration from the last one on.
+    more = await turns(1.0, REST / 9.5) - await turns(1.0, 2 * REST)
+    assert more == 9
+    assert await turns(1.0, 2 * REST) == scheduling.YIELD_ITERATIONS + 1
+
+
+async def test_but_not_for_ever(turns):
+    assert await turns(1.0, 0.0) == scheduling.MAX_ITERATIONS + 1

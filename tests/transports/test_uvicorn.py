@@ -267,7 +267,7 @@ async def test_a_close_frame_that_nobody_reads_is_aborted_too(serving, monkeypat
 
 def test_a_close_frame_that_is_read_in_time_is_not_aborted():
     transport = SimpleNamespace(get_write_buffer_size=lambda: 0)
-    lanes._abort_unsent(transport)
+    lanes.abort_unsent(transport)
 
 
 #: Of a client, masked with zeros.

@@ -16,11 +16,19 @@ from filtered_websocket.codecs.frames import begins_short_frame, read_short_fram
 from filtered_websocket.transports import scheduling
 from filtered_websocket.transports import uvicorn as lanes
 from filtered_websocket.transports.inbox import Received
-from filtered_websocket.transports.uvicorn import MAX_AT_ONCE, read_short_frames
+from filtered_websocket.transports.uvicorn import LOOK_EVERY, MAX_AT_ONCE, read_short_frames
 
 from ..waiting import limited
 from .test_daphne_reading import BINARY, CLOSE, PING, TEXT, any_frame, frame, pieces, received
 from .test_uvicorn import Serving
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """Of a machine that parses any number of short frames in no time; set it to change that."""
+    clock = SimpleNamespace(perf_counter=lambda: 0.0)
+    monkeypatch.setattr(lanes, "time", clock)
+    return clock
 
 
 class Reading(Serving):
@@ -183,6 +191,22 @@ async def test_no_more_than_a_few_are_taken_before_they_are_handled(reading, lef
         assert await one.protocol.receive() == received(str(number))
         assert queue.qsize() <= MAX_AT_ONCE
     assert not one.paused and not one.protocol.read_paused and left == []
+
+
+async def test_they_are_taken_for_one_turn_at_a_time(reading, clock):
+    one = await reading()
+    reads = itertools.count()
+    clock.perf_counter = lambda: next(reads) * lanes.TURN * 2
+    count = 5 * LOOK_EVERY + 1
+    one.protocol.data_received(b"".join(frame(b"%d" % n) for n in range(count)) + frame(b"")[:3])
+    queue, waiting = one.protocol.queue, []
+    for number in range(count):
+        waiting.append(queue.qsize())
+        assert await one.protocol.receive() == received(str(number))
+    assert waiting[::LOOK_EVERY] == [*[LOOK_EVERY] * 5, 1]
+    assert not queue.qsize() and not one.paused
+    one.protocol.data_received(frame(b"")[3:])
+    assert one.events() == [received("")]
 
 
 async def test_what_waits_is_taken_before_what_arrives(reading):
