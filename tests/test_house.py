@@ -27,7 +27,7 @@ WINGS = sorted(
 MODULES = sorted(PACKAGE.rglob("*.py"))
 #: Wings that come next: a page for people, and numbers for programs, which share nothing.
 TO_COME = {"metrics"}
-MAX_HALL, MAX_WINGS, MAX_FILES, MAX_LINES, MAX_FUNCTION = 24, 21, 10, 300, 40
+MAX_HALL, MAX_WINGS, MAX_FILES, MAX_LINES, MAX_FUNCTION = 24, 22, 10, 300, 40
 #: What says in a comment why a function is longer.
 LONGER = re.compile(r"# .*\bin one function\b", re.IGNORECASE)
 
