@@ -12,10 +12,12 @@ from ..close_codes import FORBIDDEN
 from ..codecs.frames import Frame, text_event, to_frame
 from ..exceptions import Close, check_close
 from ..history.base import Position
+from ..presence.base import Info
 from ..threads.result import Result, start
 from ..transports import AsgiTransport
 from ..types import Codec, Scope
 from . import member
+from .subscription import Subscription
 
 #: Connections, or ids of connections, that do not get a message.
 Exclude = Iterable["Connection | str"]
@@ -41,7 +43,7 @@ class View(member.View, Protocol):
         exclude: Iterable[str],
         on_commit: bool,
         idempotency_key: str = "",
-        info: str = "",
+        meta: Mapping[str, Any] | None = None,
     ) -> None: ...
     def asubmit(
         self,
@@ -51,7 +53,7 @@ class View(member.View, Protocol):
         sender: str,
         exclude: Iterable[str],
         idempotency_key: str = "",
-        info: str = "",
+        meta: Mapping[str, Any] | None = None,
     ) -> Result[Position | None]: ...
 
 
@@ -96,6 +98,10 @@ class Connection(member.Member):
         nothing. Private to this package.
         """
         return ""
+
+    def present_as(self, subscription: Subscription) -> Info:
+        """Who it is to others in a group, where presence is kept. Private to this package."""
+        return Info(self.user_id, subscription.info)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -194,7 +200,7 @@ class Connection(member.Member):
         call, and :exc:`~filtered_websocket.Close` (4403) if its token may not publish;
         a later failure reaches the consumer chain as ``publish_failed``.
         """
-        group, ids, info = self._address(group, exclude, to_self)
+        group, ids, meta = self._address(group, exclude, to_self)
         self._view.submit(
             message,
             group,
@@ -202,7 +208,7 @@ class Connection(member.Member):
             exclude=ids,
             on_commit=on_commit,
             idempotency_key=idempotency_key,
-            info=info,
+            meta=meta,
         )
 
     @markcoroutinefunction
@@ -220,22 +226,22 @@ class Connection(member.Member):
         position of the message, with ``repeated`` where the key was known; None where the
         group has no history.
         """
-        group, ids, info = self._address(group, exclude, to_self)
+        group, ids, meta = self._address(group, exclude, to_self)
         return self._view.asubmit(
             message,
             group,
             sender=self.id,
             exclude=ids,
             idempotency_key=idempotency_key,
-            info=info,
+            meta=meta,
         )
 
     def _address(
         self, group: str | None, exclude: Exclude, to_self: bool
-    ) -> tuple[str, list[str], str]:
+    ) -> tuple[str, list[str], dict[str, Any] | None]:
         """
-        The group of what it publishes now, the ids of those that do not get it, and what
-        others are told of the publisher, which is nothing on plain routes.
+        The group of what it publishes now, the ids of those that do not get it, and what a
+        protocol tells of it besides, which is nothing on plain routes.
         """
         if not self.may_publish:
             raise Close(FORBIDDEN, "this token may not publish")
@@ -244,7 +250,7 @@ class Connection(member.Member):
         return (
             self.home if group is None else group,
             ids if to_self else [self.id, *ids],
-            "",
+            None,
         )
 
     def renew(self, at: float | None) -> bool:

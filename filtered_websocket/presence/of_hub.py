@@ -43,9 +43,8 @@ class Present(Protocol):
     @property
     def id(self) -> str: ...
     @property
-    def user_id(self) -> str | None: ...
-    @property
     def shown_info(self) -> str: ...
+    def present_as(self, subscription: Any) -> Info: ...
 
 
 class Host(Protocol):
@@ -74,7 +73,7 @@ class HubPresence:
         """
         if joins is None or joins.rule is None or not joins.rule.presence:
             return False
-        info, tells = Info(connection.user_id, joins.info), joins.rule.join_leave
+        info, tells = connection.present_as(joins), joins.rule.join_leave
         try:
             self.enter(joins.group, connection.id, info, tells, connection.shown_info)
         except ValueError as error:

@@ -17,6 +17,7 @@ from ..codecs.frames import Frame, dump_json
 from ..connections.connection import Connection, Exclude
 from ..exceptions import PublishError
 from ..history.base import Position
+from ..layer.envelope import INFO
 from ..threads.result import Result
 from ..transports.scheduling import settle
 
@@ -82,15 +83,14 @@ class ClientConnection(Connection):
 
     def _address(
         self, group: str | None, exclude: Exclude, to_self: bool
-    ) -> tuple[str, list[str], str]:
+    ) -> tuple[str, list[str], dict[str, Any]]:
         """As of a plain connection; see the class."""
         event = client_event.get()
         if group is None and event is not None and event.group is not None:
-            addressed, ids, _ = super()._address(event.group, exclude, True)
             event.is_published = True
-        else:
-            addressed, ids, _ = super()._address(group, exclude, to_self)
-        return addressed, ids, self.publisher(addressed)
+            group, to_self = event.group, True
+        addressed, ids, _ = super()._address(group, exclude, to_self)
+        return addressed, ids, {INFO: self.publisher(addressed)}
 
     @property
     def shown_info(self) -> str:

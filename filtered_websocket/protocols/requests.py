@@ -1,7 +1,7 @@
 """What the commands of the Centrifuge client protocol do, once a client is connected."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from inspect import getattr_static
 from typing import Any, NamedTuple
 
@@ -36,6 +36,30 @@ def has_chains(pipeline: Any) -> bool:
     count = getattr_static(RateLimitFilter, "filter")
     filters = pipeline.data.filters
     return bool(pipeline.message) or any(getattr_static(f, "filter") is not count for f in filters)
+
+
+async def through_chains(
+    connection: Any,
+    pipeline: Any,
+    event: ClientEvent,
+    data: Data,
+    read: Callable[[bytes], Data] = from_bytes,
+    make: Callable[[Any], Data] = data_of,
+) -> Data:
+    """
+    What comes out of the data and message chains, for any protocol: ``read`` and ``make`` are
+    its own for what those have made.
+    """
+    token = client_event.set(event)
+    try:
+        if pipeline.data:
+            frame = await pipeline.data.pipe(connection, bytearray(data.payload))
+            data = read(bytes(frame))
+        if pipeline.message:
+            data = make(await pipeline.message.pipe(connection, data.value))
+    finally:
+        client_event.reset(token)
+    return data
 
 
 class OpenGroup(NamedTuple):
@@ -128,18 +152,7 @@ class Requests(Subscribing):
         return {}
 
     async def _through_chains(self, event: ClientEvent, data: Data) -> Data:
-        """What comes out of the data and message chains."""
-        pipeline, connection = self._view.pipeline, self._connection
-        token = client_event.set(event)
-        try:
-            if pipeline.data:
-                frame = await pipeline.data.pipe(connection, bytearray(data.payload))
-                data = from_bytes(bytes(frame))
-            if pipeline.message:
-                data = data_of(await pipeline.message.pipe(connection, data.value))
-        finally:
-            client_event.reset(token)
-        return data
+        return await through_chains(self._connection, self._view.pipeline, event, data)
 
     async def rpc(self, request: dict[str, Any]) -> dict[str, Any]:
         if not self._view.pipeline.call:

@@ -1,7 +1,7 @@
 """What is published: a message encoded for the channel layer; and what tests capture of it."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -28,11 +28,11 @@ def new_item(
     sender: str = "",
     exclude: Iterable[str] = (),
     text: bool | None = None,
-    info: str = "",
+    meta: Mapping[str, Any] | None = None,
 ) -> Item:
     """
-    ``message`` encoded for the layer; ``text`` says whether bytes are sent as text, ``info``
-    who published, for protocols.
+    ``message`` encoded for the layer; ``text`` says whether bytes are sent as text, ``meta``
+    what protocols tell of it besides.
 
     Raises :exc:`PublishError` if it cannot be encoded, or is over ``MAX_MESSAGE_SIZE`` then.
     """
@@ -42,12 +42,12 @@ def new_item(
         raise PublishError(f"cannot publish this message: {error}") from error
     _check_size(payload)
     left_out = list(exclude)
-    meta: dict[str, Any] = {EXCLUDE: left_out} if left_out else {}
-    if info:
-        meta[INFO] = info
+    about: dict[str, Any] = {EXCLUDE: left_out} if left_out else {}
+    if meta:
+        about |= meta
     for carry in carriers:
-        carry(meta)
-    return Item(next(_ids), kind, sender, payload, meta)
+        carry(about)
+    return Item(next(_ids), kind, sender, payload, about)
 
 
 def encoded_item(message: Encoded, sender: str, info: str) -> Item:

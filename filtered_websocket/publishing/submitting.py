@@ -1,7 +1,7 @@
 """Queues what the connections and filters of one pipeline publish, from any thread."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -50,12 +50,12 @@ class Submits:
         exclude: Iterable[str],
         on_commit: bool,
         idempotency_key: str = "",
-        info: str = "",
+        meta: Mapping[str, Any] | None = None,
     ) -> None:
         """Check and queue one publish; PublishError for a mistake in it."""
         batches = self.host.publish_queue
         text = text_event.get()
-        item = new_item(message, sender=sender, exclude=exclude, text=text, info=info)
+        item = new_item(message, sender=sender, exclude=exclude, text=text, meta=meta)
         keep = self.keep(check_group(group), idempotency_key)
         if on_commit:
             batches.check_room(item)
@@ -72,11 +72,11 @@ class Submits:
         sender: str,
         exclude: Iterable[str],
         idempotency_key: str = "",
-        info: str = "",
+        meta: Mapping[str, Any] | None = None,
     ) -> Result[Position | None]:
         """:meth:`submit`; awaiting the result waits until the layer has taken the message."""
         text = text_event.get()
-        item = new_item(message, sender=sender, exclude=exclude, text=text, info=info)
+        item = new_item(message, sender=sender, exclude=exclude, text=text, meta=meta)
         keep = self.keep(check_group(group), idempotency_key)
         self.host.publish_queue.admit(item)
 

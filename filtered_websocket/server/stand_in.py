@@ -149,14 +149,14 @@ class StandInView:
         exclude: Iterable[str],
         on_commit: bool,
         idempotency_key: str = "",
-        info: str = "",
+        meta: Mapping[str, Any] | None = None,
     ) -> None:
         keep_by(self.pipeline.rules, check_group(group), idempotency_key)
-        new_item(message, sender=sender, exclude=exclude, text=text_event.get(), info=info)
+        new_item(message, sender=sender, exclude=exclude, text=text_event.get(), meta=meta)
         self.published += 1
 
     def asubmit(
-        self, message: Any, group: str, *, sender: str, exclude: Iterable[str], **key: str
+        self, message: Any, group: str, *, sender: str, exclude: Iterable[str], **more: Any
     ) -> Result[Position | None]:
-        self.submit(message, group, sender=sender, exclude=exclude, on_commit=False, **key)
+        self.submit(message, group, sender=sender, exclude=exclude, on_commit=False, **more)
         return Result(None)
