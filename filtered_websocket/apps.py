@@ -9,6 +9,7 @@ from .checks.environment import check_environment
 from .checks.groups import check_groups
 from .checks.protocols import check_protocols
 from .checks.publishing import check_publishing
+from .checks.pusher import check_pusher
 from .checks.settings import check_access, check_filters, check_layer, check_settings, check_storage
 from .console.taps import connect as connect_tees
 from .signals import connect_signals
@@ -19,6 +20,7 @@ CHECKS = (
     check_filters,
     check_groups,
     check_protocols,
+    check_pusher,
     check_application,
     check_storage,
     check_layer,

@@ -74,7 +74,8 @@ class FilteredWebSocketConsumer(Serves, AsyncConsumer):
     #: Whether connections of users who are logged in join their user's own group. None: where
     #: the route speaks a protocol.
     personal: ClassVar[bool | None] = None
-    #: How clients speak: "plain", where a frame is a message, or "centrifuge". None: ``PROTOCOL``.
+    #: How clients speak: "plain", where a frame is a message, "centrifuge" or "pusher". None:
+    #: ``PROTOCOL``.
     protocol: ClassVar[str | None] = None
 
     def __init__(self, route: Route) -> None:

@@ -39,7 +39,7 @@ from .hub.grants import latest_event
 from .hub.registry import note_serving
 from .logs import LogThrottle, get_logger
 from .pipelines.route import Route
-from .protocols.serving import PROTOCOLS
+from .protocols.serving import find_protocol, served_protocols
 from .transports import open_transport
 from .transports.listening import limit_accepts
 from .types import ASGIApplication, Receive, Scope, Send
@@ -217,7 +217,8 @@ def protocol_urlpatterns() -> list[Any]:
     """
     return [
         path(one.path, FilteredWebSocketConsumer.as_asgi(protocol=name))  # type: ignore[arg-type]
-        for name, one in PROTOCOLS.items()
+        for name in served_protocols()
+        if (one := find_protocol(name)) is not None
     ]
 
 

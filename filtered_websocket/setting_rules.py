@@ -52,7 +52,8 @@ STORAGE = Rule(
     '{"BACKEND": "dotted.path", "OPTIONS": {...}}',
 )
 
-
+#: Their options are checked with them.
+APPS = Rule(lambda value: isinstance(value, list | tuple), "a list of dicts")
 PATHS = Rule(
     lambda value: isinstance(value, list | tuple) and all(isinstance(path, str) for path in value),
     "a list of dotted paths",

@@ -24,7 +24,7 @@ logger = get_logger(__name__)
 
 #: A connection's access depends on its handshake, on a token that it used since, and on when the
 #: site has ordered that it ends.
-Slot = Literal["handshake", "used", "ordered", "protocol"]
+Slot = Literal["handshake", "used", "ordered", "protocol", "signed_in"]
 #: Connections, and what their access depends on.
 Held: TypeAlias = list[tuple[Connection, Identity]]
 

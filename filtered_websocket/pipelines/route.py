@@ -80,12 +80,13 @@ class Route:
             key = (tuple(map(_cache_key, entries)), named, self._may_join, home, declared, calls)
             pipeline = _built.get(key)
             if pipeline is None:
+                loaded = _rules(rules)
                 pipeline = Pipeline(
                     entries,
                     _codec(codec),
                     self._may_join,
                     home,
-                    _rules(rules),
+                    loaded if protocol is None else protocol.rules(loaded),
                     calls,
                     protocol,
                 )
@@ -115,7 +116,9 @@ class Route:
     @property
     def personal(self) -> bool:
         """Whether connections join the own group of their user."""
-        return self.protocol is not None if self._personal is None else self._personal
+        if self._personal is not None:
+            return self._personal
+        return self.protocol is not None and bool(self.protocol.is_personal)
 
     @property
     def names_codec(self) -> bool:

@@ -5,18 +5,20 @@ The protocols by name, and the part of a consumer that depends on how its client
     protocol   the connection is accepted, and its session reads the frames
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..close_codes import FILTER_ERROR, TOO_LARGE, UNAUTHORIZED
 from ..codecs.data import Data, from_bytes
 from ..codecs.frames import BYTES, dump_json, text_event
-from ..conf import conf
+from ..conf import conf, import_object
 from ..connections.connection import Connection
 from ..connections.handshake import Handshake
 from ..connections.refusals import log_refused
 from ..exceptions import Close, Drop, ends_the_task
 from ..pipelines.entries import PipelineError
 from ..pipelines.pipeline import Pipeline
+from ..pipelines.rules import Rules
 from ..transports import AsgiTransport
 from ..types import Scope
 from .codes import translate
@@ -25,14 +27,49 @@ from .pushes import Pushes
 from .session import Session
 
 
+class Speaks(Protocol):
+    """What handles the frames of one connection."""
+
+    subprotocol: str | None
+    #: Whether its client is connected, as the protocol understands that.
+    is_connected: bool
+
+    def begin(self) -> Awaitable[object] | None: ...
+    def receive(self, payload: bytes, text: bool) -> Awaitable[object] | None: ...
+    def end(self) -> None: ...
+
+
+class Speaking(Protocol):
+    """How clients of a route speak."""
+
+    name: str
+    #: Where ``with_websockets(protocols=True)`` serves it.
+    path: str
+    #: Whether connections of users who are logged in join their user's own group.
+    is_personal: bool
+
+    def rules(self, declared: Rules | None) -> Rules | None: ...
+    def connection(
+        self, scope: Scope, view: Any, transport: AsgiTransport, home: str
+    ) -> Connection: ...
+    def session(self, consumer: Any, view: Any) -> Speaks: ...
+    def pushes(self, counts: Any) -> Any: ...
+    def decode(self, frame: bytearray, text: bool) -> Any: ...
+    def encode(self, message: Any, meta: Any) -> str | bytes: ...
+
+
 class Centrifuge:
     """The Centrifuge protocol. One object for all routes; also their codec, for their chains."""
 
     name = "centrifuge"
-    #: Where ``with_websockets(protocols=True)`` serves it.
     path = "connection/websocket"
+    is_personal = True
 
     translate = staticmethod(translate)
+
+    def rules(self, declared: Rules | None) -> Rules | None:
+        """The rules of a route."""
+        return declared
 
     def connection(
         self, scope: Scope, view: Any, transport: AsgiTransport, home: str
@@ -62,10 +99,19 @@ class Centrifuge:
 
 #: What a site writes for the usual way to speak.
 PLAIN = "plain"
-PROTOCOLS = {"centrifuge": Centrifuge()}
+PROTOCOLS: dict[str, Speaking] = {"centrifuge": Centrifuge()}
+#: Those that are imported only for sites that use them.
+OTHERS = {"pusher": "filtered_websocket.pusher.protocol.PUSHER"}
 
 
-def find_protocol(name: Any) -> Centrifuge | None:
+def served_protocols() -> Iterator[str]:
+    """The names of those that ``with_websockets(protocols=True)`` serves."""
+    yield from PROTOCOLS
+    if conf.PUSHER_APPS:
+        yield "pusher"
+
+
+def find_protocol(name: Any) -> Speaking | None:
     """
     The protocol of this name, or without one that of ``PROTOCOL``; None for the plain one.
     :exc:`.PipelineError` for others.
@@ -74,8 +120,10 @@ def find_protocol(name: Any) -> Centrifuge | None:
     if chosen == PLAIN:
         return None
     found = PROTOCOLS.get(chosen) if isinstance(chosen, str) else None
+    if isinstance(chosen, str) and chosen in OTHERS:
+        found = import_object(OTHERS[chosen])
     if found is None:
-        known = ", ".join(map(repr, [PLAIN, *PROTOCOLS]))
+        known = ", ".join(map(repr, [PLAIN, *PROTOCOLS, *OTHERS]))
         raise PipelineError(f"there is no protocol {chosen!r:.80}.", f"Name one of {known}.", 30)
     return found
 
@@ -91,8 +139,9 @@ class Serves:
     _max_size: int
     _accepted: bool
     _reason: str
+    _reader: Any
     #: Where the clients of the route speak a protocol.
-    _session: Session | None = None
+    _session: Speaks | None = None
 
     if TYPE_CHECKING:
 
@@ -138,7 +187,7 @@ class Serves:
 
     # A protocol
 
-    async def _open_session(self, session: Session) -> None:
+    async def _open_session(self, session: Speaks) -> None:
         """Accept a connection that speaks a protocol, which is closed where it is refused."""
         limits = self.hub.limits
         refusal = self._check_handshake() or limits.enter(self.connection)
@@ -154,7 +203,9 @@ class Serves:
         if refusal is not None:
             log_refused(self.connection, refusal[0], self._reason or refusal[1])
             self.connection.close(*refusal)
-        session.begin()
+        opening = session.begin()
+        if opening is not None:
+            await self._reader.guard(opening)
 
     async def admit(self) -> tuple[int, str] | None:
         """

@@ -19,7 +19,7 @@ TO_COME = {
     *("tutorial.md", "dashboard.md", "calls.md", "testing.md", "spa.md", "drf.md", "tenants.md"),
     *("mobile.md", "frontend.md", "htmx.md", "deployment.md", "troubleshooting.md", "scale.md"),
     *("coming-from-channels.md", "coming-from-centrifugo.md", "coming-from-pusher.md"),
-    *("metrics.md", "traces.md", "shell.md", "console.md", "pusher.md"),
+    *("metrics.md", "traces.md", "shell.md", "console.md"),
 }
 #: Pages beside docs/, which is not where the site has them.
 BESIDE = {

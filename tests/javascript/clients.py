@@ -1,4 +1,4 @@
-"""``centrifuge`` of npm, in Node or in a page, as tests of Python use it."""
+"""Clients of npm in Node or in a page, as tests of Python use them; here ``centrifuge``."""
 
 import asyncio
 import fcntl
@@ -44,14 +44,15 @@ class JsError(Exception):
 class InNode:
     """One process of Node. ``async with``."""
 
-    def __init__(self, form):
+    def __init__(self, form, script="in_node.mjs"):
         self._form = form
+        self._script = script
         self._ids = itertools.count()
         self._asked = {}
 
     async def __aenter__(self):
         self._process = await asyncio.create_subprocess_exec(
-            *("node", HERE / "in_node.mjs", self._form),
+            *("node", HERE / self._script, self._form),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=2**24,

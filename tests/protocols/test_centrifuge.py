@@ -18,7 +18,7 @@ def test_a_protocol_is_found_by_its_name():
     assert isinstance(find_protocol("centrifuge"), Centrifuge)
 
 
-@pytest.mark.parametrize("name", ["pusher", 5])
+@pytest.mark.parametrize("name", ["morse", 5])
 def test_an_unknown_protocol_is_named_with_the_known_ones(name):
     with pytest.raises(ImproperlyConfigured, match="Name one of 'plain', 'centrifuge'"):
         FilteredWebSocketConsumer.as_asgi(filters=[], protocol=name)

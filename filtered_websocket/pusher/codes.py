@@ -1,0 +1,86 @@
+"""Codes of the Pusher protocol: close codes and errors."""
+
+from typing import Any
+
+from .. import close_codes
+from ..conf import conf
+from ..exceptions import Close, Drop, FilterError, NotAllowed, PublishError
+from ..filters.rate_limit import TooMany
+from ..layer.health import LOST
+
+Code = tuple[int, str]
+
+# After these a client stays away.
+TLS_ONLY = (4000, "connect by TLS: wss")
+NO_APP = (4001, "no app has this key")
+DISABLED = (4003, "the app is disabled")
+OVER_QUOTA = (4004, "the app has all the connections that it may have")
+NO_PATH = (4005, "the path is /app/KEY")
+BAD_VERSION = (4006, "the version of the protocol is a number")
+UNSUPPORTED = (4007, "the versions of the protocol are 5, 6 and 7")
+NO_VERSION = (4008, "no version of the protocol")
+UNAUTHORIZED = (4009, "not authorized")
+# After these it comes back.
+GENERIC = (4200, "connect again")
+NO_PONG = (4201, "no pong")
+# An error only.
+REFUSED = 4301
+
+#: Our close codes -> those of this protocol. Any other goes as it is.
+CLOSE_CODES = {
+    close_codes.SLOW_READER: 4200,
+    close_codes.TOO_MANY: 4200,
+    close_codes.RESYNC: 4200,
+    close_codes.SESSION_RENEWED: 4200,
+    close_codes.BAD_MESSAGE: 4200,
+    close_codes.UNAUTHORIZED: 4009,
+    close_codes.FORBIDDEN: 4009,
+    close_codes.TOO_LARGE: 4200,
+    close_codes.FILTER_ERROR: 4200,
+}
+
+
+def translate(code: int, reason: str) -> Code:
+    """A close code of ours as this protocol says it."""
+    return CLOSE_CODES.get(code, code), reason
+
+
+class Refused(Exception):
+    """A subscription is refused: what its client is told, beside the channel."""
+
+    def __init__(self, kind: str, status: int, error: str) -> None:
+        super().__init__(error)
+        self.kind = kind
+        self.status = status
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """As the wire has it."""
+        return {"type": self.kind, "error": str(self), "status": self.status}
+
+
+def unauthorized(error: str) -> Refused:
+    """Without a signature, or where the site does not allow it."""
+    return Refused("AuthError", 401, error)
+
+
+def refusal_of(error: BaseException, connection: Any, pipeline: Any) -> Refused:
+    """What a client is told of an error, which is logged if it is a fault. It may close."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, Close):
+        connection.close(error.code, error.reason)
+        return unauthorized("closed")
+    if isinstance(error, TooMany):
+        return Refused("LimitReached", 429, "too many messages")
+    if isinstance(error, NotAllowed):
+        connection.not_allowed(error)
+        return unauthorized("not allowed")
+    if isinstance(error, Drop):
+        return unauthorized("not allowed")
+    if isinstance(error, (PublishError, *LOST)):
+        return Refused("ServerError", 503, "not available")
+    pipeline.failed(error, f"connection {connection.id}", "a group rule")
+    if isinstance(error, FilterError) and conf.ON_ERROR == "close":
+        connection.close(close_codes.FILTER_ERROR, "a filter failed")
+    return Refused("ServerError", 500, "internal server error")

@@ -1,0 +1,293 @@
+"""How one client of the Pusher protocol subscribes, and signs in."""
+
+import asyncio
+import math
+from typing import Any
+
+from ..auth.tenants import personal_group
+from ..codecs.data import Data
+from ..codecs.frames import Frame
+from ..codecs.pusher import DEFAULT_EVENT, BadFrame, event_frame, head_of, parse_text
+from ..exceptions import ends_the_task
+from ..groups import PERSONAL_PREFIX, TOKEN_PREFIX
+from ..hub.joining import enter, join
+from ..layer.envelope import EVENT, group_key
+from ..presence.base import Info
+from ..types import Identity, TokenUser
+from . import codes
+from .channels import (
+    CACHE_SUFFIX,
+    MAX_USER_ID,
+    USER_PREFIX,
+    Kind,
+    channel_of,
+    group_of,
+    is_channel,
+    kind_of,
+    user_group,
+)
+from .codes import Refused, refusal_of, unauthorized
+from .connection import PusherConnection, SignedIn
+from .pushes import Pushes
+
+
+class Subscribing:
+    """Of one session."""
+
+    def __init__(self, session: Any, view: Any) -> None:
+        self._session = session
+        self._connection: PusherConnection = session.connection
+        self._pushes: Pushes = session.pushes
+        self._view = view
+        #: Its groups, and whether the client was told of each.
+        self._groups: dict[str, bool] = {}
+        #: The group that the client joins or leaves now.
+        self._own: str | None = None
+
+    def begin(self) -> None:
+        """The client was told that it is connected: it is in these groups by its route."""
+        for group in self._groups:
+            self._stand(group)
+
+    def end(self) -> None:
+        """The connection has ended."""
+        for group in tuple(self._groups):
+            self._forget(group)
+
+    def stands(self, group: str) -> bool:
+        """Whether the client is subscribed to it."""
+        return self._groups.get(group, False)
+
+    def group_of(self, channel: str) -> str:
+        """The group of a channel, by its name alone."""
+        user = self._connection.signed_in
+        if user is not None and channel == USER_PREFIX + user.id:
+            return user.group
+        return group_of(self._session.app, channel)
+
+    def channel_of(self, group: str) -> str:
+        """How the client names a group that it is in."""
+        user = self._connection.signed_in
+        if user is not None and group == user.group:
+            return USER_PREFIX + user.id
+        return channel_of(self._session.app, group) or group
+
+    # Subscribe
+
+    async def subscribe(self, channel: str, fields: dict[str, Any]) -> None:
+        """Answer a subscription."""
+        try:
+            await self._subscribe(channel, fields)
+        except BaseException as error:
+            if ends_the_task(error):
+                raise
+            refusal = refusal_of(error, self._connection, self._view.pipeline)
+            self._session.tell("pusher:subscription_error", refusal.fields, channel)
+
+    async def _subscribe(self, channel: str, fields: dict[str, Any]) -> None:
+        kind, member = self._check(channel, fields)
+        group = self.group_of(channel)
+        if self.stands(group):
+            self._succeed(group, channel, kind, None)
+            return
+        if member is not None:
+            await self._check_members(group, member)
+            self._connection.members = {**self._connection.members, group: member}
+        self._own = group
+        try:
+            await self._join(group, kind, member)
+            cached = await self._cached(group, channel) if kind.has_cache else None
+            if group not in self._connection.joined:
+                raise unauthorized("not allowed")  # a filter has left it again
+            self._succeed(group, channel, kind, cached)
+        except BaseException:
+            self._forget(group)
+            self._connection.leave(group)
+            raise
+        finally:
+            self._own = None
+
+    def _check(self, channel: str, fields: dict[str, Any]) -> tuple[Kind, Info | None]:
+        """The kind of a channel, and who the client is there. :exc:`.Refused`."""
+        if channel.startswith("#"):
+            user = self._connection.signed_in
+            if user is None or channel != USER_PREFIX + user.id:
+                raise unauthorized("not signed in as this user")
+            return Kind(USER_PREFIX), None
+        if not is_channel(channel):
+            raise Refused("InvalidChannel", 400, "no name of a channel")
+        kind = kind_of(channel)
+        if not kind.is_private:
+            return kind, None
+        signed, data = f"{self._connection.socket_id}:{channel}", fields.get("channel_data")
+        if kind.has_presence and isinstance(data, str):
+            signed += f":{data}"
+        if not self._session.app.has_authorized(fields.get("auth"), signed):
+            raise unauthorized("the signature is not that of this app, channel and socket")
+        return kind, self._member(data) if kind.has_presence else None
+
+    def _member(self, data: Any) -> Info:
+        """Who the client is in a channel with presence, by what its site has signed."""
+        user = self._connection.signed_in
+        if data is None and user is not None:
+            return Info(user.id, user.info)
+        try:
+            found = parse_text(data)
+        except BadFrame as error:
+            raise unauthorized(f"channel_data: {error}") from None
+        key = found.get("user_id") if isinstance(found, dict) else None
+        if isinstance(key, int | float) and not isinstance(key, bool):
+            key = str(key)
+        if not isinstance(key, str) or not 0 < len(key) <= MAX_USER_ID:
+            raise unauthorized(f"channel_data has no user_id of 1 to {MAX_USER_ID} characters")
+        return Info(key, found.get("user_info"))
+
+    async def _check_members(self, group: str, member: Info) -> None:
+        """:exc:`.Refused` where a channel has as many users as it may."""
+        most = self._session.app.max_members
+        store = self._view.host.presence.store
+        if (await store.stats(group)).users < most:
+            return
+        infos = (await store.members(group)).infos
+        users = {info.user for info in infos.values()}
+        if len(users) >= most and member.user not in users:
+            raise Refused("LimitReached", 4004, f"a channel has at most {most} members")
+
+    async def _join(self, group: str, kind: Kind, member: Info | None) -> None:
+        view, connection = self._view, self._connection
+        if kind.prefix == USER_PREFIX:
+            joined = enter(view, connection, group, trusted=True)
+        else:
+            info = None if member is None else {"user_id": member.user, "user_info": member.info}
+            joined = join(view, connection, group, kind.is_private, info, None)
+        if isinstance(joined, asyncio.Future):
+            await joined  # where the layer is away, it is a member all the same
+
+    def _succeed(self, group: str, channel: str, kind: Kind, cached: Frame | None) -> None:
+        """Tell the client that it is subscribed, and what it is to know then."""
+        data = self._presence(group) if kind.has_presence else {}
+        self._session.tell("pusher_internal:subscription_succeeded", data, channel)
+        if self.stands(group):
+            return
+        if kind.has_cache and not self._pushes.has_waiting(self._session, group):
+            if cached is None:
+                self._session.tell("pusher:cache_miss", None, channel)
+            else:
+                self._session.transport.write(cached)
+        self._stand(group)
+
+    def _stand(self, group: str) -> None:
+        self._groups[group] = True
+        self._pushes.stand(self._session, group)
+
+    def _presence(self, group: str) -> dict[str, Any]:
+        """Who is there, by user: what later comings and goings add up to."""
+        present = self._view.present(group)
+        infos = list(present.values())
+        if group in self._connection.members and self._connection.id not in present:
+            infos.append(self._connection.members[group])  # Redis is away
+        users = {info.user: info.info or {} for info in infos if info.user is not None}
+        return {"presence": {"ids": list(users), "hash": users, "count": len(users)}}
+
+    async def _cached(self, group: str, channel: str) -> Frame | None:
+        """The last event of a backend; None where there is none, or it cannot be read."""
+        store = self._view.host.feeds.store
+        if store is None:
+            return None
+        try:
+            page = await store.read(group_key(group + CACHE_SUFFIX), None, 1, True)
+        except Exception as error:
+            self._view.pipeline.failed(error, f"connection {self._connection.id}", "the cache")
+            return None
+        for _, item in page.publications:
+            event = item.meta.get(EVENT, DEFAULT_EVENT)
+            return event_frame(event, head_of(channel), Data(item.payload, item.kind))
+        return None
+
+    # What the hub tells
+
+    def joined(self, group: str) -> None:
+        """It is a member of a group: by itself, or because the server has joined it."""
+        if group in self._groups:
+            return
+        is_own = group == self._own
+        if is_own or not group.startswith((PERSONAL_PREFIX, TOKEN_PREFIX)):
+            self._groups[group] = False
+            self._pushes.begin(self._session, group)
+            if self._session.is_connected and not is_own:
+                self._stand(group)
+
+    def left(self, group: str) -> None:
+        """It is no member of a group any more."""
+        stood = self.stands(group)
+        self._forget(group)
+        if stood and group != self._own:
+            refusal = unauthorized("unsubscribed by the server")
+            channel = self.channel_of(group)
+            self._session.tell("pusher:subscription_error", refusal.fields, channel)
+
+    def _forget(self, group: str) -> None:
+        if self._groups.pop(group, None) is not None:
+            self._pushes.end(self._session, group)
+        if group in self._connection.members:
+            members = self._connection.members
+            self._connection.members = {key: one for key, one in members.items() if key != group}
+
+    def unsubscribe(self, channel: str) -> None:
+        """Leave a channel; there is no answer."""
+        group = self.group_of(channel)
+        if group in self._groups:
+            self._own = group
+            try:
+                self._connection.leave(group)
+            finally:
+                self._own = None
+
+    # Sign in
+
+    def sign_in(self, fields: dict[str, Any]) -> None:
+        """Note who the client is; it is closed where its site has not signed that."""
+        app, text = self._session.app, fields.get("user_data")
+        signed = f"{self._connection.socket_id}::user::{text}"
+        if not (isinstance(text, str) and app.has_authorized(fields.get("auth"), signed)):
+            self._session.close(codes.UNAUTHORIZED[0], "the signature of the user is not good")
+            return
+        try:
+            self._identify(parse_text(text))
+        except BadFrame as error:
+            self._session.close(codes.UNAUTHORIZED[0], f"user_data: {error}")
+            return
+        if not self._connection.closing:
+            self._session.tell("pusher:signin_success", {"user_data": text})
+
+    def _identify(self, user: Any) -> None:
+        """:exc:`.BadFrame` for what is no user."""
+        connection, app = self._connection, self._session.app
+        name = user.get("id") if isinstance(user, dict) else None
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_USER_ID:
+            raise BadFrame(f"no id, a text of 1 to {MAX_USER_ID} characters")
+        known = connection.signed_in
+        if known is not None:
+            if known.id != name:
+                raise BadFrame("signed in as another user")
+            return
+        personal = personal_group(name, connection.context) if app.is_first else ""
+        connection.signed_in = SignedIn(
+            name, user.get("user_info"), user_group(app, name, personal)
+        )
+        grants = self._view.host.grants
+        orders = TokenUser(order_name(app.id, name))
+        grants.add(connection, Identity(user=orders), math.inf, "signed_in")
+        if app.is_first and connection.user_id is None:
+            # The site's users: their connections are found by their keys, as any.
+            own = Identity(user=TokenUser(name, user), token=connection.token)
+            connection.identify(own)
+            grants.add(connection, Identity(user=own.user), math.inf, "protocol")
+            refusal = self._view.host.limits.identified(connection)
+            if refusal is not None:
+                self._session.close(*refusal)
+
+
+def order_name(app_id: str, user: str) -> str:
+    """How control events name the connections that have signed in as a user of an app."""
+    return f"pusher:{app_id}:{user}"

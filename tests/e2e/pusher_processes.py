@@ -1,0 +1,98 @@
+"""Processes of ``tests.pusher_site`` on one Redis, and clients of pusher-js that they serve."""
+
+import json
+import signal
+import urllib.request
+
+from ..javascript.clients import Client
+from ..waiting import limited
+from .processes import Daphne, Valkey
+
+APPLICATION = "tests.pusher_site:application"
+
+
+class PusherSite:
+    """So many processes; tests kill the first one, and Redis."""
+
+    def __init__(self, folder, count, **environment):
+        self._valkey = Valkey()
+        self._env = {
+            "DJANGO_SETTINGS_MODULE": "",
+            "REDIS_URL": self._valkey.url,
+            "PUSHER_DB": str(folder / "db.sqlite3"),
+            **environment,
+        }
+        self.servers = [self._start() for _ in range(count)]
+
+    def _start(self, port=0):
+        return Daphne(APPLICATION, env=self._env, port=port)
+
+    @property
+    def first(self):
+        return self.servers[0]
+
+    @property
+    def second(self):
+        return self.servers[1]
+
+    def kill(self):
+        """Kill the first process."""
+        self.first.signal(signal.SIGKILL)
+        self.first.wait()
+
+    def revive(self):
+        """Start it again, at the same address."""
+        self.servers[0] = self._start(self.first.port)
+
+    def drain(self):
+        """End the first process as a supervisor does, and start it again."""
+        self.first.signal(signal.SIGTERM)
+        self.first.wait()
+        self.revive()
+
+    def empty_redis(self):
+        """Kill Redis; a new one, at the same address, knows nothing."""
+        self._valkey = self._valkey.restart()
+
+    def stop(self):
+        for process in (*self.servers, self._valkey):
+            process.stop()
+
+
+class User:
+    """Who is logged in by a session."""
+
+    def __init__(self, server, name):
+        with urllib.request.urlopen(server.http(f"/login/{name}")) as answer:
+            told = json.load(answer)
+            pairs = [value.partition(";")[0] for value in answer.headers.get_all("Set-Cookie")]
+        self.id, self.csrf = told["id"], told["csrf"]
+        self.cookie = "; ".join(pairs)
+
+
+class PusherClient(Client):
+    """One client of pusher-js."""
+
+    @classmethod
+    async def connect(cls, js, server, user=None, key="app-key", waits=True, **options):
+        fields = {"wsHost": "127.0.0.1", "wsPort": server.port, "forceTLS": False, **options}
+        if user is not None:
+            fields |= {
+                "cookie": user.cookie,
+                "auth": server.http("/pusher"),
+                "headers": {"X-CSRFToken": user.csrf},
+            }
+        async with limited():
+            client = cls(js, (await js.carry_out("connect", key, fields))["value"])
+        if waits:
+            await client.hears("connected")
+        return client
+
+    async def subscribe(self, channel, *names):
+        await self.do("subscribe", channel, list(names))
+        return await self.hears("pusher:subscription_succeeded", channel=channel)
+
+    async def refused(self, channel):
+        """The error that a subscription ends with."""
+        await self.do("subscribe", channel)
+        return (await self.hears("pusher:subscription_error", channel=channel))["data"]
