@@ -81,7 +81,7 @@ def main(server):
         folder = Path(name)
         # In a folder where the source is not: it would be taken first.
         pipe = ("filtered_websocket.pipe", "filtered_websocket.filters.stdout_messages")
-        assert run("-m", *pipe, given="a\n", cwd=folder) == "a\na\n"
+        assert run("-m", *pipe, given="a\n", cwd=folder).endswith(" => a\na\n")
         run("-m", "django", "startproject", "mysite", ".", cwd=folder)
         append(folder / "mysite/settings.py", SNIPPETS["settings.py"])
         append(folder / "mysite/asgi.py", SNIPPETS["end of asgi.py"])
