@@ -7,14 +7,13 @@ full size (``make stress``).
 
 import asyncio
 import contextlib
-import re
 import signal
 import sys
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from ..snippets import ROOT, blocks
+from ..snippets import ROOT, named
 from ..waiting import MEASURED, limited
 from .processes import Process, free_port
 from .sockets import connect
@@ -22,13 +21,10 @@ from .test_drain import end_of
 from .test_limits import with_settings
 from .test_serving import hears
 
-PAGE = ROOT / "docs" / "deployment.md"
 #: Program -> its arguments, of the page.
 COMMANDS = {
     line.split()[1]: line.split()[2:]
-    for block in blocks(PAGE, "console")
-    for line in block.replace("\\\n", "").splitlines()
-    if "mysite.asgi:application" in line and re.match(r"\$ \w+ ", line)
+    for line in named("docs/deployment.md")["servers"].splitlines()
 }
 #: Whether one command starts several processes, and whether SIGHUP replaces them.
 SERVERS = {"gunicorn": (2, True), "hypercorn": (1, False)}
@@ -40,7 +36,6 @@ CLIENTS = 12
 class Server(Process):
     def __init__(self, program, env):
         self.port = free_port()
-        # The last one that the page gives a port: its own, or one of systemd's.
         arguments = [part.replace("9001", str(self.port)) for part in COMMANDS[program]]
         arguments = [part.replace("mysite", "fws_project") for part in arguments]
         site = {"DJANGO_SETTINGS_MODULE": "tests.e2e.site_settings"}
