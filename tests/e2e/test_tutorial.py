@@ -15,7 +15,11 @@ from .processes import Process, free_port, run_python
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 PAGE = named("docs/tutorial.md")
 #: What is written at the end of a file that Django makes.
-ADDED = {"end of settings.py": "settings.py", "end of asgi.py": "asgi.py", "end of urls.py": "urls.py"}
+ADDED = {
+    "end of settings.py": "settings.py",
+    "end of asgi.py": "asgi.py",
+    "end of urls.py": "urls.py",
+}
 #: The commands of the page that say something, in one process.
 COMMANDS = """
 import django
