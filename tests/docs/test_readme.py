@@ -32,7 +32,7 @@ def test_a_figure_is_the_measured_one(column, pattern, row):
 
 
 def test_all_that_is_compared_is_said_of_everyone():
-    table = README.partition("## Beside others")[2].partition("\n\n| ")[2].partition("\n\n")[0]
+    table = README.partition("## Beside others")[2].partition("\n\n")[2].partition("\n\n")[0]
     rows = [line.strip("|").split("|") for line in table.splitlines()]
     assert len(rows) > 12 and {len(row) for row in rows} == {6}
     assert all(cell.strip() for row in rows[2:] for cell in row)
