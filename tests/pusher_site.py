@@ -152,6 +152,7 @@ urlpatterns = [
     path("login/<name>", log_in),
     path("say/<where>", say),
     path("pusher/", include("filtered_websocket.pusher.views")),
+    path("", include("filtered_websocket.api.pusher")),
     # Where Laravel Echo looks for it.
     path("broadcasting/", include("filtered_websocket.pusher.views")),
 ]

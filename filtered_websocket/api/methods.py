@@ -157,7 +157,7 @@ def history_remove(request: Request) -> Result:
 
 
 def channels(request: Request) -> Result:
-    counted = {} if _is_alone() else count_members(request.text("pattern") or "*")
+    counted = {} if is_alone() else count_members(request.text("pattern") or "*")
     if counted is None:
         raise ApiError(100, UNANSWERED)
     own = {channel_name(group): count for group, count in counted.items() if _is_ours(group)}
@@ -172,12 +172,12 @@ def _is_ours(group: str) -> bool:
 
 
 def info(request: Request) -> Result:
-    nodes = [] if _is_alone() else describe_processes()
+    nodes = [] if is_alone() else describe_processes()
     if nodes is None:
         raise ApiError(100, UNANSWERED)
     return {"nodes": sorted(nodes, key=lambda node: str(node.get("name")))}
 
 
-def _is_alone() -> bool:
+def is_alone() -> bool:
     """Whether nobody is connected to this process, and it reaches no other."""
     return active_hub() is None and not is_shared()

@@ -98,8 +98,16 @@ def _keep(group: str, request: Request) -> Keep | None:
 
 def _post(channel: str, request: Request, item: Item) -> Finish:
     group = group_of(channel)
+    return send(group, item, _keep(group, request))
+
+
+def send(group: str, item: Item, keep: Keep | None) -> Finish:
+    """
+    Begin to publish ``item``; what is returned waits until the channel layer has it, and
+    returns its position in the history, if it has one. Both raise :exc:`.ApiError` 100.
+    """
     try:
-        told = hand_over(group, item, _keep(group, request), wait=True)
+        told = hand_over(group, item, keep, wait=True)
     except PublishError as error:
         raise ApiError(100, str(error)) from error
 

@@ -3,7 +3,7 @@
 import os
 
 from django.contrib.auth.models import AnonymousUser, User
-from django.urls import URLResolver, path
+from django.urls import URLResolver, include, path
 
 from filtered_websocket.checks.pusher import check_pusher
 from filtered_websocket.publish import publish
@@ -11,7 +11,6 @@ from filtered_websocket.pusher.apps import app_of_key
 from filtered_websocket.testing import allows, published
 
 from ..pusher.clients import app, speak
-from ..snippets import named
 
 PAGE = "docs/pusher.md"
 
@@ -37,4 +36,18 @@ async def test_a_site_for_clients_of_pusher(site, settings, monkeypatch):
 def test_the_pages_that_sign_have_a_path(site):
     [pages] = site.run(PAGE, "end of urls.py, to sign", urlpatterns=[], path=path).urlpatterns
     assert isinstance(pages, URLResolver) and len(pages.url_patterns) == 2
-    assert "groups.py" in named("docs/pusher.md")
+    label = "end of urls.py, for the API"
+    [api] = site.run(PAGE, label, urlpatterns=[], path=path, include=include).urlpatterns
+    assert len(api.url_patterns) == 7
+
+
+def test_a_backend(site, monkeypatch):
+    """Its package is the real one, whose requests go nowhere."""
+    monkeypatch.setenv("PUSHER_SECRET", "a-long-one-as-secrets-makes-them")
+    sent = []
+    monkeypatch.setattr("pusher.requests.RequestsBackend.send_request", sent.append)
+    monkeypatch.setattr("pusher.requests.RequestsBackend.__init__", lambda *_, **options: None)
+    site.run("docs/pusher.md", "backend", os=os)
+    [request] = sent
+    assert request.path == "/apps/1/events" and b"order-shipped" in request.body
+    assert request.base_url == "https://example.com:443"

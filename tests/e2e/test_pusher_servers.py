@@ -1,0 +1,183 @@
+"""The packages ``pusher`` for servers, of PyPI and of npm, unmodified, against a site."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+
+import pusher
+import pytest
+import pytest_asyncio
+import websockets
+from pusher.errors import PusherBadRequest
+
+from ..javascript.clients import InNode, install
+from ..waiting import limited
+from .pusher_processes import PusherClient, PusherSite, User
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+NAMES = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    install()
+    site = PusherSite(tmp_path_factory.mktemp("pusher"), 2)
+    yield site
+    site.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def runtime(site):
+    async with InNode("", "pusher_in_node.mjs") as js:
+        yield js
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def js(runtime):
+    yield runtime
+    async with limited():
+        await runtime.carry_out("end")
+
+
+@pytest.fixture
+def python(site):
+    """It talks to the second process; clients are at the first one."""
+    options = {"host": "127.0.0.1", "port": site.second.port, "ssl": False, "timeout": 60}
+    return pusher.Pusher("1", "app-key", "app-secret", **options)
+
+
+async def ask(method, *arguments, **options):
+    """What a method of the package for Python answers, in a thread."""
+    async with limited():
+        return await asyncio.to_thread(method, *arguments, **options)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def node(site):
+    """The same of that for Node: ``await node(method, ...)``."""
+    async with InNode(str(site.second.port), "pusher_server.mjs") as server:
+
+        async def carry_out(*command):
+            async with limited():
+                answer = await server.carry_out(*command)
+            assert "error" not in answer, answer
+            return answer["value"]
+
+        yield carry_out
+
+
+async def test_python_publishes(js, site, python):
+    ann = await PusherClient.connect(js, site.first, User(site.first, "ann"))
+    public, private = f"news-{next(NAMES)}", f"private-{next(NAMES)}"
+    for channel in (public, private):
+        await ann.subscribe(channel)
+    assert await ask(python.trigger, [public, private], "order", {"n": 1, "text": "grüße"}) == {}
+    for channel in (public, private):
+        heard = await ann.hears("order", channel=channel)
+        assert heard["data"] == {"n": 1, "text": "grüße"}
+    await ask(python.trigger, public, "order", "a text")
+    assert (await ann.hears("order", channel=public))["data"] == "a text"
+    own = await ann.do("socket_id")
+    await ask(python.trigger, public, "order", "not for ann", own)
+    batch = [{"channel": public, "name": f"n{n}", "data": {"n": n}} for n in range(3)]
+    await ask(python.trigger_batch, batch)
+    for n in range(3):
+        assert (await ann.hears(f"n{n}", channel=public))["data"] == {"n": n}
+    assert "not for ann" not in [one.get("data") for one in ann.heard]
+    with pytest.raises(PusherBadRequest):
+        await ask(python.trigger, public, "pusher:error", "x")
+
+
+async def test_python_asks_who_is_there_and_sends_them_away(js, site, python):
+    room, user = f"presence-{next(NAMES)}", User(site.first, "bob")
+    ann = await PusherClient.connect(js, site.first, user)
+    tab = await PusherClient.connect(js, site.second, user)
+    for client in (ann, tab):
+        await client.subscribe(room)
+    listed = await ask(python.channels_info, "presence-", ["user_count"])
+    assert listed["channels"][room] == {"user_count": 1}
+    found = await ask(python.channel_info, room, ["user_count", "subscription_count"])
+    assert found == {"occupied": True, "user_count": 1, "subscription_count": 2}
+    assert await ask(python.users_info, room) == {"users": [{"id": user.id}]}
+
+    assert (await ann.do("sign_in"))["id"] == user.id
+    await ann.do("hear_user", "told")
+    await ann.hears(
+        "frame", of="pusher_internal:subscription_succeeded", channel=f"#server-to-user-{user.id}"
+    )
+    await ask(python.send_to_user, user.id, "told", {"for": "you"})
+    assert (await ann.hears("told", of="user"))["data"] == {"for": "you"}
+    await ask(python.terminate_user_connections, user.id)
+    await ann.hears("disconnected")
+    assert await tab.do("state") == "connected"
+
+
+async def test_they_sign_as_the_site_does(site, python, node):
+    """A client subscribes with what either has signed."""
+    channel, data = f"presence-{next(NAMES)}", {"user_id": "1", "user_info": {"name": "Ann"}}
+    for sign in (
+        lambda own: ask(python.authenticate, channel, own, data),
+        lambda own: node("authorizeChannel", own, channel, data),
+    ):
+        async with open_socket(site.first.ws("/app/app-key?protocol=7")) as ann:
+            own = json.loads((await ann.hear())["data"])["socket_id"]
+            await ann.say("pusher:subscribe", {"channel": channel, **await sign(own)})
+            told = await ann.hear()
+            assert told["event"] == "pusher_internal:subscription_succeeded", told
+            assert json.loads(told["data"])["presence"]["hash"] == {"1": {"name": "Ann"}}
+    for sign in (
+        lambda own: ask(python.authenticate_user, own, {"id": "7"}),
+        lambda own: node("authenticateUser", own, {"id": "7"}),
+    ):
+        async with open_socket(site.first.ws("/app/app-key?protocol=7")) as ann:
+            own = json.loads((await ann.hear())["data"])["socket_id"]
+            await ann.say("pusher:signin", await sign(own))
+            assert (await ann.hear())["event"] == "pusher:signin_success"
+
+
+class Socket:
+    """A client that says what a test writes."""
+
+    def __init__(self, socket):
+        self._socket = socket
+
+    async def say(self, event, data):
+        await self._socket.send(json.dumps({"event": event, "data": data}))
+
+    async def hear(self):
+        async with limited():
+            return json.loads(await self._socket.recv())
+
+
+@contextlib.asynccontextmanager
+async def open_socket(url):
+    async with websockets.connect(url, open_timeout=60) as socket:
+        yield Socket(socket)
+
+
+async def test_node_publishes_and_asks(js, site, node):
+    user, room, news = User(site.first, "cy"), f"presence-{next(NAMES)}", f"news-{next(NAMES)}"
+    ann = await PusherClient.connect(js, site.first, user)
+    for channel in (room, news):
+        await ann.subscribe(channel)
+    assert await node("trigger", [room, news], "order", {"n": 1}) == {}
+    for channel in (room, news):
+        assert (await ann.hears("order", channel=channel))["data"] == {"n": 1}
+    told = await node("trigger", room, "order", {"n": 2}, {"info": "user_count,subscription_count"})
+    assert told == {"channels": {room: {"user_count": 1, "subscription_count": 1}}}
+    events = [{"channel": news, "name": f"n{n}", "data": {"n": n}} for n in range(3)]
+    assert await node("triggerBatch", events) == {}
+    for n in range(3):
+        assert (await ann.hears(f"n{n}", channel=news))["data"] == {"n": n}
+    query = {"path": "/channels", "params": {"filter_by_prefix": "presence-", "info": "user_count"}}
+    assert (await node("get", query))["channels"][room] == {"user_count": 1}
+    found = await node(
+        "get", {"path": f"/channels/{news}", "params": {"info": "subscription_count"}}
+    )
+    assert found == {"occupied": True, "subscription_count": 1}
+    assert await node("get", {"path": f"/channels/{room}/users"}) == {"users": [{"id": user.id}]}
+    await ann.do("sign_in")
+    await node("sendToUser", user.id, "told", {})
+    assert await node("terminateUserConnections", user.id) == {}
+    await ann.hears("disconnected")
