@@ -1,5 +1,7 @@
 """The Django app: registers the system checks, and the signals that close connections."""
 
+from importlib.util import find_spec
+
 from django.apps import AppConfig
 from django.core import checks
 
@@ -12,7 +14,10 @@ from .checks.publishing import check_publishing
 from .checks.pusher import check_pusher
 from .checks.settings import check_access, check_filters, check_layer, check_settings, check_storage
 from .console.taps import connect as connect_tees
+from .logs import get_logger
 from .signals import connect_signals
+
+logger = get_logger(__name__)
 
 CHECKS = (
     check_settings,
@@ -40,3 +45,21 @@ class FilteredWebSocketConfig(AppConfig):
             checks.register(check, checks.Tags.compatibility)
         connect_signals()
         connect_tees()
+        if is_installed("opentelemetry.trace"):
+            look_for_traces()
+
+
+def look_for_traces() -> None:
+    """Trace, once the site has set a tracer provider."""
+    try:
+        from .metrics import traces  # only with the extra
+    except ImportError as error:
+        # Another package may need an old one, and this site no traces.
+        logger.warning("no traces: pip install filtered-websocket[otel] (%s)", error)
+    else:
+        traces.set_up()
+
+
+def is_installed(name: str) -> bool:
+    """Whether a module of a package can be imported; the package is, to know."""
+    return find_spec(name.partition(".")[0]) is not None and find_spec(name) is not None

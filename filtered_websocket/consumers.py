@@ -24,6 +24,7 @@ from asgiref.sync import markcoroutinefunction
 from channels.consumer import AsyncConsumer
 from django.apps import apps
 
+from . import tracing
 from .auth.authenticators import AUTH_TIMEOUT, authenticate
 from .auth.credentials import credentials, without_credentials
 from .close_codes import FILTER_ERROR, FORBIDDEN
@@ -136,17 +137,15 @@ class FilteredWebSocketConsumer(Serves, AsyncConsumer):
         """Serve one connection, from ``websocket.connect`` to the end of its disconnect chain."""
         if scope["type"] != "websocket":
             raise ValueError(f"a WebSocket route was asked to serve {scope['type']!r}")
-        self.scope = scope
+        self.scope = tracing.active.handshake(scope)
         event = await receive()
         if event["type"] != "websocket.connect":
             return
         self._begin(receive, send)
         try:
             self.hub.attach(self.connection)
-            if self._session is None:
-                await self._open()
-            else:
-                await self._open_session(self._session)
+            opening = self._open() if self._session is None else self._open_session(self._session)
+            await tracing.active.opening(opening, self.connection, self.route)
             if self._accepted:
                 await self._reader.run()
         except asyncio.CancelledError:

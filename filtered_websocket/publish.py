@@ -20,12 +20,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from asgiref.sync import sync_to_async
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.db import transaction
 
+from . import tracing
 from .auth.tenants import personal_group
 from .codecs.frames import text_event
 from .conf import conf
@@ -44,6 +45,9 @@ from .publishing.thread import PublisherThread
 from .threads.tasks import runs_a_loop
 
 logger = get_logger(__name__)
+
+#: What :func:`hand_over` returns: the position, or a future of it.
+Told: TypeAlias = Future[Position | None] | Position | None
 
 #: Counts of failures that raised no exception.
 counts: Counter[str] = Counter()
@@ -78,7 +82,7 @@ def publish(
     item = new_item(message, exclude=excluded_ids(exclude), text=text_event.get())
     send = partial(hand_over, check_group(group), item, site_keep(group, idempotency_key))
     if on_commit:
-        transaction.on_commit(partial(_send_committed, send))
+        transaction.on_commit(partial(_send_committed, tracing.active.bind(send)))
     else:
         send()
 
@@ -157,10 +161,12 @@ async def apublish_to_user(
     )
 
 
-def hand_over(
-    group: str, item: Item, keep: Keep | None, wait: bool = False
-) -> "Future[Position | None] | Position | None":
+def hand_over(group: str, item: Item, keep: Keep | None, wait: bool = False) -> Told:
     """Send or queue ``item``, for this package; with ``wait``, returns a future of a queued one."""
+    return tracing.active.publish(_hand_over, group, item, keep, wait)
+
+
+def _hand_over(group: str, item: Item, keep: Keep | None, wait: bool) -> Told:
     if captures and active_hub() is None:
         for capture in captures:
             capture(group, item)
@@ -173,7 +179,7 @@ def hand_over(
         hub.call(hub.publish_queue.put_admitted, group, item, None, keep)
         return None
     told: Future[Position | None] = Future()
-    hub.call(_put_and_tell, hub, group, item, keep, told)
+    hub.call(hub.publish_queue.put_and_tell, group, item, keep, told)
     return told
 
 
@@ -226,24 +232,6 @@ def any_hub() -> Hub:
         hub = _the_publisher().hub
         hub.call(partial(hub.hold, quiet=True))
     return hub
-
-
-def _put_and_tell(
-    hub: Hub, group: str, item: Item, keep: Keep | None, told: "Future[Position | None]"
-) -> None:
-    done: asyncio.Future[Position | None] = hub.loop.create_future()
-
-    def tell(done: "asyncio.Future[Position | None]") -> None:
-        error = done.exception()
-        if not told.set_running_or_notify_cancel():
-            return
-        if error is None:
-            told.set_result(done.result())
-        else:
-            told.set_exception(error)
-
-    done.add_done_callback(tell)
-    hub.publish_queue.put_admitted(group, item, done, keep)
 
 
 def _warn_not_received() -> None:

@@ -19,6 +19,7 @@ from django.apps import apps
 from django.urls import path, re_path
 from django.urls.exceptions import Resolver404
 
+from . import tracing
 from .auth.authenticators import load_authenticators
 from .auth.credentials import clean_query
 from .auth.sessions import session_of, session_user
@@ -58,6 +59,7 @@ websocket_urlpatterns: list[Any] = [
 
 async def _refuse_with(scope: Scope, receive: Receive, send: Send, code: int, reason: str) -> None:
     """Refuse a handshake as ``REFUSE_WITH`` says, outside of a consumer."""
+    tracing.active.refused(scope, code, reason)
     await receive()
     send_close = open_transport(send, conf.MAX_OUTBOX, lambda code, reason: None).send_close
     await refuse(scope, send, send_close, code, reason)
@@ -135,7 +137,7 @@ class Handshakes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit_accepts()
-        inside = {**scope, CHECKED: True, LATEST_EVENT: latest_event()}
+        inside = tracing.active.handshake({**scope, CHECKED: True, LATEST_EVENT: latest_event()})
         _hide_query(scope)
         problem = refusal_reason(inside, self._rule, any_host=self._any_host)
         if problem or ending.is_set():
@@ -159,7 +161,7 @@ class Handshakes:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, problem: str) -> None:
         if not problem:
-            log_refusal(scope, DRAINING[1], "Connect again.", self._throttle)
+            log_refusal(scope, DRAINING[1], "Connect again.", self._throttle, code=DRAINING[0])
             await _refuse_with(scope, receive, send, *DRAINING)
             return
         await receive()
@@ -172,7 +174,7 @@ class Handshakes:
         possible: an error makes nobody anonymous.
         """
         try:
-            scope["user"] = await session_user(scope)
+            scope["user"] = await tracing.active.within(scope, session_user(scope))
         except Exception as error:
             if self._throttle.note("session"):
                 logger.error("cannot look up the session of a handshake: %r", error)

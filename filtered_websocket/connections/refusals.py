@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from django.conf import settings
 
+from .. import tracing
 from ..auth.addresses import address_of
 from ..auth.credentials import SUBPROTOCOL
 from ..chains.watchdog import filter_of_error
@@ -61,12 +62,18 @@ def cure_of(scope: Scope, reason: str) -> str:
 
 
 def log_refusal(
-    scope: Scope, reason: str, cure: str, throttle: LogThrottle, subject: str = ""
+    scope: Scope,
+    reason: str,
+    cure: str,
+    throttle: LogThrottle,
+    subject: str = "",
+    code: int = FORBIDDEN,
 ) -> None:
     """
     One line for a handshake that is refused before there is a connection: with DEBUG a
     warning, with the cure, else at INFO and not for each of the same ``subject``.
     """
+    tracing.active.refused(scope, code, reason)
     if settings.DEBUG:
         logger.warning("refused the WebSocket %s: %s. %s", scope["path"], reason, cure)
     elif throttle.note(subject or reason):
@@ -82,6 +89,7 @@ def log_refusal(
 
 def log_refused(connection: Client, code: int, reason: str) -> None:
     """The same for a connection, which is refused with ``code``; with whose it was."""
+    tracing.active.refused(connection.scope, code, reason)
     if settings.DEBUG:
         is_known = reason in (*CURES, NOT_ALLOWED, BAD_HOST)
         cure = cure_of(connection.scope, reason) if is_known else CURES_OF_CODES.get(code, "")

@@ -1,7 +1,7 @@
 """One connection's membership of one group, where the route has group rules."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Protocol
@@ -13,6 +13,14 @@ from ..history.lines import NOT_RECOVERED, SUPERSEDED, Joiner, Recovery
 
 #: Whether a join or leave chain runs: what its filters do must not wait for its end.
 in_chain: ContextVar[bool] = ContextVar("fws_in_chain", default=False)
+
+
+class Sends(Protocol):
+    """The part of a hub's view that sends what was missed."""
+
+    pushes: Any
+
+    def send_one(self, connection: Any, contents: Sequence[Any]) -> bool: ...
 
 
 class Subscription:
@@ -94,6 +102,22 @@ class Subscription:
             # Not what has been sent: a subscription may stand for days.
             self.recovery = recovery._replace(contents=[])
         return recovery.position is not None
+
+    def answer(
+        self, recovery: Recovery, connection: Any, view: Sends, joiners: Container[str]
+    ) -> Recovery:
+        """
+        Send what ``connection`` has missed. The answer; SUPERSEDED if a send filter has left, or
+        asked again, so that it is one of the ``joiners``.
+        """
+        self.position = recovery.position
+        if view.pushes is not None:
+            view.pushes.answered(connection, self.group)
+        if not view.send_one(connection, recovery.contents):
+            # Never a part: it is told so, and goes on from here.
+            recovery = Recovery(False, recovery.position, [])
+        is_same = connection.subscriptions.get(self.group) is self
+        return SUPERSEDED if not is_same or connection.id in joiners else recovery
 
     def __repr__(self) -> str:
         return f"<Subscription {self.group!r:.80}>"

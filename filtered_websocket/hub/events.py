@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from .. import tracing
 from ..conf import conf
 from ..connections.connection import Connection
 from ..exceptions import NotAllowed, PublishError
@@ -119,6 +120,8 @@ class Events:
 
     def gap(self, group: str, origin: str | None, missed: int | None) -> None:
         """Messages of ``group`` were missed; ``missed`` is None if their number is unknown."""
+        if missed:
+            self._hub.counts["missed"] += missed
         self.post("gap", {"origin": origin, "missed": missed, "group": group})
 
     async def listen(self, storage: Any) -> None:
@@ -147,6 +150,7 @@ class Events:
         if self._throttle.note("publish_failed"):
             logger.error("%s (%d messages so far)", error, self._hub.counts["publish_failed"])
         if group != CONTROL:
+            tracing.active.unsent(group, items, error)
             data = {"group": group, "messages": len(items), "error": str(error)}
             self.post("publish_failed", data)
 

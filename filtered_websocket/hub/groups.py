@@ -11,6 +11,7 @@ from collections.abc import Sequence as Items
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
+from .. import tracing
 from ..connections.connection import Connection
 from ..connections.subscription import Subscription
 from ..history.base import Page
@@ -208,11 +209,13 @@ class Groups:
             self._hub.counts["duplicate"] += len(batch.items)
             return
         if missed:
-            self._hub.counts["missed"] += missed
             self._hub.events.gap(group.name, batch.origin, missed)
             self._hub.presence.miss(group.name)
+        tracing.active.deliver(self._hand_on, group.name, batch.items, group)
+
+    def _hand_on(self, items: Items[Item], group: Group) -> None:
         for view in tuple(group.members):
-            view.deliver(group.name, batch.items)
+            view.deliver(group.name, items)
 
     def _record(self, group: Group, batch: Batch) -> int | None:
         """As :meth:`Sequence.record`."""
@@ -232,7 +235,11 @@ class Groups:
         return group.feed is not None
 
     def _hand_out(self, group: Group, run: Run) -> None:
+        tracing.active.deliver(self._deliver_run, group.name, run.items, group, run)
+
+    def _deliver_run(self, items: list[Item], group: Group, run: Run) -> None:
         feed: Any = group.feed
+        run = run if items is run.items else run._replace(items=items)
         for view in tuple(group.members):
             view.deliver_run(group.name, run, group.line(view, feed))
 
@@ -261,19 +268,13 @@ class Groups:
         line.leave(connection.id)  # one that asked before, and is not answered yet
 
         def answer(recovery: Recovery) -> Recovery:
-            subscription.position = recovery.position
-            if view.pushes is not None:
-                view.pushes.answered(connection, group.name)
-            if not view.send_one(connection, recovery.contents):
-                # Never a part: it is told so, and goes on from here.
-                recovery = Recovery(False, recovery.position, [])
-            is_same = connection.subscriptions.get(group.name) is subscription
-            if not is_same or connection.id in line.joiners:
-                return SUPERSEDED  # a send filter has left, or asked again
-            members[connection.id] = connection.transport
+            recovery = subscription.answer(recovery, connection, view, line.joiners)
+            if recovery is not SUPERSEDED:
+                members[connection.id] = connection.transport
             return recovery
 
-        joiner = Joiner(line, connection.id, partial(view.prepare, group.name), answer)
+        prepare = partial(tracing.active.recover, view.prepare, group.name)
+        joiner = Joiner(line, connection.id, prepare, answer)
         return partial(subscription.recover, joiner, partial(feed.read, since))
 
     def joined_late(self, key: str) -> None:

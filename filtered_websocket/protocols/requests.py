@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from inspect import getattr_static
 from typing import Any, NamedTuple
 
+from .. import tracing
 from ..chains.sending import Sending
 from ..codecs.data import Data, data_of, from_bytes
 from ..conf import conf
@@ -201,7 +202,9 @@ class Requests(Subscribing):
         limit = request.get("limit", 0)
         limit = MAX_PAGE if limit < 0 else min(limit, MAX_PAGE)
         page = await read_history(store, group, since, limit, request.get("reverse", False))
-        pushes = await self._for_client(await self._view.prepare(group, page))
+        pushes = await self._for_client(
+            await tracing.active.recover(self._view.prepare, group, page)
+        )
         # A part of it, where a client could not be sent all at once: it asks for the rest.
         fitting = that_fit(pushes, conf.MAX_OUTBOX // 2)
         publications = self._pushes.fields(self._session, fitting)

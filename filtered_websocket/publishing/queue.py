@@ -6,11 +6,14 @@ The queue of what this hub publishes: bounded in messages and bytes, for all gro
     admit (any thread) -> put_admitted -> Sender -> the channel layer
 """
 
+import asyncio
 import queue
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from ..exceptions import PublishError
+from ..history.base import Position
 from ..layer.envelope import CONTROL, Item
 from ..threads.budget import Budget
 from ..threads.tasks import Tasks
@@ -94,6 +97,24 @@ class PublishQueue:
         for watcher in on_publish:
             watcher(group, item)
         self._sender.put(group, (item, time.monotonic(), done), keep)
+
+    def put_and_tell(
+        self, group: str, item: Item, keep: Keep | None, told: "Future[Position | None]"
+    ) -> None:
+        """:meth:`put_admitted`, and tell another thread what came of it."""
+        done: asyncio.Future[Position | None] = asyncio.get_running_loop().create_future()
+
+        def tell(done: "asyncio.Future[Position | None]") -> None:
+            error = done.exception()
+            if not told.set_running_or_notify_cancel():
+                return
+            if error is None:
+                told.set_result(done.result())
+            else:
+                told.set_exception(error)
+
+        done.add_done_callback(tell)
+        self.put_admitted(group, item, done, keep)
 
     def _release(self, entries: Sequence[Entry]) -> None:
         self.budget.release(sum([item.size for item, _, _ in entries]), len(entries))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from django.db import transaction
 
+from .. import tracing
 from ..codecs.frames import Encoded, text_event
 from ..exceptions import PublishError
 from ..history.base import Position
@@ -59,10 +60,16 @@ class Submits:
         keep = self.keep(check_group(group), idempotency_key)
         if on_commit:
             batches.check_room(item)
-            transaction.on_commit(partial(self.call, batches.put, group, item, None, keep))
+            put = partial(self._put_committed, group, item, keep)
+            transaction.on_commit(tracing.active.bind(put))
         else:
             batches.admit(item)
+            item = tracing.active.published(group, item)
             self.call(batches.put_admitted, group, item, None, keep)
+
+    def _put_committed(self, group: str, item: Item, keep: Keep | None) -> None:
+        item = tracing.active.published(group, item)
+        self.call(self.host.publish_queue.put, group, item, None, keep)
 
     def asubmit(
         self,
@@ -79,6 +86,7 @@ class Submits:
         item = new_item(message, sender=sender, exclude=exclude, text=text, meta=meta)
         keep = self.keep(check_group(group), idempotency_key)
         self.host.publish_queue.admit(item)
+        item = tracing.active.published(group, item)
 
         def not_awaited(error: Any) -> None:
             self.call(self.host.publish_failed, group, [item], error)
@@ -99,6 +107,7 @@ class Submits:
         item = encoded_item(message, sender, info)
         batches = self.host.publish_queue
         batches.admit(item)
+        item = tracing.active.published(group, item)
         batches.put_admitted(group, item, done, keep)
         return item.id
 

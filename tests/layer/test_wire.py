@@ -11,6 +11,7 @@ import re
 
 import msgpack
 import pytest
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
 from filtered_websocket.codecs.frames import Encoded
 from filtered_websocket.console import tee
@@ -39,6 +40,7 @@ from filtered_websocket.layer.envelope import (
     unseal,
 )
 from filtered_websocket.layer.health import Probes
+from filtered_websocket.metrics.trace_context import carry
 from filtered_websocket.publishing import items
 from filtered_websocket.publishing.items import encoded_item, new_item
 from filtered_websocket.testing import connect
@@ -122,6 +124,43 @@ def test_a_message_has_the_kind_and_the_key_of_the_excluded_that_it_always_had(
 ):
     meta = {"x": options["exclude"]} if "exclude" in options else {}
     assert new_item(message, **options)[1:] == (*item, meta)
+
+
+#: A traced message, in the same envelope: W3C Trace Context, as text.
+TRACED = Item(
+    2,
+    "t",
+    "",
+    b"hi",
+    {"x": ["a"], "c": f"00-{'a' * 32}-{'b' * 16}-01", "cs": "vendor=value"},
+)
+TRACED_BYTES = (
+    "85a17601a16fb030313233343536373839616263646566a167d9266677732e672e3337613865656331636531"
+    "393638376431333266653239303531646361363239a17307a16d919502a174a0c402686983a17891a161a163"
+    f"d93730302d{'61' * 32}2d{'62' * 16}2d3031a26373ac76656e646f723d76616c7565"
+)
+
+
+def test_a_traced_message_has_two_keys_more_which_other_processes_need_not_know():
+    batch = BATCH._replace(items=[TRACED])
+    assert msgpack.packb(seal(batch)).hex() == TRACED_BYTES
+    assert unseal(msgpack.unpackb(bytes.fromhex(TRACED_BYTES))) == batch
+    parent = NonRecordingSpan(
+        SpanContext(
+            int("a" * 32, 16),
+            int("b" * 16, 16),
+            False,
+            TraceFlags(1),
+            TraceState([("vendor", "value")]),
+        )
+    )
+    assert carry(TRACED._replace(meta={"x": ["a"]}), parent) == TRACED
+
+
+async def test_a_process_that_traces_nothing_delivers_what_is_traced():
+    async with connect([]) as ann:
+        get_hub().publish_queue.put(ann.connection.home, TRACED)
+        assert await ann.receive() == "hi"
 
 
 class Layer:

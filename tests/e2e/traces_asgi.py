@@ -1,0 +1,5 @@
+"""What a server of ``traces_settings`` serves."""
+
+from .traces_site import make_application
+
+application = make_application()
