@@ -76,7 +76,9 @@ def sent_codes():
             and type(node.value) is int
             and 4100 <= node.value < 4600
         ]
-        assert [value for value in literals if value in vars(close_codes).values()] == [], path
+        # Those of another protocol may be the same numbers.
+        if path.name != "codes.py":
+            assert [value for value in literals if value in vars(close_codes).values()] == [], path
     assert used <= known
     return used
 

@@ -293,7 +293,8 @@ async def test_a_message_brings_the_id_of_its_trail_along_only_while_a_tee_is_on
     assert new_item("a").meta == encoded_item(Encoded("t", b"a"), "", "").meta == {}
     monkeypatch.setattr(items, "carriers", [watching._carry])
     token = trail_event.set(Trail("0011"))
-    assert new_item("a", exclude=["c"], info="{}").meta == {"x": ["c"], "i": "{}", "w": "0011"}
+    told = new_item("a", exclude=["c"], meta={"i": "{}"}).meta
+    assert told == {"x": ["c"], "i": "{}", "w": "0011"}
     assert encoded_item(Encoded("t", b"a"), "", "").meta == {"w": "0011"}
     trail_event.reset(token)
     assert new_item("a").meta == {}
