@@ -17,7 +17,7 @@ pytestmark = pytest.mark.repeats
 #: Pages that the navigation has a place for. A later version writes them.
 TO_COME = {
     *("dashboard.md", "calls.md", "testing.md", "spa.md", "drf.md", "tenants.md"),
-    *("mobile.md", "frontend.md", "htmx.md", "deployment.md", "troubleshooting.md", "scale.md"),
+    *("mobile.md", "frontend.md", "htmx.md", "scale.md"),
     *("coming-from-channels.md", "coming-from-centrifugo.md", "coming-from-pusher.md"),
     *("metrics.md", "traces.md", "shell.md", "console.md"),
 }
