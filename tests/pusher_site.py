@@ -87,8 +87,10 @@ from django.middleware.csrf import get_token  # noqa: E402
 from django.urls import include, path, register_converter  # noqa: E402
 
 from filtered_websocket.consumers import FilteredWebSocketConsumer  # noqa: E402
+from filtered_websocket.disconnect import disconnect_connection  # noqa: E402
 from filtered_websocket.groups import History, group, personal  # noqa: E402
 from filtered_websocket.publish import publish, publish_to_user  # noqa: E402
+from filtered_websocket.pusher.connection import connection_of  # noqa: E402
 from filtered_websocket.routing import with_websockets  # noqa: E402
 
 
@@ -147,8 +149,15 @@ def say(request, where):
     return JsonResponse({})
 
 
+def close(request, socket_id, code):
+    """Close one connection, as a filter might."""
+    disconnect_connection(connection_of(socket_id), code, "as a test wishes")
+    return JsonResponse({})
+
+
 urlpatterns = [
     path("", page),
+    path("close/<socket_id>/<int:code>", close),
     path("login/<name>", log_in),
     path("say/<where>", say),
     path("pusher/", include("filtered_websocket.pusher.views")),

@@ -4,8 +4,8 @@ import json
 import signal
 import urllib.request
 
-from ..javascript.clients import Client
-from ..waiting import limited
+from ..javascript.clients import HERE, PACKAGES, Client
+from ..waiting import LIMIT, limited
 from .processes import Daphne, Valkey
 
 APPLICATION = "tests.pusher_site:application"
@@ -59,6 +59,11 @@ class PusherSite:
             process.stop()
 
 
+def say(server, where, text):
+    """A view of the site publishes."""
+    urllib.request.urlopen(server.http(f"/say/{where}?text={text}")).close()
+
+
 class User:
     """Who is logged in by a session."""
 
@@ -96,3 +101,59 @@ class PusherClient(Client):
         """The error that a subscription ends with."""
         await self.do("subscribe", channel)
         return (await self.hears("pusher:subscription_error", channel=channel))["data"]
+
+
+SCRIPTS = ("pusher-js/dist/web/pusher-with-encryption.js", "laravel-echo/dist/echo.iife.js")
+PAGES = {"channelAuthorization": "auth", "userAuthentication": "user-auth"}
+#: How a page makes its part of the clients.
+IN_PAGE = """
+(source) => {
+  const { Remote, carryOut } = new Function(`${source}; return { Remote, carryOut }`)();
+  const remote = new Remote(Pusher);
+  window.carryOut = (command) => carryOut(remote, command);
+}
+"""
+
+
+class PusherPage:
+    """
+    A page of the site in a browser, of who is logged in there, with pusher-js and Laravel Echo.
+    ``async with``.
+    """
+
+    def __init__(self, browser, server, name):
+        self._browser, self._server, self._name = browser, server, name
+
+    async def __aenter__(self):
+        self._context = await self._browser.new_context()
+        self._context.set_default_timeout(LIMIT * 1000)
+        self.page = await self._context.new_page()
+        await self.page.goto(self._server.http(f"/login/{self._name}"))
+        told = json.loads(await self.page.inner_text("body"))
+        self.id, self.csrf = told["id"], told["csrf"]
+        await self.page.goto(self._server.http("/"))
+        for path in (
+            "pusher-js/dist/web/pusher-with-encryption.js",
+            "laravel-echo/dist/echo.iife.js",
+        ):
+            await self.page.add_script_tag(path=PACKAGES / path)
+        source = (HERE / "pusher_remote.mjs").read_text().replace("export ", "")
+        await self.page.evaluate(IN_PAGE, source)
+        return self
+
+    async def __aexit__(self, *_):
+        await self._context.close()
+
+    async def carry_out(self, *command):
+        return await self.page.evaluate("command => carryOut(command)", command)
+
+    async def connect(self, server=None, **options):
+        """A client whose subscriptions the pages of the site sign, as a site's own page asks."""
+        sign = {
+            name: {"endpoint": f"/pusher/{path}", "headers": {"X-CSRFToken": self.csrf}}
+            for name, path in (
+                ("channelAuthorization", "auth"),
+                ("userAuthentication", "user-auth"),
+            )
+        }
+        return await PusherClient.connect(self, server or self._server, **sign, **options)

@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from ..javascript.clients import InNode, install
 from ..waiting import limited
-from .pusher_processes import PusherClient, PusherSite, User
+from .pusher_processes import PusherClient, PusherSite, User, say
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 NAMES = itertools.count()
@@ -33,11 +33,6 @@ async def js(runtime):
     yield runtime
     async with limited():
         await runtime.carry_out("end")
-
-
-def say(server, where, text):
-    """A view of the site publishes."""
-    urllib.request.urlopen(server.http(f"/say/{where}?text={text}")).close()
 
 
 async def test_they_subscribe_and_hear_the_site_and_one_another(js, site):
@@ -124,3 +119,33 @@ async def test_they_give_up_where_there_is_no_app(js, site, key, code):
     assert (await ann.hears("error"))["code"] == code
     await ann.hears("disconnected")
     assert await ann.do("state") == "disconnected"
+
+
+def close(server, socket_id, code):
+    urllib.request.urlopen(server.http(f"/close/{socket_id}/{code}")).close()
+
+
+@pytest.mark.parametrize("code", [4001, 4003, 4004, 4005, 4006, 4007, 4008, 4009, 4301, 4302])
+async def test_after_these_codes_they_stay_away(js, site, code):
+    ann = await PusherClient.connect(js, site.first)
+    close(site.second, await ann.do("socket_id"), code)
+    await ann.hears("disconnected")
+    assert await ann.do("state") == "disconnected"
+
+
+@pytest.mark.parametrize("code", [1000, 4100, 4101, 4102, 4200, 4201, 4202, 4203, 4500])
+async def test_after_these_codes_they_come_back(js, site, code):
+    ann = await PusherClient.connect(js, site.first)
+    before = await ann.do("socket_id")
+    close(site.second, before, code)
+    await ann.hears("connecting")
+    await ann.hears("connected")
+    assert await ann.do("socket_id") != before
+
+
+async def test_where_only_tls_is_served_they_try_that(js, site):
+    ann = await PusherClient.connect(js, site.first)
+    close(site.second, await ann.do("socket_id"), 4000)
+    # There is none here: they go on trying.
+    await ann.hears("connecting")
+    assert await ann.do("uses_tls")

@@ -181,3 +181,40 @@ async def test_node_publishes_and_asks(js, site, node):
     await node("sendToUser", user.id, "told", {})
     assert await node("terminateUserConnections", user.id) == {}
     await ann.hears("disconnected")
+
+
+MASTER = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+
+
+async def test_only_subscribers_can_read_an_encrypted_channel(js, site, python):
+    """The backend encrypts, the page that signs gives out the key, and the server sees neither."""
+    options = {"host": "127.0.0.1", "port": site.second.port, "ssl": False, "timeout": 60}
+    secret = pusher.Pusher(
+        "1", "app-key", "app-secret", encryption_master_key_base64=MASTER, **options
+    )
+    ann = await PusherClient.connect(js, site.first, User(site.first, "ann"))
+    for kind in ("private-encrypted-", "private-encrypted-cache-"):
+        channel = f"{kind}{next(NAMES)}"
+        await ann.subscribe(channel)
+        await ask(secret.trigger, channel, "order", {"n": "grüße"})
+        assert (await ann.hears("order", channel=channel))["data"] == {"n": "grüße"}
+    cached = await ask(python.channel_info, channel, ["cache"])
+    assert json.loads(cached["cache"]["data"]).keys() == {"ciphertext", "nonce"}
+    bob = await PusherClient.connect(js, site.second, User(site.first, "bob"))
+    await bob.subscribe(channel)
+    assert (await bob.hears("order", channel=channel))["data"] == {"n": "grüße"}
+
+
+@pytest.mark.parametrize("kind", ["cache-", "private-cache-", "presence-cache-"])
+async def test_a_cache_gives_the_last_event(js, site, python, kind):
+    channel = f"{kind}{next(NAMES)}"
+    ann = await PusherClient.connect(js, site.first, User(site.first, "ann"))
+    await ann.subscribe(channel)
+    await ann.hears("pusher:cache_miss", channel=channel)
+    for n in range(2):
+        await ask(python.trigger, channel, "order", {"n": n})
+        assert (await ann.hears("order", channel=channel))["data"] == {"n": n}
+    bob = await PusherClient.connect(js, site.second, User(site.first, "bob"))
+    await bob.subscribe(channel)
+    assert (await bob.hears("order", channel=channel))["data"] == {"n": 1}
+    assert "pusher:cache_miss" not in [one["event"] for one in bob.heard]

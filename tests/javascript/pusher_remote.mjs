@@ -105,6 +105,10 @@ export class Remote {
     return this.#clients[number].client.connection.socket_id;
   }
 
+  uses_tls(number) {
+    return this.#clients[number].client.connection.usingTLS;
+  }
+
   state(number) {
     return this.#clients[number].client.connection.state;
   }
