@@ -26,10 +26,9 @@ from opentelemetry.trace import (
 from ..auth.addresses import address_of
 from ..close_codes import FILTER_ERROR
 from ..conf import conf
-from ..observe import log_failed
 from ..pipelines.route import Route
 from ..types import Scope
-from .spans import MAX_TEXT, OWN, Attributes, current, end, short, start
+from .spans import MAX_TEXT, OWN, Attributes, current, end, log_failed, short, start
 
 T = TypeVar("T")
 
@@ -68,7 +67,7 @@ class HandshakeSpan:
             span.set_attribute(f"{OWN}.close.code", code)
             span.set_attribute(f"{OWN}.refusal", short(reason, MAX_TEXT))
             if code == FILTER_ERROR:
-                span.set_status(Status(StatusCode.ERROR, "a filter failed"))
+                span.set_status(Status(StatusCode.ERROR, short(reason)))
         answered = "accepted" if self.refusal is None else "refused"
         span.set_attribute(f"{OWN}.outcome", "lost" if status is None else answered)
         end(span)
@@ -148,8 +147,11 @@ def _attributes(scope: Scope) -> Attributes:
     }
     if address := address_of(scope):
         found["client.address"] = address
-    if scope.get("client"):
-        found["network.peer.address"], found["network.peer.port"] = scope["client"]
+    host, port = (*(scope.get("client") or ()), None, None)[:2]
+    if host:
+        found["network.peer.address"] = short(host)
+    if port:
+        found["network.peer.port"] = port
     for name, value in scope.get("headers", ()):
         if name == b"user-agent":
             found["user_agent.original"] = short(value.decode("latin-1"), MAX_TEXT)
@@ -171,7 +173,7 @@ def _sent_along(scope: Scope) -> list[Link]:
         }
         extracted = propagator.extract(headers, Context()) if headers else Context()
     except Exception:
-        log_failed(propagate)
+        log_failed("the propagator")
         return []
     found = get_current_span(extracted).get_span_context()
     if not found.is_valid:

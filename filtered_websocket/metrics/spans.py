@@ -18,9 +18,11 @@ from ..auth.keys import shorten
 from ..exceptions import Close, Drop, FilterError
 from ..groups import PERSONAL_PREFIX, TOKEN_PREFIX
 from ..layer.envelope import Item
-from ..logs import printable, safe_traceback
-from ..observe import log_failed
+from ..logs import LogThrottle, get_logger, printable, safe_traceback
 from ..pipelines.keeping import site_rules
+
+logger = get_logger(__name__)
+_throttle = LogThrottle()
 
 Attributes = dict[str, AttributeValue]
 
@@ -90,7 +92,7 @@ def start(tracer: Tracer, name: str, **options: Any) -> Span:
     try:
         return tracer.start_span(name, **options)
     except Exception:
-        log_failed(tracer)
+        log_failed("the tracer")
         return INVALID_SPAN
 
 
@@ -99,7 +101,13 @@ def end(span: Span) -> None:
     try:
         span.end()
     except Exception:
-        log_failed(span)
+        log_failed("a span processor")
+
+
+def log_failed(what: str) -> None:
+    """In an ``except`` block: a part of OpenTelemetry or of the site has raised."""
+    if _throttle.note(what):
+        logger.exception("%s failed, which costs traces (%d so far)", what, _throttle.counts[what])
 
 
 @contextmanager

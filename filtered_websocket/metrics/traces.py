@@ -38,6 +38,7 @@ from .spans import (
     LIBRARY,
     current,
     end,
+    log_failed,
     messaging,
     name_by_rule,
     note_error,
@@ -158,6 +159,8 @@ class Traces(tracing.Tracing):
     async def recover(
         self, prepare: Callable[[str, Any], Awaitable[T]], group: str, page: Page
     ) -> T:
+        if not page.publications:
+            return await prepare(group, page)
         # Links, as the publishes may have ended long ago.
         contexts = [span_context_of(one.item.meta) for one in page.publications]
         links = [Link(one) for one in contexts if one.is_valid and one.trace_flags.sampled]
@@ -215,7 +218,13 @@ def set_up() -> None:
 
 def look() -> tracing.Tracing:
     """What traces now; begins to, if the site has set a tracer provider."""
-    provider = trace.get_tracer_provider()
+    try:
+        provider = trace.get_tracer_provider()
+    except Exception:
+        # OTEL_PYTHON_TRACER_PROVIDER names none.
+        log_failed("the tracer provider")
+        tracing.active = UNTRACED
+        return UNTRACED
     if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
         return UNTRACED
     with _lock:

@@ -101,6 +101,13 @@ async def test_its_span_ends_with_the_answer_and_not_with_the_connection(spans):
     assert spans.named("GET") == []
 
 
+@pytest.mark.parametrize("client", [("/run/a.sock", None), ("", 0)])
+async def test_what_a_server_knows_of_the_client_is_shown_and_no_more(spans, client):
+    await shake(site(), client=client)
+    shown = [value for name, value in spans.all[0].attributes.items() if "network.peer" in name]
+    assert shown == [part for part in client if part]
+
+
 @pytest.mark.parametrize("how", ["session", "connect"])
 async def test_what_is_asked_meanwhile_is_below_it(spans, monkeypatch, how):
     def ask(*args):
@@ -179,6 +186,7 @@ async def test_a_user_who_cannot_be_looked_up(spans, monkeypatch):
     span = spans.one("GET")
     assert refusal(span) == refused(4500, "cannot find out who connects")
     assert span.status.status_code is StatusCode.ERROR
+    assert span.status.description == "cannot find out who connects"
     assert span.events[0].attributes["exception.message"] == "no database"
 
 

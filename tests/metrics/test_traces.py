@@ -300,6 +300,15 @@ async def test_what_is_recovered_has_links_to_its_publishes(spans, rules, kind):
     assert tree[tree.index(recover.name) + 1 :][: len(below)] == below
 
 
+async def test_who_has_missed_nothing_has_no_span(spans, rules):
+    async with connect(route(rules=RULES)) as ann:
+        position = await apublish("a", "room:7")
+        spans.clear()
+        answer = await ann.connection.recover("room:7", (position.epoch, position.offset))
+        assert answer.recovered
+    assert [span.name for span in spans.all if "recover" in span.name] == []
+
+
 async def test_what_is_recovered_and_not_sampled_has_no_spans(no_traces, rules):
     spans = Spans(sampler=ALWAYS_OFF)
     spans.begin()
@@ -473,6 +482,19 @@ def test_a_provider_of_tracers_that_do_nothing_is_none(no_traces, provider, monk
     provider(made)
     assert type(traces.look()) is tracing.Tracing
     assert isinstance(tracing.active, traces.Looking)
+
+
+def test_a_provider_that_cannot_be_loaded_costs_the_traces_only(no_traces, monkeypatch, caplog):
+    asked = []
+
+    def fail():
+        asked.append(1)
+        raise RuntimeError("no such provider")
+
+    monkeypatch.setattr(trace, "get_tracer_provider", fail)
+    for _ in range(2):
+        publish("hi", "plain:1")
+    assert asked == [1] and "no such provider" in caplog.text
 
 
 def test_to_stop_twice_is_no_error(no_traces):
