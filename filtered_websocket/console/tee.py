@@ -221,8 +221,9 @@ class Tee:
     def _receive(self, batch: Batch) -> None:
         if batch.key != results_key(self._key):
             return
-        for item in batch.items:
-            record = json.loads(item.payload)
+        records = [json.loads(item.payload) for item in batch.items]
+        # A chain is told when it has ended, after what it has published.
+        for record in sorted(records, key=lambda record: float(record["at"])):
             if self._note(record):
                 self._put(record)
 

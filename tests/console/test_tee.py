@@ -40,7 +40,7 @@ from filtered_websocket.publishing.items import TRAIL
 from filtered_websocket.testing import connect
 
 from ..connections.test_connection import message_filter
-from ..waiting import limited, until
+from ..waiting import LIMIT, limited, until
 
 BROADCAST = "filtered_websocket.filters.broadcast_messages"
 
@@ -71,7 +71,9 @@ EXTEND = message_filter(extend, WebSocketDataFilter)
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_on():
+def nothing_is_left_on(monkeypatch):
+    """And a busy machine may be late to renew a tee."""
+    monkeypatch.setattr(taps, "LEASE", LIMIT)
     yield
     assert watching.taps == () and not watching._users and not watching._undo
     assert items.carriers == [] and items.on_publish == []
@@ -286,15 +288,15 @@ async def test_a_tee_on_a_connection_shows_its_frames_and_its_chains():
         ways = [(record.get("way"), record["in"].get("text")) for record in records]
         assert ways == [
             ("in", "ping"),
-            ("out", "pong"),
             (None, "ping"),
+            ("out", "pong"),
             ("in", "binary"),
-            ("out", "\\xff"),
             (None, "binary"),
+            ("out", "\\xff"),
         ]
         assert {record["connection"] for record in records} == {key}
         assert [len({one["id"] for one in some}) for some in (records[:3], records[3:])] == [1, 1]
-        assert records[4]["in"]["kind"] == "binary"
+        assert records[5]["in"]["kind"] == "binary"
         # Afterwards everything is as it was.
         await ann.send("again")
         assert await ann.receive() == "pong"
@@ -721,13 +723,13 @@ async def test_while_records_are_on_their_way_the_next_ones_wait():
 async def test_records_of_another_thread_are_told_on_the_loop_of_the_hub():
     async with connect(application(BROADCAST)), Viewer(on_group("g")) as viewer:
         [tap] = watching.taps
-        thread = threading.Thread(target=tap.tell, args=({"is": "chain", "n": 1},))
+        thread = threading.Thread(target=tap.tell, args=({"is": "chain", "at": 1, "n": 1},))
         thread.start()
         [record] = await viewer.seen(1)
         assert record["n"] == 1
         thread.join()
         tap.end("closed")
-        tap.tell({"is": "chain", "n": 2})
+        tap.tell({"is": "chain", "at": 2, "n": 2})
         [record] = await viewer.seen(1)
         assert record["is"] == "end"
 
@@ -775,7 +777,7 @@ async def test_where_the_layer_does_not_answer_there_is_no_tee(monkeypatch):
 async def test_what_several_processes_tell_is_bounded_as_well():
     async with connect(application(BROADCAST)):
         async with limited(), Tee(on_group("g"), messages=2) as view:
-            items = [Item(n, "j", "", b'{"is":"frame"}', {}) for n in range(3)]
+            items = [Item(n, "j", "", b'{"is":"frame","at":1}', {}) for n in range(3)]
             view._receive(Batch("o", tee.results_key(view._key), 0, items))
             assert [record["is"] async for record in view if record["is"] != "begin"] == [
                 "frame",
