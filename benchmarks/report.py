@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from . import growth
+from . import growth, scale
 from .chart import Panel, picture
 from .claims import CLAIMS, Claim
 from .columns import (
@@ -122,6 +122,7 @@ BLOCKS = {
     "faster": faster,
     "proof": proof,
     "absences": absences,
+    **scale.BLOCKS,
 }
 
 

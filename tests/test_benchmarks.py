@@ -29,7 +29,7 @@ from .waiting import LIMIT
 
 pytestmark = pytest.mark.repeats
 
-PAGE = ROOT / "docs" / "performance.md"
+PAGES = [ROOT / "docs" / name for name in ("performance.md", "scale.md")]
 LATEST = ROOT / "benchmarks" / "results" / "latest.json"
 
 
@@ -610,12 +610,13 @@ def test_a_report_is_made_of_whatever_was_measured():
 
 def test_the_page_and_the_plots_are_what_the_kept_figures_say():
     results = Results.load(LATEST)
-    page = PAGE.read_text()
-    assert report.fill(page, results) == page
+    for path in PAGES:
+        page = path.read_text()
+        assert report.fill(page, results) == page
     for name, svg in report.pictures(results).items():
         assert (LATEST.parent / name).read_text() == svg
 
 
-def test_the_page_has_every_block():
-    page = PAGE.read_text()
+def test_the_pages_have_every_block():
+    page = "".join(path.read_text() for path in PAGES)
     assert all(page.count(f"<!-- generated: {name} -->") == 1 for name in report.BLOCKS)

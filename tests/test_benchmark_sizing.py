@@ -1,0 +1,194 @@
+"""What a site needs, on paper: the model, the simulation beside it, and what Redis is asked."""
+
+import json
+import uuid
+
+import pytest
+from channels_redis.pubsub import RedisPubSubChannelLayer
+
+from benchmarks import costs as unit
+from benchmarks import fleet, relay, scale, sizing
+from benchmarks.results import Results
+from filtered_websocket.layer.envelope import Batch, Item, group_key, new_origin, seal
+
+from .snippets import named
+
+COSTS = unit.Costs(
+    publish_us=20,
+    receive_us=40,
+    deliver_us=10,
+    connect_us=500,
+    process_kib=80 * 1024,
+    connection_kib=24,
+    group_kib=2,
+    redis_publish_us=8,
+    redis_deliver_us=0.5,
+    redis_kib_us=1,
+    cluster_publish_us=14,
+    cluster_hear_us=6,
+    redis_alone_us=6,
+    history_cpu=1.5,
+    history_redis_cpu=4,
+)
+
+
+def site(**values):
+    default = {"connections": 1e6, "rate": 1000, "members": 50, "groups": 1, "size": 100}
+    return sizing.Site(**{**default, "busy": 0.6, "most": 10_000, **values})
+
+
+def plan(processes=100, **values):
+    return sizing.plan(site(**values), COSTS, processes)
+
+
+# The model
+
+
+@pytest.mark.parametrize(
+    ("members", "processes", "spread"), [(1, 100, 1), (50, 1, 1), (2, 2, 1.5), (1e6, 100, 100)]
+)
+def test_a_group_is_in_as_many_processes_as_chance_has_it(members, processes, spread):
+    assert site(members=members).spread(processes) == pytest.approx(spread)
+
+
+def test_what_a_process_and_redis_have_to_do():
+    # Each group in one process: 10 messages a second to each process.
+    one = plan(members=1)
+    assert one.process_busy == pytest.approx(10 * (20 + 40 + 10) / 1e6)
+    # 10 000 connections, each with a group of its own.
+    assert one.process_mib == pytest.approx(80 + 10_000 * (24 + 2) / 1024)
+    assert one.subscriptions == pytest.approx(1e6)
+    assert one.redis_busy == pytest.approx(1000 * (8 + 0.5) / 1e6)
+    assert one.hosts == 1
+    # 99 processes take 10 000 clients; 100 take all.
+    assert one.back_s == pytest.approx(10_000 * 500 / 99 / 1e6)
+    assert one.all_back_s == pytest.approx(5)
+
+
+def test_a_long_message_costs_redis_more_for_each_that_hears_it():
+    assert COSTS.push_us(131) == COSTS.push_us(1) == 0.5
+    assert COSTS.push_us(131 + 1024) == 1.5
+    assert COSTS.push_us(131 + 1024, messages=2) > 2.5
+
+
+def test_a_history_costs_more_in_processes_and_in_redis():
+    kept, plain = plan(members=1, history=True), plan(members=1)
+    assert kept.process_busy == pytest.approx(10 * ((20 + 40) * 1.5 + 10) / 1e6)
+    assert kept.redis_busy == pytest.approx(1000 * (8 * 4 + 0.5) / 1e6)
+    assert kept.process_mib == plain.process_mib
+
+
+def test_there_are_as_many_processes_as_connections_and_messages_need():
+    assert sizing.plan(site(rate=1), COSTS).processes == 100
+    busy = sizing.plan(site(rate=100_000), COSTS)
+    assert busy.processes > 100 and busy.process_busy <= 0.6
+    fewer = sizing.Plan(busy.site, COSTS, round(busy.processes * 0.97))
+    assert fewer.process_busy > 0.6
+
+
+def test_hosts_share_what_a_cluster_passes_on_to_all():
+    assert plan(rate=50_000).hosts == 3
+    # Each message costs each node 6 microseconds: 100 000 of them are 60 % of a core.
+    assert plan(rate=50_000, members=1).nodes == 3
+    assert plan(rate=110_000, members=1).nodes is None
+    assert plan(rate=110_000, members=1).node_busy(1000) > 0.6
+
+
+# The simulation
+
+
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setattr(fleet, "MOST", 2000)
+
+
+@pytest.mark.parametrize("members", [1, 5, 50, 5000])
+def test_the_simulation_counts_what_the_model_says(short, members):
+    one = plan(members=members, rate=5000)
+    traffic = fleet.simulate(one, 1)
+    seconds = traffic.seconds
+    # No group has two messages on its way, or hardly ever.
+    assert traffic.commands[0] / seconds == pytest.approx(5000, rel=0.1)
+    assert traffic.pushes[0] / seconds == pytest.approx(5000 * one.spread, rel=0.1)
+    assert traffic.busy(0) == pytest.approx(one.redis_busy, rel=0.1)
+    assert traffic.bytes_out[0] / seconds / 2**20 == pytest.approx(one.out_mib, rel=0.1)
+    assert traffic.alone(0) >= traffic.busy(0)
+
+
+def test_what_is_published_while_a_batch_is_on_its_way_leaves_with_the_next(short):
+    one = plan(processes=1, connections=10, members=10, rate=100_000)
+    traffic = fleet.simulate(one, 1)
+    # One group, one process: one batch in each round trip.
+    assert traffic.commands[0] <= traffic.seconds / fleet.ROUND_TRIP + 1
+    assert traffic.messages == fleet.MOST
+
+
+def test_hosts_have_about_as_much_to_do_and_the_same_in_all(short):
+    one = plan(rate=5000)
+    alone, shared = fleet.simulate(one, 1), fleet.simulate(one, 4)
+    assert shared.pushes.total() == alone.pushes.total()
+    assert max(map(shared.busy, range(4))) < alone.busy(0) / 3
+
+
+def test_a_group_is_in_the_same_processes_each_time():
+    assert fleet.members_of(7, 50, 100) == fleet.members_of(7, 50, 100)
+    assert fleet.members_of(7, 5000, 100) == set(range(100))
+
+
+# What is measured
+
+
+def test_the_bytes_around_a_message_are_those_of_the_package():
+    key = group_key("room")
+    item = Item(123_456, "t", str(uuid.uuid4()), b"x" * 256, {})
+    layer = RedisPubSubChannelLayer(hosts=["redis://127.0.0.1"])
+    data = layer.serialize(seal(Batch(new_origin(), key, 123_456, [item])))
+    name = b"asgi__group__" + key.encode()
+    assert len(data) - 256 == pytest.approx(unit.ENVELOPE, abs=3)
+    for word in (b"PUBLISH", b"message"):
+        assert len(relay.command(word, name, data)) - 256 == pytest.approx(unit.FRAMED, abs=3)
+
+
+def test_a_line_through_costs():
+    assert relay.line({0: 5.0, 10: 10.0, 20: 15.0}) == pytest.approx((5, 0.5))
+
+
+def test_what_redis_needs_is_measured_with_real_ones():
+    figures = relay.measure(rounds=1, subscribers=(0, 2))
+    assert figures.keys() == json.loads(relay.RESULTS.read_text())["figures"].keys()
+    assert figures["publish_us"] > 0
+
+
+def test_what_was_not_measured_is_said():
+    with pytest.raises(LookupError, match="cpu_us@10000 of ours-daphne-redis in curve-members"):
+        unit.costs("daphne", Results())
+    for name in ("unit_costs", "profiles", "ends"):
+        assert scale.BLOCKS[name](Results()) == scale.NOT_YET
+
+
+# The command
+
+
+def test_the_command_of_the_page_says_what_a_site_needs(capsys):
+    [line] = named("docs/scale.md")["sizing"].splitlines()
+    sizing.main(line.removeprefix("$ python -m benchmarks.sizing ").split())
+    told = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert int(told["processes"]) >= 5
+
+
+def test_a_simulation_is_told_below_the_plan(capsys):
+    sizing.main(["--connections", "1000", "--rate", "100", "--processes", "3", "--simulate"])
+    assert "simulated with 1 Redis: messages" in capsys.readouterr().out
+
+
+def test_a_profile_is_of_a_million_and_shrinks_with_the_site():
+    options = sizing.parse(["--profile", "chat", "--connections", "60000"])
+    assert options.rate == pytest.approx(1000) and options.members == 50
+    assert sizing.parse(["--profile", "everybody", "--connections", "10"]).members == 10
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "many"])
+def test_what_is_no_amount_is_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        sizing.parse(["--rate", text])
+    assert "--rate" in capsys.readouterr().err
