@@ -29,7 +29,8 @@ MIB = 1024.0**2
 class Traffic:
     plan: "Plan"
     hosts: int
-    seconds: float = 0.0
+    #: Simulated seconds.
+    length: float = 0.0
     messages: int = 0
     #: By host: commands, messages to processes, and their bytes.
     commands: Counter[int] = field(default_factory=Counter)
@@ -42,13 +43,13 @@ class Traffic:
 
     def busy(self, host: int) -> float:
         """Share of a core."""
-        return self.cpu_us[host] / self.seconds / 1e6
+        return self.cpu_us[host] / self.length / 1e6
 
     def alone(self, host: int) -> float:
         """The same with a write to the socket for each: what a Redis shows that is not full."""
         costs = self.plan.costs
         pushed = self.pushes[host] * costs.redis_alone_us
-        return (self.commands[host] * costs.redis_publish_us + pushed) / self.seconds / 1e6
+        return (self.commands[host] * costs.redis_publish_us + pushed) / self.length / 1e6
 
 
 def host_of(group: int, hosts: int) -> int:
@@ -72,15 +73,15 @@ def simulate(plan: "Plan", hosts: int, seed: int = 1) -> Traffic:
     #: Process and group -> when its batch is answered, and how many wait.
     sent: dict[tuple[int, int], float] = {}
     waiting: Counter[tuple[int, int]] = Counter()
-    while traffic.seconds < SECONDS and traffic.messages < MOST:
-        traffic.seconds += chance.expovariate(site.rate)
+    while traffic.length < SECONDS and traffic.messages < MOST:
+        traffic.length += chance.expovariate(site.rate)
         traffic.messages += 1
         group, publisher = chance.randrange(groups), chance.randrange(processes)
-        if traffic.seconds < sent.get((publisher, group), 0.0):
+        if traffic.length < sent.get((publisher, group), 0.0):
             waiting[publisher, group] += 1
             continue
         count = 1 + waiting.pop((publisher, group), 0)
-        sent[publisher, group] = traffic.seconds + ROUND_TRIP
+        sent[publisher, group] = traffic.length + ROUND_TRIP
         if group not in where:
             where[group] = members_of(group, members, processes)
         send(traffic, group, where[group], count)
@@ -100,7 +101,7 @@ def send(traffic: Traffic, group: int, hearers: set[int], count: int) -> None:
 
 
 def lines(traffic: Traffic) -> Iterator[tuple[str, str]]:
-    hosts, seconds = traffic.hosts, traffic.seconds
+    hosts, seconds = traffic.hosts, traffic.length
     busiest = max(range(hosts), key=traffic.busy)
     heard = [traffic.heard[one] for one in range(traffic.plan.processes)]
     yield f"simulated with {hosts} Redis: messages", number(traffic.messages)
