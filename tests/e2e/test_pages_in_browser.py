@@ -1,22 +1,31 @@
-"""Scripts that pages of the documentation show, in a real browser on the example's server."""
+"""Scripts that pages of the documentation show, in a real browser on a server of their blocks."""
 
 import asyncio
+import json
+import os
 import re
+import subprocess
 
+import jwt
 import pytest
 import pytest_asyncio
+from playwright.async_api import expect
 
 from ..javascript.clients import PACKAGES, install
 from ..snippets import named
 from ..waiting import limited
+from .pages_settings import FILTERED_WEBSOCKET
+from .processes import Daphne
+from .sockets import connect
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-#: Bundlers find these by their name: here the page does.
+#: Bundlers find this by its name: here the page does.
 IMPORTS = """
 <script src="/npm/centrifuge/dist/centrifuge.js"></script>
 <script type="importmap">
-  {"imports": {"centrifuge": "data:text/javascript,export const { Centrifuge } = window;"}}
+  {"imports": {"centrifuge": "data:text/javascript,\
+export const { Centrifuge } = window; export const { UnauthorizedError } = Centrifuge;"}}
 </script>
 """
 #: What the scripts call, and how a test waits for it.
@@ -27,66 +36,119 @@ NOTES = """
   const note = (name) => (...what) => { noted.push([name, ...what]); wake(); };
   const [show, showAll, add, remove] = ["show", "showAll", "add", "remove"].map(note);
   console.log = note("log");
-  async function seen(name) {
+  async function seen(name, count = 1) {
     for (;;) {
-      const found = noted.find(([of]) => of === name);
-      if (found) return found.slice(1);
+      const found = noted.filter(([of]) => of === name);
+      if (found.length >= count) return found[count - 1].slice(1);
       await new Promise((woken) => { wake = woken; });
     }
   }
 </script>
 """
+#: Where pages load packages from -> where they are installed.
+ON_CDN = "https://cdn.jsdelivr.net/npm/"
+INSTALLED = {
+    "htmx.org@4/": "htmx.org/",
+    "htmx.org@2/": "htmx-ext-ws/node_modules/htmx.org/",
+    "htmx-ext-ws@2/": "htmx-ext-ws/",
+    "/npm/": "",
+}
+
+
+@pytest.fixture(scope="module")
+def site(database):
+    process = Daphne(
+        "tests.e2e.pages_site:application",
+        env={**database, "DJANGO_SETTINGS_MODULE": "tests.e2e.pages_settings"},
+    )
+    yield process
+    process.stop()
 
 
 class Pages:
-    """Pages of the example's origin, with blocks in them."""
+    """Pages of the site's origin, with blocks in them."""
 
-    def __init__(self, context, server):
+    def __init__(self, context, site):
         self._context = context
-        self._server = server
+        self.site = site
+        self.wrong = []
 
     async def open(self, *parts):
         html = "<!doctype html><title>a page</title>" + NOTES + "".join(parts)
         html = re.sub(r"{% static '(.+?)' %}", r"/static/\1", html)
         page = await self._context.new_page()
-        self.wrong = []
         page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        await page.route(
-            self._server.http("/npm/**"),
-            lambda route: route.fulfill(path=PACKAGES / route.request.url.partition("/npm/")[2]),
-        )
+        for address in (self.site.http("/npm/**"), f"{ON_CDN}**"):
+            await page.route(address, self._install)
         await self._prepare(page)
         # One of the server's: Chromium lets no other open sockets to this machine.
-        await page.goto(self._server.http("/health/live"))
+        await page.goto(self.site.http())
         await page.set_content(html)
         return page
+
+    async def _install(self, route):
+        url = route.request.url
+        prefix = next(prefix for prefix in INSTALLED if prefix in url)
+        await route.fulfill(path=PACKAGES / INSTALLED[prefix] / url.partition(prefix)[2])
 
     async def _prepare(self, page):
         """For a test that has to do something before the page is opened."""
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def pages(new_context, server):
-    return Pages(await new_context(), server)
+async def pages(new_context, site):
+    pages = Pages(await new_context(), site)
+    yield pages
+    assert pages.wrong == []
 
 
-async def seen(page, name):
+async def seen(page, name, count=1):
     async with limited():
-        return await page.evaluate("name => seen(name)", name)
+        return await page.evaluate("([name, count]) => seen(name, count)", [name, count])
+
+
+class Other:
+    """Another client of the site, that speaks the protocol by hand."""
+
+    def __init__(self, site):
+        self._socket = connect(site.ws("/connection/websocket"))
+
+    async def __aenter__(self):
+        self.socket = await self._socket.__aenter__()
+        await self.ask(connect={})
+        return self
+
+    async def __aexit__(self, *error):
+        await self._socket.__aexit__(*error)
+
+    async def ask(self, **command):
+        await self.socket.send(json.dumps({"id": 1, **command}))
+        async with limited():
+            while "id" not in (reply := json.loads(await self.socket.recv())):
+                pass
+        return reply
+
+    async def say_when_there(self, group, data, count=1):
+        """Publish once so many are in the group."""
+        async with limited():
+            while True:
+                reply = await self.ask(presence_stats={"channel": group})
+                if reply["presence_stats"]["num_clients"] >= count:
+                    break
+        await self.ask(publish={"channel": group, "data": data})
 
 
 async def test_the_client_for_pages(pages):
     page = await pages.open(named("docs/client.md")["page"])
-    assert await seen(page, "show") == [{"name": "guest", "text": "hello"}]
-    assert await seen(page, "add") and pages.wrong == []
+    assert await seen(page, "show") == [{"text": "hello"}]
+    assert await seen(page, "add")
 
 
 async def test_centrifuge_js(pages):
     install()
     page = await pages.open(IMPORTS, named("docs/centrifuge.md")["page"].replace("wss:", "ws:"))
     message, user = await seen(page, "log")
-    assert message == {"name": "guest", "text": "hello"} and not user
-    assert pages.wrong == []
+    assert message == {"text": "hello"} and not user
 
 
 async def test_a_script_comes_back_by_itself(pages, monkeypatch):
@@ -106,4 +168,126 @@ async def test_a_script_comes_back_by_itself(pages, monkeypatch):
             socket = await opened.get()
         await socket.close(code=code)
     assert await page.evaluate("new Reconnect().closed(1000)") is None
-    assert opened.empty() and pages.wrong == []
+    assert opened.empty()
+
+
+async def test_calls_have_answers(pages):
+    page = await pages.open(named("docs/calls.md")["page"])
+    assert await seen(page, "show") == ["kettle: 3"]
+    assert await seen(page, "show", 2) == ["log in first"]
+
+
+async def test_a_dashboard_begins_with_the_latest_numbers_and_follows_them(pages):
+    async with Other(pages.site) as task:
+        numbers = {"users": 3, "active": 2}
+        await task.ask(publish={"channel": "dashboard:users", "data": numbers})
+        page = await pages.open(named("docs/dashboard.md")["page"])
+        await expect(page.locator("#users")).to_have_text("3")
+        await task.ask(publish={"channel": "dashboard:users", "data": {**numbers, "active": 3}})
+        await expect(page.locator("#active")).to_have_text("3")
+
+
+async def test_front_ends_without_a_bundler(pages):
+    page = await pages.open(named("docs/frontend.md")["plain page"])
+    async with Other(pages.site) as other:
+        await other.say_when_there("room:7", {"text": "hi"})
+    assert await seen(page, "show") == [{"text": "hi"}]
+
+
+#: How a page puts a component into itself.
+MAIN = {
+    "React": """
+        import { createRoot } from "react-dom/client";
+        import { Room } from "./Room.jsx";
+        createRoot(document.getElementById("app")).render(<Room name="NAME" />);
+    """,
+    "Vue": """
+        import { createApp } from "vue";
+        import Room from "./Room.vue.js";
+        createApp(Room, { name: "NAME" }).mount("#app");
+    """,
+}
+FILES = {
+    "React": {"useGroup.jsx": "useGroup.jsx", "Room.jsx": "Room.jsx"},
+    "Vue": {"useGroup.js": "useGroup.js", "Room.vue": "Room.vue.js"},
+}
+
+
+@pytest.mark.parametrize("framework", MAIN)
+async def test_a_component_shows_what_is_said(pages, tmp_path, framework):
+    install()
+    blocks = named("docs/frontend.md")
+    (tmp_path / "live.js").write_text(blocks["live.js"])
+    for label, name in FILES[framework].items():
+        (tmp_path / name).write_text(blocks[label])
+    (tmp_path / "main.jsx").write_text(MAIN[framework].replace("NAME", framework))
+    bundle = await asyncio.to_thread(
+        subprocess.check_output,
+        [
+            *(PACKAGES / "esbuild" / "bin" / "esbuild", tmp_path / "main.jsx"),
+            *("--bundle", "--format=esm", "--jsx=automatic", "--charset=utf8"),
+            '--define:process.env.NODE_ENV="production"',
+        ],
+        env={**os.environ, "NODE_PATH": str(PACKAGES)},
+        text=True,
+    )
+    page = await pages.open('<div id="app"></div>')
+    await page.add_script_tag(type="module", content=bundle)
+    async with Other(pages.site) as other:
+        await other.say_when_there(f"room:{framework}", {"text": "hi"})
+        await other.ask(publish={"channel": f"room:{framework}", "data": {"text": "again"}})
+    await expect(page.locator("li")).to_have_text(["hi", "again"])
+
+
+async def test_an_app_asks_for_a_token_and_stays_away_without_one(pages, monkeypatch):
+    install()
+    site, key = pages.site, FILTERED_WEBSOCKET["JWT_KEY"]
+    answers = [{"status": 200, "json": {"token": jwt.encode({"sub": "5"}, key, "HS256")}}]
+
+    async def prepare(page):
+        await page.route(
+            "**/live/token/",
+            lambda route: route.fulfill(**(answers.pop() if answers else {"status": 401})),
+        )
+
+    monkeypatch.setattr(pages, "_prepare", prepare)
+    script = named("docs/spa.md")["live.js"].replace("export ", "window.")
+    for old, new in (("https:", "http:"), ("wss:", "ws:")):
+        script = script.replace(f"{old}//api.example.com", site.http("").replace("http:", new))
+    script = script.replace("window.const client", "window.client")
+    page = await pages.open(IMPORTS, f'<script type="module">{script}</script>')
+    async with Other(site) as other:
+        await page.evaluate("client.newSubscription('room:spa').subscribe()")
+        await other.say_when_there("room:spa", "hi")
+        there = await other.ask(presence={"channel": "room:spa"})
+        assert [one["user"] for one in there["presence"]["presence"].values()] == ["5"]
+    await page.evaluate("client.disconnect(); client.setToken(''); client.connect()")
+    await page.wait_for_function("client.state === 'disconnected'")
+
+
+@pytest.mark.parametrize("version", ["htmx 4", "htmx 2"])
+async def test_htmx_shows_what_is_said_also_after_a_restart(pages, monkeypatch, version):
+    install()
+    opened = []
+
+    async def serve(socket):
+        """The first one is closed as by a server that restarts."""
+        opened.append(socket)
+        if len(opened) > 1:
+            socket.connect_to_server()
+        else:
+            await socket.close(code=4200)
+
+    async def prepare(page):
+        await page.route_web_socket("**/chat/", serve)
+        # It waits for a random time, so that not all clients come at once.
+        await page.add_init_script("Math.random = () => 0")
+
+    monkeypatch.setattr(pages, "_prepare", prepare)
+    page = await pages.open(named("docs/htmx.md")[version])
+    async with limited():
+        while len(opened) < 2:  # noqa: ASYNC110 - Playwright tells it by a call
+            await asyncio.sleep(0.01)
+    await page.fill("[name=text]", "<b>hello")
+    await page.press("[name=text]", "Enter")
+    await expect(page.locator("#log li")).to_have_text(["AnonymousUser: <b>hello"])
