@@ -15,6 +15,7 @@ from ..connections.connection import Connection
 from ..connections.handshake import Handshake
 from ..connections.subscription import Subscription
 from ..exceptions import Close, Drop, FilterError, NotAllowed
+from ..hub.registry import hubs
 from ..layer.envelope import EXCLUDE, Item
 from ..logs import printable
 from ..observe import WatchedChain, clock
@@ -57,23 +58,29 @@ class Shown(NamedTuple):
         shown = {"kind": kind, "size": size, "text": text[: self.size]}
         return {**shown, "cut": True} if was_cut else shown
 
-    def end(self, error: BaseException | None) -> dict[str, Any] | None:
+    def end(
+        self, error: BaseException | None, secrets: Iterable[str] = ()
+    ) -> dict[str, Any] | None:
         """How an event ended that did not pass through; the words of an error are payload."""
         if error is None:
             return None
         cause = error.__cause__ if isinstance(error, FilterError) and error.__cause__ else error
         if isinstance(cause, Close):
-            return {"how": "close", "code": cause.code, "why": self._words(cause.reason)}
+            return {"how": "close", "code": cause.code, "why": self._words(cause.reason, secrets)}
         if isinstance(cause, NotAllowed):
-            return {"how": "not allowed", "why": self._words(str(cause))}
+            return {"how": "not allowed", "why": self._words(str(cause), secrets)}
         if isinstance(cause, Drop):
-            return {"how": "drop", "why": self._words(str(cause))}
-        return {"how": "error", "class": type(cause).__name__, "why": self._words(str(cause))}
+            return {"how": "drop", "why": self._words(str(cause), secrets)}
+        return {
+            "how": "error",
+            "class": type(cause).__name__,
+            "why": self._words(str(cause), secrets),
+        }
 
-    def _words(self, text: str) -> str:
+    def _words(self, text: str, secrets: Iterable[str]) -> str:
         if not self.payloads:
             return ""
-        return printable(hide_secrets(text[: MAX_WHY + MARGIN]))[:MAX_WHY]
+        return printable(hide_secrets(text[: MAX_WHY + MARGIN], secrets))[:MAX_WHY]
 
 
 def secrets_of(instance: Any) -> tuple[str, ...]:
@@ -84,6 +91,12 @@ def secrets_of(instance: Any) -> tuple[str, ...]:
     pairs = (pair.partition(b"=") for header in headers for pair in header.split(b";"))
     values = (value.strip().strip(b'"').decode("latin-1") for _, _, value in pairs)
     return tuple(value for value in values if len(value) >= SHORTEST_COOKIE)
+
+
+def secrets_of_sender(key: str) -> tuple[str, ...]:
+    """The same of the connection that published something, if it is one of this process."""
+    found = (hub.connections.get(key) for hub in tuple(hubs.values()))
+    return next((secrets_of(one) for one in found if one is not None), ())
 
 
 def _look(data: Any, limit: int) -> tuple[str, int | None, str | None]:
@@ -159,7 +172,7 @@ def record(what: str, trail: str, **fields: Any) -> dict[str, Any]:
 
 def delivery(view: Any, group: str, item: Item, trail: str, shown: Shown) -> dict[str, Any]:
     """A group message to the members here, by a pipeline without a group chain."""
-    payload = shown.payload(Encoded(*item.packed))
+    payload = shown.payload(Encoded(*item.packed), secrets_of_sender(item.sender))
     return record(
         "chain",
         trail,
@@ -193,6 +206,8 @@ class Run:
         name = self._chain.name
         self._instance, self._about = instance, about
         self._secrets = secrets_of(instance)
+        if about is not None:
+            self._secrets += secrets_of_sender(about.sender)
         self._last = self._show(data)
         self._record = record(
             "chain",
@@ -223,7 +238,7 @@ class Run:
                     "in": before,
                     "out": None if error is not None else self._last,
                     "seconds": round(seconds, 9),
-                    "end": self._shown.end(error),
+                    "end": self._shown.end(error, self._secrets),
                 }
             )
 
@@ -234,7 +249,7 @@ class Run:
             "stages": self._stages,
             "out": None if error is not None else self._last,
             "seconds": round(seconds, 9),
-            "end": self._shown.end(error),
+            "end": self._shown.end(error, self._secrets),
         }
         if self._chain.name == "group" and about is not None:
             members = 0 if error is not None else count_members(self._instance, about)

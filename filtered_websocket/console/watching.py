@@ -25,7 +25,7 @@ from ..layer.envelope import CONTROL, Item
 from ..publishing import items
 from ..publishing.items import TRAIL
 from ..transports import watch_writes
-from .records import Run, Shown, delivery, record, secrets_of
+from .records import Run, Shown, delivery, record, secrets_of, secrets_of_sender
 
 #: The order in which a frame passes through them.
 FRAME, DATA, MESSAGE = range(3)
@@ -242,7 +242,8 @@ class Watching:
 
         def make(tap: Tap) -> dict[str, Any]:
             tap.follow(trail)
-            shown = tap.shown.payload(Encoded(*item.packed))
+            known = secrets_of_sender(item.sender)
+            shown = tap.shown.payload(Encoded(*item.packed), known)
             return record("publish", trail, connection=sender, group=group, **{"in": shown})
 
         self._tell(taps, make)

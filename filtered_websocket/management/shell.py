@@ -61,6 +61,13 @@ def drop_output(stream: Any) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def took(seconds: float) -> str:
+    """How long something took, for people."""
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1000:.1f} ms" if seconds >= 0.001 else f"{seconds * 1e6:.0f} us"
+
+
 def check_layer() -> None:
     """:exc:`CommandError` where no channel layer leads to other processes."""
     alias = conf.CHANNEL_LAYER

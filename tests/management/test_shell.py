@@ -18,6 +18,7 @@ from filtered_websocket.management.shell import (
     check_layer,
     drop_output,
     told_when_closed,
+    took,
 )
 
 from ..waiting import limited, wait_until
@@ -76,6 +77,13 @@ def test_nobody_need_read_standard_error():
             raise BrokenPipeError
 
     Command(raises(KeyboardInterrupt), stderr=Closed()).note("x")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0000042, "4 us"), (0.0015, "1.5 ms"), (12.34, "12.3 s")]
+)
+def test_how_long_something_took_is_told(seconds, text):
+    assert took(seconds) == text
 
 
 @pytest.mark.parametrize(

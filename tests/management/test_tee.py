@@ -9,7 +9,7 @@ from django.core.management import CommandError, call_command
 
 from filtered_websocket.console.tee import Tee
 from filtered_websocket.management.commands import tee as module
-from filtered_websocket.management.commands.tee import lines_of, outcome, text_of, took
+from filtered_websocket.management.commands.tee import lines_of, outcome, text_of
 from filtered_websocket.testing import connect
 
 from ..console.test_tee import BROADCAST, SHOUT, application
@@ -45,11 +45,6 @@ def test_a_payload_is_one_line(shown, text):
 )
 def test_an_end_is_told_in_words(end, text):
     assert outcome(end) == text
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0.0000042, "4 us"), (0.0015, "1.5 ms")])
-def test_how_long_a_filter_took_is_told(seconds, text):
-    assert took({"seconds": seconds}) == text
 
 
 def stage(**changed):

@@ -22,7 +22,7 @@ from ...console.tee import (
 from ...layer.envelope import check_group
 from ...logs import printable
 from ...pipelines.places import find_place
-from ..shell import LineWriter, ShellCommand, check_layer, told_when_closed
+from ..shell import LineWriter, ShellCommand, check_layer, told_when_closed, took
 
 #: How long processes have to answer before it is told that none has, seconds.
 ANSWER = 2.0
@@ -143,7 +143,8 @@ def lines_of(record: dict[str, Any]) -> Iterator[str]:
     else:
         for stage in record["stages"]:
             passed = passage(stage["in"], stage["out"], stage["end"])
-            yield f"{start}  {record['chain']:10}  {stage['filter']}: {passed}  {took(stage)}"
+            what = f"{stage['filter']}: {passed}  {took(stage['seconds'])}"
+            yield f"{start}  {record['chain']:10}  {what}"
         if "members" in record:
             to = f"of {record['group']!r} to {record['members']} in {record['process']}"
             yield f"{start}  {'group':10}  {text_of(record['out'])} {to}"
@@ -172,8 +173,3 @@ def text_of(shown: dict[str, Any] | None) -> str:
         return f"<{shown['kind']}{size}>" if shown["kind"] != "none" else "-"
     text = printable(shown["text"]) + ("…" if shown.get("cut") else "")
     return f'"{text}"' if shown["kind"] == "text" else text
-
-
-def took(stage: dict[str, Any]) -> str:
-    seconds = stage["seconds"]
-    return f"{seconds * 1000:.1f} ms" if seconds >= 0.001 else f"{seconds * 1e6:.0f} us"
