@@ -1,9 +1,14 @@
-"""Logging: text from clients cannot add log lines, and repeated messages are limited."""
+"""
+Logging: text from clients cannot add log lines, repeated messages are limited, and the last
+errors and warnings are remembered for the console.
+"""
 
+import hashlib
 import logging
+import threading
 import time
 import traceback
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +39,8 @@ def make_one_line(record: logging.LogRecord) -> bool:
     if record.exc_info and record.exc_info[1] is not None:
         # Formatters print exc_text if it is set; error collectors still find exc_info.
         record.exc_text = safe_traceback(record.exc_info[1])
+    if record.levelno >= logging.WARNING and not hasattr(record, REMEMBERED):
+        recent.logged(record)
     return True
 
 
@@ -106,3 +113,113 @@ class LogThrottle:
             self._logged.clear()
         self._logged[subject] = now
         return True
+
+
+# The last ones
+
+#: An attribute of records about errors that :meth:`Incidents.failed` has been told of.
+REMEMBERED = "fws_remembered"
+#: How many are remembered. One more, and the one that was not seen for longest is forgotten.
+MOST = 50
+#: Of a traceback: how many of its innermost frames, and of the exceptions that caused others.
+MAX_FRAMES, MAX_CAUSES = 12, 4
+
+
+class Incident:
+    """An error or warning, which may have come many times."""
+
+    def __init__(self, key: str, what: str, kind: str, level: str) -> None:
+        self.key = key
+        #: A filter's dotted path, or the text of the log's line.
+        self.what = what
+        #: The class of the exception; empty where there is none.
+        self.kind = kind
+        self.level = level
+        self.count = 0
+        #: When it first and last came, Unix time; and where the last time.
+        self.first = self.last = time.time()
+        self.where = ""
+        #: Of the first time: for each exception, the causes first, its class, message and frames.
+        self.trace: list[dict[str, str]] = []
+
+    def row(self) -> dict[str, Any]:
+        """All of it but the traceback."""
+        names = ("key", "what", "kind", "level", "count", "first", "last", "where")
+        return {name: getattr(self, name) for name in names}
+
+
+class Incidents:
+    """Any thread."""
+
+    def __init__(self) -> None:
+        self._by_key: OrderedDict[str, Incident] = OrderedDict()
+        self._lock = threading.Lock()
+        #: How often filters have raised.
+        self.total = 0
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def failed(self, path: str, error: BaseException, place: str, where: str) -> None:
+        """A filter, or what ``path`` names, has raised ``error`` in the line ``place``."""
+        self.total += 1
+        self._note((path, type(error).__name__, place), path, error, "error", where)
+
+    def logged(self, record: logging.LogRecord) -> None:
+        """A line of the log, of level WARNING or above."""
+        error = record.exc_info[1] if record.exc_info else None
+        level = "error" if record.levelno >= logging.ERROR else "warning"
+        self._note((record.name, str(record.msg)), str(OneLine(record.getMessage())), error, level)
+
+    def _note(
+        self,
+        subject: tuple[str, ...],
+        what: str,
+        error: BaseException | None,
+        level: str,
+        where: str = "",
+    ) -> None:
+        key = hashlib.sha256("\0".join(subject).encode("utf-8", "replace")).hexdigest()[:16]
+        with self._lock:
+            found = self._by_key.get(key)
+            if found is None:
+                kind = "" if error is None else type(error).__name__
+                found = self._by_key[key] = Incident(key, what, kind, level)
+                found.trace = [] if error is None else trace_of(error)
+                if len(self._by_key) > MOST:
+                    self._by_key.popitem(last=False)
+            found.count += 1
+            found.last = time.time()
+            # The text of a line says how often it came, for example.
+            found.what, found.where = what, where
+            self._by_key.move_to_end(key)
+
+    def newest(self) -> list[Incident]:
+        """Those that came last first."""
+        with self._lock:
+            return list(reversed(self._by_key.values()))
+
+    def find(self, key: str) -> Incident | None:
+        return self._by_key.get(key)
+
+
+def trace_of(error: BaseException) -> list[dict[str, str]]:
+    """Each exception of a chain, as Python prints them: class, message, the innermost frames."""
+    found: list[dict[str, str]] = []
+    next_one: BaseException | None = error
+    while next_one is not None and len(found) < MAX_CAUSES:
+        frames = traceback.extract_tb(next_one.__traceback__, limit=-MAX_FRAMES).format()
+        found.append(
+            {
+                "kind": type(next_one).__name__,
+                "message": str(OneLine(next_one)),
+                "frames": "".join(frames).rstrip("\n"),
+            }
+        )
+        hidden = None if next_one.__suppress_context__ else next_one.__context__
+        next_one = next_one.__cause__ or hidden
+    return found[::-1]
+
+
+#: Those of this process. A filter that raises for every message is one of them.
+recent = Incidents()

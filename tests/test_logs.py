@@ -115,3 +115,103 @@ def test_subjects_are_bounded(monkeypatch):
     for subject in "abc":
         assert throttle.note(subject)
     assert len(throttle._logged) == 1
+
+
+# The last ones
+
+
+@pytest.fixture
+def recent(monkeypatch):
+    monkeypatch.setattr(logs, "recent", logs.Incidents())
+    return logs.recent
+
+
+def rows(recent):
+    return [(one.what, one.kind, one.level, one.count) for one in recent.newest()]
+
+
+def test_warnings_and_errors_of_the_log_are_remembered_once_each(logged, recent):
+    logger, _ = logged
+    for number in range(3):
+        logger.warning("slow: %d so far", number)
+    logger.info("not that")
+    try:
+        raise OSError(EVIL)
+    except OSError as error:
+        logger.error("cannot: %r", error, exc_info=error)
+    logger.error("%s", "x" * 1000)
+    assert rows(recent) == [
+        ("x" * MAX_LENGTH, "", "error", 1),
+        (f"cannot: OSError('{ESCAPED}')", "OSError", "error", 1),
+        ("slow: 2 so far", "", "warning", 3),
+    ]
+    [trace] = recent.newest()[1].trace
+    assert (trace["kind"], trace["message"]) == ("OSError", ESCAPED)
+    assert "raise OSError(EVIL)" in trace["frames"] and "forged" not in trace["frames"]
+
+
+def test_what_a_pipeline_has_counted_itself_is_not_counted_by_its_line(logged, recent):
+    logger, _ = logged
+    logger.error("a filter raised", extra={logs.REMEMBERED: True})
+    assert rows(recent) == []
+
+
+def test_an_error_of_a_filter_is_counted_and_its_last_place_is_known(recent):
+    for number in range(3):
+        recent.failed("a.Filter", ValueError(number), "filters.py:7", f"connection {number}")
+    recent.failed("a.Filter", ValueError(), "filters.py:9", "connection 9")
+    assert rows(recent) == [
+        ("a.Filter", "ValueError", "error", 1),
+        ("a.Filter", "ValueError", "error", 3),
+    ]
+    first = recent.newest()[1]
+    assert first.where == "connection 2" and first.trace[0]["message"] == "0"
+    assert first.first <= first.last and recent.total == 4
+    assert recent.find(first.key) is first and recent.find("?") is None
+    assert first.row()["key"] == first.key and "trace" not in first.row()
+
+
+def test_only_so_many_are_remembered_and_the_oldest_are_forgotten(recent):
+    for number in range(2 * logs.MOST):
+        recent.failed("often", ValueError(), "a.py:1", "here")
+        recent.failed(f"filter {number}", ValueError(), "a.py:1", "here")
+    assert len(recent) == logs.MOST
+    # What comes again and again is not pushed out.
+    assert {one.count for one in recent.newest() if one.what == "often"} == {2 * logs.MOST}
+    assert recent.newest()[0].what == f"filter {2 * logs.MOST - 1}"
+
+
+def deep(depth, error):
+    if depth:
+        deep(depth - 1, error)
+    raise error
+
+
+def test_a_traceback_has_the_causes_and_the_innermost_frames():
+    try:
+        try:
+            try:
+                deep(50, KeyError("hidden"))
+            except KeyError:
+                raise OSError("first") from None
+        except OSError as error:
+            raise ValueError("second") from error
+    except ValueError as error:
+        trace = logs.trace_of(error)
+    assert [one["kind"] for one in trace] == ["OSError", "ValueError"]
+    try:
+        deep(50, KeyError("x"))
+    except KeyError as error:
+        [one] = logs.trace_of(error)
+    # As Python prints it: the same line again and again is counted.
+    assert one["frames"].count("in deep") == 4
+    assert f"[Previous line repeated {logs.MAX_FRAMES - 4} more times]" in one["frames"]
+
+
+def test_a_chain_of_causes_has_an_end():
+    error = ValueError(0)
+    for number in range(1, 20):
+        later = ValueError(number)
+        later.__context__ = error
+        error = later
+    assert [one["message"] for one in logs.trace_of(error)] == ["16", "17", "18", "19"]

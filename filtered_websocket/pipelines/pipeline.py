@@ -13,7 +13,7 @@ from ..chains.stage import FilterClass
 from ..conf import conf
 from ..exceptions import FilterError
 from ..filters import base
-from ..logs import LogThrottle, get_logger
+from ..logs import REMEMBERED, LogThrottle, get_logger, recent
 from ..types import Codec
 from .entries import Entry, Named, PipelineError, load_entry
 from .rules import Rules
@@ -141,13 +141,15 @@ class Pipeline:
         path = error.path if isinstance(error, FilterError) else who
         self.failures[path] += 1
         cause = error.__cause__ or error
-        kind = type(cause).__name__
-        if not (self._throttle.note(f"{path} {kind} {_line_of(cause)}") or settings.DEBUG):
+        kind, line = type(cause).__name__, _line_of(cause)
+        recent.failed(path, cause, line, where)
+        if not (self._throttle.note(f"{path} {kind} {line}") or settings.DEBUG):
             return
         cure = BLOCKING if isinstance(cause, SynchronousOnlyOperation) else ""
         count = self.failures[path]
         text = "%s raised %s on %s (%d so far)%s"
-        logger.error(text, path, kind, where, count, cure, exc_info=cause)
+        told = {REMEMBERED: True}
+        logger.error(text, path, kind, where, count, cure, exc_info=cause, extra=told)
 
 
 def _line_of(error: BaseException) -> str:
