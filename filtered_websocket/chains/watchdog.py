@@ -10,7 +10,7 @@ Handling a message costs nothing extra.
 import asyncio
 import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from types import FrameType
 from typing import Any
 
@@ -24,6 +24,8 @@ INTERVAL = 0.5
 #: After so many reads of the same value the loop counts as blocked. Reads are counted, not
 #: seconds: while the whole process is stopped (SIGSTOP, a paused machine) nothing is read.
 MAX_SAME_READS = 3
+#: So many increments are about a minute.
+LAGS = 120
 
 _CHAIN_RUNS = (Chain.run.__code__, Chain.arun.__code__)
 
@@ -36,12 +38,17 @@ class Watchdog:
         self._counts = counts
         self._throttle = LogThrottle()
         self._ticks = 0
+        self._due = 0.0
+        #: How late the loop was, seconds: for its last increment, and at most in the last minute.
+        self.lag = 0.0
+        self._lags: deque[float] = deque([0.0], maxlen=LAGS)
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = threading.Event()
 
     def start(self) -> None:
         """Watch until :meth:`stop`. Call it on the loop's thread."""
         self._stopped = threading.Event()
+        self._due = self._loop.time()
         self._tick()
         threading.Thread(
             target=self._watch,
@@ -56,8 +63,17 @@ class Watchdog:
         if self._timer is not None:
             self._timer.cancel()
 
+    @property
+    def worst_lag(self) -> float:
+        """How late the loop was at most in the last minute, seconds."""
+        return max(self._lags)
+
     def _tick(self) -> None:
         self._ticks += 1
+        now = self._loop.time()
+        self.lag = max(0.0, now - self._due)
+        self._lags.append(self.lag)
+        self._due = now + INTERVAL
         self._timer = self._loop.call_later(INTERVAL, self._tick)
 
     def _watch(self, thread: int, stopped: threading.Event) -> None:

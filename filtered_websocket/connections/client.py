@@ -1,5 +1,6 @@
 """Who is at the other end of a connection: identity, user, session, address."""
 
+import time
 import uuid
 from collections.abc import Hashable, Iterator, Mapping
 from contextvars import copy_context
@@ -20,6 +21,8 @@ class Client:
         #: Unique among all processes.
         self.id: str = str(uuid.uuid4())
         self.scope = scope
+        #: When its handshake came, by the monotonic clock.
+        self.began = time.monotonic()
         #: The context of its handshake, for whatever is asked on its behalf. Always run a
         #: copy: a context cannot be entered twice at a time.
         self.context = copy_context()

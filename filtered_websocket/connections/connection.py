@@ -92,6 +92,11 @@ class Connection(member.Member):
         return f"<Connection {self.id} {self.scope['path']!r}>"
 
     @property
+    def pipeline(self) -> Any:
+        """The chains of its route. Private to this package."""
+        return self._view.pipeline
+
+    @property
     def shown_info(self) -> str:
         """
         What others are shown of it in presence, as JSON, where its protocol has that; empty:

@@ -26,8 +26,9 @@ from ..publish import any_hub, queueing_hub, reaches_connections
 from ..publishing.direct import DirectSender, sender_for
 from ..publishing.items import new_item
 
-#: How long the caller waits for the processes' answers, seconds.
-WAIT = 0.25
+#: How long the caller waits for the processes' answers, seconds; and at most for those of processes
+#: that are known to be there.
+WAIT, LATE = 0.25, 1.0
 
 
 def count_connections(token_ids: Iterable[int]) -> Mapping[int, int] | None:
@@ -57,12 +58,13 @@ def count_members(pattern: str) -> Mapping[str, int] | None:
     return sum((Counter(answer.groups) for answer in answers), Counter())
 
 
-def describe_processes() -> list[dict[str, Any]] | None:
+def describe_processes(inside: bool = False) -> list[dict[str, Any]] | None:
     """
-    What each process that has connections, and answers within ``WAIT``, says of itself. None
-    as of :func:`count_connections`.
+    What each process that has connections, and answers within ``WAIT``, says of itself; with
+    ``inside`` also how it does and what its filters have done, which processes of an earlier
+    version leave out. None as of :func:`count_connections`.
     """
-    answers = _ask({"node": True})
+    answers = _ask({"node": True, **({"snapshot": {"of": "process"}} if inside else {})})
     return [answer.node for answer in answers if answer.node] if answers else None
 
 
@@ -77,8 +79,7 @@ def _ask(what: dict[str, Any]) -> list[Answer]:
     if not reaches_connections():
         return []
     sender = sender_for(get_channel_layer(conf.CHANNEL_LAYER)) if queueing_hub() is None else None
-    nonce = secrets.token_hex(8)
-    question = {"is": "ask", "nonce": nonce, **what}
+    question = _question(what)
     if sender is not None:
         # Under gevent an event loop of any thread would break every other query.
         return _ask_directly(sender, question)
@@ -86,15 +87,64 @@ def _ask(what: dict[str, Any]) -> list[Answer]:
     return asyncio.run_coroutine_threadsafe(_ask_hub(hub, question), hub.loop).result()
 
 
-async def _ask_hub(hub: Hub, question: dict[str, Any]) -> list[Answer]:
+def _question(what: dict[str, Any]) -> dict[str, Any]:
+    return {"is": "ask", "nonce": secrets.token_hex(8), **what}
+
+
+class Answers(list[Answer]):
+    """Those to one question, and of which processes they are still missing."""
+
+    def __init__(self, expected: Iterable[str] = ()) -> None:
+        super().__init__()
+        self._missing = set(expected)
+        self._knows_some = bool(self._missing)
+        self._complete = asyncio.Event()
+
+    def append(self, answer: Answer) -> None:
+        super().append(answer)
+        self._missing.discard(answer.process)
+        if not self._missing:
+            self._complete.set()
+
+    async def wait(self, also_others: bool) -> None:
+        """Return when all that are expected have come; with ``also_others``, after ``WAIT``."""
+        if also_others or not self._knows_some:
+            await wait_for(self)
+        if self._missing:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LATE):
+                    await self._complete.wait()
+
+
+async def ask_all(
+    hub: Hub, what: dict[str, Any], expected: Iterable[str] = (), also_others: bool = True
+) -> list[Answer]:
+    """
+    What all processes answer to a question. On the loop of ``hub``.
+
+    It waits for those whose names are ``expected``, which may be busy, for ``LATE`` at most; for
+    others, of which it cannot know how many there are, for ``WAIT``, or not if they need not
+    be heard.
+    """
+    return await _ask_hub(hub, _question(what), Answers(expected), also_others)
+
+
+async def wait_for(answers: list[Answer]) -> None:
+    """Return when all processes have had their time to answer."""
+    await asyncio.sleep(WAIT)
+
+
+async def _ask_hub(
+    hub: Hub, question: dict[str, Any], answers: Answers | None = None, also_others: bool = True
+) -> list[Answer]:
+    answers = Answers() if answers is None else answers
     grants = hub.grants
     await grants.receiving()
     nonce = question["nonce"]
-    answers: list[Answer] = []
     grants.counts_asked[nonce] = answers
     try:
         hub.send_control(question)
-        await asyncio.sleep(WAIT)
+        await answers.wait(also_others)
     finally:
         del grants.counts_asked[nonce]
     return answers

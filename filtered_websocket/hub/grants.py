@@ -86,7 +86,7 @@ class Grants:
         #: Re-checks of group rules.
         self.rule_rechecks = RuleRechecks(hub)
         self._orders = Orders(self.add, self.remove)
-        self._inventory = Inventory(hub)
+        self.inventory = Inventory(hub)
         #: Number of the latest control event; who was authenticated before it is re-checked.
         self.events_seen = 0
         self._number_event()
@@ -282,10 +282,10 @@ class Grants:
                 del self._ended[next(iter(self._ended))]
 
     def _send_count(self, event: dict[str, Any]) -> None:
-        self._inventory.answer(event, self.count)
+        self.inventory.answer(event, self.count)
 
     def _note_count(self, event: dict[str, Any]) -> None:
-        self._inventory.hear(event)
+        self.inventory.hear(event)
         if event["nonce"] == self._confirmation:
             self._confirm()
         if event["nonce"] in self.counts_asked:

@@ -65,11 +65,12 @@ Steps: TypeAlias = Callable[[], Coroutine[Any, Any, bool]]
 class Group:
     """The members of one group in this process, for each pipeline."""
 
-    __slots__ = ("feed", "key", "lines", "members", "name", "sequence")
+    __slots__ = ("feed", "key", "lines", "members", "messages", "name", "sequence")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.key = group_key(name)
+        self.messages = 0  #: How many have come, with those that came twice.
         #: Of each pipeline: id -> the transport of that connection.
         self.members: dict[View, Members] = {}
         #: What has arrived, where the layer may lose or repeat something.
@@ -86,12 +87,10 @@ class Group:
 
     def line(self, view: View, feed: Feed) -> Line:
         """What the members of one pipeline were sent of the history."""
-        if not self.lines:
-            self.lines = {}
-        line = self.lines.get(view)
-        if line is None:
-            line = self.lines[view] = Line(feed)
-        return line
+        self.lines = self.lines or {}
+        if view not in self.lines:
+            self.lines[view] = Line(feed)
+        return self.lines[view]
 
 
 class Groups:
@@ -110,10 +109,13 @@ class Groups:
         """The names of all groups that have members here."""
         return tuple(self._by_name)
 
+    def find(self, name: str) -> Group | None:
+        """The group, if it has members here."""
+        return self._by_name.get(name)
+
     def name_of(self, key: str) -> str | None:
         """The name of the group with this name on the layer, if it has members here."""
-        group = self._by_key.get(key)
-        return None if group is None else group.name
+        return None if (group := self._by_key.get(key)) is None else group.name
 
     def names_of(self, view: View) -> frozenset[str]:
         """The names of the groups in which one pipeline has members here."""
@@ -121,8 +123,7 @@ class Groups:
 
     def members(self, view: View, name: str) -> Members:
         """Id -> transport: the members of one pipeline, in this process."""
-        group = self._by_name.get(name)
-        return {} if group is None else group.members.get(view, {})
+        return {} if (group := self._by_name.get(name)) is None else group.members.get(view, {})
 
     def join(
         self, connection: Connection, view: View, name: str, subscription: Subscription | None
@@ -130,12 +131,11 @@ class Groups:
         """
         Make ``connection`` a member, unless it has ended.
 
-        Returns whether the layer has subscribed to the group. If it has not yet, the
-        connection is a member all the same, and gets messages once the layer has. Where the
-        rule says ``presence=True``, whoever asks then finds the connection present.
+        Returns whether the layer has subscribed to the group. If not yet, the connection is a
+        member all the same, and gets messages once it has. Where the rule says
+        ``presence=True``, whoever asks then finds it present.
 
-        Raises :exc:`~filtered_websocket.NotAllowed` for a subscription's info that is too
-        long, TypeError for one that is not JSON.
+        Raises NotAllowed for an info that is too long, TypeError for one that is not JSON.
         """
         link = self._hub.link
         if connection.last_groups is not None or connection.id not in self._hub.connections:
@@ -176,8 +176,7 @@ class Groups:
             self._hub.presence.leave(name, connection.id)
         members = group.members[view]
         members.pop(connection.id, None)
-        line = group.lines.get(view)
-        if line is not None:
+        if (line := group.lines.get(view)) is not None:
             line.leave(connection.id)
         if not (members or (line is not None and line.joiners)):
             del group.members[view]
@@ -200,6 +199,7 @@ class Groups:
         group = self._by_key.get(batch.key)
         if group is None:
             return
+        group.messages += len(batch.items)
         if batch.epoch and self._follow(group):
             feed: Any = group.feed
             feed.take(batch)
@@ -289,7 +289,7 @@ class Groups:
     def tell(self, name: str, events: Items[Event]) -> None:
         """Hand joins and leaves to every pipeline with members."""
         group = self._by_name.get(name)
-        for view in tuple(group.members) if group is not None else ():
+        for view in tuple(group.members) if group else ():
             view.tell(name, events)
 
     def layer_back(self) -> None:

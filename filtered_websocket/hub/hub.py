@@ -81,7 +81,7 @@ class Hub:
         self._control_joined: asyncio.Task[bool] | None = None
         #: Whether a control event could not be sent.
         self._control_failed = False
-        self._watchdog = Watchdog(loop, self.counts)
+        self.watchdog = Watchdog(loop, self.counts)
         self.thread = threading.get_ident()
         self._link: Link | None = None
         self._running = self._ending = self._held = False
@@ -120,7 +120,7 @@ class Hub:
         self._running = True
         announce(self)
         link.start()
-        self._watchdog.start()
+        self.watchdog.start()
         log_unawaited()
         self.limits.begin()
         if not self._held:
@@ -176,7 +176,7 @@ class Hub:
         withdraw(self)
         self._ending = True
         self.drain.unwatch()
-        self._watchdog.stop()
+        self.watchdog.stop()
         storage = get_storage_object()
         storage.attach(None)
         link, self._link = self.link, None

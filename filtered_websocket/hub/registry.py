@@ -115,6 +115,11 @@ class Answer(NamedTuple):
     #: All that it has told.
     event: Mapping[str, Any] = NOTHING
 
+    @property
+    def process(self) -> str:
+        """The name of the process; empty where it has not said so."""
+        return str(self.event.get("process") or self.node.get("name", ""))
+
     @classmethod
     def read(cls, event: dict[str, Any]) -> Self:
         """The answer in a control event. KeyError, TypeError and the like if there is none."""
@@ -189,13 +194,19 @@ class Inventory:
         members = self._members()
         connections = self._hub.connections.values()
         return {
-            "uid": self._uid,
-            "name": process_name(),
-            "version": __version__,
+            **self.identity(),
             "num_clients": len(connections),
             "num_users": len({one.user_id for one in connections} - {None}),
             "num_subs": members.total(),
             "num_channels": len(members),
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this process from others."""
+        return {
+            "uid": self._uid,
+            "name": process_name(),
+            "version": __version__,
             "uptime": int(time.monotonic() - self._began),
         }
 

@@ -44,6 +44,8 @@ class Route:
     ) -> None:
         #: Whether it may not be served at all, as the one that ``routing`` offers to sites.
         self.is_offered = is_offered
+        #: Whether it is this package's own, as the console's.
+        self.is_own = False
         #: The paths it is served at, noted by ``with_websockets``.
         self.paths: list[str] = []
         #: Whether ``get_groups`` is overridden, so that connections have groups of their own.
@@ -119,6 +121,11 @@ class Route:
         if self._personal is not None:
             return self._personal
         return self.protocol is not None and bool(self.protocol.is_personal)
+
+    @property
+    def names_home(self) -> bool:
+        """Whether its home group has a name that somebody has chosen."""
+        return bool(self._groups) or self._filters is None
 
     @property
     def names_codec(self) -> bool:

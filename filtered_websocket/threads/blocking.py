@@ -26,6 +26,8 @@ logger = get_logger(__name__)
 
 #: Threads that still run although nobody waits for them -> the function that they run.
 abandoned: "dict[Future[Any], str]" = {}
+#: What runs in the threads now.
+busy: "set[Callable[[], Any]]" = set()
 _pools: dict[str, ThreadPoolExecutor] = {}
 
 
@@ -40,6 +42,7 @@ def _forget() -> None:
     """After a fork: the threads are those of the parent process."""
     _pools.clear()
     abandoned.clear()
+    busy.clear()
 
 
 # Windows has no fork.
@@ -138,7 +141,11 @@ async def run_blocking(call: Callable[..., Any], *args: Any) -> Any:
 def _named(names: list[str], run: Callable[[], Any]) -> Any:
     """Call ``run``, and note which thread does."""
     names.append(threading.current_thread().name)
-    return run()
+    busy.add(run)
+    try:
+        return run()
+    finally:
+        busy.discard(run)
 
 
 def _abandon(call: Callable[..., Any], name: str, running: "Future[Any]") -> None:

@@ -105,6 +105,37 @@ async def test_a_loop_that_works_is_not_blocked(told):
     assert not counts and told.lines == []
 
 
+class Clock:
+    """A loop that is as late as the test says."""
+
+    now = 100.0
+
+    def time(self):
+        return self.now
+
+    def call_later(self, seconds, tick):
+        return threading.Timer(0, tick)  # has a cancel(), and is not started
+
+
+def test_how_late_the_loop_is_can_be_read(monkeypatch):
+    clock = Clock()
+    made = Watchdog(clock, Counter())
+    assert (made.lag, made.worst_lag) == (0.0, 0.0)
+    monkeypatch.setattr(threading.Thread, "start", lambda self: None)
+    made.start()
+    assert made.lag == 0.0
+    for late in (0.25, 0.0):
+        clock.now += watchdog.INTERVAL + late
+        made._tick()
+        assert made.lag == pytest.approx(late)
+    assert made.worst_lag == pytest.approx(0.25)
+    for _ in range(watchdog.LAGS):
+        clock.now += watchdog.INTERVAL
+        made._tick()
+    assert made.worst_lag == pytest.approx(0.0)
+    made.stop()
+
+
 async def test_it_ends_with_its_hub():
     before = watchers()
     async with connect([]):

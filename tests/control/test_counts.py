@@ -14,6 +14,7 @@ from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.control import counts
 from filtered_websocket.hub import registry
 from filtered_websocket.hub.hub import get_hub
+from filtered_websocket.hub.registry import Answer
 from filtered_websocket.layer.envelope import CONTROL, Batch, group_key, seal
 from filtered_websocket.models import Token
 from filtered_websocket.publishing.items import new_item
@@ -70,6 +71,45 @@ async def test_the_members_of_many_groups_come_in_several_answers(monkeypatch, s
     }
     assert len(sent) > 6
     await client.close()
+
+
+def said(process):
+    return Answer.read({"tokens": {}, "process": process})
+
+
+async def test_processes_that_are_known_are_waited_for_and_no_longer(monkeypatch):
+    waits = []
+
+    async def wait_for(answers):
+        waits.append(len(answers))
+
+    monkeypatch.setattr(counts, "wait_for", wait_for)
+    monkeypatch.setattr(counts, "LATE", 60.0)
+    for also_others in (True, False):
+        answers, waits[:] = counts.Answers(["a", "b"]), []
+        waiting = asyncio.ensure_future(answers.wait(also_others))
+        for process in ("a", "c", "a"):
+            answers.append(said(process))
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        answers.append(said("b"))
+        await waiting
+        # All have come already.
+        await answers.wait(False)
+        assert len(waits) == also_others and len(answers) == 4
+
+
+async def test_a_process_that_has_ended_is_not_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr(counts, "LATE", 0.01)
+    answers = counts.Answers(["gone"])
+    await answers.wait(False)
+    assert answers == []
+
+
+def test_an_answer_says_of_which_process_it_is():
+    assert said("a").process == "a"
+    assert Answer.read({"tokens": {}, "node": {"name": "b"}}).process == "b"
+    assert Answer({}, {}, {}).process == ""
 
 
 async def test_on_an_event_loop_nobody_may_wait_for_the_answers():

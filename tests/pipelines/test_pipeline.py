@@ -521,3 +521,12 @@ def test_a_pipeline_is_called_by_the_paths_of_its_routes_or_by_its_home_group():
     assert name_of(one.pipeline) == "/a/, /b/, /c/"
     other.paths = []
     assert name_of(other.pipeline) == "home group 'lobby'"
+
+
+@pytest.mark.parametrize(
+    ("made", "names_home"),
+    [(Route(None, None, None, None), True), (Route([], None, None, None), False)],
+)
+def test_a_home_group_that_nobody_has_named_is_known(made, names_home):
+    assert made.names_home is names_home
+    assert Route([], ["a"], None, None).names_home

@@ -16,8 +16,10 @@ async def test_idle_threads_end_and_busy_ones_are_told():
     busy = asyncio.ensure_future(blocking.run_blocking(gate.wait, 30))
     await asyncio.sleep(0)
     assert not blocking.shut_down(0.01)
+    await until(lambda: len(blocking.busy) == 1)
     gate.set()
     assert await busy
+    await until(lambda: not blocking.busy)
     assert await blocking.run_blocking(lambda: 3) == 3
     assert blocking.shut_down(10)
 
