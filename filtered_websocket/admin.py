@@ -29,8 +29,9 @@ from django.utils.translation import ngettext
 from django.views.decorators.debug import sensitive_variables
 
 from .auth.keys import Key, shorten
+from .console.page import ConsoleAdmin
 from .control import counts
-from .models import State, Token
+from .models import Console, State, Token
 
 if TYPE_CHECKING:
     _TokenAdmin = admin.ModelAdmin[Token]
@@ -38,6 +39,8 @@ else:
     _TokenAdmin = admin.ModelAdmin
 
 UNKNOWN = "\N{EN DASH}"
+
+admin.site.register(Console, ConsoleAdmin)
 
 
 class StateFilter(admin.SimpleListFilter):

@@ -13,6 +13,7 @@ from .checks.protocols import check_protocols
 from .checks.publishing import check_publishing
 from .checks.pusher import check_pusher
 from .checks.settings import check_access, check_filters, check_layer, check_settings, check_storage
+from .console.rows import connect as connect_console
 from .console.taps import connect as connect_tees
 from .logs import get_logger
 from .signals import connect_signals
@@ -44,6 +45,7 @@ class FilteredWebSocketConfig(AppConfig):
         for check in CHECKS:
             checks.register(check, checks.Tags.compatibility)
         connect_signals()
+        connect_console()
         connect_tees()
         if is_installed("opentelemetry.trace"):
             look_for_traces()

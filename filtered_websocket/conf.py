@@ -33,6 +33,7 @@ from .setting_rules import (
     SECONDS,
     STORAGE,
     TIMEOUT,
+    URL_PATH,
     Rule,
     one_of,
 )
@@ -142,6 +143,7 @@ SETTINGS: dict[str, tuple[Any, Rule]] = {
     "CALLS": (8, COUNT),
     "CHANNEL_LAYER": ("default", ALIAS),
     "CODEC": (None, PATH),
+    "CONSOLE": ("fws-console/", URL_PATH),
     "DRAIN_DEADLINE": (8.0, SECONDS),
     "DRAIN_WINDOW": (2.0, PAUSE),
     "FILTER_GRACE": (10.0, SECONDS),

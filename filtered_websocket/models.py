@@ -245,6 +245,11 @@ class Console(models.Model):
         default_permissions = ()
         permissions = (
             ("view_console", "Can see connections, metrics and errors of all processes"),
+            ("tee_console", "Can see the messages of connections and groups"),
+            ("close_console", "Can close connections"),
+            ("unsubscribe_console", "Can take groups away from connections"),
+            ("publish_console", "Can publish to groups"),
         )
-        verbose_name = _("console")
-        verbose_name_plural = _("console")
+        verbose_name = _("live console")
+        # What its page is called.
+        verbose_name_plural = _("live console")

@@ -34,6 +34,7 @@ from .connections.handshake import (
 )
 from .connections.origins import OriginRule, is_same_origin, one_of_origins, site_rule
 from .connections.refusals import cure_of, log_refusal, refuse
+from .console.filters import console_urlpatterns
 from .consumers import FilteredWebSocketConsumer
 from .hub.drain import DRAINING, ending
 from .hub.grants import latest_event
@@ -245,7 +246,7 @@ def with_websockets(
 ) -> ASGIApplication:
     """
     A site's ASGI application: ``http`` unchanged, and WebSockets; with ``protocols`` also at
-    the usual path of each protocol, unless a route is there.
+    the usual path of each protocol, unless a route is there; and where the admin's console is.
 
     Call it after ``get_asgi_application()``, as it needs Django's apps. Raises
     ImproperlyConfigured for a pipeline that cannot be built.
@@ -253,7 +254,7 @@ def with_websockets(
     served = websocket_urlpatterns if routes is None else routes
     if protocols:
         served = [*served, *protocol_urlpatterns()]
-    return _by_protocol(http, websocket_application(served))
+    return _by_protocol(http, websocket_application([*console_urlpatterns(), *served]))
 
 
 def standalone_application(

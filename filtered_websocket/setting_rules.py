@@ -41,6 +41,14 @@ CALLABLE = Rule(
     lambda value: value is None or isinstance(value, str) or callable(value),
     "None, a dotted path or a function",
 )
+#: Of a URL, without a leading slash and without what would have to be encoded.
+_URL_PATH = re.compile(r"[\w.~-]+(?:/[\w.~-]+)*/?", re.ASCII)
+URL_PATH = Rule(
+    lambda value: (
+        value is None or (isinstance(value, str) and _URL_PATH.fullmatch(value) is not None)
+    ),
+    "None or a path without a leading slash, as fws-console/",
+)
 KEY = Rule(lambda value: value is None or isinstance(value, str), "None or a text")
 STORAGE = Rule(
     lambda value: (

@@ -16,10 +16,14 @@ class Migration(migrations.Migration):
                 ),
             ],
             options={
-                "verbose_name": "console",
-                "verbose_name_plural": "console",
+                "verbose_name": "live console",
+                "verbose_name_plural": "live console",
                 "permissions": (
                     ("view_console", "Can see connections, metrics and errors of all processes"),
+                    ("tee_console", "Can see the messages of connections and groups"),
+                    ("close_console", "Can close connections"),
+                    ("unsubscribe_console", "Can take groups away from connections"),
+                    ("publish_console", "Can publish to groups"),
                 ),
                 "managed": False,
                 "default_permissions": (),

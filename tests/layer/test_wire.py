@@ -14,10 +14,10 @@ import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
 from filtered_websocket.codecs.frames import Encoded
-from filtered_websocket.console import tee
+from filtered_websocket.console import asking, tee
 from filtered_websocket.console.tee import Spec, Subject, Tee
 from filtered_websocket.console.watching import Trail, trail_event, watching
-from filtered_websocket.control import orders
+from filtered_websocket.control import counts, orders
 from filtered_websocket.control.listener import Listener
 from filtered_websocket.disconnect import (
     disconnect_connection,
@@ -44,6 +44,8 @@ from filtered_websocket.metrics.trace_context import carry
 from filtered_websocket.publishing import items
 from filtered_websocket.publishing.items import encoded_item, new_item
 from filtered_websocket.testing import connect
+
+from ..waiting import until
 
 BATCH = Batch(
     "0123456789abcdef",
@@ -308,6 +310,44 @@ async def test_an_answer_to_a_count_has_the_bytes_that_it_always_had(monkeypatch
         hub.grants._handle({"is": "ask", "nonce": "n"})
         await hub.settled()
         assert batches[0].items[0].payload == b'{"is":"count","nonce":"n","tokens":{}}'
+        monkeypatch.undo()
+
+
+#: What the console asks all processes, and the nonce of each.
+QUESTIONS = [
+    (
+        lambda hub: counts.ask_all(hub, {"node": True, "snapshot": {"of": "process"}}),
+        '{"is":"ask","nonce":"00","node":true,"snapshot":{"of":"process"}}',
+    ),
+    (
+        lambda hub: asking.ask(hub, "connections", limit=50, search="ann"),
+        '{"is":"ask","nonce":"00","snapshot":{"of":"connections","limit":50,"search":"ann"}}',
+    ),
+]
+
+
+@pytest.mark.parametrize(("ask", "payload"), QUESTIONS)
+async def test_a_question_of_the_console_has_the_bytes_that_it_always_had(
+    monkeypatch, ask, payload
+):
+    monkeypatch.setattr(counts.secrets, "token_hex", lambda size: "00")
+    monkeypatch.setattr(counts, "wait_for", lambda answers: until(lambda: answers))
+    async with connect([]):
+        hub = get_hub()
+        batches = []
+        monkeypatch.setattr(hub, "_link", Link(hub._link, batches))
+        await ask(hub)
+        question, answer = (json.loads(batch.items[0].payload) for batch in batches)
+        assert batches[0].items[0].payload.decode() == payload
+        assert (answer["is"], answer["nonce"], answer["tokens"]) == ("count", "00", {})
+        assert question.keys() & answer.keys() >= {"snapshot"} or answer["node"]["inside"]
+        # An earlier version answers what it knows.
+        monkeypatch.setattr(registry, "asked", {})
+        hub.grants._handle(question)
+        await hub.settled()
+        old = json.loads(batches[2].items[0].payload)
+        assert old.keys() == {"is", "nonce", "tokens", *(["node"] if "node" in question else [])}
+        assert "inside" not in old.get("node", {})
         monkeypatch.undo()
 
 

@@ -15,7 +15,7 @@ def _routes() -> list[Route]:
         route
         for route in known_routes()
         # The one that this package offers is built by system checks, also if nobody serves it.
-        if route.paths or (route.built and not route.is_offered)
+        if (route.paths or (route.built and not route.is_offered)) and not route.is_own
     ]
 
 

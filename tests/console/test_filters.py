@@ -1,0 +1,268 @@
+"""Who may look at the console, and for how long."""
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.auth.models import Group, Permission, User
+
+from filtered_websocket.console import filters
+from filtered_websocket.console.actions import page_key
+from filtered_websocket.models import Token
+from filtered_websocket.pipelines.route import known_routes
+from filtered_websocket.routing import websocket_application, with_websockets
+from filtered_websocket.testing import connect
+
+from ..handshaking import shake_hands
+from .conftest import knock, log_in, look, make_staff
+
+pytestmark = pytest.mark.django_db(transaction=True)
+DENIED = 3507
+
+
+@pytest.fixture
+def staff():
+    return make_staff("view_console")
+
+
+async def is_refused(watcher):
+    await watcher.client.send('{"id": 1, "connect": {}}')
+    code, reason = await watcher.closed()
+    await watcher.client.close()
+    assert code == DENIED
+    return reason
+
+
+# The handshake
+
+
+async def test_staff_with_the_permission_look(site, staff):
+    async with look(site, staff) as watcher:
+        answer = await watcher.call("overview")
+    assert [one["num_clients"] for one in answer["processes"]] == [1]
+    assert watcher.client.subprotocol == "centrifuge-json"
+
+
+async def test_a_superuser_looks(site):
+    boss = await sync_to_async(User.objects.create_superuser)("boss")
+    async with look(site, boss) as watcher:
+        assert (await watcher.call("errors"))["rows"] is not None
+
+
+async def test_a_permission_of_a_group_of_users_counts(site):
+    @sync_to_async
+    def grant():
+        user = make_staff()
+        operators = Group.objects.create(name="operators")
+        operators.permissions.add(Permission.objects.get(codename="view_console"))
+        user.groups.add(operators)
+        return user
+
+    async with look(site, await grant()) as watcher:
+        assert (await watcher.call("overview"))["num_processes"] == 1
+
+
+@pytest.mark.parametrize(
+    ("permissions", "fields"),
+    [
+        ((), {}),
+        (("tee_console", "close_console", "publish_console"), {}),
+        (("view_console",), {"is_staff": False}),
+    ],
+    ids=["no permission", "only others", "no staff"],
+)
+async def test_nobody_else_looks(site, permissions, fields):
+    user = await sync_to_async(make_staff)(*permissions)
+    await User.objects.filter(pk=user.pk).aupdate(**fields)
+    assert await is_refused(await knock(site, user)) == "no permission for the console"
+
+
+async def test_a_permission_that_is_taken_away_at_the_last_moment_is_asked_for(site, staff):
+    """The user of the handshake has been looked up before."""
+    watcher = await knock(site, staff)
+    await staff.user_permissions.aclear()
+    assert await is_refused(watcher) == "no permission for the console"
+
+
+async def test_who_has_no_session_does_not_look(site, staff):
+    watcher = await knock(site, staff, cookie="sessionid=" + "a" * 32)
+    assert await is_refused(watcher) == "the console needs a session"
+
+
+async def test_a_token_of_the_staff_is_no_session(site, staff):
+    _, key = await sync_to_async(Token.objects.create_key)(name="t", user=staff)
+    offered = ["centrifuge-json", filters.PREFIX + page_key(staff)]
+    client = await shake_hands(
+        site,
+        path="/fws-console/",
+        raw_path=b"/fws-console/",
+        headers=[("authorization", f"Token {key}".encode())],
+        subprotocols=offered,
+    )
+    await client.send('{"id": 1, "connect": {}}')
+    assert await client.closed() == DENIED
+    await client.close()
+
+
+async def test_a_session_that_no_logout_would_end_is_none(site, staff, settings):
+    """A site without SessionAuthenticator: nothing depends on the session."""
+    settings.FILTERED_WEBSOCKET = {"AUTHENTICATORS": []}
+    assert await is_refused(await knock(site, staff)) == "the console needs a session"
+
+
+@pytest.mark.parametrize("offers", ["none", "empty", "of another", "guessed"])
+async def test_a_page_that_is_not_the_consoles_cannot_use_the_cookie(site, staff, offers):
+    """Of another origin that the site allows, with the same cookie."""
+    other = await sync_to_async(make_staff)("view_console", name="kim")
+    offered = {
+        "none": [],
+        "empty": [filters.PREFIX],
+        "of another": [filters.PREFIX + page_key(other)],
+        "guessed": [filters.PREFIX + "0" * 64],
+    }[offers]
+    watcher = await knock(site, staff, subprotocols=["centrifuge-json", *offered])
+    assert await is_refused(watcher) == "not the page of the console: load it again"
+
+
+async def test_after_a_change_of_the_password_the_page_has_to_be_loaded_again(staff):
+    before = page_key(staff)
+    staff.set_password("another")
+    assert page_key(staff) != before
+    assert len(before) == 64 and before.isalnum()
+
+
+async def test_a_page_of_an_origin_that_is_not_allowed_is_refused(site, staff):
+    headers = {"cookie": await log_in(staff), "origin": "http://evil.example"}
+    client = await connect(site, "/fws-console/", headers=headers)
+    assert not client.accepted
+    await client.close()
+
+
+# While it is open
+
+
+async def test_a_permission_that_is_taken_away_ends_it(site, staff, monkeypatch):
+    monkeypatch.setattr(filters, "LOOK_AGAIN", 0.0)
+    async with look(site, staff) as watcher:
+        assert (await watcher.call("overview"))["num_processes"] == 1
+        await staff.user_permissions.aclear()
+        await watcher.client.send('{"id": 9, "rpc": {"method": "overview"}}')
+        assert await watcher.closed() == (DENIED, "no permission for the console")
+
+
+async def test_permissions_are_asked_for_again_after_a_while_only(site, staff, monkeypatch, caplog):
+    asked = []
+    now_permitted = filters._now_permitted
+    monkeypatch.setattr(
+        filters, "_now_permitted", lambda user: asked.append(user) or now_permitted(user)
+    )
+    async with look(site, staff) as watcher:
+        for _ in range(3):
+            await watcher.call("errors")
+        assert len(asked) == 1
+        monkeypatch.setattr(filters, "LOOK_AGAIN", 0.0)
+        await watcher.call("errors")
+        assert len(asked) == 2
+
+
+async def test_a_logout_ends_it(site, staff):
+    from filtered_websocket.disconnect import disconnect_session
+
+    cookie = await log_in(staff)
+    async with look(site, staff, cookie=cookie) as watcher:
+        disconnect_session(cookie.removeprefix("sessionid="))
+        assert (await watcher.closed())[0] == 3500
+
+
+async def test_who_is_no_longer_active_is_closed(site, staff):
+    async with look(site, staff) as watcher:
+        staff.is_active = False
+        await staff.asave()
+        assert (await watcher.closed())[0] == 3500
+
+
+async def test_while_the_database_is_away_one_may_go_on_looking_for_a_while(
+    site, staff, monkeypatch, settings
+):
+    monkeypatch.setattr(filters, "LOOK_AGAIN", 0.0)
+
+    def fail(user):
+        raise OSError("away")
+
+    async with look(site, staff) as watcher:
+        monkeypatch.setattr(filters, "_now_permitted", fail)
+        assert "rows" in await watcher.call("errors")
+        settings.FILTERED_WEBSOCKET = {"RECHECK": 1e-9}
+        assert await watcher.call("errors") == 100
+
+
+async def test_a_page_that_floods_is_answered_with_an_error(site, staff, monkeypatch):
+    async with look(site, staff) as watcher:
+        replies = [await watcher.ask(ping={}) for _ in range(60)]
+    assert replies[0] == {"ping": {}}
+    assert replies[-1]["error"]["code"] == 111
+
+
+# Calls
+
+
+async def test_a_method_that_there_is_not(site, staff):
+    async with look(site, staff) as watcher:
+        assert await watcher.call("drop_table") == 104
+        assert await watcher.ask(rpc={}) == {"error": {"code": 104, "message": "method not found"}}
+
+
+@pytest.mark.parametrize(
+    "data", [None, 5, "text", [1], {"limit": "x", "search": 5, "id": [], "name": {}}]
+)
+@pytest.mark.parametrize("method", sorted(filters.LOOKS))
+async def test_whatever_a_page_sends_has_an_answer(site, staff, method, data):
+    async with look(site, staff) as watcher:
+        reply = await watcher.ask(rpc={"method": method, "data": data})
+    assert isinstance(reply["rpc"]["data"], dict)
+
+
+@pytest.mark.parametrize("method", sorted(filters.ACTIONS))
+async def test_nothing_is_done_without_its_own_permission(site, staff, method):
+    async with look(site, staff) as watcher:
+        assert await watcher.call(method, id="1", user="1", group="g", data="x", token=1) == 103
+
+
+async def test_it_joins_no_group_and_publishes_nothing(site, staff):
+    async with look(site, staff) as watcher:
+        assert (await watcher.ask(subscribe={"channel": "news"}))["error"]["code"] == 102
+        assert (await watcher.ask(publish={"channel": "news", "data": 1}))["error"]["code"] == 102
+        assert not watcher.client.connection.groups
+
+
+# The route
+
+
+async def test_its_path_is_a_setting(staff, settings):
+    settings.FILTERED_WEBSOCKET = {"CONSOLE": "ws/inside/"}
+    site = with_websockets(None, [])
+    client = await connect(site, "/ws/inside/")
+    assert client.accepted
+    await client.close()
+
+
+@pytest.mark.parametrize("without", ["setting", "admin"])
+async def test_without_the_setting_or_the_admin_there_is_none(staff, settings, without):
+    if without == "setting":
+        settings.FILTERED_WEBSOCKET = {"CONSOLE": None}
+    else:
+        settings.INSTALLED_APPS = [
+            app for app in settings.INSTALLED_APPS if app != "django.contrib.admin"
+        ]
+    client = await connect(with_websockets(None, []), "/fws-console/")
+    assert not client.accepted
+    await client.close()
+
+
+async def test_a_site_with_a_router_of_its_own_adds_it(staff):
+    site = websocket_application(filters.console_urlpatterns())
+    async with look(site, staff) as watcher:
+        assert (await watcher.call("overview"))["num_processes"] == 1
+
+
+def test_it_is_marked_as_this_packages_own(site):
+    newest = known_routes()[-1]
+    assert (newest.paths, newest.is_own) == (["/fws-console/"], True)
