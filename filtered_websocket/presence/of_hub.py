@@ -65,6 +65,9 @@ class HubPresence:
         self._hub = hub
         self._tell = tell
         self._worker: Worker | None = None
+        #: Called with a group and the joins and leaves that calls of this process have made: of
+        #: each only one process is told. Private to this package.
+        self.observers: set[Callable[[str, list[Event]], object]] = set()
 
     def admit(self, joins: Joins | None, connection: Present) -> bool:
         """
@@ -90,7 +93,11 @@ class HubPresence:
     def _open(self) -> Worker:
         link = self._hub.link
         store = _open_store(link, self._receive)
-        return Worker(self._hub.tasks, store, link, self._tell, self._publish)
+        return Worker(self._hub.tasks, store, link, self._tell, self._publish, self._made)
+
+    def _made(self, group: str, events: list[Event]) -> None:
+        for observe in self.observers:
+            observe(group, events)
 
     @property
     def store(self) -> Store:

@@ -44,7 +44,8 @@ class Worker:
 
     ``tell`` gets what subscribers of a group in this process are to be told. The first events
     of a group are the joins of this process's own connections; who was there before is in
-    :meth:`present`. ``publish`` sends events for a store that does not.
+    :meth:`present`. ``publish`` sends events for a store that does not; ``made`` gets those
+    that no other process was told of.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class Worker:
         link: Link,
         tell: Callable[[str, list[Event]], object],
         publish: Callable[[str, list[Event]], Awaitable[None]],
+        made: Callable[[str, list[Event]], object] = lambda group, events: None,
     ) -> None:
         self.store = store
         self._link = link
         self._tell = tell
         self._publish = publish
+        self._made = made
         self._loop = asyncio.get_running_loop()
         self._throttle = LogThrottle()
         self._ledger = Ledger(store, new_origin(), self._tells)
@@ -71,6 +74,8 @@ class Worker:
         self._wake = asyncio.Event()
         self._compare_at = float("inf")
         self._failures = 0
+        #: Done when the calls that are under way are answered.
+        self._flushing: asyncio.Future[None] | None = None
         self._task = tasks.start(self._run, "fws-presence")
         self._task.add_done_callback(self._ended)
 
@@ -138,8 +143,10 @@ class Worker:
         return {key: unpack_info(packed) for key, packed in members}
 
     async def flushed(self) -> None:
-        """:meth:`entered`, and left, for every group."""
+        """:meth:`entered`, and left, for every group, and the answers have come."""
         await asyncio.gather(*map(self.entered, self._ledger.changed_groups))
+        if self._flushing is not None:
+            await asyncio.wait([self._flushing])
 
     async def stop(self) -> None:
         """End the task. What is still in the store ends with its lease."""
@@ -204,7 +211,12 @@ class Worker:
 
     async def _flush(self) -> bool:
         """Send what has changed; whether all was taken."""
-        is_done = await self._take(await self._ledger.flush())
+        flushing = self._flushing = self._loop.create_future()
+        try:
+            is_done = await self._take(await self._ledger.flush())
+        finally:
+            self._flushing = None
+            flushing.set_result(None)
         # Not before, so that the leave of the last one was told.
         for group in [one for one in self._left if not self._ledger.is_changed(one)]:
             self._left.discard(group)
@@ -213,6 +225,8 @@ class Worker:
         return is_done
 
     async def _take(self, report: Report) -> bool:
+        for group, events in report.events:
+            self._made(group, events)
         if not self.store.publishes:
             for group, events in report.events:
                 if self._tells(group):

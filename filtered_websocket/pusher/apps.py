@@ -13,21 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
-from urllib.parse import parse_qs
 
 from django.core.signals import setting_changed
 
 from ..conf import SettingError, conf, import_object
-from ..connections.handshake import Handshake
-from ..connections.origins import normal_origin, one_of_origins, parse_origin
+from ..connections.origins import normal_origin
 from ..filters.rate_limit import Buckets
 from ..setting_rules import COUNT, FLAG, LIMIT, RATE, Rule
-from ..types import Scope
-from . import codes
-from .codes import Code
 
-#: The versions of the protocol that are served.
-VERSIONS = range(5, 8)
 _ID = re.compile(r"[0-9]{1,20}", re.ASCII)
 _KEY = re.compile(r"[-A-Za-z0-9_]{1,64}", re.ASCII)
 
@@ -63,6 +56,57 @@ def master_key(text: str) -> bytes | None:
     return key if len(key) == 32 else None
 
 
+HOOKS = Rule(lambda value: isinstance(value, list | tuple), "a list of dicts with a URL")
+
+#: What a webhook may be told of.
+HOOK_EVENTS = (
+    "channel_occupied",
+    "channel_vacated",
+    "member_added",
+    "member_removed",
+    "client_event",
+    "cache_miss",
+)
+HOOK_OPTIONS = {
+    "URL": Rule(
+        lambda value: isinstance(value, str) and value.startswith(("http://", "https://")),
+        "an address, as https://example.com/webhooks",
+    ),
+    "EVENTS": Rule(
+        lambda value: TEXTS.allows(value) and set(value or ()) <= set(HOOK_EVENTS),
+        f"None, or some of {', '.join(HOOK_EVENTS)}",
+    ),
+    "PREFIX": Rule(lambda value: isinstance(value, str), "a text"),
+    "SUFFIX": Rule(lambda value: isinstance(value, str), "a text"),
+    "HEADERS": Rule(
+        lambda value: (
+            isinstance(value, Mapping)
+            and all(isinstance(text, str) for pair in value.items() for text in pair)
+        ),
+        "a dict of texts",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hook:
+    """Where a site is told what happens; its fields are the keys of an entry of ``WEBHOOKS``."""
+
+    url: str
+    #: None: all of them.
+    events: Sequence[str] | None = None
+    #: How the names of the channels begin and end that it is told of.
+    prefix: str = ""
+    suffix: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def takes(self, event: Mapping[str, Any]) -> bool:
+        """Whether it is told of this."""
+        channel: str = event["channel"]
+        is_named = channel.startswith(self.prefix) and channel.endswith(self.suffix)
+        return is_named and (self.events is None or event["name"] in self.events)
+
+
 #: The keys of an entry of ``PUSHER_APPS``, and the values that each accepts.
 OPTIONS = {
     "ID": ID,
@@ -79,6 +123,7 @@ OPTIONS = {
     "ACTIVITY_TIMEOUT": COUNT,
     "ENCRYPTION_MASTER_KEY": MASTER,
     "USER_INFO": FUNCTION,
+    "WEBHOOKS": HOOKS,
 }
 NEEDED = ("ID", "KEY", "SECRET")
 #: They are in no message.
@@ -113,6 +158,7 @@ class App:
     encryption_master_key: str | None = field(default=None, repr=False)
     #: ``(user) -> dict``: what others see of a user in channels with presence.
     user_info: str | Callable[[Any], Any] | None = None
+    webhooks: Sequence[Hook] = ()
     #: Whether its channels are groups by their own names.
     is_first: bool = False
 
@@ -157,26 +203,37 @@ class App:
         return None if find is None else find(user)
 
 
+def _read(where: str, entry: Mapping[str, Any], options: Mapping[str, Rule]) -> dict[str, Any]:
+    """The values of an entry, by the names of fields. :exc:`.SettingError` for a mistake."""
+    values: dict[str, Any] = {}
+    for name, value in entry.items():
+        rule = options.get(name)
+        if rule is None:
+            known = ", ".join(options)
+            raise SettingError(f"{where} has no option {name!r:.80}.", f"Known: {known}.")
+        if not rule.allows(value):
+            found = "of another kind" if name in SECRETS else f"{value!r:.80}"
+            raise SettingError(f"{where} has {name} {found}.", f"It must be {rule.words}.")
+        values[name.lower()] = value
+    return values
+
+
+def _make_hook(where: str, entry: Any) -> Hook:
+    if not isinstance(entry, Mapping) or "URL" not in entry:
+        raise SettingError(f"{where} has a webhook {entry!r:.80}.", "Write a dict with a URL.")
+    return Hook(**_read(f"{where} in WEBHOOKS", entry, HOOK_OPTIONS))
+
+
 def make_app(entry: Any, number: int) -> App:
     """The app of an entry of ``PUSHER_APPS``. :exc:`.SettingError` for one that is none."""
     where = f"FILTERED_WEBSOCKET['PUSHER_APPS'], entry {number},"
     if not isinstance(entry, Mapping):
         raise SettingError(f"{where} is {entry!r:.80}.", "Write a dict with ID, KEY and SECRET.")
-    for name in entry:
-        if name not in OPTIONS:
-            raise SettingError(
-                f"{where} has no option {name!r:.80}.", f"Known: {', '.join(OPTIONS)}."
-            )
     for name in NEEDED:
         if name not in entry:
             raise SettingError(f"{where} has no {name}.", "An app needs ID, KEY and SECRET.")
-    values: dict[str, Any] = {}
-    for name, value in entry.items():
-        rule = OPTIONS[name]
-        if not rule.allows(value):
-            found = "of another kind" if name in SECRETS else f"{value!r:.80}"
-            raise SettingError(f"{where} has {name} {found}.", f"It must be {rule.words}.")
-        values[name.lower()] = value
+    values = _read(where, entry, OPTIONS)
+    values["webhooks"] = [_make_hook(where, hook) for hook in values.get("webhooks", ())]
     for origin in values.get("allowed_origins") or ():
         if origin != "*":
             try:
@@ -216,46 +273,6 @@ def app_of_key(key: str) -> App | None:
 def app_of_id(app_id: str) -> App | None:
     """The app with this id."""
     return next((app for app in site_apps() if app.id == app_id), None)
-
-
-# Who connects
-
-
-def app_of(scope: Scope, counts: Mapping[str, int]) -> App | Code:
-    """
-    The app whose key a handshake has, or why it is refused. ``counts`` are connections by key.
-    """
-    key = scope.get("url_route", {}).get("kwargs", {}).get("key", "")
-    if not key or "/" in key:
-        return codes.NO_PATH
-    app = app_of_key(key)
-    if app is None:
-        return codes.NO_APP
-    query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-    return _version_refusal(query.get("protocol", [""])[0]) or _refusal(app, scope, counts) or app
-
-
-def _version_refusal(version: str) -> Code | None:
-    if not version:
-        return codes.NO_VERSION
-    if not (version.isascii() and version.isdigit()):
-        return codes.BAD_VERSION
-    return None if int(version[:9]) in VERSIONS else codes.UNSUPPORTED
-
-
-def _refusal(app: App, scope: Scope, counts: Mapping[str, int]) -> Code | None:
-    if not app.enabled:
-        return codes.DISABLED
-    if app.tls_only and not Handshake(scope).is_secure:
-        return codes.TLS_ONLY
-    if app.allowed_origins is not None:
-        origin = parse_origin(scope)
-        # Programs send none: whether that is enough, the site's own rule says.
-        if origin is not None and not one_of_origins(app.allowed_origins)(scope, origin):
-            return codes.UNAUTHORIZED
-    if app.max_connections is not None and counts[app.key] >= app.max_connections:
-        return codes.OVER_QUOTA
-    return None
 
 
 def _forget(**of_the_signal: object) -> None:

@@ -1,14 +1,22 @@
-"""Codes of the Pusher protocol: close codes and errors."""
+"""Codes of the Pusher protocol: close codes and errors; and who is refused with which."""
 
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qs
 
 from .. import close_codes
 from ..conf import conf
+from ..connections.handshake import Handshake
+from ..connections.origins import one_of_origins, parse_origin
 from ..exceptions import Close, Drop, FilterError, NotAllowed, PublishError
 from ..filters.rate_limit import TooMany
 from ..layer.health import LOST
+from ..types import Scope
+from .apps import App, app_of_key
 
 Code = tuple[int, str]
+#: The versions of the protocol that are served.
+VERSIONS = range(5, 8)
 
 # After these a client stays away.
 TLS_ONLY = (4000, "connect by TLS: wss")
@@ -84,3 +92,43 @@ def refusal_of(error: BaseException, connection: Any, pipeline: Any) -> Refused:
     if isinstance(error, FilterError) and conf.ON_ERROR == "close":
         connection.close(close_codes.FILTER_ERROR, "a filter failed")
     return Refused("ServerError", 500, "internal server error")
+
+
+# Who connects
+
+
+def app_of(scope: Scope, counts: Mapping[str, int]) -> App | Code:
+    """
+    The app whose key a handshake has, or why it is refused. ``counts`` are connections by key.
+    """
+    key = scope.get("url_route", {}).get("kwargs", {}).get("key", "")
+    if not key or "/" in key:
+        return NO_PATH
+    app = app_of_key(key)
+    if app is None:
+        return NO_APP
+    query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+    return _version_refusal(query.get("protocol", [""])[0]) or _refusal(app, scope, counts) or app
+
+
+def _version_refusal(version: str) -> Code | None:
+    if not version:
+        return NO_VERSION
+    if not (version.isascii() and version.isdigit()):
+        return BAD_VERSION
+    return None if int(version[:9]) in VERSIONS else UNSUPPORTED
+
+
+def _refusal(app: App, scope: Scope, counts: Mapping[str, int]) -> Code | None:
+    if not app.enabled:
+        return DISABLED
+    if app.tls_only and not Handshake(scope).is_secure:
+        return TLS_ONLY
+    if app.allowed_origins is not None:
+        origin = parse_origin(scope)
+        # Programs send none: whether that is enough, the site's own rule says.
+        if origin is not None and not one_of_origins(app.allowed_origins)(scope, origin):
+            return UNAUTHORIZED
+    if app.max_connections is not None and counts[app.key] >= app.max_connections:
+        return OVER_QUOTA
+    return None

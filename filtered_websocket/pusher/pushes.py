@@ -6,6 +6,7 @@ what comes meanwhile waits, within ``MAX_OUTBOX``.
 """
 
 import json
+import secrets
 from collections import Counter
 from collections.abc import Awaitable, Collection, Iterable, Sequence
 from typing import Any, Protocol
@@ -35,6 +36,7 @@ class Subscriber(Protocol):
     def transport(self) -> AsgiTransport: ...
     def joined(self, group: str) -> None: ...
     def left(self, group: str) -> None: ...
+    def occupy(self, channel: str, is_occupied: bool) -> None: ...
     def channel_of(self, group: str) -> str: ...
 
 
@@ -101,6 +103,8 @@ class Pushes:
 
     def __init__(self, counts: Counter[str]) -> None:
         self._counts = counts
+        #: Its name among those of all processes.
+        self.uid = secrets.token_hex(8)
         self._channels: dict[str, Channel] = {}
         #: Of the connections of this pipeline.
         self.sessions: dict[str, Subscriber] = {}
@@ -124,6 +128,7 @@ class Pushes:
         channel = self._channels.get(group)
         if channel is None:
             channel = self._channels[group] = Channel(session.channel_of(group))
+            session.occupy(channel.name, True)
         channel.waiting[session.transport] = Waiting(session)
 
     def has_waiting(self, session: Subscriber, group: str) -> bool:
@@ -149,6 +154,7 @@ class Pushes:
         channel.standing.discard(session.transport)
         if not channel:
             del self._channels[group]
+            session.occupy(channel.name, False)
 
     # Called by the view
 

@@ -32,10 +32,10 @@ from ..filters.rate_limit import RateLimitFilter
 from ..protocols.connection import client_event
 from ..protocols.requests import has_chains, through_chains
 from ..transports import AsgiTransport
-from . import codes
-from .apps import App, app_of
+from . import codes, webhooks
+from .apps import App
 from .channels import kind_of
-from .codes import Code, refusal_of
+from .codes import Code, app_of, refusal_of
 from .connection import NamedEvent, PusherConnection
 from .pushes import Pushes
 from .subscribing import Subscribing
@@ -134,6 +134,33 @@ class Session:
         if not self.connection.closing:
             self.error(codes.translate(code, "")[0], message)
             self.connection.close(code, message)
+
+    # What backends are told
+
+    def occupy(self, channel: str, is_occupied: bool) -> None:
+        """This process has the first subscriber of a channel here, or the last one has left."""
+        presence = self._view.host.presence
+        webhooks.occupy(presence, self.app, self.pushes.uid, channel, is_occupied)
+
+    def miss(self, channel: str) -> None:
+        """Tell that a channel with a cache has no event."""
+        self.tell("pusher:cache_miss", None, channel)
+        webhooks.tell(self.app, {"name": "cache_miss", "channel": channel})
+
+    def _note(self, event: NamedEvent, data: Data) -> None:
+        """A client event was published."""
+        if not self.app.webhooks:
+            return
+        fields = {
+            "name": "client_event",
+            "channel": self.channel_of(event.to),
+            "event": event.name,
+            "data": data.payload.decode("utf-8", "replace"),
+            "socket_id": self.connection.socket_id,
+        }
+        known = self.connection.members.get(event.to)
+        user = {} if known is None else {"user_id": known.user}
+        webhooks.tell(self.app, {**fields, **user})
 
     # Silence
 
@@ -239,6 +266,7 @@ class Session:
             self.connection.publish(data)
         finally:
             client_event.reset(token)
+        self._note(event, data)
 
     async def _relay_later(self, event: NamedEvent, data: Data) -> None:
         """The same where a rule or a filter has to be asked."""

@@ -171,7 +171,7 @@ class Subscribing:
             return
         if kind.has_cache and not self._pushes.has_waiting(self._session, group):
             if cached is None:
-                self._session.tell("pusher:cache_miss", None, channel)
+                self._session.miss(channel)
             else:
                 self._session.transport.write(cached)
         self._stand(group)

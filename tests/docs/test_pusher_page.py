@@ -7,7 +7,7 @@ from django.urls import URLResolver, include, path
 
 from filtered_websocket.checks.pusher import check_pusher
 from filtered_websocket.publish import publish
-from filtered_websocket.pusher.apps import app_of_key
+from filtered_websocket.pusher.apps import app_of_key, make_app
 from filtered_websocket.testing import allows, published
 
 from ..pusher.clients import app, speak
@@ -51,3 +51,9 @@ def test_a_backend(site, monkeypatch):
     [request] = sent
     assert request.path == "/apps/1/events" and b"order-shipped" in request.body
     assert request.base_url == "https://example.com:443"
+
+
+def test_a_webhook(site):
+    hooks = site.run(PAGE, "webhooks").WEBHOOKS
+    [hook] = make_app({"ID": "1", "KEY": "a", "SECRET": "b", "WEBHOOKS": hooks}, 0).webhooks
+    assert hook.takes({"name": "channel_vacated", "channel": "room-7"})

@@ -11,8 +11,15 @@ const server = new Pusher({
   appId: "1", key: "app-key", secret: "app-secret", host: "127.0.0.1", port: process.argv[2], useTLS: false,
 });
 
+/** Whether a webhook is genuine, and its events. */
+function check(headers, rawBody) {
+  const hook = server.webhook({ headers, rawBody });
+  return [hook.isValid(), hook.getEvents()];
+}
+
 async function carryOut([name, ...values]) {
   try {
+    if (name === "check") return { value: check(...values) };
     const answer = await server[name](...values);
     // What calls answer is a response.
     return { value: (typeof answer?.json === "function" ? await answer.json() : answer) ?? null };

@@ -446,3 +446,32 @@ async def test_without_outages_each_join_and_leave_is_told_once(seed):
         for told in process.told.values():
             assert set(told.counts.values()) <= {1}
     await schedule.world.stop()
+
+
+@in_fake_time
+async def test_at_the_end_answers_that_are_under_way_are_waited_for(monkeypatch):
+    """What a call has made is known by its answer, and to nobody else."""
+    world, gate, made = World(), asyncio.Event(), []
+    one = world.start()
+    one.join("g", "a", ANN)
+    await one.worker.entered("g")
+    store = one.worker._ledger._store
+    real = store.change
+
+    async def change(*calls):
+        answers = await real(*calls)
+        await gate.wait()
+        return answers
+
+    monkeypatch.setattr(store, "change", change)
+    one.worker._made = lambda group, events: made.extend(event.kind for event in events)
+    one.leave("g", "a")
+    await asyncio.sleep(0.1)
+    assert not one.worker._ledger.changed_groups
+    flushed = asyncio.ensure_future(one.worker.flushed())
+    await asyncio.sleep(0.1)
+    assert not flushed.done() and made == []
+    gate.set()
+    await flushed
+    assert made == ["leave"]
+    await world.stop()

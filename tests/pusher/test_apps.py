@@ -65,6 +65,13 @@ WRONG = [
     ({**APP, "ENCRYPTION_MASTER_KEY": "short"}, "has ENCRYPTION_MASTER_KEY of another kind"),
     ({**APP, "ENCRYPTION_MASTER_KEY": "***"}, "32 bytes in base64"),
     ({**APP, "USER_INFO": 5}, "has USER_INFO 5"),
+    ({**APP, "WEBHOOKS": "https://a.example"}, "has WEBHOOKS"),
+    ({**APP, "WEBHOOKS": ["https://a.example"]}, "Write a dict with a URL"),
+    ({**APP, "WEBHOOKS": [{"EVENTS": None}]}, "Write a dict with a URL"),
+    ({**APP, "WEBHOOKS": [{"URL": "ftp://a.example"}]}, "in WEBHOOKS has URL"),
+    ({**APP, "WEBHOOKS": [{"URL": "https://a.example", "EVENTS": ["x"]}]}, "has EVENTS ['x']"),
+    ({**APP, "WEBHOOKS": [{"URL": "https://a.example", "HEADERS": {"a": 1}}]}, "has HEADERS"),
+    ({**APP, "WEBHOOKS": [{"URL": "https://a.example", "COLOUR": 1}]}, "no option 'COLOUR'"),
 ]
 
 

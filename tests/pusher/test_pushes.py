@@ -44,7 +44,11 @@ def pushes():
 
 def subscriber(pushes, name, *stands_in):
     one = SimpleNamespace(
-        id=name, transport=Transport(), app=SimpleNamespace(key="k"), channel_of=lambda group: group
+        id=name,
+        transport=Transport(),
+        app=SimpleNamespace(key="k"),
+        channel_of=lambda group: group,
+        occupy=lambda channel, is_occupied: None,
     )
     pushes.add(one)
     for group in stands_in:
