@@ -1,5 +1,6 @@
 """The pages that say how to do something run as they are written, in this process."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,23 +10,36 @@ import types
 import unittest
 
 import celery
+import jwt
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
+from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.testing import WebsocketCommunicator
+from django.apps import apps
+from django.conf import settings as django_settings
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.asgi import get_asgi_application
-from django.db.models.signals import post_save
+from django.db import connection
+from django.db.models.signals import post_delete, post_save
+from django.http import Http404
 from django.urls import path
 
 from filtered_websocket.checks.settings import check_access, check_settings
+from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.exceptions import NoSuchMethod
 from filtered_websocket.groups import group
 from filtered_websocket.history import history
-from filtered_websocket.testing import allows, connect
+from filtered_websocket.models import Token
+from filtered_websocket.protocols.tokens import InvalidToken, read_token
+from filtered_websocket.routing import websocket_application
+from filtered_websocket.testing import allows, connect, published
 
+from ..handshaking import shake_hands
 from ..javascript.test_client import node
 from ..protocols.clients import app as speaking
 from ..protocols.clients import speak
 from ..snippets import named
+from ..waiting import LIMIT
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -168,3 +182,227 @@ def test_a_view_signs_tokens_and_they_open_connections(site, settings, monkeypat
             return await client.closed()
 
     assert async_to_sync(use)() == 3500
+
+
+def test_a_token_for_an_audience_is_refused(settings):
+    settings.FILTERED_WEBSOCKET = {"JWT_KEY": "of this test alone, and long enough for it"}
+    token = jwt.encode({"sub": "1", "aud": "x"}, settings.FILTERED_WEBSOCKET["JWT_KEY"], "HS256")
+    with pytest.raises(InvalidToken):
+        read_token(token)
+
+
+# Coming from Channels
+
+
+class Conversation:
+    """Ann and Bob, in a room of the consumer or of its route."""
+
+    def __init__(self, application):
+        self.application = application
+
+    async def hold(self):
+        names = ("ann", "bob")
+        # In the database, as a user whom a middleware has set is looked for there.
+        people = [(await User.objects.aget_or_create(username=name))[0] for name in names]
+        async with contextlib.AsyncExitStack() as stack:
+            ann, bob = [await self.enter(stack, user) for user in people]
+            assert await self.enter(stack, AnonymousUser()) is None
+            for text in ("  hi ", "   ", "all"):
+                await ann.send_to(text_data=json.dumps({"text": text}))
+            return [[json.loads(await who.receive_from(LIMIT)) for _ in "12"] for who in (ann, bob)]
+
+    async def enter(self, stack, user):
+        client = WebsocketCommunicator(self.application, "/chat/1/")
+        client.scope["user"] = user
+        accepted, _ = await client.connect(timeout=LIMIT)
+        if accepted:
+            stack.push_async_callback(client.disconnect)
+        return client if accepted else None
+
+
+async def test_a_chat_says_the_same_as_a_consumer_and_as_a_route(site):
+    moving = "docs/coming-from-channels.md"
+    site(moving, "consumers.py")
+    before = site.run(moving, "asgi.py, before")
+    _, _ = site(moving, "filters.py", "routes.py")
+    after = site.run(moving, "asgi.py, after")
+    assert isinstance(before.application, ProtocolTypeRouter) and callable(after.application)
+    said = await Conversation(URLRouter(before.routes)).hold()
+    assert said == [[{"from": "ann", "text": text} for text in ("hi", "all")]] * 2
+    # Where a consumer was, its route can be.
+    assert await Conversation(URLRouter(after.routes)).hold() == said
+    with published() as sent:
+        await sync_to_async(site.run)(moving, "publish")
+    assert [one.group for one in sent] == ["chat:1"]
+
+
+# Coming from Centrifugo
+
+
+async def test_namespaces_are_rules_and_tokens_are_good(site, settings, monkeypatch):
+    secret = "of this test alone, and long enough for it"
+    monkeypatch.setenv("SECRET", secret)
+    monkeypatch.setenv("API_KEY", "a-key-that-is-long-enough")
+    moving = "docs/coming-from-centrifugo.md"
+    page = site.run(moving, "settings.py", os=os)
+    settings.FILTERED_WEBSOCKET = page.FILTERED_WEBSOCKET
+    [rules] = site(moving, "groups.py")
+    assert check_settings() == [] and page.INSTALLED_FILTERS == []
+    app = speaking(rules=rules.grouppatterns)
+
+    def signed(**claims):
+        return jwt.encode(claims, secret, "HS256")
+
+    async with speak(connects=False, application=app) as client:
+        await client.ask(connect={"token": signed(sub="42")})
+        assert await client.error(subscribe={"channel": "news:x"}) == 103
+        news = {"channel": "news:x", "token": signed(sub="42", channel="news:x")}
+        assert "subscribe" in await client.ask(subscribe=news)
+        await client.say({"id": 9, "subscribe": {"channel": "room:1"}})
+        # The reply, and that somebody has joined.
+        told = [await client.hear() for _ in "12"]
+        assert [one["subscribe"]["recoverable"] for one in told if "id" in one] == [True]
+    async with speak(application=app) as stranger:
+        assert await stranger.error(subscribe={"channel": "room:1"}) == 103
+
+
+# Tokens of REST framework
+
+
+@pytest.fixture
+def tokens_of_drf(monkeypatch):
+    """Its app and its table, for this test."""
+    installed = [*django_settings.INSTALLED_APPS, "rest_framework.authtoken"]
+    # Its models ask the settings whether they are to be there.
+    monkeypatch.setattr(django_settings, "INSTALLED_APPS", installed)
+    apps.set_installed_apps(installed)
+    try:
+        from rest_framework.authtoken.models import Token
+
+        with connection.schema_editor() as editor:
+            editor.create_model(Token)
+        yield Token.objects
+        with connection.schema_editor() as editor:
+            editor.delete_model(Token)
+    finally:
+        apps.unset_installed_apps()
+
+
+def test_a_token_of_rest_framework_opens_a_connection(site, settings, rf, tokens_of_drf):
+    settings.INSTALLED_FILTERS = []
+    _, views = site("docs/drf.md", "auth.py", "views.py")
+    settings.FILTERED_WEBSOCKET = site.run("docs/drf.md", "settings.py").FILTERED_WEBSOCKET
+    assert check_settings() == [] and check_access() == []
+    [signals] = site("docs/drf.md", "signals.py")
+    ann = User.objects.create(username="ann")
+    token = tokens_of_drf.create(user=ann)
+    app = websocket_application([path("", FilteredWebSocketConsumer.as_asgi(filters=[]))])
+
+    def come(key):
+        header = ("authorization", f"Token {key}".encode())
+        return shake_hands(app, headers=[("host", b"testserver"), header])
+
+    async def use():
+        bad = await come("0" * 40)
+        assert not bad.accepted
+        await bad.close()
+        client = await come(token.key)
+        assert client.connection.user == ann
+        await sync_to_async(token.delete)()
+        code = await client.closed()
+        await client.close()
+        return code
+
+    try:
+        assert async_to_sync(use)() == 4401
+    finally:
+        post_delete.disconnect(signals.token_deleted, sender=type(token))
+    settings.FILTERED_WEBSOCKET = {"JWT_KEY": "of this test alone, and long enough for it"}
+    request = rf.post("/", HTTP_AUTHORIZATION=f"Token {tokens_of_drf.create(user=ann).key}")
+    answer = views.live_token(request)
+    assert read_token(answer.data["token"]).user == str(ann.pk)
+    assert views.live_token(rf.post("/")).status_code == 401
+
+
+def test_a_token_of_simplejwt_names_its_user(settings):
+    key = "of this test alone, and long enough for it"
+    settings.SIMPLE_JWT = {"USER_ID_CLAIM": "sub", "SIGNING_KEY": key}
+    settings.FILTERED_WEBSOCKET = {"JWT_KEY": key}
+    from rest_framework_simplejwt.tokens import AccessToken
+
+    claims = read_token(str(AccessToken.for_user(User(pk=5, username="ann"))))
+    assert claims.user == "5" and claims.expires
+
+
+# Tenants
+
+
+async def test_tenants_hear_only_themselves(site, settings):
+    [tenants] = site("docs/tenants.md", "tenants.py")
+    _, _, groups = site("docs/tenants.md", "live.py", "consumers.py", "groups.py")
+    page = site.run("docs/tenants.md", "settings.py")
+    settings.ALLOWED_HOSTS = page.ALLOWED_HOSTS
+    settings.FILTERED_WEBSOCKET = page.FILTERED_WEBSOCKET
+    assert check_access() == [] and check_settings() == []
+    app = site.run("docs/tenants.md", "asgi.py").application
+
+    def come(name):
+        headers = {"host": f"{name}.example.com"}
+        return connect(app, "/rooms/1/", headers=headers)
+
+    async with come("a") as one, come("a") as two, come("b") as other:
+        await one.send("hi")
+        assert await two.receive() == "hi"
+        assert await other.received_nothing()
+    tenants.tenant.set("a")
+    user = User(pk=5)
+    assert await allows(groups.grouppatterns, "join", "a:room:1", user)
+    assert not await allows(groups.grouppatterns, "join", "b:room:1", user)
+    with published() as sent:
+        await sync_to_async(site.run)("docs/tenants.md", "publish")
+    first, second = [one.group for one in sent]
+    assert first == "a:room:1" and second.startswith("user:5") and second != "user:5"
+
+
+# Mobile apps
+
+
+def test_devices_have_tokens_and_those_away_are_notified(site, settings, rf):
+    settings.FILTERED_WEBSOCKET = {"GROUPS": "mysite.groups"}
+    views, _ = site("docs/mobile.md", "views.py", "groups.py")
+    ann, eve = [User.objects.create(username=name) for name in ("ann", "eve")]
+
+    def post(view, user, *arguments, **data):
+        request = rf.post("/", data)
+        request.user = user
+        return view(request, *arguments)
+
+    made = json.loads(post(views.register_device, ann, device="phone").content)
+    token = Token.objects.find(made["key"])
+    assert token.user == ann and token.pk == made["id"]
+    with pytest.raises(Http404):
+        post(views.forget_device, eve, token.pk)
+    assert post(views.forget_device, ann, token.pk).status_code == 204
+    assert Token.objects.find(made["key"]).flaw
+    pushed = []
+    push = sys.modules["mysite.push"] = types.ModuleType("mysite.push")
+    push.send_push = lambda *notification: pushed.append(notification)
+    [notify] = site("docs/mobile.md", "notify.py")
+
+    async def use():
+        async with connect([], user=ann, personal=True) as device:
+            await sync_to_async(notify.notify)(ann, {"n": 1})
+            assert await device.receive() == '{"n":1}'
+        await sync_to_async(notify.notify)(ann, {"n": 2})
+
+    async_to_sync(use)()
+    assert pushed == [(ann, {"n": 2})]
+    assert [json.loads(one.data) for one in history(f"user:{ann.pk}").publications] == [
+        {"n": 1},
+        {"n": 2},
+    ]
+
+
+def test_web_views_are_let_in(site, settings):
+    settings.FILTERED_WEBSOCKET = site.run("docs/mobile.md", "settings.py").FILTERED_WEBSOCKET
+    assert check_access() == [] and check_settings() == []

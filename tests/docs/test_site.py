@@ -15,16 +15,7 @@ from ..test_docs import anchors
 pytestmark = pytest.mark.repeats
 
 #: Pages that the navigation has a place for. A later version writes them.
-TO_COME = {
-    "coming-from-centrifugo.md",
-    "coming-from-channels.md",
-    "coming-from-pusher.md",
-    "console.md",
-    "drf.md",
-    "metrics.md",
-    "mobile.md",
-    "tenants.md",
-}
+TO_COME = {"coming-from-pusher.md", "console.md", "metrics.md"}
 #: Pages beside docs/, which is not where the site has them.
 BESIDE = {
     **{"README": "index", "CHANGELOG": "changes"},
