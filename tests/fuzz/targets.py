@@ -10,12 +10,15 @@ import re
 
 import msgpack
 from channels.layers import get_channel_layer
+from django.test import override_settings
 from django.urls import register_converter
 
 from filtered_websocket import Drop, WebSocketDataFilter, WebSocketMessageFilter
 from filtered_websocket.auth.credentials import credentials, without_credentials
 from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF, BadFrame
 from filtered_websocket.codecs.data import Data, from_bytes
+from filtered_websocket.codecs.pusher import BadFrame as BadEvent
+from filtered_websocket.codecs.pusher import read as read_event
 from filtered_websocket.codecs.schema import protobuf_class
 from filtered_websocket.connections.handshake import Handshake, refusal_reason
 from filtered_websocket.connections.origins import is_same_origin, one_of_origins, site_rule
@@ -34,6 +37,8 @@ from filtered_websocket.layer.envelope import (
 from filtered_websocket.publish import apublish
 from filtered_websocket.testing import Client, Closed
 
+from ..pusher.clients import app as pusher_app
+from ..pusher.clients import routed, with_app
 from ..waiting import LIMIT
 
 #: Deeper than this, whose stack is short decides.
@@ -102,6 +107,7 @@ class Bench:
             for client in self.clients.values():
                 await client.close()
             await speakers.close()
+            await pusher_client.close()
 
         self.run(close())
         self.clients.clear()
@@ -340,7 +346,70 @@ def protobuf_commands(data):
     _commands(PROTOBUF, data, False)
 
 
-TARGETS = (frames, documents, envelopes, handshakes, keys, json_commands, protobuf_commands)
+class PusherClient:
+    """A client of the Pusher protocol, connected."""
+
+    def __init__(self):
+        self.client, self.app = None, None
+
+    async def open(self):
+        if self.client is None or self.client.close_code is not None:
+            with override_settings(FILTERED_WEBSOCKET=with_app()):
+                if self.app is None:
+                    self.app = routed(pusher_app([Look]), "app-key")
+                self.client = Client(self.app, scope(b"/app", b"protocol=7"))
+                await self.client.open()
+                await self.client.receive()
+        return self.client
+
+    async def close(self):
+        if self.client is not None:
+            await self.client.close()
+        self.client = None
+
+
+pusher_client = PusherClient()
+
+
+async def _say(text):
+    """What is sent for a frame; None at its end if the connection was closed with 4009."""
+    client = await pusher_client.open()
+    # Answered with its name, whether there are too many groups or not.
+    name = f"marker-{next(_markers)}"
+    await client.send(text)
+    await client.send(json.dumps({"event": "pusher:subscribe", "data": {"channel": name}}))
+    await client.send(json.dumps({"event": "pusher:unsubscribe", "data": {"channel": name}}))
+    heard = []
+    try:
+        while (message := json.loads(await client.receive())).get("channel") != name:
+            heard.append(message)
+    except Closed:
+        assert client.close_code == 4009, client.close_code
+        heard.append(None)
+    return heard
+
+
+def pusher_events(data):
+    """
+    Frames of clients of the Pusher protocol: whatever one says, the connection lives and answers,
+    or is closed with 4009 where a user is not signed; and only what is no event has an error.
+    """
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return  # no server hands on such a text frame
+    heard = bench.run(_say(text))
+    try:
+        read_event(data, True)
+    except BadEvent:
+        assert [one["data"]["code"] for one in heard] == [4200], heard
+    assert all(one is None or isinstance(one["event"], str) for one in heard)
+
+
+TARGETS = (
+    *(frames, documents, envelopes, handshakes, keys, json_commands, protobuf_commands),
+    pusher_events,
+)
 
 
 def one_input(data):
