@@ -58,17 +58,20 @@ def count_members(pattern: str) -> Mapping[str, int] | None:
     return sum((Counter(answer.groups) for answer in answers), Counter())
 
 
-def describe_processes(inside: bool = False) -> list[dict[str, Any]] | None:
+def describe_processes(
+    inside: bool = False, seconds: float | None = None
+) -> list[dict[str, Any]] | None:
     """
-    What each process that has connections, and answers within ``WAIT``, says of itself; with
-    ``inside`` also how it does and what its filters have done, which processes of an earlier
-    version leave out. None as of :func:`count_connections`.
+    What each process that has connections, and answers within so many ``seconds`` (``WAIT``),
+    says of itself; with ``inside`` also how it does and what its filters have done, which
+    processes of an earlier version leave out. None as of :func:`count_connections`.
     """
-    answers = _ask({"node": True, **({"snapshot": {"of": "process"}} if inside else {})})
+    what = {"node": True, **({"snapshot": {"of": "process"}} if inside else {})}
+    answers = _ask(what, seconds)
     return [answer.node for answer in answers if answer.node] if answers else None
 
 
-def _ask(what: dict[str, Any]) -> list[Answer]:
+def _ask(what: dict[str, Any], seconds: float | None = None) -> list[Answer]:
     """The answers to a question; none where nobody can be asked, or the layer is lost."""
     try:
         asyncio.get_running_loop()
@@ -82,9 +85,10 @@ def _ask(what: dict[str, Any]) -> list[Answer]:
     question = _question(what)
     if sender is not None:
         # Under gevent an event loop of any thread would break every other query.
-        return _ask_directly(sender, question)
+        return _ask_directly(sender, question, WAIT if seconds is None else seconds)
     hub = any_hub()
-    return asyncio.run_coroutine_threadsafe(_ask_hub(hub, question), hub.loop).result()
+    asking = _ask_hub(hub, question, Answers(seconds=seconds))
+    return asyncio.run_coroutine_threadsafe(asking, hub.loop).result()
 
 
 def _question(what: dict[str, Any]) -> dict[str, Any]:
@@ -94,8 +98,10 @@ def _question(what: dict[str, Any]) -> dict[str, Any]:
 class Answers(list[Answer]):
     """Those to one question, and of which processes they are still missing."""
 
-    def __init__(self, expected: Iterable[str] = ()) -> None:
+    def __init__(self, expected: Iterable[str] = (), seconds: float | None = None) -> None:
         super().__init__()
+        #: How long those are waited for of which nobody knows; None: for ``WAIT``.
+        self.seconds = seconds
         self._missing = set(expected)
         self._knows_some = bool(self._missing)
         self._complete = asyncio.Event()
@@ -129,9 +135,9 @@ async def ask_all(
     return await _ask_hub(hub, _question(what), Answers(expected), also_others)
 
 
-async def wait_for(answers: list[Answer]) -> None:
+async def wait_for(answers: "Answers") -> None:
     """Return when all processes have had their time to answer."""
-    await asyncio.sleep(WAIT)
+    await asyncio.sleep(WAIT if answers.seconds is None else answers.seconds)
 
 
 async def _ask_hub(
@@ -150,11 +156,11 @@ async def _ask_hub(
     return answers
 
 
-def _ask_directly(sender: DirectSender, question: dict[str, Any]) -> list[Answer]:
+def _ask_directly(sender: DirectSender, question: dict[str, Any], seconds: float) -> list[Answer]:
     """The answers; one of nothing for this process, where its question came back."""
     answers: list[Answer] = []
     try:
-        items = sender.ask(new_item(question), WAIT)
+        items = sender.ask(new_item(question), seconds)
     except (PublishError, *LOST):
         return answers
     for item in items:

@@ -1,6 +1,7 @@
 """The page on the shell: each command prints what it shows."""
 
 import asyncio
+import json
 import re
 import shlex
 import sys
@@ -9,6 +10,8 @@ from io import BytesIO, TextIOWrapper
 import pytest
 from django.core.management import call_command
 
+from filtered_websocket.checks.application import load_application
+from filtered_websocket.logs import recent
 from filtered_websocket.publish import publish
 from filtered_websocket.routing import websocket_urlpatterns
 from filtered_websocket.testing import connect
@@ -24,7 +27,9 @@ DIFFERS = [
     (r"\d\d:\d\d:\d\d\.\d{3}", r"\\d\\d:\\d\\d:\\d\\d\\.\\d{3}"),
     (r"(?<= )[0-9a-f]{8}(?= )", "[0-9a-f]{8}"),
     (r"\w+_4711", r"\\S+_\\d+"),
-    (r"\d+ us", r"\\d+(\\.\\d)? (us|ms)"),
+    (r"\d+ us|0\.4 ms", r"\\d+(\\.\\d)? (us|ms)"),
+    (r"3 h 5 min", r"\\d+ \\w+( \\d+ \\w+)?"),
+    (r"1\.0\.0\.dev0", r"\\S+"),
     (r"1795820800\.8\d", r"\\d+\\.\\d+"),
 ]
 
@@ -46,7 +51,36 @@ def site(settings, layer):
     """The routes of the example."""
     broadcast = "filtered_websocket.filters.broadcast_messages"
     settings.INSTALLED_FILTERS = ["fws_project.filters.Tidy", broadcast]
+    load_application()
     return websocket_urlpatterns[0].callback
+
+
+async def test_the_status_of_all_processes_is_shown(site, monkeypatch):
+    monkeypatch.setattr(recent, "total", 0)  # those of other tests
+    command, patterns = shown("fws_status")
+    async with connect(site) as ann, connect(site) as bob:
+        for text in ("a", "   ", "b"):
+            await ann.send(text)
+        assert [await bob.receive() for _ in range(2)] == ["a", "b"]
+        running = Running(*command)
+        printed = [line for line in (await asyncio.to_thread(running.out.read)).splitlines()]
+        await asyncio.to_thread(running.end)
+        # Routes of other tests may follow.
+        for pattern, line in zip(patterns, printed, strict=False):
+            assert re.fullmatch(spaced(pattern), line), (pattern, line)
+        assert len(printed) >= len(patterns)
+        first, number = named("docs/shell.md")["status in a script"].splitlines()
+        asked, program = first.partition("manage.py ")[2].split(" | ")
+        running = Running(*shlex.split(asked))
+        [line] = await running.lines(1)
+        await asyncio.to_thread(running.end)
+        key = program.removeprefix("jq .")
+        assert json.loads(line)[key] == int(number)
+
+
+def spaced(pattern):
+    """Columns are as wide as what is in them."""
+    return re.sub(" {2,}", " {2,}", pattern)
 
 
 @pytest.mark.parametrize("name", ["tee a filter", "tee a route"])

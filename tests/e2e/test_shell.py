@@ -1,6 +1,8 @@
 """The commands of a shell, in real pipes, beside two processes that serve."""
 
 import asyncio
+import contextlib
+import json
 import shlex
 import signal
 import subprocess
@@ -74,22 +76,22 @@ async def test_a_listener_ends_quietly_as_soon_as_nobody_reads(two_servers, env)
 async def test_ctrl_c_ends_them_quietly_and_a_tee_shows_all_processes(two_servers, env):
     commands = [("tee", "/"), ("listen", "default")]
     running = [Process([sys.executable, "manage.py", *one], env=env) for one in commands]
-    tee, listener = running
+    watching, listener = running
     one, other = two_servers
     try:
         async with connect(one.ws()) as ann, connect(other.ws()) as bob:
             await asyncio.to_thread(listener.said, "listening to 'default'")
             for process in two_servers:
-                await asyncio.to_thread(tee.said, f"watching in .*_{process.pid}$")
+                await asyncio.to_thread(watching.said, f"watching in .*_{process.pid}$")
             await ann.send(" hi ")
             assert await hears(bob, 1) == ["hi"]
             assert await asyncio.to_thread(listener.said, "^hi$")
             tidy = await asyncio.to_thread(
-                tee.said, r'  (\w+)  .*  message     tidy: " hi " -> "hi"'
+                watching.said, r'  (\w+)  .*  message     tidy: " hi " -> "hi"'
             )
             for process, members in ((one, 0), (other, 1)):
                 line = rf"  {tidy[1]}  .*\"hi\" of 'default' to {members} in .*_{process.pid}$"
-                await asyncio.to_thread(tee.said, line)
+                await asyncio.to_thread(watching.said, line)
             for process in running:
                 process.signal(signal.SIGINT)
                 assert await asyncio.to_thread(process.wait) == 130
@@ -97,6 +99,53 @@ async def test_ctrl_c_ends_them_quietly_and_a_tee_shows_all_processes(two_server
     finally:
         for process in running:
             process.stop()
+
+
+@contextlib.asynccontextmanager
+async def tee(env, *arguments):
+    """One that watches in a process."""
+    running = Process([sys.executable, "manage.py", "tee", *arguments], env=env)
+    try:
+        await asyncio.to_thread(running.said, "watching in")
+        yield running
+    finally:
+        running.stop()
+
+
+async def test_frames_of_a_watched_connection_are_shown_and_arrive_in_order(two_servers, env):
+    async with connect(two_servers[0].ws()) as ann, connect(two_servers[1].ws()) as bob:
+        async with tee(env, "/message", "--json") as whole:
+            await bob.send("who am I")
+            assert await hears(ann, 1) == ["who am I"]
+            told = await asyncio.to_thread(whole.said, r'"connection": "([-0-9a-f]{36})"')
+        async with tee(env, "--connection", told[1]) as frames:
+            texts = [f"{number}" for number in range(50)]
+            for text in texts:
+                await ann.send(text)
+            assert await hears(bob, 50) == texts
+            await bob.send("back")
+            assert await hears(ann, 1) == ["back"]
+            for way, text in (("out", "0"), ("out", "49"), ("in", "back")):
+                await asyncio.to_thread(frames.said, f'  {way} +"{text}"$')
+        # Straight to the socket again.
+        for text in texts:
+            await ann.send(text)
+        assert await hears(bob, 50) == texts
+
+
+async def test_the_status_has_the_connections_of_all_processes(two_servers, env):
+    one, other = two_servers
+    async with connect(one.ws()) as ann, connect(other.ws()) as bob, connect(other.ws()):
+        await ann.send("hi")
+        assert await hears(bob, 1) == ["hi"]
+        status = Process([sys.executable, "manage.py", "fws_status", "--json"], env=env)
+        assert await asyncio.to_thread(status.wait) == 0
+        told = json.loads(status.output)
+        assert told["connections"] == 3
+        processes = {
+            node["name"].rpartition("_")[2]: node["num_clients"] for node in told["processes"]
+        }
+        assert processes == {str(one.pid): 1, str(other.pid): 2}
 
 
 async def test_a_listener_goes_on_after_an_outage(database):
