@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 #: At most one line per subject in this time, seconds.
@@ -51,10 +51,19 @@ class OneLine:
         self.value = value
 
     def __str__(self) -> str:
-        return printable(str(self.value)[:MAX_LENGTH])[:MAX_LENGTH]
+        return _shown(self.value, str)
 
     def __repr__(self) -> str:
-        return printable(_repr(self.value)[:MAX_LENGTH])[:MAX_LENGTH]
+        return _shown(self.value, _repr)
+
+
+def _shown(value: Any, to_text: Callable[[Any], str]) -> str:
+    """As ``to_text`` says it. An exception without a text is told as any other one."""
+    try:
+        text = to_text(value)
+    except Exception as error:
+        text = f"<{type(value).__name__}: its text raised {type(error).__name__}>"
+    return printable(text[:MAX_LENGTH])[:MAX_LENGTH]
 
 
 def _repr(value: Any) -> str:

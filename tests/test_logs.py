@@ -54,6 +54,17 @@ def test_an_exception_whose_repr_leaves_the_message_out_keeps_it(logged):
     assert lines == [f"lost: Short('{ESCAPED}')", "lost: Short('')"]
 
 
+def test_what_has_no_text_is_told_by_its_class(logged):
+    class Unprintable(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    logger, lines = logged
+    logger.error("failed: %s", Unprintable())
+    assert lines == ["failed: <Unprintable: its text raised RuntimeError>"]
+    assert logs.trace_of(Unprintable())[0]["message"] == lines[0].removeprefix("failed: ")
+
+
 def test_long_client_input_is_cut(logged):
     logger, lines = logged
     logger.error("%s%r", "x" * 100_000, ["\x1b" * 100_000])

@@ -279,6 +279,7 @@ def test_the_rules_are_printed_and_have_no_mistakes(site):
     heads = [line for line in printed.splitlines() if not line.startswith(" ")]
     # The demo site's route, which these settings import and do not serve, has no path.
     # Nor has that of its rooms, which has rules of its own.
-    assert heads == ["/", "GROUPS 'tests.e2e.groups_rules'", "GROUPS 'fws_project.groups'"]
+    expected = ["/", "/fws-console/", "GROUPS 'tests.e2e.groups_rules'"]
+    assert heads == [*expected, "GROUPS 'fws_project.groups'"]
     assert printed.count("  personal()") == 2
     manage(site[0].env, "check", "--fail-level", "ERROR")
