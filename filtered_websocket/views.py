@@ -4,6 +4,7 @@ checks of the process.
 """
 
 from typing import Any
+from urllib.parse import urlencode
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
@@ -25,7 +26,9 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def demo(request: HttpRequest, name: str = "", websocket: Any = None) -> HttpResponse:
+def demo(
+    request: HttpRequest, name: str = "", websocket: Any = None, tee: Any = None
+) -> HttpResponse:
     """
     The demo page, which connects to the WebSocket at its own path.
 
@@ -33,6 +36,10 @@ def demo(request: HttpRequest, name: str = "", websocket: Any = None) -> HttpRes
     pipeline); the page shows its filters. Where that route speaks the Centrifuge protocol,
     the page is a room: it connects to the route, wherever that is, and subscribes to the
     groups ``room:<name>`` and ``typing:<name>``.
+
+    ``tee`` is what ``as_asgi`` returned for a path that sends the records of a tee, as
+    ``fws_project.tee`` of the example: the page then shows the way of a message through the
+    pipe. They show what everybody says: give it with DEBUG only.
     """
     served = websocket_urlpatterns[0].callback if websocket is None else websocket
     route = served.route
@@ -47,6 +54,7 @@ def demo(request: HttpRequest, name: str = "", websocket: Any = None) -> HttpRes
         "websocket_path": request.META["SCRIPT_NAME"]
         + (route.paths[0] if is_room else request.path_info),
         "group": f"room:{name}",
+        "tee_path": _tee_path(request, route, tee),
         "lobby_url": _demo_url(),
         "room_url": _demo_url(name="-"),
     }
@@ -54,6 +62,14 @@ def demo(request: HttpRequest, name: str = "", websocket: Any = None) -> HttpRes
     response = render(request, f"filtered_websocket/{page}", context)
     response["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     return response
+
+
+def _tee_path(request: HttpRequest, route: Any, tee: Any) -> str:
+    """Where the page gets the records of a tee on its ``route``; empty: nowhere."""
+    if tee is None or not tee.route.paths or not route.paths:
+        return ""
+    prefix: str = request.META["SCRIPT_NAME"]
+    return f"{prefix}{tee.route.paths[0]}?{urlencode({'route': route.paths[0]})}"
 
 
 def _demo_url(**arguments: str) -> str:

@@ -5,11 +5,11 @@ from django.urls import path
 
 from filtered_websocket.views import demo, live, ready, ticket
 
-from .routing import chat
+from .routing import chat, tee
 
 urlpatterns = [
-    path("", demo, name="chat"),
-    path("rooms/<str:name>/", demo, {"websocket": chat}, name="room"),
+    path("", demo, {"tee": tee}, name="chat"),
+    path("rooms/<str:name>/", demo, {"websocket": chat, "tee": tee}, name="room"),
     path("ticket/", ticket, name="ticket"),
     path("health/live", live),
     path("health/ready", ready),

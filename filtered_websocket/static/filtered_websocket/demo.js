@@ -29,7 +29,7 @@
 
   /** Own text, which the server sends to everybody else. */
   function showTyped(author, text) {
-    showMessage(author, text, true);
+    showMessage(author, text, true, { typed: `${author}: ${text}` });
     // For the eye and for screen readers: no filter has seen this.
     log.lastElementChild.append(" ", element("span", "typed", "as you typed it"));
     if (log.querySelector(".explains")) return;
@@ -61,7 +61,7 @@
     socket.onmessage = ({ data }) => {
       const [author, text] = parse(data);
       const own = toSelf && author.toLowerCase() === ownName().toLowerCase();
-      showMessage(author, text, own);
+      showMessage(author, text, own, { frame: data });
     };
     socket.onclose = async ({ code, reason }) => {
       if (mine !== socket) return;

@@ -41,7 +41,8 @@ const Page = (() => {
     if (follow) toBottom();
   }
 
-  function showMessage(author, text, own = false) {
+  /** `sent`: what is known of how it came, for whom Page.onmessage tells. */
+  function showMessage(author, text, own = false, sent = null) {
     const item = element("li", own ? "message own" : "message", "");
     const by = element("span", `author ${hue(author)}`, author);
     const said = element("span", "text", text);
@@ -52,6 +53,7 @@ const Page = (() => {
     item.classList.toggle("goes-on", goesOn);
     item.append(by, " ", said);
     append(item);
+    if (sent) page.onmessage(item, sent);
   }
 
   function showNotice(text) {
@@ -133,7 +135,10 @@ const Page = (() => {
       line.append(" ", pipe);
     }
   }
-  return {
+  const page = {
     byId, element, append, showMessage, showNotice, showState, showWait, askWhy, ownName, log,
+    // Set by pipe.js, where that is loaded.
+    onmessage() {},
   };
+  return page;
 })();

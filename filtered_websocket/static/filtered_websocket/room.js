@@ -73,8 +73,9 @@ function show(data, { offset, info }) {
   const isOwn = own.has(info?.client);
   writers.delete(info?.client);
   showTyping();
-  if (typeof data === "string") showMessage("guest", data);
-  else showMessage(String(data?.name ?? "guest"), String(data?.text ?? ""), isOwn);
+  const sent = { data, sender: info?.client ?? null };
+  if (typeof data === "string") showMessage("guest", data, false, sent);
+  else showMessage(String(data?.name ?? "guest"), String(data?.text ?? ""), isOwn, sent);
 }
 
 /** The last ones, instead of what is there. */

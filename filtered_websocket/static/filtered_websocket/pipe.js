@@ -1,0 +1,338 @@
+/*
+ * With DEBUG: the way of a message through the pipe, from records of a tee, which come by a
+ * WebSocket of their own while the switch is on. page.js, which is loaded before, tells of each
+ * message that it shows; a message and its records are joined by what was said, and when.
+ * Payloads are only ever shown through textContent.
+ */
+(() => {
+  "use strict";
+
+  const { byId, element, append } = Page;
+  const [toggle, state, dialog, pipe] = ["tee", "tee-state", "way", "way-pipe"].map(byId);
+  // So many ways are kept. A message and its records come within so many milliseconds.
+  const [KEEP, NEAR] = [200, 10_000];
+  // What the server shows in the place of a secret.
+  const HIDDEN = "***";
+  const FRONT = ["data", "message"];
+  const HOW = { "drop": "dropped", "not allowed": "not allowed", "close": "closed", "error": "raised" };
+
+  let socket = null;
+  let layer = "";
+  let opened = null;
+  // Id -> { records, at, item }: item is the message in the page, if there is one.
+  const trails = new Map();
+  // Messages that have no way yet: { item, sent, at }.
+  let waiting = [];
+
+  // Joining messages and ways
+
+  /** Whether `payload` shows `text`, maybe cut and without secrets. */
+  function shows(payload, text) {
+    if (!payload || typeof payload.text !== "string") return false;
+    const { text: shown, cut } = payload;
+    if (!shown.includes(HIDDEN)) return cut ? text.startsWith(shown) : text === shown;
+    const parts = shown.split(HIDDEN);
+    let at = 0;
+    return parts.every((part, number) => {
+      const found = text.indexOf(part, at);
+      at = found + part.length;
+      return number === 0 ? found === 0 : found >= 0;
+    });
+  }
+
+  /** Whether `payload` shows the name and the text of a message in a room. */
+  function showsData(payload, data) {
+    const text = String(data?.text ?? data);
+    try {
+      const shown = JSON.parse(payload.text);
+      return shows({ text: String(shown?.text ?? shown) }, text);
+    } catch {
+      return Boolean(payload.cut);
+    }
+  }
+
+  const chains = (trail, ...names) => trail.records.filter(({ is, chain }) => is === "chain" && names.includes(chain));
+  const front = (trail) => chains(trail, ...FRONT).sort((a, b) => FRONT.indexOf(a.chain) - FRONT.indexOf(b.chain));
+  const after = (trail) => trail.records.filter(({ is, chain }) => is === "publish" || chain === "group");
+
+  function isWayOf(trail, { sent, at }) {
+    if (trail.item || Math.abs(trail.at - at) > NEAR) return false;
+    if ("typed" in sent) return front(trail).slice(0, 1).some((record) => shows(record.in, sent.typed));
+    if ("frame" in sent) {
+      if (typeof sent.frame !== "string") return after(trail).some(({ in: { size } }) => size === sent.frame.byteLength);
+      return after(trail).some((record) => shows(record.out ?? record.in, sent.frame));
+    }
+    return trail.records.some((record) => (record.sender ?? record.connection) === sent.sender
+      && showsData(record.out ?? record.in, sent.data));
+  }
+
+  function join() {
+    const now = performance.now();
+    waiting = waiting.filter((message) => {
+      const found = [...trails.values()].find((trail) => isWayOf(trail, message));
+      if (found) found.item = message.item;
+      return !found && now - message.at < NEAR;
+    });
+    for (const trail of trails.values()) {
+      // What was dropped is seen by nobody: here it is.
+      if (!trail.item && front(trail).some(({ end }) => end)) trail.item = showEnded(trail);
+      if (trail.item) mark(trail);
+    }
+  }
+
+  const endOf = (trail) => front(trail).find(({ end }) => end)?.end;
+
+  function showEnded(trail) {
+    const item = element("li", "notice ended", "");
+    const said = element("q", "", front(trail)[0].in.text?.slice(0, 80) ?? "");
+    said.dir = "auto";
+    item.append(said, ` was ${HOW[endOf(trail).how]} on its way.`);
+    append(item);
+    return item;
+  }
+
+  /** The button that opens its way, with how long its filters took. */
+  function mark(trail) {
+    let button = trail.item.querySelector(".its-way");
+    if (!button) {
+      button = element("button", "its-way", "");
+      button.type = "button";
+      button.append(element("span", "", ""), element("span", "for-readers", " Its way through the pipe"));
+      trail.item.append(" ", button);
+      trail.item.classList.add("has-way");
+      trail.item.addEventListener("click", () => { if (!String(getSelection())) open(trail); });
+    }
+    const text = `${plural(stagesOf(trail).length, "filter")} · ${time(spent(trail))}`;
+    if (button.firstChild.textContent !== text) button.firstChild.textContent = text;
+  }
+
+  // The tee
+
+  function take(record) {
+    if (record.is === "layer") layer = record.name;
+    if (record.is === "end" && record.why === "too many") say("Too many pages look at once. Close one of them.");
+    if (record.is === "outage") say(record.lost ? "Redis is away: nothing is seen." : "Messages are seen again.");
+    if (record.is === "lost") say("Too many messages at once: some are not shown.");
+    if (!["chain", "publish"].includes(record.is)) return;
+    if (!trails.has(record.id)) trails.set(record.id, { records: [], at: performance.now(), item: null });
+    const trail = trails.get(record.id);
+    // A message to a thousand browsers has as many send chains.
+    if (trail.records.length < 100) trail.records.push(record);
+    else trail.more = true;
+    if (trails.size > KEEP) trails.delete(trails.keys().next().value);
+    join();
+    if (trail === opened) draw(trail);
+  }
+
+  const say = (text) => { state.textContent = text; };
+
+  function turnOn() {
+    const mine = socket = new WebSocket(location.origin.replace("http", "ws") + document.body.dataset.teePath);
+    toggle.setAttribute("aria-pressed", "true");
+    say("Say something, then click your message.");
+    socket.onmessage = ({ data }) => take(JSON.parse(data));
+    socket.onclose = () => {
+      if (mine !== socket) return;
+      turnOff();
+      say("This has ended, as it does after ten minutes. Press again to go on.");
+    };
+  }
+
+  function turnOff() {
+    const mine = socket;
+    socket = null;
+    mine.close();
+    waiting = [];
+    toggle.setAttribute("aria-pressed", "false");
+    say("Messages that have a time can still be clicked.");
+  }
+
+  toggle.addEventListener("click", () => (socket ? turnOff() : turnOn()));
+
+  Page.onmessage = (item, sent) => {
+    if (!socket) return;
+    waiting.push({ item, sent, at: performance.now() });
+    join();
+  };
+
+  // The picture
+
+  const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+  const stagesOf = (trail) => chains(trail, ...FRONT, "group").flatMap(({ stages }) => stages);
+  const spent = (trail) => stagesOf(trail).reduce((sum, { seconds }) => sum + seconds, 0);
+  const rounded = (number) => Number(number.toPrecision(number < 100 ? 2 : 3));
+
+  function time(seconds) {
+    if (seconds < 0.000_999_5) return `${rounded(seconds * 1e6)} µs`;
+    return seconds < 0.9995 ? `${rounded(seconds * 1e3)} ms` : `${rounded(seconds)} s`;
+  }
+
+  const sizeOf = ({ kind, size }) => (kind === "none" ? "nothing" : [kind, size === null ? "" : plural(size, "byte")].join(" ").trim());
+  const visible = (text) => text.replaceAll(" ", "␣").replaceAll("\t", "⇥").replaceAll("\n", "↵\n");
+
+  function payload(shown, tag = "code") {
+    const text = shown.text === undefined ? sizeOf(shown) : shown.text + (shown.cut ? "…" : "");
+    const made = element(tag, "payload", text);
+    made.dir = "auto";
+    return made;
+  }
+
+  /** Two payloads, one below the other, with what differs marked. */
+  function change(before, now) {
+    const made = element("div", "change", "");
+    if (before.text === undefined || now.text === undefined || before.kind !== now.kind) {
+      made.append(payload(before, "del"), payload(now, "ins"));
+      return made;
+    }
+    const [old, fresh] = [[...before.text], [...now.text]];
+    let [head, tail] = [0, 0];
+    const shortest = Math.min(old.length, fresh.length);
+    while (head < shortest && old[head] === fresh[head]) head += 1;
+    while (tail < shortest - head && old.at(-1 - tail) === fresh.at(-1 - tail)) tail += 1;
+    for (const [tag, chars, { cut }] of [["del", old, before], ["ins", fresh, now]]) {
+      const line = element("code", `payload ${tag === "del" ? "before" : "now"}`, "");
+      line.dir = "auto";
+      const middle = chars.slice(head, chars.length - tail).join("");
+      line.append(chars.slice(0, head).join(""));
+      if (middle) line.append(element(tag, "", visible(middle)));
+      line.append(chars.slice(chars.length - tail).join(""), cut ? "…" : "");
+      made.append(line);
+    }
+    return made;
+  }
+
+  const isSame = (a, b) => a.text === b.text && a.kind === b.kind && a.size === b.size;
+
+  function part(kind, title, aside, ...content) {
+    const made = element("li", `part ${kind}`, "");
+    const head = element("div", "head", "");
+    head.append(element("strong", "", title), element("span", "aside", aside));
+    made.append(head, ...content);
+    return made;
+  }
+
+  function endWords({ how, why, code, class: error }) {
+    const what = how === "error" ? `raised ${error}` : how === "close" ? `closed the connection (${code})` : HOW[how];
+    return why ? `${what}: ${why}` : what;
+  }
+
+  function station(stage, slowest) {
+    const kind = stage.end ? "station stops" : isSame(stage.in, stage.out) ? "station" : "station changes";
+    const made = part(kind, stage.filter, time(stage.seconds));
+    const bar = element("span", "bar-of", "");
+    bar.style.setProperty("--share", Math.max(0.02, stage.seconds / slowest).toFixed(3));
+    made.firstChild.append(bar);
+    made.title = stage.path;
+    if (stage.end) made.append(payload(stage.in), element("p", "why", endWords(stage.end)));
+    else if (isSame(stage.in, stage.out)) made.append(element("p", "same", "passed on as it was"));
+    else made.append(change(stage.in, stage.out));
+    return made;
+  }
+
+  const label = (text) => element("li", "label", text);
+
+  function chainParts(record, slowest) {
+    if (!record.stages.length) return [];
+    return [label(`${record.chain} chain`), ...record.stages.map((stage) => station(stage, slowest))];
+  }
+
+  /** One process: its group chain, its send chains, and how many browsers it has. */
+  function delivery(record, trail, slowest) {
+    const made = element("section", "delivery", "");
+    made.append(element("h3", "", `process ${record.process.replace(/^.*_/, "")}`));
+    const list = element("ol", "way-pipe inner", "");
+    list.append(...chainParts(record, slowest));
+    const sends = chains(trail, "send").filter(({ process }) => process === record.process);
+    if (sends.length) {
+      const kept = sends.filter(({ end }) => end).length;
+      list.append(label(`send chain, for each of ${sends.length}${trail.more ? " or more" : ""}`));
+      list.append(...sends[0].stages.map((stage) => station(stage, slowest)));
+      if (kept) list.append(part("station stops", `kept from ${kept}`, ""));
+    }
+    const { members } = record;
+    if (record.end) list.append(part("end stops", "Ends here", ""));
+    else {
+      const crowd = element("div", "crowd", "");
+      crowd.setAttribute("aria-hidden", "true");
+      for (let number = 0; number < Math.min(members, 24); number += 1) crowd.append(element("i", "", ""));
+      list.append(part(members ? "end" : "end nobody",
+        members ? plural(members, "browser") : "Nobody else is here", members ? "delivered" : "",
+        ...(members ? [payload(record.out), crowd] : [])));
+    }
+    made.append(list);
+    return made;
+  }
+
+  function hop(published, deliveries) {
+    const first = Math.min(...deliveries.map(({ at }) => at));
+    const took = published && deliveries.length ? first - published.at : -1;
+    const name = layer === "InMemoryChannelLayer" ? "the memory of this process" : layer ? "Redis" : "the layer";
+    const made = part("hop", `through ${name}`, took >= 0 ? time(took) : "");
+    made.append(element("p", "same", deliveries.length > 1 ? `to ${deliveries.length} processes` : layer));
+    return made;
+  }
+
+  function parts(trail) {
+    const ahead = front(trail);
+    const published = trail.records.find(({ is }) => is === "publish");
+    const deliveries = chains(trail, "group");
+    const slowest = Math.max(...stagesOf(trail).map(({ seconds }) => seconds), 1e-9);
+    const begin = ahead[0] ?? published ?? deliveries[0];
+    const made = [part("begin", ahead.length ? "A frame comes in" : "Published", sizeOf(begin.in), payload(begin.in))];
+    for (const record of ahead) made.push(...chainParts(record, slowest));
+    const end = endOf(trail);
+    if (end) return [...made, part("end stops", "The pipe ends here", "", element("p", "same", "Nobody gets this message."))];
+    if (published) {
+      const last = ahead.at(-1)?.out;
+      const body = last && isSame(last, published.in) ? [] : [payload(published.in)];
+      made.push(label("publish"), part("publish", `to the group ${published.group}`, sizeOf(published.in), ...body));
+    }
+    if (published || deliveries.length) made.push(hop(published, deliveries));
+    const forks = element("li", "part forks", "");
+    forks.append(...deliveries.map((record) => delivery(record, trail, slowest)));
+    if (deliveries.length) made.push(forks);
+    return made;
+  }
+
+  function sums(trail) {
+    const stages = stagesOf(trail);
+    const changed = stages.filter((stage) => stage.out && !isSame(stage.in, stage.out)).length;
+    const reached = chains(trail, "group").reduce((sum, { members }) => sum + members, 0);
+    const last = chains(trail, "group").map(({ at, seconds }) => at + seconds);
+    const whole = last.length && front(trail).length ? Math.max(...last) - front(trail)[0].at : null;
+    return [
+      ["in filters", time(spent(trail))],
+      ["changed it", `${changed} of ${stages.length}`],
+      ...(whole === null || whole < 0 ? [] : [["frame to delivery", time(whole)]]),
+      [reached === 1 ? "browser got it" : "browsers got it", String(reached)],
+    ];
+  }
+
+  function draw(trail) {
+    byId("way-sums").replaceChildren(...sums(trail).map(([what, value]) => {
+      const made = element("div", "", "");
+      made.append(element("dt", "", what), element("dd", "", value));
+      return made;
+    }));
+    const all = parts(trail);
+    all.forEach((one, number) => one.style.setProperty("--number", number));
+    pipe.replaceChildren(...all);
+  }
+
+  function open(trail) {
+    const [author, text] = [".author", ".text"].map((name) => trail.item.querySelector(name)?.textContent);
+    byId("way-said").textContent = text === undefined ? front(trail)[0].in.text : `${author}: ${text}`;
+    opened = trail;
+    draw(trail);
+    if (!dialog.open) dialog.showModal();
+    pipe.scrollTop = 0;
+  }
+
+  byId("way-close").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  dialog.addEventListener("close", () => {
+    const item = opened?.item;
+    opened = null;
+    item?.querySelector(".its-way")?.focus();
+  });
+})();
