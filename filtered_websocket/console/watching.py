@@ -22,6 +22,7 @@ from ..chains.current import About, about_event
 from ..codecs.frames import Bundle, Encoded, Frame
 from ..connections.connection import Connection
 from ..layer.envelope import CONTROL, Item
+from ..protocols.connection import client_event
 from ..publishing import items
 from ..publishing.items import TRAIL
 from ..transports import watch_writes
@@ -113,6 +114,9 @@ class Passing:
         if self._name not in STEPS:
             trail_event.reset(self._token)
         elif self._name == "message" or error is not None:
+            event = client_event.get()
+            if event is not None:  # its protocol publishes it when its chains have ended
+                event.trail = trail_event.get()
             trail_event.set(None)
         for tap, run in self._runs:
             tap.tell(run.end(error))
@@ -228,7 +232,7 @@ class Watching:
     # Publishes
 
     def _carry(self, meta: dict[str, Any]) -> None:
-        trail = trail_event.get()
+        trail = trail_event.get() or getattr(client_event.get(), "trail", None)
         if trail is not None:
             meta[TRAIL] = trail.id
 

@@ -14,7 +14,7 @@
   // What the server shows in the place of a secret.
   const HIDDEN = "***";
   const FRONT = ["data", "message"];
-  const HOW = { "drop": "dropped", "not allowed": "not allowed", "close": "closed", "error": "raised" };
+  const HOW = { "drop": "dropped", "not allowed": "not allowed", "close": "closed" };
 
   let socket = null;
   let layer = "";
@@ -84,9 +84,13 @@
 
   function showEnded(trail) {
     const item = element("li", "notice ended", "");
-    const said = element("q", "", front(trail)[0].in.text?.slice(0, 80) ?? "");
+    const { text = "" } = front(trail)[0].in;
+    const said = element("q", "", "");
     said.dir = "auto";
-    item.append(said, ` was ${HOW[endOf(trail).how]} on its way.`);
+    said.append(...spaced(text.slice(0, 80)));
+    const end = endOf(trail);
+    const by = stagesOf(trail).find((stage) => stage.end)?.filter ?? "a filter";
+    item.append(said, end.how === "error" ? ` ended in ${by}, which raised ${end.class}.` : ` was ${HOW[end.how]} by ${by}.`);
     append(item);
     return item;
   }
@@ -167,37 +171,72 @@
     return seconds < 0.9995 ? `${rounded(seconds * 1e3)} ms` : `${rounded(seconds)} s`;
   }
 
-  const sizeOf = ({ kind, size }) => (kind === "none" ? "nothing" : [kind, size === null ? "" : plural(size, "byte")].join(" ").trim());
-  const visible = (text) => text.replaceAll(" ", "␣").replaceAll("\t", "⇥").replaceAll("\n", "↵\n");
+  const sizeOf = ({ kind, size }) => (size === null ? kind : kind === "none" ? "nothing" : `${plural(size, "byte")} of ${kind}`);
+  const visible = (text) => text.replaceAll(" ", "␣").replaceAll("\t", "⇥").replaceAll("\n", "↵");
 
-  function payload(shown, tag = "code") {
-    const text = shown.text === undefined ? sizeOf(shown) : shown.text + (shown.cut ? "…" : "");
-    const made = element(tag, "payload", text);
+  /** `text` with the white space around it made visible. */
+  function spaced(text) {
+    const [, before, middle, after] = /^(\s*)([^]*?)(\s*)$/.exec(text);
+    return [element("span", "space", visible(before)), middle, element("span", "space", visible(after))];
+  }
+
+  function payload(shown) {
+    const made = element("code", "payload", "");
     made.dir = "auto";
+    if (shown.text === undefined) made.textContent = sizeOf(shown);
+    else made.append(...spaced(shown.text), shown.cut ? "…" : "");
     return made;
+  }
+
+  // Longer texts are compared by where they begin and end to differ.
+  const MAX_TOKENS = 300;
+
+  /** Parts of two texts: [[text, whether it is in the other, too], ...] of each. */
+  function compare(old, fresh) {
+    const [a, b] = [old, fresh].map((text) => text.match(/[\p{L}\p{N}]+|[^]/gu) ?? []);
+    let [head, tail] = [0, 0];
+    const shortest = Math.min(a.length, b.length);
+    while (head < shortest && a[head] === b[head]) head += 1;
+    while (tail < shortest - head && a.at(-1 - tail) === b.at(-1 - tail)) tail += 1;
+    const [x, y] = [a, b].map((all) => all.slice(head, all.length - tail));
+    const common = [x, y].map((all) => all.map(() => false));
+    if (Math.max(x.length, y.length) <= MAX_TOKENS) {
+      // The longest common subsequence of x[i:] and y[j:].
+      const longest = Array.from({ length: x.length + 1 }, () => new Uint16Array(y.length + 1));
+      for (let i = x.length - 1; i >= 0; i -= 1) {
+        for (let j = y.length - 1; j >= 0; j -= 1) {
+          longest[i][j] = x[i] === y[j] ? longest[i + 1][j + 1] + 1 : Math.max(longest[i + 1][j], longest[i][j + 1]);
+        }
+      }
+      for (let i = 0, j = 0; i < x.length && j < y.length;) {
+        if (x[i] === y[j]) [common[0][i++], common[1][j++]] = [true, true];
+        else if (longest[i + 1][j] >= longest[i][j + 1]) i += 1;
+        else j += 1;
+      }
+    }
+    return [[a, common[0]], [b, common[1]]].map(([all, marks]) => all.map((token, number) => [
+      token, number < head || number >= all.length - tail || marks[number - head],
+    ]));
   }
 
   /** Two payloads, one below the other, with what differs marked. */
   function change(before, now) {
     const made = element("div", "change", "");
-    if (before.text === undefined || now.text === undefined || before.kind !== now.kind) {
-      made.append(payload(before, "del"), payload(now, "ins"));
-      return made;
-    }
-    const [old, fresh] = [[...before.text], [...now.text]];
-    let [head, tail] = [0, 0];
-    const shortest = Math.min(old.length, fresh.length);
-    while (head < shortest && old[head] === fresh[head]) head += 1;
-    while (tail < shortest - head && old.at(-1 - tail) === fresh.at(-1 - tail)) tail += 1;
-    for (const [tag, chars, { cut }] of [["del", old, before], ["ins", fresh, now]]) {
-      const line = element("code", `payload ${tag === "del" ? "before" : "now"}`, "");
+    const [old, fresh] = compare(before.text ?? sizeOf(before), now.text ?? sizeOf(now));
+    for (const [tag, kind, tokens, { cut }] of [["del", "before", old, before], ["ins", "now", fresh, now]]) {
+      const line = element("code", `payload ${kind}`, "");
       line.dir = "auto";
-      const middle = chars.slice(head, chars.length - tail).join("");
-      line.append(chars.slice(0, head).join(""));
-      if (middle) line.append(element(tag, "", visible(middle)));
-      line.append(chars.slice(chars.length - tail).join(""), cut ? "…" : "");
+      let marked = null;
+      for (const [token, isCommon] of tokens) {
+        if (isCommon) line.append(token);
+        else if (marked && line.lastChild === marked) marked.textContent += visible(token);
+        else line.append(marked = element(tag, "", visible(token)));
+      }
+      line.normalize();
+      line.append(cut ? "…" : "");
       made.append(line);
     }
+    if (before.kind !== now.kind) made.append(element("p", "same", `${before.kind} became ${now.kind}`));
     return made;
   }
 
@@ -223,7 +262,7 @@
     bar.style.setProperty("--share", Math.max(0.02, stage.seconds / slowest).toFixed(3));
     made.firstChild.append(bar);
     made.title = stage.path;
-    if (stage.end) made.append(payload(stage.in), element("p", "why", endWords(stage.end)));
+    if (stage.end) made.append(element("p", "why", endWords(stage.end)), element("p", "same", "The pipe ends here: nobody gets this message."));
     else if (isSame(stage.in, stage.out)) made.append(element("p", "same", "passed on as it was"));
     else made.append(change(stage.in, stage.out));
     return made;
@@ -239,9 +278,8 @@
   /** One process: its group chain, its send chains, and how many browsers it has. */
   function delivery(record, trail, slowest) {
     const made = element("section", "delivery", "");
-    made.append(element("h3", "", `process ${record.process.replace(/^.*_/, "")}`));
     const list = element("ol", "way-pipe inner", "");
-    list.append(...chainParts(record, slowest));
+    list.append(label(`process ${record.process.replace(/^.*_/, "")}`), ...chainParts(record, slowest));
     const sends = chains(trail, "send").filter(({ process }) => process === record.process);
     if (sends.length) {
       const kept = sends.filter(({ end }) => end).length;
@@ -250,8 +288,7 @@
       if (kept) list.append(part("station stops", `kept from ${kept}`, ""));
     }
     const { members } = record;
-    if (record.end) list.append(part("end stops", "Ends here", ""));
-    else {
+    if (!record.end) {
       const crowd = element("div", "crowd", "");
       crowd.setAttribute("aria-hidden", "true");
       for (let number = 0; number < Math.min(members, 24); number += 1) crowd.append(element("i", "", ""));
@@ -267,7 +304,7 @@
     const first = Math.min(...deliveries.map(({ at }) => at));
     const took = published && deliveries.length ? first - published.at : -1;
     const name = layer === "InMemoryChannelLayer" ? "the memory of this process" : layer ? "Redis" : "the layer";
-    const made = part("hop", `through ${name}`, took >= 0 ? time(took) : "");
+    const made = part("hop", `Through ${name}`, took >= 0 ? time(took) : "");
     made.append(element("p", "same", deliveries.length > 1 ? `to ${deliveries.length} processes` : layer));
     return made;
   }
@@ -280,12 +317,11 @@
     const begin = ahead[0] ?? published ?? deliveries[0];
     const made = [part("begin", ahead.length ? "A frame comes in" : "Published", sizeOf(begin.in), payload(begin.in))];
     for (const record of ahead) made.push(...chainParts(record, slowest));
-    const end = endOf(trail);
-    if (end) return [...made, part("end stops", "The pipe ends here", "", element("p", "same", "Nobody gets this message."))];
+    if (endOf(trail)) return made;
     if (published) {
       const last = ahead.at(-1)?.out;
       const body = last && isSame(last, published.in) ? [] : [payload(published.in)];
-      made.push(label("publish"), part("publish", `to the group ${published.group}`, sizeOf(published.in), ...body));
+      made.push(part("publish", `Published to the group ${published.group}`, sizeOf(published.in), ...body));
     }
     if (published || deliveries.length) made.push(hop(published, deliveries));
     const forks = element("li", "part forks", "");
@@ -321,11 +357,11 @@
 
   function open(trail) {
     const [author, text] = [".author", ".text"].map((name) => trail.item.querySelector(name)?.textContent);
-    byId("way-said").textContent = text === undefined ? front(trail)[0].in.text : `${author}: ${text}`;
+    byId("way-said").replaceChildren(...text === undefined ? spaced(front(trail)[0].in.text ?? "") : [`${author}: ${text.trim()}`]);
     opened = trail;
     draw(trail);
     if (!dialog.open) dialog.showModal();
-    pipe.scrollTop = 0;
+    byId("way-whole").scrollTop = 0;
   }
 
   byId("way-close").addEventListener("click", () => dialog.close());
