@@ -12,7 +12,7 @@ class Tidy(WebSocketMessageFilter):
     def filter(cls, web_socket_instance: Any, message: bytearray) -> bytearray:
         tidy = message.strip()
         if not tidy:
-            raise Drop
+            raise Drop("nothing is left")
         return tidy
 
 
@@ -39,12 +39,12 @@ class TidySaid(WebSocketMessageFilter):
     @classmethod
     def filter(cls, web_socket_instance: Any, message: Any) -> dict[str, str]:
         if not isinstance(message, dict):
-            raise Drop
+            raise Drop("not an object")
         said = {"name": name_in(message)}
         if "text" in message:
             text = str(message["text"]).strip()
             if not text:
-                raise Drop
+                raise Drop("nothing is left")
             said["text"] = text
         return said
 

@@ -40,6 +40,8 @@ from filtered_websocket.publishing.items import TRAIL
 from filtered_websocket.testing import connect
 
 from ..connections.test_connection import message_filter
+from ..protocols.clients import RULES, speak
+from ..protocols.clients import app as protocol_app
 from ..waiting import LIMIT, limited, until
 
 BROADCAST = "filtered_websocket.filters.broadcast_messages"
@@ -66,7 +68,12 @@ def extend(web_socket_instance, data):
     data.extend(b"!")
 
 
+def sign_by(web_socket_instance, data):
+    return {**data, "by": "ann"}
+
+
 SHOUT = message_filter(shout)
+SAID = message_filter(sign_by)
 EXTEND = message_filter(extend, WebSocketDataFilter)
 
 
@@ -181,6 +188,24 @@ async def test_each_message_has_an_id_of_its_own():
     for record in records:
         texts.setdefault(record["id"], []).append(record["in"]["text"])
     assert sorted(map(sorted, texts.values())) == [["a", "a!", "a!", "a!"], ["b", "b!", "b!", "b!"]]
+
+
+async def test_what_a_protocol_publishes_belongs_to_the_message_of_the_client():
+    app = protocol_app([SAID], RULES)
+    app.route.paths.append("/chat/")
+    async with speak(application=app) as ann, Viewer(on_route("/chat/")) as viewer:
+        await ann.ask(subscribe={"channel": "news"})
+        await ann.say({"id": 2, "publish": {"channel": "news", "data": {"a": 1}}})
+        records = await viewer.seen(3)
+        # Nothing else of this client does.
+        await ann.say({"id": 3, "subscribe": {"channel": "room:1"}})
+        await apublish("from elsewhere", group="news")
+        [other] = await viewer.seen(1)
+    kinds = sorted((record["is"], record.get("chain", "")) for record in records)
+    assert kinds == [("chain", "group"), ("chain", "message"), ("publish", "")]
+    assert {record["in"]["text"] for record in records} == {'{"a":1}', '{"a":1,"by":"ann"}'}
+    assert len({record["id"] for record in records}) == 1
+    assert other["id"] != records[0]["id"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,10 @@
   const [toggle, state, dialog, pipe] = ["tee", "tee-state", "way", "way-pipe"].map(byId);
   // So many ways are kept. A message and its records come within so many milliseconds.
   const [KEEP, NEAR] = [200, 10_000];
+  // The most records of one way: a message to a thousand browsers has as many send chains.
+  const [MAX_RECORDS, MAX_SENDS, MAX_SHOWN] = [300, 50, 24];
+  // Records come in bursts, and are looked at so often, in milliseconds.
+  const SOON = 50;
   // What the server shows in the place of a secret.
   const HIDDEN = "***";
   const FRONT = ["data", "message"];
@@ -19,10 +23,13 @@
   let socket = null;
   let layer = "";
   let opened = null;
+  let timer = null;
   // Id -> { records, at, item }: item is the message in the page, if there is one.
   const trails = new Map();
   // Messages that have no way yet: { item, sent, at }.
   let waiting = [];
+  // Ways that have new records.
+  const changed = new Set();
 
   // Joining messages and ways
 
@@ -66,18 +73,28 @@
       && showsData(record.out ?? record.in, sent.data));
   }
 
+  function joinSoon() {
+    timer ??= setTimeout(join, SOON);
+  }
+
   function join() {
+    timer = null;
     const now = performance.now();
     waiting = waiting.filter((message) => {
       const found = [...trails.values()].find((trail) => isWayOf(trail, message));
-      if (found) found.item = message.item;
+      if (found) {
+        found.item = message.item;
+        changed.add(found);
+      }
       return !found && now - message.at < NEAR;
     });
-    for (const trail of trails.values()) {
+    for (const trail of changed) {
       // What was dropped is seen by nobody: here it is.
       if (!trail.item && front(trail).some(({ end }) => end)) trail.item = showEnded(trail);
       if (trail.item) mark(trail);
+      if (trail === opened) draw(trail);
     }
+    changed.clear();
   }
 
   const endOf = (trail) => front(trail).find(({ end }) => end)?.end;
@@ -114,18 +131,22 @@
 
   function take(record) {
     if (record.is === "layer") layer = record.name;
+    if (record.is === "begin" && !("watches" in toggle.dataset)) {
+      toggle.dataset.watches = "";
+      say("Say something, then click your message.");
+    }
     if (record.is === "end" && record.why === "too many") say("Too many pages look at once. Close one of them.");
     if (record.is === "outage") say(record.lost ? "Redis is away: nothing is seen." : "Messages are seen again.");
     if (record.is === "lost") say("Too many messages at once: some are not shown.");
     if (!["chain", "publish"].includes(record.is)) return;
     if (!trails.has(record.id)) trails.set(record.id, { records: [], at: performance.now(), item: null });
     const trail = trails.get(record.id);
-    // A message to a thousand browsers has as many send chains.
-    if (trail.records.length < 100) trail.records.push(record);
-    else trail.more = true;
+    const isSend = record.chain === "send";
+    if (isSend && chains(trail, "send").length >= MAX_SENDS) trail.more = true;
+    else if (trail.records.length < MAX_RECORDS) trail.records.push(record);
     if (trails.size > KEEP) trails.delete(trails.keys().next().value);
-    join();
-    if (trail === opened) draw(trail);
+    changed.add(trail);
+    joinSoon();
   }
 
   const say = (text) => { state.textContent = text; };
@@ -133,7 +154,7 @@
   function turnOn() {
     const mine = socket = new WebSocket(location.origin.replace("http", "ws") + document.body.dataset.teePath);
     toggle.setAttribute("aria-pressed", "true");
-    say("Say something, then click your message.");
+    say("Connecting");
     socket.onmessage = ({ data }) => take(JSON.parse(data));
     socket.onclose = () => {
       if (mine !== socket) return;
@@ -147,6 +168,7 @@
     socket = null;
     mine.close();
     waiting = [];
+    delete toggle.dataset.watches;
     toggle.setAttribute("aria-pressed", "false");
     say("Messages that have a time can still be clicked.");
   }
@@ -156,7 +178,7 @@
   Page.onmessage = (item, sent) => {
     if (!socket) return;
     waiting.push({ item, sent, at: performance.now() });
-    join();
+    joinSoon();
   };
 
   // The picture
@@ -255,14 +277,14 @@
     return why ? `${what}: ${why}` : what;
   }
 
-  function station(stage, slowest) {
+  function station(stage, slowest, whoMisses = "nobody gets this message") {
     const kind = stage.end ? "station stops" : isSame(stage.in, stage.out) ? "station" : "station changes";
     const made = part(kind, stage.filter, time(stage.seconds));
     const bar = element("span", "bar-of", "");
     bar.style.setProperty("--share", Math.max(0.02, stage.seconds / slowest).toFixed(3));
     made.firstChild.append(bar);
     made.title = stage.path;
-    if (stage.end) made.append(element("p", "why", endWords(stage.end)), element("p", "same", "The pipe ends here: nobody gets this message."));
+    if (stage.end) made.append(element("p", "why", endWords(stage.end)), element("p", "same", `The pipe ends here: ${whoMisses}.`));
     else if (isSame(stage.in, stage.out)) made.append(element("p", "same", "passed on as it was"));
     else made.append(change(stage.in, stage.out));
     return made;
@@ -270,40 +292,49 @@
 
   const label = (text) => element("li", "label", text);
 
-  function chainParts(record, slowest) {
+  function chainParts(record, slowest, name = `${record.chain} chain`, whoMisses = undefined) {
     if (!record.stages.length) return [];
-    return [label(`${record.chain} chain`), ...record.stages.map((stage) => station(stage, slowest))];
+    return [label(name), ...record.stages.map((stage) => station(stage, slowest, whoMisses))];
   }
 
+  /** The send chains of a delivery. */
+  const sendsOf = (trail, { process, group }) => chains(trail, "send")
+    .filter((record) => record.process === process && record.group === group);
+
+  /** How many browsers a delivery has reached. */
+  const reachedBy = (trail, record) => Math.max(0, (record.members ?? 0) - sendsOf(trail, record).filter(({ end }) => end).length);
+
   /** One process: its group chain, its send chains, and how many browsers it has. */
-  function delivery(record, trail, slowest) {
+  function delivery(record, trail, slowest, isOne) {
     const made = element("section", "delivery", "");
     const list = element("ol", "way-pipe inner", "");
-    list.append(label(`process ${record.process.replace(/^.*_/, "")}`), ...chainParts(record, slowest));
-    const sends = chains(trail, "send").filter(({ process }) => process === record.process);
-    if (sends.length) {
-      const kept = sends.filter(({ end }) => end).length;
-      list.append(label(`send chain, for each of ${sends.length}${trail.more ? " or more" : ""}`));
-      list.append(...sends[0].stages.map((stage) => station(stage, slowest)));
-      if (kept) list.append(part("station stops", `kept from ${kept}`, ""));
+    const where = `process ${record.process.replace(/^.*_/, "")}`;
+    list.append(label(isOne ? where : `${where}, group ${record.group}`), ...chainParts(record, slowest));
+    if (record.end) {
+      made.append(list);
+      return made;
     }
-    const { members } = record;
-    if (!record.end) {
+    const sends = sendsOf(trail, record);
+    const shown = sends.find(({ end }) => !end) ?? sends[0];
+    const count = reachedBy(trail, record);
+    const kept = record.members - count;
+    if (shown) list.append(...chainParts(shown, slowest, "send chain, once for each browser", "this browser does not get it"));
+    if (count || !shown) {
       const crowd = element("div", "crowd", "");
       crowd.setAttribute("aria-hidden", "true");
-      for (let number = 0; number < Math.min(members, 24); number += 1) crowd.append(element("i", "", ""));
-      list.append(part(members ? "end" : "end nobody",
-        members ? plural(members, "browser") : "Nobody else is here", members ? "delivered" : "",
-        ...(members ? [payload(record.out), crowd] : [])));
+      for (let number = 0; number < Math.min(count, MAX_SHOWN); number += 1) crowd.append(element("i", "", ""));
+      list.append(part(count ? "end" : "end nobody", count ? plural(count, "browser") : "Nobody else is here",
+        count ? "delivered" : "", ...(count ? [payload(shown?.out ?? record.out), crowd] : [])));
     }
+    if (kept) list.lastChild.append(element("p", "same", `Kept from ${plural(kept, "browser")} by the send chain.`));
     made.append(list);
     return made;
   }
 
   function hop(published, deliveries) {
     const first = Math.min(...deliveries.map(({ at }) => at));
-    const took = published && deliveries.length ? first - published.at : -1;
-    const name = layer === "InMemoryChannelLayer" ? "the memory of this process" : layer ? "Redis" : "the layer";
+    const took = published.length && deliveries.length ? first - published[0].at : -1;
+    const name = layer === "InMemoryChannelLayer" ? "memory" : layer ? "Redis" : "the layer";
     const made = part("hop", `Through ${name}`, took >= 0 ? time(took) : "");
     made.append(element("p", "same", deliveries.length > 1 ? `to ${deliveries.length} processes` : layer));
     return made;
@@ -311,36 +342,38 @@
 
   function parts(trail) {
     const ahead = front(trail);
-    const published = trail.records.find(({ is }) => is === "publish");
+    const published = trail.records.filter(({ is }) => is === "publish");
     const deliveries = chains(trail, "group");
     const slowest = Math.max(...stagesOf(trail).map(({ seconds }) => seconds), 1e-9);
-    const begin = ahead[0] ?? published ?? deliveries[0];
+    const begin = ahead[0] ?? published[0] ?? deliveries[0];
     const made = [part("begin", ahead.length ? "A frame comes in" : "Published", sizeOf(begin.in), payload(begin.in))];
     for (const record of ahead) made.push(...chainParts(record, slowest));
     if (endOf(trail)) return made;
-    if (published) {
-      const last = ahead.at(-1)?.out;
-      const body = last && isSame(last, published.in) ? [] : [payload(published.in)];
-      made.push(part("publish", `Published to the group ${published.group}`, sizeOf(published.in), ...body));
+    let before = ahead.at(-1)?.out;
+    for (const one of published.slice(0, MAX_SHOWN)) {
+      const body = before && isSame(before, one.in) ? [] : [payload(one.in)];
+      made.push(part("publish", `To the group ${one.group}`, sizeOf(one.in), ...body));
+      before = one.in;
     }
-    if (published || deliveries.length) made.push(hop(published, deliveries));
+    if (published.length || deliveries.length) made.push(hop(published, deliveries));
     const forks = element("li", "part forks", "");
-    forks.append(...deliveries.map((record) => delivery(record, trail, slowest)));
+    const isOne = new Set(deliveries.map(({ group }) => group)).size === 1;
+    forks.append(...deliveries.slice(0, MAX_SHOWN).map((record) => delivery(record, trail, slowest, isOne)));
     if (deliveries.length) made.push(forks);
     return made;
   }
 
   function sums(trail) {
     const stages = stagesOf(trail);
-    const changed = stages.filter((stage) => stage.out && !isSame(stage.in, stage.out)).length;
-    const reached = chains(trail, "group").reduce((sum, { members }) => sum + members, 0);
+    const changes = stages.filter((stage) => stage.out && !isSame(stage.in, stage.out)).length;
+    const reached = chains(trail, "group").reduce((sum, record) => sum + reachedBy(trail, record), 0);
     const last = chains(trail, "group").map(({ at, seconds }) => at + seconds);
     const whole = last.length && front(trail).length ? Math.max(...last) - front(trail)[0].at : null;
     return [
       ["in filters", time(spent(trail))],
-      ["changed it", `${changed} of ${stages.length}`],
-      ...(whole === null || whole < 0 ? [] : [["frame to delivery", time(whole)]]),
-      [reached === 1 ? "browser got it" : "browsers got it", String(reached)],
+      ["changed it", `${changes} of ${stages.length}`],
+      ...(whole === null || whole < 0 ? [] : [["to delivery", time(whole)]]),
+      [reached === 1 ? "browser" : "browsers", String(reached)],
     ];
   }
 
