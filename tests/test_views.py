@@ -1,9 +1,10 @@
 """Health of a process: views."""
 
 import asyncio
+import importlib.util
 
 import pytest
-from django.test import AsyncClient, AsyncRequestFactory, Client
+from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.urls import reverse
 
 from filtered_websocket import views
@@ -113,3 +114,22 @@ def test_a_room_asks_for_the_path_of_its_route(settings, prefix):
     page = views.demo(request, name="a&b", websocket=chat).content.decode()
     assert f'data-websocket-path="{prefix or ""}/connection/websocket"' in page
     assert 'data-group="room:a&amp;b"' in page
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_without_debug_there_is_neither_route_nor_control(settings, debug):
+    # A second time, as another module.
+    spec = importlib.util.find_spec("fws_project.routing")
+    routing = importlib.util.module_from_spec(spec)
+    settings.DEBUG = debug
+    spec.loader.exec_module(routing)
+    paths = [str(route.pattern) for route in routing.websocket_urlpatterns]
+    assert ("debug/tee/" in paths) is debug
+    assert (routing.tee is not None) is debug
+    for name, path in (("tee", "/debug/tee/"), ("rooms", "/rooms/")):
+        if application := getattr(routing, name):
+            application.route.paths.append(path)
+    request = RequestFactory().get("/rooms/")
+    page = views.demo(request, websocket=routing.rooms, tee=routing.tee).content.decode()
+    assert ("pipe.js" in page and "/debug/tee/?route=%2Frooms%2F" in page) is debug
+    assert ('id="tee"' in page) is debug and ('id="way"' in page) is debug

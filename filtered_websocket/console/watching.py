@@ -16,13 +16,14 @@ from contextvars import ContextVar, Token
 from functools import partial
 from hashlib import blake2b
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from .. import observe
 from ..chains.current import About, about_event
 from ..codecs.frames import Bundle, Encoded, Frame
 from ..connections.connection import Connection
 from ..layer.envelope import CONTROL, Item
-from ..protocols.connection import client_event
+from ..protocols.connection import ClientEvent, client_event
 from ..publishing import items
 from ..publishing.items import TRAIL
 from ..transports import watch_writes
@@ -51,6 +52,8 @@ class Trail:
 
 #: Kept in the tasks and threads of filters.
 trail_event: ContextVar[Trail | None] = ContextVar("fws_trail", default=None)
+#: Of what clients publish: their protocol does, when the chains have ended.
+said: WeakKeyDictionary[ClientEvent, Trail | None] = WeakKeyDictionary()
 
 
 class Tap(Protocol):
@@ -114,9 +117,8 @@ class Passing:
         if self._name not in STEPS:
             trail_event.reset(self._token)
         elif self._name == "message" or error is not None:
-            event = client_event.get()
-            if event is not None:  # its protocol publishes it when its chains have ended
-                event.trail = trail_event.get()
+            if (event := client_event.get()) is not None:
+                said[event] = trail_event.get()
             trail_event.set(None)
         for tap, run in self._runs:
             tap.tell(run.end(error))
@@ -232,7 +234,8 @@ class Watching:
     # Publishes
 
     def _carry(self, meta: dict[str, Any]) -> None:
-        trail = trail_event.get() or getattr(client_event.get(), "trail", None)
+        event = client_event.get()
+        trail = trail_event.get() or (None if event is None else said.get(event))
         if trail is not None:
             meta[TRAIL] = trail.id
 

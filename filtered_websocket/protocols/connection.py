@@ -35,8 +35,6 @@ class ClientEvent:
         self.group = group
         #: Whether a filter has published it, so that the protocol does not.
         self.is_published = False
-        #: What a tee has seen of it, which is kept for what is then published.
-        self.trail: Any = None
 
 
 #: The publish whose chains run now.

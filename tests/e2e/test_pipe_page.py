@@ -1,13 +1,8 @@
 """With DEBUG, the pages of the demo show the way of a message through the pipe."""
 
-import importlib.util
-
 import pytest
 import pytest_asyncio
-from django.test import RequestFactory, override_settings
 from playwright.async_api import expect
-
-from filtered_websocket import views
 
 from .sockets import connect
 from .test_browser import Window
@@ -102,22 +97,3 @@ async def test_a_room_shows_the_way_to_all_who_are_there(window, server):
     text = await page.inner_text("#way")
     assert "To the group room:pipe" in text and "1 browser" in text
     assert window.wrong == []
-
-
-@pytest.mark.parametrize("debug", [True, False])
-async def test_without_debug_there_is_neither_route_nor_control(debug):
-    # A second time, as another module.
-    spec = importlib.util.find_spec("fws_project.routing")
-    routing = importlib.util.module_from_spec(spec)
-    with override_settings(DEBUG=debug):
-        spec.loader.exec_module(routing)
-    paths = [str(route.pattern) for route in routing.websocket_urlpatterns]
-    assert ("debug/tee/" in paths) is debug
-    assert (routing.tee is not None) is debug
-    for name, path in (("tee", "/debug/tee/"), ("rooms", "/rooms/")):
-        if application := getattr(routing, name):
-            application.route.paths.append(path)
-    request = RequestFactory().get("/rooms/")
-    page = views.demo(request, websocket=routing.rooms, tee=routing.tee).content.decode()
-    assert ("pipe.js" in page and "/debug/tee/?route=%2Frooms%2F" in page) is debug
-    assert ('id="tee"' in page) is debug and ('id="way"' in page) is debug
