@@ -8,11 +8,13 @@ import time
 import pytest
 from django.core.management import CommandError, call_command
 
+from filtered_websocket.hub.registry import process_name
 from filtered_websocket.management.commands import fws_status as module
 from filtered_websocket.management.commands.fws_status import (
     cut,
     duration,
     fitting,
+    others,
     screen,
     size,
     stage_words,
@@ -62,18 +64,24 @@ def test_one_screen_has_the_processes_and_what_their_filters_have_done():
     assert list(screen([NEW, OLD])) == [
         "2 processes, 12 connections",
         "",
-        "PROCESS  VERSION          UP  CONNECTIONS  USERS  GROUPS  QUEUE   UNSENT     LAG  THREADS"
-        "  ERRORS  STATE",
-        "web1_1   0.9      1 min 15 s           10      1       1      -        -       -        -"
-        "       -  -",
-        "web2_22  1.0.0    1 min 15 s            2      1       1      3  2.0 KiB  2.1 ms      1/8"
-        "       5  ok",
+        "PROCESS  STATE  CONNECTIONS  USERS  QUEUE   UNSENT     LAG  ERRORS  THREADS  GROUPS"
+        "          UP  VERSION",
+        "web1_1   -               10      1      -        -       -       -        -       1"
+        "  1 min 15 s  0.9",
+        "web2_22  ok               2      1      3  2.0 KiB  2.1 ms       5      1/8       1"
+        "  1 min 15 s  1.0.0",
         "",
         "/chat/  2 connections",
         "  message    | shout (4, 2.0 ms, 1 drops) | b (0)",
     ]
     home = node("a", inside=inside(pipelines=[pipeline(paths=[], home="g", connections=1)]))
     assert "home group 'g'  1 connection" in list(screen([home]))
+
+
+def test_the_command_itself_is_no_process_of_the_site():
+    own = node(process_name(), num_clients=0)
+    serving = node(process_name())
+    assert others([own, OLD, serving]) == [OLD, serving]
 
 
 def test_where_nobody_is_connected_it_is_one_line():

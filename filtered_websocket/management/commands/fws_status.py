@@ -10,15 +10,17 @@ from django.core.management.base import CommandError, CommandParser
 
 from ...console.snapshot import merge_pipelines
 from ...control.counts import describe_processes
+from ...hub.registry import process_name
 from ...logs import printable
 from ..shell import ShellCommand, check_layer, took
 
+#: What matters most comes first: a terminal may be narrow.
 HEADINGS = (
-    *("PROCESS", "VERSION", "UP", "CONNECTIONS", "USERS", "GROUPS"),
-    *("QUEUE", "UNSENT", "LAG", "THREADS", "ERRORS", "STATE"),
+    *("PROCESS", "STATE", "CONNECTIONS", "USERS", "QUEUE", "UNSENT", "LAG", "ERRORS", "THREADS"),
+    *("GROUPS", "UP", "VERSION"),
 )
-#: Names and versions are aligned on the left, numbers on the right.
-LEFT = {"PROCESS", "VERSION", "STATE"}
+#: Words are aligned on the left, numbers on the right.
+LEFT = {"PROCESS", "STATE", "VERSION"}
 #: Clears a terminal.
 CLEAR = "\x1b[H\x1b[J"
 #: Shown where a process of an earlier version does not say it.
@@ -55,16 +57,17 @@ class Command(ShellCommand):
                 raise CommandError(UNANSWERED)
             if nodes is None:
                 self.note(UNANSWERED)
-            elif options["json"]:
-                self.stdout.write(json.dumps(summary(nodes)))
             else:
-                self._show(nodes, is_watched=seconds is not None)
+                self._show(others(nodes), options["json"], is_watched=seconds is not None)
             self.stdout.flush()
             if seconds is None:
                 return
             time.sleep(max(0.0, began + seconds - time.monotonic()))
 
-    def _show(self, nodes: list[dict[str, Any]], is_watched: bool) -> None:
+    def _show(self, nodes: list[dict[str, Any]], as_json: bool, is_watched: bool) -> None:
+        if as_json:
+            self.stdout.write(json.dumps(summary(nodes)))
+            return
         lines = list(screen(nodes))
         if not self.stdout.isatty():
             # Between two screens is an empty line.
@@ -74,6 +77,11 @@ class Command(ShellCommand):
             lines = [cut(line, columns) for line in fitting(lines, rows - 1)]
             self.stdout.write(CLEAR, ending="")
         self.stdout.write("".join(f"{line}\n" for line in lines), ending="")
+
+
+def others(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without this process, which has to listen on some layers to be answered."""
+    return [node for node in nodes if node["num_clients"] or node["name"] != process_name()]
 
 
 def summary(nodes: list[dict[str, Any]]) -> dict[str, Any]:
@@ -114,26 +122,30 @@ def screen(nodes: list[dict[str, Any]]) -> Iterable[str]:
 def row(node: dict[str, Any]) -> tuple[str, ...]:
     """One process."""
     inside = node.get("inside")
-    start = (
+    told = [UNKNOWN] * 6 if inside is None else how_it_does(inside)
+    word, *numbers = told
+    return (
         printable(node["name"]),
-        printable(node["version"]),
-        duration(node["uptime"]),
+        word,
         str(node["num_clients"]),
         str(node["num_users"]),
+        *numbers,
         str(node["num_channels"]),
+        duration(node["uptime"]),
+        printable(node["version"]),
     )
-    if inside is None:
-        return (*start, *[UNKNOWN] * (len(HEADINGS) - len(start)))
+
+
+def how_it_does(inside: dict[str, Any]) -> list[str]:
     blocking = inside["blocking"]
-    return (
-        *start,
+    return [
+        state(inside),
         str(inside["queue"]["messages"]),
         size(inside["unsent"]),
         took(inside["worst_lag"]),
-        f"{blocking['busy']}/{blocking['of']}",
         str(inside["errors"]),
-        state(inside),
-    )
+        f"{blocking['busy']}/{blocking['of']}",
+    ]
 
 
 def state(inside: dict[str, Any]) -> str:
