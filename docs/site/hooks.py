@@ -22,6 +22,12 @@ BESIDE = {
 }
 SOURCES = {page: ROOT / name for name, page in BESIDE.items()}
 LINK = re.compile(r"(?P<text>\[[^\]]*\])\((?P<path>[^)#\s:]+)(?P<anchor>#[^)]*)?\)")
+#: The name of a block, where it is that of a file, and the fence below it.
+FILE = re.compile(
+    r"^(?P<indent> *)<!-- (?P<name>(?:end of |top of )?[\w/.-]+\.\w+(?:, [\w ]+)?) -->\n"
+    r" *```(?P<language>\w+)$",
+    re.MULTILINE,
+)
 #: A heading such as "`RECHECK`: float, default ..." is its name alone in the table of contents.
 SETTING = re.compile(r"[A-Z_]+(?=: )")
 
@@ -52,6 +58,7 @@ def on_page_markdown(markdown, page, config, files):
     if page.is_homepage:
         page.meta["hide"] = ["navigation"]
     source = SOURCES.get(page.file.src_uri, DOCS / page.file.src_uri)
+    markdown = FILE.sub(r'\g<indent>```\g<language> title="\g<name>"', markdown)
     return LINK.sub(lambda link: as_on_site(link, source, config.repo_url), markdown)
 
 

@@ -106,6 +106,12 @@ def test_the_table_of_contents_of_settings_has_their_names(site):
     assert "RECHECK" in contents and "float, default" not in contents
 
 
+def test_a_block_of_a_file_says_its_name(site):
+    page = (site / "tutorial" / "index.html").read_text()
+    for name in ("end of settings.py", "mysite/groups.py", "mysite/templates/room.html"):
+        assert f'<span class="filename">{name}</span>' in page
+
+
 def test_what_is_not_a_page_is_left_to_the_repository(site):
     """The proofs of what is promised are files of tests."""
     shown = article(site, ROOT / "docs" / "guarantees.md")
