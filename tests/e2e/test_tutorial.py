@@ -18,6 +18,8 @@ ADDED = {
     "end of asgi.py": "asgi.py",
     "end of urls.py": "urls.py",
 }
+#: Nobody will steal these passwords: to hash them well takes seconds in all.
+FAST = '\nPASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]\n'
 #: The commands of the page that say something, in one process.
 COMMANDS = """
 import django
@@ -44,6 +46,8 @@ def folder(tmp_path_factory):
     for label, name in ADDED.items():
         with open(site / "mysite" / name, "a") as file:
             file.write("\n" + PAGE[label])
+            if name == "settings.py":
+                file.write(FAST)
     for label in ("mysite/groups.py", "mysite/filters.py", "mysite/templates/room.html"):
         (site / label).parent.mkdir(exist_ok=True)
         (site / label).write_text(PAGE[label])
