@@ -40,7 +40,7 @@ from .logs import LogThrottle, get_logger
 from .pipelines.keeping import site_keep
 from .publishing.batches import Keep, append_here
 from .publishing.direct import close_senders, sender_for
-from .publishing.items import captures, new_item
+from .publishing.items import captures, new_item, with_event
 from .publishing.thread import PublisherThread
 from .threads.tasks import runs_a_loop
 
@@ -61,6 +61,7 @@ def publish(
     exclude: Exclude = (),
     on_commit: bool = False,
     idempotency_key: str = "",
+    event: str = "",
 ) -> None:
     """
     Send ``message`` (str, bytes, dict or list) to every member of ``group``. At most once,
@@ -77,14 +78,20 @@ def publish(
 
     Where the rule of ``group`` in ``GROUPS`` keeps a history, the message gets its place
     there. With an ``idempotency_key`` that was used for this group in the last five minutes,
-    nothing is published: so a publish that may have arrived can be repeated.
+    nothing is published: so a publish that may have arrived can be repeated. ``event`` is the
+    name of the message for clients of Pusher, and in ``current.event``.
     """
-    item = new_item(message, exclude=excluded_ids(exclude), text=text_event.get())
+    item = _item(message, exclude, event)
     send = partial(hand_over, check_group(group), item, site_keep(group, idempotency_key))
     if on_commit:
         transaction.on_commit(partial(_send_committed, tracing.active.bind(send)))
     else:
         send()
+
+
+def _item(message: Any, exclude: Exclude, event: str) -> Item:
+    ids, text = excluded_ids(exclude), text_event.get()
+    return new_item(message, exclude=ids, text=text, meta=with_event(event))
 
 
 def _send_committed(send: Callable[[], object]) -> None:
@@ -105,6 +112,7 @@ async def apublish(
     exclude: Exclude = (),
     on_commit: bool = False,
     idempotency_key: str = "",
+    event: str = "",
 ) -> Position | None:
     """
     :func:`publish`, returning when the channel layer has taken the message: its position in
@@ -118,10 +126,10 @@ async def apublish(
     if on_commit:
         key = idempotency_key
         await sync_to_async(publish)(
-            message, group, exclude=exclude, on_commit=True, idempotency_key=key
+            message, group, exclude=exclude, on_commit=True, idempotency_key=key, event=event
         )
         return None
-    item = new_item(message, exclude=excluded_ids(exclude), text=text_event.get())
+    item = _item(message, exclude, event)
     keep = site_keep(check_group(group), idempotency_key)
     told = hand_over(group, item, keep, wait=True)
     return await asyncio.wrap_future(told) if isinstance(told, Future) else told
@@ -134,6 +142,7 @@ def publish_to_user(
     exclude: Exclude = (),
     on_commit: bool = False,
     idempotency_key: str = "",
+    event: str = "",
 ) -> None:
     """
     :func:`publish` to every connection of ``user`` (or of the user with that primary key), on
@@ -143,7 +152,8 @@ def publish_to_user(
     key. Where a site has several tenants, that of this context is meant.
     """
     group = personal_group(user, copy_context())
-    publish(message, group, exclude=exclude, on_commit=on_commit, idempotency_key=idempotency_key)
+    more: dict[str, Any] = {"idempotency_key": idempotency_key, "event": event}
+    publish(message, group, exclude=exclude, on_commit=on_commit, **more)
 
 
 async def apublish_to_user(
@@ -153,12 +163,12 @@ async def apublish_to_user(
     exclude: Exclude = (),
     on_commit: bool = False,
     idempotency_key: str = "",
+    event: str = "",
 ) -> Position | None:
     """:func:`publish_to_user`, returning as :func:`apublish` does."""
     group = personal_group(user, copy_context())
-    return await apublish(
-        message, group, exclude=exclude, on_commit=on_commit, idempotency_key=idempotency_key
-    )
+    more: dict[str, Any] = {"idempotency_key": idempotency_key, "event": event}
+    return await apublish(message, group, exclude=exclude, on_commit=on_commit, **more)
 
 
 def hand_over(group: str, item: Item, keep: Keep | None, wait: bool = False) -> Told:

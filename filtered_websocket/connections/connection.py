@@ -13,6 +13,7 @@ from ..codecs.frames import Frame, text_event, to_frame
 from ..exceptions import Close, check_close
 from ..history.base import Position
 from ..presence.base import Info
+from ..publishing.items import with_event
 from ..threads.result import Result, start
 from ..transports import AsgiTransport
 from ..types import Codec, Scope
@@ -193,6 +194,7 @@ class Connection(member.Member):
         on_commit: bool = False,
         to_self: bool = False,
         idempotency_key: str = "",
+        event: str = "",
     ) -> None:
         """
         Send ``message`` to every member of ``group`` (its home group if None), in all
@@ -201,7 +203,8 @@ class Connection(member.Member):
         Returns once the message is queued. Delivery: at most once, in order per publisher
         and group. Where the group rule keeps a history, the message gets its place there; with
         an ``idempotency_key`` that was used for this group in the last five minutes, nothing
-        is published. Raises :exc:`~filtered_websocket.PublishError` for a mistake in the
+        is published. ``event`` is its name for clients of Pusher, and in ``current.event``.
+        Raises :exc:`~filtered_websocket.PublishError` for a mistake in the
         call, and :exc:`~filtered_websocket.Close` (4403) if its token may not publish;
         a later failure reaches the consumer chain as ``publish_failed``.
         """
@@ -213,7 +216,7 @@ class Connection(member.Member):
             exclude=ids,
             on_commit=on_commit,
             idempotency_key=idempotency_key,
-            meta=meta,
+            meta=with_event(event, meta),
         )
 
     @markcoroutinefunction
@@ -225,6 +228,7 @@ class Connection(member.Member):
         exclude: Exclude = (),
         to_self: bool = False,
         idempotency_key: str = "",
+        event: str = "",
     ) -> Result[Position | None]:
         """
         :meth:`publish`, and wait until the layer has taken it; PublishError if it fails. The
@@ -238,7 +242,7 @@ class Connection(member.Member):
             sender=self.id,
             exclude=ids,
             idempotency_key=idempotency_key,
-            meta=meta,
+            meta=with_event(event, meta),
         )
 
     def _address(

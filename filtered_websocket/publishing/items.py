@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..codecs.frames import Encoded, pack, unpack
 from ..conf import conf
 from ..exceptions import PublishError
-from ..layer.envelope import EXCLUDE, INFO, Item
+from ..layer.envelope import EVENT, EXCLUDE, INFO, Item
 
 #: Called with group and item of every publish, while a test captures them.
 captures: list[Callable[[str, Item], None]] = []
@@ -20,6 +20,11 @@ carriers: list[Callable[[dict[str, Any]], None]] = []
 on_publish: list[Callable[[str, Item], None]] = []
 
 _ids = itertools.count(1)
+
+#: The longest name of an event, in characters.
+MAX_EVENT = 200
+#: How names begin that clients of Pusher take for those of the protocol, or of other clients.
+NOT_OF_SITES = ("pusher:", "pusher_internal:", "client-")
 
 
 def new_item(
@@ -48,6 +53,19 @@ def new_item(
     for carry in carriers:
         carry(about)
     return Item(next(_ids), kind, sender, payload, about)
+
+
+def with_event(event: str, meta: Mapping[str, Any] | None = None) -> Mapping[str, Any] | None:
+    """``meta`` with the name of an event, if there is one. PublishError for what is no name."""
+    if event == "":
+        return meta
+    if not isinstance(event, str) or len(event) > MAX_EVENT or event.startswith(NOT_OF_SITES):
+        words = ", ".join(map(repr, NOT_OF_SITES))
+        raise PublishError(
+            f"event is a text of up to {MAX_EVENT} characters that does not begin with {words},"
+            f" not {event!r:.80}"
+        )
+    return {**(meta or {}), EVENT: event}
 
 
 def encoded_item(message: Encoded, sender: str, info: str) -> Item:

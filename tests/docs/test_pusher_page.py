@@ -28,8 +28,9 @@ async def test_a_site_for_clients_of_pusher(site, settings, monkeypatch):
         await ann.subscribe(room, "5")
         with published() as seen:
             site.run(PAGE, "publish", publish=publish)
-        assert [one.group for one in seen] == [room]
+        assert [one.group for one in seen] == [room, room]
         assert await ann.hears("message", channel=room) == '{"text":"hello"}'
+        assert await ann.hears("order-shipped", channel=room) == '{"id":42}'
     assert app_of_key("app-key").client_events
 
 

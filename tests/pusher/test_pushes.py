@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from filtered_websocket.chains.current import About
+from filtered_websocket.chains.current import About, current
 from filtered_websocket.codecs.data import Data
+from filtered_websocket.exceptions import PublishError
 from filtered_websocket.filters.base import WebSocketGroupFilter, WebSocketSendFilter
 from filtered_websocket.layer.envelope import EVENT, EXCLUDE, Item
 from filtered_websocket.presence.base import Event, Info, pack_info
-from filtered_websocket.publish import publish
+from filtered_websocket.publish import apublish, apublish_to_user, publish, publish_to_user
 from filtered_websocket.pusher.protocol import PUSHER
 from filtered_websocket.pusher.pushes import Pushes
 
@@ -216,3 +217,51 @@ def test_a_message_for_chains_and_what_they_publish():
     assert PUSHER.encode({"a": 1}, {}) == '{"a":1}'
     assert PUSHER.encode(b"\xff", {}) == b"\xff"
     assert PUSHER.encode(Data(b"{}"), {}) == b"{}"
+
+
+# Names of events
+
+
+class Names(WebSocketGroupFilter):
+    seen = []
+
+    @classmethod
+    def filter(cls, web_socket_instance, message):
+        cls.seen.append(current.event)
+
+
+async def test_a_site_names_events():
+    Names.seen.clear()
+    async with speak([Names]) as ann, speak() as bob:
+        await ann.subscribe("news")
+        await ann.sign_in(id="5")
+        await ann.hears("pusher:signin_success")
+        own = "#server-to-user-5"
+        await ann.say("pusher:subscribe", {"channel": own})
+        await ann.hears("pusher_internal:subscription_succeeded", channel=own)
+        publish("a", "news", event="one")
+        await apublish("b", "news", event="two")
+        bob.client.connection.publish("c", "news", event="three")
+        await bob.client.connection.apublish("d", "news", event="four")
+        publish("e", "news")
+        for name, text in zip(("one", "two", "three", "four", "message"), "abcde", strict=True):
+            assert await ann.hears(name, channel="news") == text
+        publish_to_user("5", "f", event="five")
+        await apublish_to_user("5", "g", event="six")
+        assert await ann.hears("five", channel=own) == "f"
+        assert await ann.hears("six", channel=own) == "g"
+        assert Names.seen == ["one", "two", "three", "four", None, "five", "six"]
+
+
+@pytest.mark.parametrize("event", [5, None, "x" * 201, "pusher:error", "client-typed"])
+def test_a_name_that_no_site_may_give(event):
+    with pytest.raises(PublishError, match="event is a text"):
+        publish("a", "news", event=event)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_after_a_commit_the_name_is_still_known():
+    async with speak() as ann:
+        await ann.subscribe("news")
+        await apublish("a", "news", on_commit=True, event="one")
+        assert await ann.hears("one", channel="news") == "a"
