@@ -25,7 +25,7 @@ from ..observe import BOUNDS
 from ..presence import apresence, apresence_stats
 from .actions import TEE
 from .rows import GROUP_ORDERS, MAX_ROWS, ROWS, clean, fitting
-from .snapshot import merge_pipelines
+from .snapshot import merge_hubs, merge_pipelines
 
 #: An answer about all processes is used again for so many seconds.
 FRESH = 1.0
@@ -69,9 +69,9 @@ class Overview:
         question = {"node": True, "snapshot": {"of": "process"}}
         answers = await ask_all(hub, question, self.awake)
         now = self._asked = time.monotonic()
-        said = {str(one.node.get("uid")): (now, one.node) for one in answers if one.node}
+        said = merge_hubs(one.node for one in answers if one.node)
         last = {uid: one for uid, one in self._nodes.items() if now - one[0] < GONE}
-        self._nodes = last | said
+        self._nodes = last | {str(node.get("uid")): (now, node) for node in said}
         nodes = sorted(self._nodes.values(), key=lambda one: str(one[1].get("name")))
         pipelines = merge_pipelines(node for _, node in nodes)
         self._answer = {

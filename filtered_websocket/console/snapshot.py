@@ -214,6 +214,29 @@ def _all_stages(pipelines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
 
 # All processes
 
+#: What is added up of the hubs of one process: it has one for each event loop with connections.
+OF_HUBS = ("num_clients", "num_users", "num_subs", "num_channels")
+
+
+def merge_hubs(nodes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """
+    What each process says. What its filters have done, each of its hubs knows: it is not added
+    up, but connections are. Of all else, that of the hub with most connections is told.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    for node in sorted(nodes, key=lambda one: -int(one.get("num_clients", 0))):
+        known = merged.setdefault(str(node.get("uid")), node)
+        if known is node:
+            continue
+        for name in OF_HUBS:
+            known[name] = known.get(name, 0) + node.get(name, 0)
+        pipelines = {_identity(one): one for one in _pipelines_of(known)}
+        for one in _pipelines_of(node):
+            if (mine := pipelines.get(_identity(one))) is not None:
+                mine["connections"] += one["connections"]
+    return list(merged.values())
+
+
 #: What is added up of each filter.
 SUMS = ("runs", "errors", "drops", "closes", "seconds")
 
@@ -225,13 +248,18 @@ def merge_pipelines(nodes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     merged: dict[str, dict[str, Any]] = {}
     for node in nodes:
-        for pipeline in node.get("inside", {}).get("pipelines", ()):
+        for pipeline in _pipelines_of(node):
             key = _identity(pipeline)
             if key in merged:
                 _add(merged[key], pipeline)
             else:
                 merged[key] = copy.deepcopy(pipeline)
     return sorted(merged.values(), key=_place)
+
+
+def _pipelines_of(node: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    pipelines: Iterable[dict[str, Any]] = node.get("inside", {}).get("pipelines", ())
+    return pipelines
 
 
 def _identity(pipeline: dict[str, Any]) -> str:

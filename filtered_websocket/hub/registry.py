@@ -143,7 +143,6 @@ class Inventory:
 
     def __init__(self, hub: Host) -> None:
         self._hub: Any = hub
-        self._uid = secrets.token_hex(8)
         self._began = time.monotonic()
 
     def answer(self, question: dict[str, Any], tokens: Callable[[], dict[str, int]]) -> None:
@@ -204,11 +203,23 @@ class Inventory:
     def identity(self) -> dict[str, Any]:
         """What tells this process from others."""
         return {
-            "uid": self._uid,
+            "uid": process_uid(),
             "name": process_name(),
             "version": __version__,
             "uptime": int(time.monotonic() - self._began),
         }
+
+
+#: The number of this process, and its id; another one after a fork.
+_process = 0, ""
+
+
+def process_uid() -> str:
+    """The id of this process, which no other one has, of whatever host."""
+    global _process
+    if _process[0] != os.getpid():
+        _process = os.getpid(), secrets.token_hex(8)
+    return _process[1]
 
 
 def process_name() -> str:

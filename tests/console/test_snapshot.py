@@ -15,7 +15,7 @@ from filtered_websocket import (
 )
 from filtered_websocket.console import snapshot
 from filtered_websocket.console.filters import console_urlpatterns
-from filtered_websocket.console.snapshot import MAX_BYTES, merge_pipelines
+from filtered_websocket.console.snapshot import MAX_BYTES, merge_hubs, merge_pipelines
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.control import counts
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
@@ -197,6 +197,21 @@ def test_what_processes_have_counted_is_added_up():
     assert (stage["runs"], stage["errors"], stage["drops"]) == (15, 2, 4)
     assert stage["seconds"] == pytest.approx(1.5) and stage["times"] == [15, 0]
     assert nodes == before, "answers are kept, and merged again"
+
+
+def test_what_the_hubs_of_one_process_have_counted_is_the_same():
+    def hub(uid, connections, *pipelines):
+        told = [one["inside"]["pipelines"][0] for one in pipelines]
+        return {"uid": uid, "num_clients": connections, "inside": {"pipelines": told}}
+
+    of_one = hub("a", 1, node(1, 10), node(0, 4, paths=("/b",)))
+    of_other = hub("a", 5, node(5, 10), node(1, 7, paths=("/of/another/version",)))
+    elsewhere = {"uid": "of an older version", "num_clients": 2}
+    merged = {one["uid"]: one for one in merge_hubs([of_one, of_other, elsewhere])}
+    assert merged.keys() == {"a", "of an older version"}
+    assert merged["a"]["num_clients"] == 6 and elsewhere["num_clients"] == 2
+    [first, *_] = merge_pipelines(merged.values())
+    assert first["connections"] == 6 and first["chains"][0]["stages"][0]["runs"] == 10
 
 
 @pytest.mark.parametrize("times", [(True, False), (False, True), (False, False)])

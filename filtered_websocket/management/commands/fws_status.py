@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from ...console.snapshot import merge_pipelines
+from ...console.snapshot import merge_hubs, merge_pipelines
 from ...control.counts import describe_processes
 from ...hub.registry import process_name
 from ...logs import printable
@@ -58,7 +58,8 @@ class Command(ShellCommand):
             if nodes is None:
                 self.note(UNANSWERED)
             else:
-                self._show(others(nodes), options["json"], is_watched=seconds is not None)
+                nodes = merge_hubs(others(nodes))
+                self._show(nodes, options["json"], is_watched=seconds is not None)
             self.stdout.flush()
             if seconds is None:
                 return
