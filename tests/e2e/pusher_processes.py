@@ -14,7 +14,8 @@ APPLICATION = "tests.pusher_site:application"
 class PusherSite:
     """So many processes; tests kill the first one, and Redis."""
 
-    def __init__(self, folder, count, **environment):
+    def __init__(self, folder, count, server=Daphne, **environment):
+        self._server = server
         self._valkey = Valkey()
         self._env = {
             "DJANGO_SETTINGS_MODULE": "",
@@ -24,8 +25,8 @@ class PusherSite:
         }
         self.servers = [self._start() for _ in range(count)]
 
-    def _start(self, port=0):
-        return Daphne(APPLICATION, env=self._env, port=port)
+    def _start(self, **where):
+        return self._server(APPLICATION, env=self._env, **where)
 
     @property
     def first(self):
@@ -42,7 +43,7 @@ class PusherSite:
 
     def revive(self):
         """Start it again, at the same address."""
-        self.servers[0] = self._start(self.first.port)
+        self.servers[0] = self._start(port=self.first.port)
 
     def drain(self):
         """End the first process as a supervisor does, and start it again."""

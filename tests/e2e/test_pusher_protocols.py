@@ -8,14 +8,15 @@ import pytest
 import websockets
 
 from ..waiting import limited
+from .processes import Daphne, Uvicorn
 from .pusher_processes import PusherSite, User
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    site = PusherSite(tmp_path_factory.mktemp("pusher"), 2)
+@pytest.fixture(scope="module", params=[Daphne, Uvicorn], ids=["daphne", "uvicorn"])
+def site(request, tmp_path_factory):
+    site = PusherSite(tmp_path_factory.mktemp("pusher"), 2, request.param)
     yield site
     site.stop()
 
