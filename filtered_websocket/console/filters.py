@@ -1,14 +1,15 @@
 """
 The console's own pipeline, of filters as a site would write them::
 
-    connect | enter            staff with the permission, on the console's own page
+    connect | enter                staff with the permission, on the console's own page
     data    | rate_limit
-    call    | look | act       what is shown, and what is done
+    call    | look | watch | act   what is shown, what passes by, and what is done
 
 Permissions are asked of the database: at the handshake, every ``LOOK_AGAIN`` seconds while
 somebody looks, and at each action.
 """
 
+import asyncio
 import hmac
 import time
 from collections.abc import Mapping
@@ -26,13 +27,16 @@ from ..consumers import FilteredWebSocketConsumer
 from ..pipelines.permissions import fresh_users
 from ..threads.blocking import run_blocking
 from ..types import Call
-from .actions import ACTIONS, VIEW, Refused, find_permissions, page_key
+from .actions import ACTIONS, TEE, VIEW, Refused, find_permissions, page_key
 from .asking import LOOKS
+from .tee import Subject, Tee, on_connection, on_group, on_place
 
 #: Permissions are asked again after so many seconds.
 LOOK_AGAIN = 5.0
 #: What a page offers as a subprotocol: this and its key.
 PREFIX = "fws-console."
+#: A page watches for so long at most, seconds, and so many messages.
+TEE_SECONDS, TEE_MESSAGES = 300.0, 1000
 #: How many calls of one page run at once, and how many each of the staff may make.
 CALLS = 4
 RATE = {"rate": "10/s", "burst": 40, "per": "user"}
@@ -100,6 +104,64 @@ class LookFilter(WebSocketCallFilter):
         return await look(permissions, _about(call))
 
 
+class WatchFilter(WebSocketCallFilter):
+    """
+    Sends a page what passes a connection, a group or a place in a pipe, for a while: one tee at
+    a time. Without ``tee_console`` it shows that something passes, and not what.
+    """
+
+    @classmethod
+    async def filter(cls, web_socket_instance: Connection, call: Call) -> Any:
+        if call.method not in ("tee", "untee"):
+            return None
+        permissions = await permissions_of(web_socket_instance)
+        running = web_socket_instance.state.pop("tee", None)
+        if running is not None:
+            running.cancel()
+            await asyncio.wait([running])
+        if call.method == "tee":
+            about = _about(call)
+            subject = _subject(about)
+            if subject is None:
+                return {"problem": "a tee is on a connection, a group, or a place of a route"}
+            steps = _show(web_socket_instance, subject, about.get("number"), TEE in permissions)
+            task = web_socket_instance.start_task(steps, "fws-console-tee")
+            web_socket_instance.state["tee"] = task
+        return {"done": True}
+
+
+def _subject(about: Mapping[str, Any]) -> Subject | None:
+    """What a page wants to watch; None if it has not said so."""
+    texts = {name: text for name, text in about.items() if isinstance(text, str) and text}
+    if "connection" in texts:
+        return on_connection(texts["connection"])
+    if "group" in texts:
+        return on_group(texts["group"])
+    return on_place(texts["route"], texts.get("part", "")) if "route" in texts else None
+
+
+async def _show(connection: Connection, subject: Subject, number: Any, payloads: bool) -> None:
+    """Send what passes to a page, which calls this tee by a ``number``."""
+    bounds: Any = {"seconds": TEE_SECONDS, "messages": TEE_MESSAGES, "payloads": payloads}
+    told: dict[str, Any] = {"tee": number}
+    try:
+        async with Tee(subject, skip=[connection.id], **bounds) as tee:
+            async for record in tee:
+                now = await permissions_of(connection)
+                if payloads and TEE not in now:
+                    break
+                await connection.send({**told, "record": record})
+            told["dropped"] = tee.dropped
+    except Close as close:
+        connection.close(close.code, close.reason)
+    except TimeoutError as error:
+        told["problem"] = f"the channel layer does not answer: {error}"
+    except Exception as error:
+        connection.call_failed(error)
+        told["problem"] = "it cannot be watched: the log of the server says why"
+    connection.push({**told, "ended": True})
+
+
 class ActFilter(WebSocketCallFilter):
     """Does what staff may do, whose permission is asked of the database each time."""
 
@@ -129,7 +191,7 @@ def console_urlpatterns() -> list[Any]:
         return []
     limit = {"NAME": "filtered_websocket.filters.rate_limit", "OPTIONS": RATE}
     application: Any = FilteredWebSocketConsumer.as_asgi(
-        filters=[EnterFilter, limit, LookFilter, ActFilter],
+        filters=[EnterFilter, limit, LookFilter, WatchFilter, ActFilter],
         protocol="centrifuge",
         # Its clients join no group.
         group_rules=[],

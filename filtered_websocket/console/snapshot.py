@@ -25,6 +25,7 @@ from ..layer.process import ProcessLink
 from ..logs import LogThrottle, get_logger, recent
 from ..observe import FilterStats
 from ..pipelines.pipeline import Pipeline
+from ..pipelines.places import names_of
 from ..pipelines.route import Route, known_routes
 from ..threads.blocking import abandoned, busy
 
@@ -156,6 +157,8 @@ def _describe_pipeline(hub: Hub, pipeline: Pipeline, routes: list[Route]) -> dic
         for name, stage in zip(pipeline.labels_of(chain), chain.stages, strict=True)
     ]
     return {
+        # As places in pipes are called.
+        "name": names_of(routes[0])[0],
         "paths": paths[:MAX_PATHS],
         # Not a name that is made of those of the filters.
         "home": pipeline.home if any(route.names_home for route in routes) else "",

@@ -2,15 +2,19 @@
 
 import contextlib
 import json
+from collections import deque
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Permission, User
 from django.test import Client as Browser
 
+from filtered_websocket import logs
+from filtered_websocket.console import rows, snapshot
 from filtered_websocket.console.actions import page_key
 from filtered_websocket.console.filters import PREFIX
 from filtered_websocket.control import counts
+from filtered_websocket.pipelines import pipeline
 from filtered_websocket.routing import with_websockets
 
 from ..handshaking import shake_hands
@@ -21,6 +25,15 @@ from ..waiting import until
 def one_answer_is_waited_for(monkeypatch):
     """There is no other process."""
     monkeypatch.setattr(counts, "wait_for", lambda answers: until(lambda: answers))
+
+
+@pytest.fixture
+def recent(monkeypatch):
+    """The last errors, of this test only."""
+    made = logs.Incidents()
+    for module in (logs, pipeline, rows, snapshot):
+        monkeypatch.setattr(module, "recent", made)
+    return made
 
 
 @pytest.fixture
@@ -42,14 +55,23 @@ class Watcher:
     def __init__(self, client):
         self.client = client
         self._number = 0
+        #: What it was sent meanwhile.
+        self._pushes = deque()
 
     async def ask(self, **request):
         """The reply to a command."""
         self._number += 1
         await self.client.send(json.dumps({"id": self._number, **request}))
-        reply = json.loads(await self.client.receive())
+        while "push" in (reply := json.loads(await self.client.receive())):
+            self._pushes.append(reply)
         assert reply.pop("id") == self._number, reply
         return reply
+
+    async def push(self):
+        """What it is sent without having asked."""
+        message = self._pushes.popleft() if self._pushes else await self.client.receive()
+        reply = json.loads(message) if isinstance(message, str) else message
+        return reply["push"]["message"]["data"]
 
     async def call(self, method, **data):
         """What a call answers, or the code of its error."""

@@ -1,17 +1,24 @@
 """Who may look at the console, and for how long."""
 
+import json
+
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Group, Permission, User
 
-from filtered_websocket.console import filters
+from filtered_websocket import WebSocketMessageFilter
+from filtered_websocket.console import filters, taps
 from filtered_websocket.console.actions import page_key
+from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.disconnect import disconnect_session
+from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
 from filtered_websocket.models import Token
 from filtered_websocket.pipelines.route import known_routes
 from filtered_websocket.routing import websocket_application, with_websockets
 from filtered_websocket.testing import connect
 
 from ..handshaking import shake_hands
+from ..waiting import LIMIT, until
 from .conftest import knock, log_in, look, make_staff
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -164,8 +171,6 @@ async def test_permissions_are_asked_for_again_after_a_while_only(site, staff, m
 
 
 async def test_a_logout_ends_it(site, staff):
-    from filtered_websocket.disconnect import disconnect_session
-
     cookie = await log_in(staff)
     async with look(site, staff, cookie=cookie) as watcher:
         disconnect_session(cookie.removeprefix("sessionid="))
@@ -266,3 +271,148 @@ async def test_a_site_with_a_router_of_its_own_adds_it(staff):
 def test_it_is_marked_as_this_packages_own(site):
     newest = known_routes()[-1]
     assert (newest.paths, newest.is_own) == (["/fws-console/"], True)
+
+
+# A tee
+
+
+async def watch(watcher, **about):
+    assert await watcher.call("tee", **about) == {"done": True}
+
+
+async def told(watcher, number, what):
+    """What a page is told of a tee, up to the first that has this key, or is such a record."""
+    while True:
+        data = await watcher.push()
+        assert data["tee"] == number, data
+        record = data.get("record", {})
+        if what in data or record.get("is") == what:
+            return data if what in data else record
+
+
+def chat(**options):
+    return connect([Shout], **options)
+
+
+class Shout(WebSocketMessageFilter):
+    @classmethod
+    def filter(cls, connection, data):
+        return data.upper()
+
+
+@pytest.fixture(autouse=True)
+def a_busy_machine_may_be_late_to_renew_a_tee(monkeypatch):
+    monkeypatch.setattr(taps, "LEASE", LIMIT)
+
+
+@pytest.fixture
+def trusted():
+    return make_staff("view_console", "tee_console", name="tess")
+
+
+@pytest.mark.parametrize("on", ["connection", "group", "route"])
+async def test_a_page_is_sent_what_passes(site, trusted, on):
+    app = FilteredWebSocketConsumer.as_asgi(
+        filters=[Shout, BroadcastMessagesFilter], groups=["garden"]
+    )
+    app.route.paths = ["/tee/"]
+    async with connect(app) as ann, connect(app) as bob, look(site, trusted) as watcher:
+        subjects = {
+            "connection": {"connection": ann.connection.id},
+            "group": {"group": "garden"},
+            "route": {"route": "/tee/", "part": "shout"},
+        }
+        await watch(watcher, number=7, **subjects[on])
+        assert (await told(watcher, 7, "begin"))["found"] == 1
+        await ann.send("hello")
+        assert await bob.receive() == "HELLO"
+        seen = await told(watcher, 7, "publish" if on == "group" else "chain")
+        assert seen["in"]["text"] == ("HELLO" if on == "group" else "hello")
+        assert (await watcher.ask(rpc={"method": "untee"})) == {"rpc": {"data": {"done": True}}}
+        await ann.send("nobody sees it")
+        assert await bob.receive() == "NOBODY SEES IT"
+        assert await watcher.client.received_nothing()
+
+
+async def test_who_may_not_see_messages_sees_that_something_passes(site, staff):
+    async with chat() as ann, look(site, staff) as watcher:
+        await watch(watcher, number=1, connection=ann.connection.id)
+        await told(watcher, 1, "begin")
+        await ann.send("a secret")
+        chain = await told(watcher, 1, "chain")
+    assert chain["in"] == {"kind": "text", "size": 8}
+    assert "secret" not in json.dumps(chain)
+
+
+async def test_another_tee_takes_the_place_of_the_first(site, trusted):
+    async with chat() as ann, chat() as bob, look(site, trusted) as watcher:
+        await watch(watcher, number=1, connection=ann.connection.id)
+        await told(watcher, 1, "begin")
+        await watch(watcher, number=2, connection=bob.connection.id)
+        await told(watcher, 2, "begin")
+        await ann.send("of the first")
+        await ann.settle()
+        await bob.send("of the second")
+        assert (await told(watcher, 2, "chain"))["in"]["text"] == "of the second"
+
+
+async def test_a_page_is_told_of_the_end_and_of_what_it_has_not_seen(site, trusted, monkeypatch):
+    monkeypatch.setattr(filters, "TEE_MESSAGES", 2)
+    async with chat() as ann, look(site, trusted) as watcher:
+        await watch(watcher, number=3, connection=ann.connection.id)
+        await told(watcher, 3, "begin")
+        for text in ("one", "two", "three"):
+            await ann.send(text)
+        assert await told(watcher, 3, "ended") == {"tee": 3, "dropped": 0, "ended": True}
+
+
+@pytest.mark.parametrize("taken", ["tee_console", "view_console"])
+async def test_a_tee_ends_with_its_permission(site, trusted, monkeypatch, taken):
+    monkeypatch.setattr(filters, "LOOK_AGAIN", 0.0)
+    async with chat() as ann, look(site, trusted) as watcher:
+        await watch(watcher, number=4, connection=ann.connection.id)
+        await told(watcher, 4, "begin")
+        await trusted.user_permissions.filter(codename=taken).adelete()
+        await ann.send("too late")
+        if taken == "tee_console":
+            assert (await told(watcher, 4, "ended"))["ended"] is True
+        else:
+            assert await watcher.closed() == (DENIED, "no permission for the console")
+
+
+async def test_a_tee_without_an_object_is_a_problem_of_the_page(site, staff):
+    async with look(site, staff) as watcher:
+        for about in ({}, {"connection": 5}, {"group": ""}):
+            answer = await watcher.call("tee", number=1, **about)
+            assert answer == {"problem": "a tee is on a connection, a group, or a place of a route"}
+        assert await watcher.call("untee") == {"done": True}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (TimeoutError("Redis"), "the channel layer does not answer: Redis"),
+        (OSError("x"), "cannot be"),
+    ],
+)
+async def test_a_tee_that_cannot_be_says_why(site, staff, monkeypatch, error, words):
+    class Fails(filters.Tee):
+        async def __aenter__(self):
+            raise error
+
+    monkeypatch.setattr(filters, "Tee", Fails)
+    async with look(site, staff) as watcher:
+        await watch(watcher, number=5, group="g")
+        ended = await told(watcher, 5, "ended")
+        assert words in ended["problem"]
+        # The page goes on.
+        assert "rows" in await watcher.call("errors")
+
+
+async def test_a_tee_ends_with_the_page(site, trusted):
+    async with chat() as ann:
+        async with look(site, trusted) as watcher:
+            await watch(watcher, number=6, connection=ann.connection.id)
+            await told(watcher, 6, "begin")
+        await until(lambda: not taps.taps)
+        await ann.settle()

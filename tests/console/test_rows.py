@@ -298,11 +298,7 @@ class Fails(WebSocketMessageFilter):
         raise ValueError(f"cannot read {data.decode()}")
 
 
-async def test_an_error_is_told_once_with_its_count_and_the_first_traceback(monkeypatch):
-    monkeypatch.setattr(logs, "recent", recent := logs.Incidents())
-    for module in (rows, snapshot):
-        monkeypatch.setattr(module, "recent", recent)
-    monkeypatch.setattr("filtered_websocket.pipelines.pipeline.recent", recent)
+async def test_an_error_is_told_once_with_its_count_and_the_first_traceback(recent):
     async with connect([Fails]) as client:
         for text in ("one", "two", "three"):
             await client.send(text)
@@ -321,9 +317,8 @@ async def test_an_error_is_told_once_with_its_count_and_the_first_traceback(monk
     assert nothing == {"row": None}
 
 
-async def test_no_error_shows_a_secret(monkeypatch):
+async def test_no_error_shows_a_secret(recent):
     key = new_key()
-    monkeypatch.setattr(rows, "recent", recent := logs.Incidents())
     recent.failed("a.Filter", ValueError(f"bad {key}"), "a.py:1", "here")
     record = logs.logging.LogRecord("a", logs.logging.ERROR, "", 1, "cookie: %s", (key,), None)
     recent.logged(record)

@@ -1,7 +1,11 @@
-"""Nothing that a tee sends, with payloads, has a key, a ticket, a cookie or a token in it."""
+"""
+Nothing that a tee sends, with payloads, has a key, a ticket, a cookie or a token in it, nor
+anything that a page of the console is told.
+"""
 
 import jwt
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 from django.test import Client as HttpClient
 from django.urls import path
@@ -10,13 +14,15 @@ from filtered_websocket import WebSocketConnectFilter
 from filtered_websocket.auth.tickets import issue
 from filtered_websocket.console.tee import on_connection, on_route
 from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.groups import History, group
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.models import Token
-from filtered_websocket.routing import websocket_application
+from filtered_websocket.routing import websocket_application, with_websockets
 
 from ..connections.test_connection import message_filter
 from ..handshaking import shake_hands
 from ..protocols.clients import RULES, Speaker
+from .conftest import look
 from .test_tee import BROADCAST, Viewer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -131,3 +137,50 @@ async def test_of_frames_of_a_protocol(settings):
     assert b"lamp" in wire.sent and b"hi" in wire.sent
     for secret in (token.encode(), token.encode().split(b".")[1], b"abc123"):
         assert secret not in wire.sent
+
+
+async def test_of_all_that_a_page_of_the_console_is_told(secrets, recent):
+    """By one of the staff who may see all that it shows, messages too."""
+    rules = [group("kept", history=History(size=9, ttl=60), presence=True)]
+    chat = FilteredWebSocketConsumer.as_asgi(
+        filters=[message_filter(fail)], groups=["kept"], group_rules=rules
+    )
+    site = with_websockets(None, [path("chat/", chat)])
+    key, session, ticket = (secrets[name] for name in ("key", "session", "ticket"))
+    ways = [
+        {"headers": [HOST, ("authorization", f"Token {key}".encode())]},
+        {"headers": [HOST], "query": f"ticket={ticket}"},
+        {"headers": [HOST, ("cookie", f"sessionid={session}".encode())]},
+    ]
+    clients = [await shake_hands(site, **CHAT, **way) for way in ways]
+    boss = await sync_to_async(User.objects.create_superuser)("boss")
+    told = []
+    async with look(site, boss) as watcher:
+        receive = watcher.client.receive
+
+        async def note():
+            told.append(await receive())
+            return told[-1]
+
+        watcher.client.receive = note
+        for client in clients:
+            assert client.accepted
+            for text in (f"bad {key}", f"sessionid={session}", f"ticket={ticket}"):
+                await client.send(text)
+                await client.connection.apublish(text, "kept")
+            await client.settle()
+        for method in ("overview", "connections", "groups", "errors"):
+            await watcher.call(method)
+        for row in (await watcher.call("connections", limit=100))["rows"]:
+            await watcher.call("connection", id=row["id"])
+        for row in (await watcher.call("errors"))["rows"]:
+            await watcher.call("error", key=row["key"])
+        await watcher.call("group", name="kept")
+        await watcher.call("close", id=clients[0].connection.id)
+    everything = "\n".join(told)
+    assert '"text":"bad' in everything and '"message":"bad' in everything
+    assert '"name":"lamp"' in everything
+    assert [name for name, secret in secrets.items() if secret in everything] == []
+    assert key[:20] not in everything and boss.password not in everything
+    for client in clients:
+        await client.close()

@@ -336,6 +336,77 @@ async def test_the_cookie_alone_does_not_open_the_console(window, server, sessio
         assert await closed(client) == 3507
 
 
+# A tee
+
+
+async def test_what_passes_through_a_pipe_is_shown_stage_by_stage(window, server):
+    await window.look()
+    pipeline = window.page.locator(".fws-pipeline", has_text="/rooms/")
+    await pipeline.get_by_role("button", name="Watch").click()
+    await expect(window.tab("Tee")).to_be_focused()
+    state = window.page.locator("#fws-tee-state")
+    # Who is connected to that route comes later.
+    await expect(state).to_have_text("waiting: nobody is there now")
+    records = window.page.locator(".fws-record")
+    async with connect(server.ws("/rooms/tee/")) as client:
+        seen = expect(records.filter(has_text="message").first).to_contain_text(HOSTILE)
+        # Until the server has begun to watch.
+        await say_until(client, f" {HOSTILE} ", seen)
+    await records.filter(has_text="message").first.click()
+    steps = records.locator("details[open] .fws-steps li")
+    await expect(steps).to_have_count(3)
+    await expect(steps.nth(0)).to_contain_text("tidy")
+    await expect(steps.nth(1)).to_contain_text(HOSTILE.upper())
+    assert await window.page.locator("#fws-console img").count() == 0
+    await window.page.get_by_role("button", name="Stop").click()
+    await expect(state).to_contain_text("you have stopped it")
+    await window.page.get_by_role("button", name="Watch again").click()
+    await expect(records).to_have_count(0)
+    await window.page.get_by_role("button", name="Stop").click()
+
+
+async def say_until(client, text, expected):
+    """Send it again and again, until what is awaited is true."""
+    task = asyncio.ensure_future(expected)
+    async with limited():
+        while not task.done():
+            await client.send(text)
+            await look_again(task, 0.2)
+    await task
+
+
+async def test_who_may_not_see_messages_sees_their_sizes(new_context, server, database, operator):
+    make_watcher(database, "no messages", "view_console")
+    context = await new_context(base_url=server.http())
+    window = Window(await context.new_page())
+    await window.log_in("no messages")
+    async with connect(server.ws("/rooms/sizes/")) as client:
+        await window.look("connections")
+        await window.row("/rooms/sizes/").click()
+        await window.detail.get_by_role("button", name="Watch").click()
+        message = window.page.locator(".fws-record", has_text="message").first
+        await say_until(client, "a secret", expect(message).to_contain_text("text, 8 B"))
+    assert "a secret" not in await window.page.content()
+
+
+async def test_nothing_moves_in_the_list_while_one_reads_it(window, server):
+    await window.look()
+    pipeline = window.page.locator(".fws-pipeline", has_text="/rooms/")
+    await pipeline.get_by_role("button", name="Watch").click()
+    records = window.page.locator(".fws-record")
+    async with connect(server.ws("/rooms/still/")) as client:
+        await say_until(client, "first", expect(records.first).to_be_visible())
+        await records.first.locator("summary").focus()
+        before = await records.count()
+        await client.send("second")
+        state = window.page.locator("#fws-tee-state")
+        await expect(state).to_have_text("what is new is shown when you leave the list")
+        assert await records.count() == before
+        await window.page.get_by_role("button", name="Stop").focus()
+        await expect(records.filter(has_text="second").first).to_be_visible()
+        await expect(state).to_have_text("")
+
+
 # Looking costs only while somebody looks
 
 
@@ -393,10 +464,10 @@ async def test_all_of_it_can_be_reached_by_keys(window, server):
         await expect(window.tab("Connections")).to_be_focused()
         await expect(page.locator("#fws-connections")).to_be_visible()
         await page.keyboard.press("End")
-        await expect(window.tab("Errors")).to_be_focused()
+        await expect(window.tab("Tee")).to_be_focused()
         await page.keyboard.press("Home")
         await page.keyboard.press("ArrowLeft")
-        await expect(window.tab("Errors")).to_be_focused()
+        await expect(window.tab("Tee")).to_be_focused()
         await window.tab("Connections").click()
         rows = page.locator("#fws-connections tbody th button")
         await expect(rows.nth(1)).to_be_visible()
@@ -423,6 +494,7 @@ async def test_a_screen_reader_hears_the_state_and_not_every_number(window):
     assert await live.evaluate_all("all => all.map(one => one.id)") == [
         "fws-status",
         "fws-help",
+        "fws-tee-state",
         "fws-said",
     ]
     for panel in await window.page.locator("[role=tabpanel]").all():
@@ -432,7 +504,9 @@ async def test_a_screen_reader_hears_the_state_and_not_every_number(window):
         assert await field.evaluate("one => one.labels.length") == 1
 
 
-@pytest.mark.parametrize("tab", ["pipelines", "processes", "connections", "groups", "errors"])
+@pytest.mark.parametrize(
+    "tab", ["pipelines", "processes", "connections", "groups", "errors", "tee"]
+)
 async def test_it_fits_on_a_phone(open_window, server, tab):
     window = await open_window(viewport={"width": 390, "height": 844}, has_touch=True)
     long = "a-room-with-quite-a-long-name-without-a-space-" * 3

@@ -9,8 +9,8 @@ const { connect, RequestError } = await import(module);
 
 // Milliseconds between two questions, and after typing.
 const [EVERY, TYPED] = [2_000, 250];
-// How many values a sparkline has.
-const VALUES = 60;
+// How many values a sparkline has, and for how many there is room at least.
+const [VALUES, FEW] = [60, 15];
 // Rows of a table at first, and at most: the server gives no more.
 const [ROWS, MAX_ROWS] = [25, 100];
 // After so many attempts that never opened, the page says what may be wrong.
@@ -104,7 +104,6 @@ function sparkline(label) {
   const area = document.createElementNS(SVG, "path");
   area.classList.add("fws-area");
   const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", `0 0 ${VALUES - 1} 20`);
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", label);
@@ -115,12 +114,14 @@ function sparkline(label) {
 
 function drawSparkline(svg, values) {
   const most = Math.max(...values, 1e-9);
-  const left = VALUES - values.length;
+  const last = Math.max(FEW, values.length) - 1;
+  const left = last - values.length + 1;
   const points = values.map((value, at) => `${left + at} ${(19 - (17 * value) / most).toFixed(1)}`);
   const line = points.length > 1 ? `M${points.join("L")}` : "";
   const [area, path] = svg.children;
+  svg.setAttribute("viewBox", `0 0 ${last} 20`);
   path.setAttribute("d", line);
-  area.setAttribute("d", line && `${line}L${VALUES - 1} 20L${left} 20Z`);
+  area.setAttribute("d", line && `${line}L${last} 20L${left} 20Z`);
 }
 
 /** Children of `parent`, one for each item, made once and drawn again: focus and hover stay. */
@@ -162,6 +163,7 @@ function showState(state, text) {
 
 const client = connect(websocketPath, {
   WebSocket: ConsoleSocket,
+  onmessage: (told) => hear(told),
   onopen() {
     failures = 0;
     byId("help").hidden = true;
@@ -170,6 +172,7 @@ const client = connect(websocketPath, {
   },
   onclose({ code, reason, delay }) {
     failures += 1;
+    endTee("the connection was lost");
     byId("help").hidden = failures < REFUSED_AFTER || delay === null;
     if (delay === null) showState("closed", `closed: ${reason || code}. Load the page again.`);
     else showState("waiting", "reconnecting");
@@ -321,7 +324,7 @@ function drawPipelines(pipelines, at) {
     (made, pipeline) => updatePipeline(made, pipeline, at));
 }
 
-function makePipeline({ paths, home, protocol, codec, own }) {
+function makePipeline({ name: route, paths, home, protocol, codec, own }) {
   const about = [
     protocol === "plain" ? null : protocol, codec, home && `home group ${home}`, own && "this console",
   ];
@@ -329,7 +332,8 @@ function makePipeline({ paths, home, protocol, codec, own }) {
     el("header", {},
       el("h3", {}, name(nameOf({ paths, home }))),
       el("span", { class: "fws-about" }),
-      name(about.filter(Boolean).join(" · "), { class: "fws-about" })),
+      name(about.filter(Boolean).join(" · "), { class: "fws-about" }),
+      own ? null : watchButton(nameOf({ paths, home }), { route })),
     el("div", { class: "fws-chains" }));
 }
 
@@ -683,6 +687,8 @@ function openStage(place, stage, chain, pipeline) {
       );
     },
   });
+  byId("detail-body").append(el("div", { class: "fws-actions" },
+    watchButton(`${pipeline.name} ${stage.name}`, { route: pipeline.name, part: stage.path })));
   detail.draw(stage, series.of(place));
 }
 
@@ -793,6 +799,7 @@ function drawConnection(row) {
       " ",
       action("Unsubscribe", "unsubscribe_console", "unsubscribe", { id: row.id, group }, "Take the group away?")))),
     el("div", { class: "fws-actions" }, ...[
+      watchButton(`connection ${row.id.slice(0, 8)}`, { connection: row.id }),
       action("Close connection", "close_console", "close", { id: row.id }, "Close it?"),
       row.user && action("Close all of this user", "close_console", "close_user", { user: row.user }, "Close all connections of this user?"),
       token && action("Revoke token", "change_token", "revoke", { token: token.id }, "Revoke the token for ever?"),
@@ -803,7 +810,7 @@ function drawConnection(row) {
 function openGroup(group) {
   const body = el("div");
   const known = el("div");
-  body.append(known, publishForm(group) ?? "");
+  body.append(known, el("div", { class: "fws-actions" }, watchButton(`group ${group}`, { group })), publishForm(group) ?? "");
   open(group, {
     id: `group ${group}`,
     nodes: [body],
@@ -881,6 +888,140 @@ function openError({ key: id, what, kind }) {
       if (detail.id === id) detail.look = undefined;
     },
   });
+}
+
+// A tee: what passes at one place, for a while
+
+// The most records that are shown.
+const RECORDS = 200;
+const OF_CHAIN = { connect: "handshake", data: "frame", message: "message", call: "call", group: "group", send: "send" };
+
+// What is watched now, or was; the server is told its number, and says it again.
+let tee = { number: 0, ended: true };
+// What has come while a hand or the focus is on the list, where nothing should move.
+let held = [];
+
+/** A button that watches a subject: { connection }, { group } or { route, part }. */
+function watchButton(what, subject) {
+  return el("button", {
+    type: "button", class: "button", data: { place: "watch" },
+    onclick() {
+      dialog.close();
+      choose(byId("tab-tee"));
+      byId("tab-tee").focus();
+      watch(what, subject);
+    },
+  }, "Watch");
+}
+
+async function watch(what, subject) {
+  tee = { number: tee.number + 1, what, subject, seen: 0, found: 0, ended: false };
+  const { number: mine } = tee;
+  held = [];
+  byId("records").replaceChildren();
+  byId("tee").querySelector(".fws-empty").hidden = true;
+  byId("tee").querySelector(".fws-tee-head").hidden = false;
+  byId("tee-on").replaceChildren(name(what));
+  setText(byId("tee-stop"), "Stop");
+  drawTee("waiting");
+  const answer = await ask("tee", { number: mine, ...subject });
+  if (tee.number === mine && (!answer || answer.problem)) endTee(answer?.problem ?? "not allowed");
+}
+
+function drawTee(state) {
+  setText(byId("tee-count"), tee.seen ? plural(tee.seen, "message") : "");
+  setText(byId("tee-state"), state);
+  setBadge("tee", tee.ended ? "" : "live");
+}
+
+function endTee(why) {
+  if (tee.ended) return;
+  tee.ended = true;
+  setText(byId("tee-stop"), "Watch again");
+  drawTee(`ended: ${why}`);
+}
+
+byId("tee-stop").addEventListener("click", () => {
+  if (tee.ended) {
+    watch(tee.what, tee.subject);
+  } else {
+    ask("untee");
+    endTee("you have stopped it");
+  }
+});
+
+/** What the server tells of a tee. */
+function hear({ tee: number, record, ended, dropped, problem }) {
+  if (number !== tee.number || tee.ended) return;
+  if (ended) {
+    const lost = dropped ? `; ${plural(dropped, "message was", "messages were")} not shown` : "";
+    endTee(problem ?? `it has shown all that it may${lost}`);
+  } else if (record.is === "begin") {
+    tee.found += record.found;
+    if (!tee.seen) drawTee(tee.found ? "waiting for the first message" : "waiting: nobody is there now");
+  } else if (["chain", "publish", "frame"].includes(record.is)) {
+    tee.seen += 1;
+    held = [record, ...held.slice(0, RECORDS - 1)];
+    showHeld();
+  } else if (record.is === "lost") {
+    drawTee("more pass than can be shown");
+  }
+}
+
+function showHeld() {
+  const list = byId("records");
+  if (list.matches(":hover, :focus-within")) {
+    drawTee("what is new is shown when you leave the list");
+    return;
+  }
+  list.prepend(...held.splice(0).map(drawRecord));
+  while (list.children.length > RECORDS) list.lastChild.remove();
+  if (!tee.ended) drawTee("");
+}
+
+for (const type of ["pointerleave", "focusout"]) {
+  // Once it has left.
+  byId("records").addEventListener(type, () => setTimeout(showHeld));
+}
+byId("records").addEventListener("pointerover", ({ target }) => {
+  const trail = target.closest("[data-trail]")?.dataset.trail;
+  for (const record of byId("records").children) record.classList.toggle("fws-same", record.dataset.trail === trail);
+});
+
+const timeOf = (at) => new Date(at * 1000).toTimeString().slice(0, 8);
+
+/** A payload, or its size for who may not see it. */
+function payload(shown) {
+  if (!shown || shown.kind === "none") return el("span", { class: "fws-quiet" }, "nothing");
+  if (shown.text === undefined) return el("span", { class: "fws-quiet" }, `${shown.kind}, ${shown.size === null ? "size unknown" : bytes(shown.size)}`);
+  return el("code", {}, name(shown.text), shown.cut ? el("span", { class: "fws-quiet" }, " …") : null);
+}
+
+/** How a filter or a chain has ended; null where it went through. */
+const ending = (end) => end && el("span", { class: end.how === "drop" ? "fws-dropped" : "fws-bad" },
+  name([end.class ?? end.how, end.why].filter(Boolean).join(": ")));
+
+const whatOf = ({ is, chain, way }) => (is === "chain" ? OF_CHAIN[chain] ?? chain : is === "frame" ? `frame ${way}` : is);
+
+function drawRecord(record) {
+  const { stages = [], end } = record;
+  const line = [
+    el("time", {}, timeOf(record.at)), el("span", { class: "fws-what" }, whatOf(record)), payload(record.in),
+    el("span", { class: "fws-took" }, ending(end) ?? (record.seconds === undefined ? "" : duration(record.seconds))),
+  ];
+  const state = end === null || end === undefined ? "" : end.how === "drop" ? " fws-left" : " fws-stopped";
+  return el("li", { class: `fws-record${state}`, data: { trail: record.id } }, el("details", {},
+    el("summary", {}, ...line),
+    el("ol", { class: "fws-steps" }, ...stages.map((stage) => el("li", {},
+      el("span", { class: "fws-step", title: stage.path }, name(stage.filter)),
+      el("span", { class: "fws-quiet" }, duration(stage.seconds)),
+      ending(stage.end) ?? payload(stage.out)))),
+    facts([
+      ["route", record.route], ["group", record.group], ["connection", record.connection && el("button", {
+        type: "button", class: "fws-link", onclick: () => openConnection({ id: record.connection, process: record.process }),
+      }, record.connection.slice(0, 8))],
+      ["reached", record.members === undefined ? null : plural(record.members, "connection")], ["process", record.process],
+    ])));
 }
 
 // Begin
