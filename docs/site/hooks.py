@@ -22,6 +22,8 @@ BESIDE = {
 }
 SOURCES = {page: ROOT / name for name, page in BESIDE.items()}
 LINK = re.compile(r"(?P<text>\[[^\]]*\])\((?P<path>[^)#\s:]+)(?P<anchor>#[^)]*)?\)")
+#: Who searches for a line of the log or for a check wants these first.
+FIRST = {"log.md": 8, "checks.md": 4, "troubleshooting.md": 4}
 #: The name of a block, where it is that of a file, and the fence below it.
 FILE = re.compile(
     r"^(?P<indent> *)<!-- (?P<name>(?:end of |top of )?[\w/.-]+\.\w+(?:, [\w ]+)?) -->\n"
@@ -57,6 +59,8 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     if page.is_homepage:
         page.meta["hide"] = ["navigation"]
+    if page.file.src_uri in FIRST:
+        page.meta["search"] = {"boost": FIRST[page.file.src_uri]}
     source = SOURCES.get(page.file.src_uri, DOCS / page.file.src_uri)
     markdown = FILE.sub(r'\g<indent>```\g<language> title="\g<name>"', markdown)
     return LINK.sub(lambda link: as_on_site(link, source, config.repo_url), markdown)

@@ -1,5 +1,7 @@
 """The site that ``make docs`` builds: its links, its navigation, and what GitHub shows of it."""
 
+import html
+import json
 import os
 import re
 import subprocess
@@ -43,10 +45,10 @@ def site(tmp_path_factory):
 class Article(HTMLParser):
     """The ids of a page, and its text that is neither code nor a script."""
 
-    def __init__(self, html):
+    def __init__(self, page):
         super().__init__()
         self.ids, self.words, self.links, self._code = set(), [], [], 0
-        self.feed(html.partition("<article")[2].partition("</article>")[0])
+        self.feed(page.partition("<article")[2].partition("</article>")[0])
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
@@ -104,6 +106,17 @@ def test_the_table_of_contents_of_settings_has_their_names(site):
     page = (site / "settings" / "index.html").read_text()
     contents = page.partition('<nav class="md-nav md-nav--secondary"')[2].partition("</nav>")[0]
     assert "RECHECK" in contents and "float, default" not in contents
+
+
+def test_checks_and_lines_of_the_log_are_words_of_the_search(site):
+    """And the page that explains them comes before those that name them."""
+    index = json.loads((site / "search" / "search_index.json").read_text())
+    separator = index["config"]["separator"]
+    found = {entry["location"]: entry for entry in index["docs"]}
+    words = set(re.split(separator, html.unescape(found["checks/"]["text"])))
+    assert {f"E{number:03}" for number in range(1, 31)} <= words
+    assert found["log/"]["boost"] > found["checks/"]["boost"] > 1
+    assert "boost" not in found["settings/"]
 
 
 def test_a_block_of_a_file_says_its_name(site):
