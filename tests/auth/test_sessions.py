@@ -149,8 +149,8 @@ async def test_two_connections_of_one_session_share_no_object(ann):
 
 
 async def test_what_one_connection_changes_in_its_user_no_other_one_sees(ann, monkeypatch):
-    def from_db(cls, *args):
-        user = original(cls, *args)
+    def from_db(cls, *args, **options):
+        user = original(cls, *args, **options)
         # As a JSONField, and as what watches the fields of its own instance.
         user.choices, user.me = {}, user
         return user
