@@ -30,7 +30,7 @@ from .auth.credentials import credentials, without_credentials
 from .close_codes import FILTER_ERROR, FORBIDDEN
 from .conf import conf
 from .connections.connection import Connection
-from .connections.ending import close_cancelled, finish
+from .connections.ending import close_cancelled, count_end, finish
 from .connections.handshake import Handshake, check_once, event_before
 from .connections.reading import Reader
 from .connections.refusals import log_refused, refusal_by, refuse
@@ -38,6 +38,7 @@ from .exceptions import Close, Drop, ends_the_task
 from .groups import GroupRule
 from .hub.hub import Hub, get_hub
 from .hub.joining import join_route_groups
+from .observe import handshakes
 from .pipelines.entries import Entry
 from .pipelines.pipeline import MayJoin, Pipeline
 from .pipelines.route import Route
@@ -192,6 +193,7 @@ class FilteredWebSocketConsumer(Serves, AsyncConsumer):
         handshake = Handshake(self.scope)
         refusal = refusal or await self._reader.guard(self._refusal(handshake))
         if self._reader.lost:
+            handshakes["left"] += 1
             return
         # By a filter, or because access has ended meanwhile; also if the chain was cancelled.
         refusal = refusal or self.connection.transport.closed
@@ -208,7 +210,7 @@ class FilteredWebSocketConsumer(Serves, AsyncConsumer):
         except Exception:
             self._accepted = False
             raise
-        self._view.connections[self.connection.id] = self.connection
+        self._admit()
         self.connection.transport.open()
 
     def _check_handshake(self) -> tuple[int, str] | None:
@@ -275,7 +277,9 @@ class FilteredWebSocketConsumer(Serves, AsyncConsumer):
     def _leave(self) -> None:
         if self._session is not None:
             self._session.end()
-        self._view.connections.pop(self.connection.id, None)
+        ended = self._view.connections.pop(self.connection.id, None)
+        if ended is not None and ended.transport.closed is not None:
+            count_end(ended.transport.closed[0])
         self.hub.grants.remove_all(self.connection)
         self.hub.limits.leave(self.connection)
         self.connection.last_groups = self.connection.groups

@@ -1,8 +1,9 @@
 """
-What the package counts of its chains, and how to watch what passes through them.
+What the package counts of itself, and how to watch what passes through its chains.
 
-Each filter of a chain has its :class:`FilterStats`, which are always counted. Watchers are
-none until somebody sets one, by :func:`watch` for all chains or ``Chain.watch`` for one::
+Counters are plain numbers, always counted; ``metrics`` reads them. Each filter of a chain has
+its :class:`FilterStats`. Watchers are none until somebody sets one, by :func:`watch` for all
+chains or :func:`watch_chain` for one::
 
     watcher.begin(chain, instance, data)          an event begins: a watch of it, or None
         watch.begin_stage(path, data)             a filter begins
@@ -19,6 +20,7 @@ A watcher that raises is logged, and sees no more of that event.
 import threading
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol
@@ -32,55 +34,110 @@ _throttle = LogThrottle()
 
 #: Of what takes time here.
 clock = time.perf_counter
-#: Upper bounds of the histogram of a filter's times, seconds; above the last is one more.
+#: Upper bounds of histograms, seconds; above the last is one more.
 BOUNDS = (2.5e-5, 1e-4, 2.5e-4, 1e-3, 2.5e-3, 1e-2, 2.5e-2, 0.1, 0.25, 1.0, 2.5, 10.0)
 #: A chain counts runs of up to so many seconds itself, as nearly all are, and a call costs time.
 QUICK = BOUNDS[0]
 
 
-class FilterStats:
-    """What one filter of one chain has done. Runs that were cancelled are not counted."""
+class Times:
+    """A histogram of how long something took."""
 
-    __slots__ = ("_slow", "closes", "drops", "errors", "path", "quick", "seconds")
+    __slots__ = ("quick", "seconds", "slow")
 
-    def __init__(self, path: str) -> None:
-        #: The dotted path of the filter.
-        self.path = path
-        #: How long all runs took. Those of an async filter: with what it awaited.
+    def __init__(self) -> None:
+        #: How long all of it took.
         self.seconds = 0.0
-        #: How many runs took ``QUICK`` seconds or less.
+        #: How often it took ``QUICK`` seconds or less.
         self.quick = 0
-        self._slow = [0] * len(BOUNDS)
-        #: How many runs ended with Drop, Close, and any other exception.
-        self.drops = self.closes = self.errors = 0
+        #: And how often longer, by ``BOUNDS``.
+        self.slow = [0] * len(BOUNDS)
 
     @property
     def times(self) -> tuple[int, ...]:
-        """How many runs each of ``BOUNDS`` is the first bound of; then those above the last."""
-        return (self.quick, *self._slow)
+        """How often each of ``BOUNDS`` was the first bound of it; then how often none was."""
+        return (self.quick, *self.slow)
 
     @property
     def runs(self) -> int:
-        """How often it ran, however that ended."""
+        """How often it was."""
         return sum(self.times)
 
-    def note_slow(self, seconds: float) -> None:
-        """A run took longer than ``QUICK``."""
-        self._slow[bisect_left(BOUNDS, seconds) - 1] += 1
-
-    def stopped(self, seconds: float, error: BaseException) -> None:
-        """A run of so many seconds has ended with ``error``."""
+    def note(self, seconds: float) -> None:
+        """It took so long."""
         self.seconds += seconds
         if seconds <= QUICK:
             self.quick += 1
         else:
             self.note_slow(seconds)
+
+    def note_slow(self, seconds: float) -> None:
+        """It took longer than ``QUICK``, which the caller has added to ``seconds``."""
+        self.slow[bisect_left(BOUNDS, seconds) - 1] += 1
+
+
+class FilterStats(Times):
+    """
+    What one filter of one chain has done. Runs that were cancelled are not counted; those of
+    an async filter take the time of what it awaits.
+    """
+
+    __slots__ = ("closes", "drops", "errors", "path")
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        #: The dotted path of the filter.
+        self.path = path
+        #: How many runs ended with Drop, Close, and any other exception.
+        self.drops = self.closes = self.errors = 0
+
+    def stopped(self, seconds: float, error: BaseException) -> None:
+        """A run of so many seconds has ended with ``error``."""
+        self.note(seconds)
         if isinstance(error, Drop):
             self.drops += 1
         elif isinstance(error, Close):
             self.closes += 1
         else:
             self.errors += 1
+
+
+class Traffic:
+    """Frames of clients, pings and the like not counted, and bytes of their payloads."""
+
+    __slots__ = ("bytes_in", "bytes_out", "delivered", "frames_in", "pushed")
+
+    def __init__(self) -> None:
+        self.frames_in = self.bytes_in = 0
+        #: Frames that were handed to single connections; and to the members of groups.
+        self.pushed = self.delivered = 0
+        self.bytes_out = 0
+
+
+class HubCounts(Counter[str]):
+    """The counts of one hub; they are part of :data:`totals`, which a hub's end leaves alone."""
+
+    def __setitem__(self, name: str, count: int) -> None:
+        totals[name] += count - self[name]
+        super().__setitem__(name, count)
+
+
+# Of this process, since it began.
+traffic = Traffic()
+#: How often what happened in all hubs: ``duplicate``, ``missed``, ...
+totals: Counter[str] = Counter()
+#: Outcome -> how many handshakes had it.
+handshakes: Counter[str] = Counter()
+#: Close code -> how many connections ended with it.
+disconnections: Counter[int] = Counter()
+#: How much later than asked for the event loop has called what was due.
+loop_lag = Times()
+#: How long a message took through the channel layer and back.
+round_trips = Times()
+#: How long the layer was away, each time.
+outages = Times()
+#: Called twice a second on the event loop of each hub, and with True at its end.
+on_tick: list[Callable[[bool], object]] = []
 
 
 class WatchedChain(Protocol):

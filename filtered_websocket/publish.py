@@ -37,6 +37,7 @@ from .hub.hub import Hub, get_hub
 from .hub.registry import active_hub, may_serve
 from .layer.envelope import CONTROL, Item, check_group, group_key
 from .logs import LogThrottle, get_logger
+from .observe import HubCounts
 from .pipelines.keeping import site_keep
 from .publishing.batches import Keep, append_here
 from .publishing.direct import close_senders, sender_for
@@ -50,7 +51,7 @@ logger = get_logger(__name__)
 Told: TypeAlias = Future[Position | None] | Position | None
 
 #: Counts of failures that raised no exception.
-counts: Counter[str] = Counter()
+counts: Counter[str] = HubCounts()
 _throttle = LogThrottle()
 
 

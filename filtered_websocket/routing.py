@@ -33,7 +33,7 @@ from .connections.handshake import (
     script_name,
 )
 from .connections.origins import OriginRule, is_same_origin, one_of_origins, site_rule
-from .connections.refusals import cure_of, log_refusal, refuse
+from .connections.refusals import count_refusal, cure_of, log_refusal, refuse
 from .console.filters import console_urlpatterns
 from .consumers import FilteredWebSocketConsumer
 from .hub.drain import DRAINING, ending
@@ -107,7 +107,7 @@ class Router:
         reason = f"no WebSocket route for {scope['path']}"
         prefix = script_name(scope)
         cure = f"Routes: {', '.join(prefix + path for path in self._paths) or 'none'}."
-        log_refusal(scope, reason, cure, self._throttle, "path")
+        log_refusal(scope, reason, cure, self._throttle, "no_route")
         await send({"type": "websocket.close"})
 
 
@@ -149,6 +149,7 @@ class Handshakes:
             if "session" not in inside:
                 inside["session"] = session_of(cookies)
             if self._users and not await self._find_user(inside):
+                count_refusal(FILTER_ERROR)
                 await _refuse_with(inside, receive, send, FILTER_ERROR, UNKNOWN_USER)
                 return
         route = 0
@@ -162,7 +163,7 @@ class Handshakes:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, problem: str) -> None:
         if not problem:
-            log_refusal(scope, DRAINING[1], "Connect again.", self._throttle, code=DRAINING[0])
+            log_refusal(scope, DRAINING[1], "Connect again.", self._throttle, "draining")
             await _refuse_with(scope, receive, send, *DRAINING)
             return
         await receive()
@@ -184,10 +185,7 @@ class Handshakes:
 
 
 def _hide_query(scope: Scope) -> None:
-    """
-    Remove the credentials from the query of the server's own scope, which uvicorn's access
-    log prints later.
-    """
+    """Remove credentials from the query of the server's own scope: uvicorn's access log has it."""
     if scope.get("query_string") and conf.AUTHENTICATORS:
         scope["query_string"] = clean_query(scope)
 

@@ -18,16 +18,13 @@ from ..codecs.frames import text_event
 from ..conf import conf
 from ..exceptions import Close, Drop, ends_the_task
 from ..layer.envelope import EXCLUDE
-from ..publishing.fan_out import Members, make_frame
+from ..publishing.fan_out import NOBODY, Members, make_frame
 from ..threads.budget import OVERHEAD, Budget
 from ..threads.tasks import Tasks
 from ..transports import AsgiTransport, write_all
 from ..types import Codec
 from .chain import Chain
 from .current import About, about_event
-
-#: For messages that nobody is left out of.
-NOBODY: frozenset[AsgiTransport] = frozenset()
 
 
 class Recipient(Protocol):

@@ -14,6 +14,7 @@ from collections import Counter, deque
 from types import FrameType
 from typing import Any
 
+from .. import observe
 from ..logs import LogThrottle, get_logger
 from .chain import Chain
 
@@ -62,6 +63,7 @@ class Watchdog:
         self._stopped.set()
         if self._timer is not None:
             self._timer.cancel()
+        self._tell_tick(is_last=True)
 
     @property
     def worst_lag(self) -> float:
@@ -73,8 +75,19 @@ class Watchdog:
         now = self._loop.time()
         self.lag = max(0.0, now - self._due)
         self._lags.append(self.lag)
+        observe.loop_lag.note(self.lag)
         self._due = now + INTERVAL
-        self._timer = self._loop.call_later(INTERVAL, self._tick)
+        self._timer = self._loop.call_at(self._due, self._tick)
+        self._tell_tick()
+
+    def _tell_tick(self, is_last: bool = False) -> None:
+        for call in observe.on_tick:
+            try:
+                call(is_last)
+            except Exception:
+                self._counts["task_failed"] += 1
+                if self._throttle.note("tick"):
+                    logger.exception("cannot call %r", call)
 
     def _watch(self, thread: int, stopped: threading.Event) -> None:
         last = same_reads = 0

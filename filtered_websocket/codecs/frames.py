@@ -43,6 +43,9 @@ class Frame:
     """A payload ready to send; made once and shared by all its receivers."""
 
     __slots__ = ("_event", "is_kept", "longest", "payload", "text", "wire")
+    #: How many frames it is, and the bytes of their payloads, as of a :class:`Bundle`.
+    count = 1
+    size: int
 
     def __init__(self, payload: bytes, text: bool, is_kept: bool = False) -> None:
         self.payload = payload
@@ -76,6 +79,10 @@ class Frame:
         return self.wire
 
 
+#: The same attribute: the one that a property returns takes longer to read.
+Frame.size = Frame.longest  # type: ignore[misc]
+
+
 @lru_cache(256)
 def _head(size: int, text: bool) -> bytes:
     """The header of a frame with a payload of ``size`` bytes (RFC 6455 section 5.2)."""
@@ -101,6 +108,16 @@ class Bundle:
         #: The bytes of all frames after :meth:`encode`.
         self.wire: bytes | None = None
         self._parts: tuple[Frame, ...] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many frames are in it."""
+        return len(self._contents)
+
+    @property
+    def size(self) -> int:
+        """The bytes of their payloads."""
+        return sum([len(payload) for payload, _ in self._contents])
 
     @property
     def parts(self) -> tuple[Frame, ...]:
@@ -129,6 +146,16 @@ class Joined(Bundle):
         self.is_kept = any([frame.is_kept for frame in frames])
         self.longest = max([frame.longest for frame in frames])
         self.wire = self._parts = None
+
+    @property
+    def count(self) -> int:
+        """As of a :class:`Bundle`."""
+        return sum([frame.count for frame in self._frames])
+
+    @property
+    def size(self) -> int:
+        """As of a :class:`Bundle`."""
+        return sum([frame.size for frame in self._frames])
 
     @property
     def parts(self) -> tuple[Frame, ...]:

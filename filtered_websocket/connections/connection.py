@@ -12,6 +12,7 @@ from ..close_codes import FORBIDDEN
 from ..codecs.frames import Frame, text_event, to_frame
 from ..exceptions import Close, check_close
 from ..history.base import Position
+from ..observe import traffic
 from ..presence.base import Info
 from ..publishing.items import with_event
 from ..threads.result import Result, start
@@ -163,6 +164,8 @@ class Connection(member.Member):
 
     def push_frame(self, frame: Frame) -> None:
         """Queue a frame that is already encoded."""
+        traffic.pushed += 1
+        traffic.bytes_out += frame.longest
         self._view.call(self.transport.write, frame)
 
     @markcoroutinefunction
@@ -182,6 +185,8 @@ class Connection(member.Member):
 
     def _send(self, frame: Frame) -> "asyncio.Future[None]":
         done: asyncio.Future[None] = self._view.loop.create_future()
+        traffic.pushed += 1
+        traffic.bytes_out += frame.longest
         self.transport.write(frame, done)
         return done
 

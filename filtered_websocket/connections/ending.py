@@ -8,11 +8,13 @@ import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from .. import close_codes
 from ..chains.chain import Chain
 from ..chains.stalls import Grace
 from ..close_codes import FILTER_ERROR
 from ..exceptions import Close, Drop, NotAllowed
 from ..logs import get_logger
+from ..observe import disconnections
 from ..threads.tasks import GuardedTask, end_tasks
 from ..types import Send
 from .connection import Connection
@@ -23,6 +25,19 @@ logger = get_logger(__name__)
 DISCONNECT_TIMEOUT = 8.0
 #: How long a server may take to send the answer to a handshake that was cancelled, seconds.
 ANSWER_TIMEOUT = 1.0
+
+
+#: Those that RFC 6455 has, and ours. Clients may close with any other.
+CODES = frozenset(
+    {*range(1000, 1016), *(code for code in vars(close_codes).values() if isinstance(code, int))}
+)
+#: Stands for all others in metrics.
+OTHER = 0
+
+
+def count_end(code: int) -> None:
+    """A connection has ended with this code."""
+    disconnections[code if code in CODES else OTHER] += 1
 
 
 async def close_cancelled(connection: Connection, send: Send) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from ..chains.stalls import Grace, Stalls, check_interval
 from ..conf import conf
 from ..logs import get_logger
+from ..observe import traffic
 from ..transports.asgi import ABNORMAL
 from ..transports.inbox import MAX_BYTES, message_of
 from ..transports.scheduling import TURN, YIELD_ITERATIONS, serve_others, served, settle
@@ -150,6 +151,8 @@ class Reader:
                     self._lose(event)
                     break
                 event = message_of(event)
+            traffic.frames_in += 1
+            traffic.bytes_in += len(event[0])
             steps = self.handle(*event)
             if steps is None:
                 pass

@@ -8,10 +8,18 @@ from .. import tracing
 from ..auth.addresses import address_of
 from ..auth.credentials import SUBPROTOCOL
 from ..chains.watchdog import filter_of_error
-from ..close_codes import FILTER_ERROR, FORBIDDEN, OVER_CAPACITY, TOO_MANY, UNAUTHORIZED
+from ..close_codes import (
+    FILTER_ERROR,
+    FORBIDDEN,
+    OVER_CAPACITY,
+    RESTART,
+    TOO_MANY,
+    UNAUTHORIZED,
+)
 from ..conf import conf
 from ..exceptions import Close, Drop, NotAllowed
 from ..logs import LogThrottle, get_logger
+from ..observe import handshakes
 from ..types import Scope, Send
 from .client import Client
 from .handshake import (
@@ -45,6 +53,32 @@ CURES_OF_CODES = {
 }
 
 
+#: What metrics call a refusal, by its reason and else by its close code. Never a client's text.
+OUTCOMES = {
+    ODD_PATH: "bad_path",
+    BAD_HOST: "bad_host",
+    BAD_ORIGIN: "bad_origin",
+    NO_ORIGIN: "bad_origin",
+    NOT_ALLOWED: "bad_origin",
+    NO_RULE: "bad_origin",
+}
+DRAINS = "draining"
+OUTCOMES_OF_CODES = {
+    OVER_CAPACITY: "over_capacity",
+    TOO_MANY: "too_many",
+    RESTART: DRAINS,
+    UNAUTHORIZED: "unauthorized",
+    FORBIDDEN: "forbidden",
+    FILTER_ERROR: "error",
+}
+
+
+def count_refusal(code: int, reason: str = "") -> None:
+    """Count a handshake that is refused; by a filter, if the code is none of this package."""
+    outcome = OUTCOMES.get(reason) or OUTCOMES_OF_CODES.get(code, "closed")
+    handshakes[outcome] += 1
+
+
 def cure_of(scope: Scope, reason: str) -> str:
     """What a developer can do about a refusal by :func:`refusal_reason`."""
     origin = ", ".join(value.decode("latin-1") for value in headers(scope, b"origin"))
@@ -62,34 +96,32 @@ def cure_of(scope: Scope, reason: str) -> str:
 
 
 def log_refusal(
-    scope: Scope,
-    reason: str,
-    cure: str,
-    throttle: LogThrottle,
-    subject: str = "",
-    code: int = FORBIDDEN,
+    scope: Scope, reason: str, cure: str, throttle: LogThrottle, outcome: str = ""
 ) -> None:
     """
     One line for a handshake that is refused before there is a connection: with DEBUG a
-    warning, with the cure, else at INFO and not for each of the same ``subject``.
+    warning, with the cure, else at INFO and not for each of the same reason, or ``outcome``.
+    Counts it.
     """
-    tracing.active.refused(scope, code, reason)
+    handshakes[outcome or OUTCOMES[reason]] += 1
+    tracing.active.refused(scope, RESTART if outcome == DRAINS else FORBIDDEN, reason)
     if settings.DEBUG:
         logger.warning("refused the WebSocket %s: %s. %s", scope["path"], reason, cure)
-    elif throttle.note(subject or reason):
+    elif throttle.note(outcome or reason):
         origin = (headers(scope, b"origin") or [b"none"])[0].decode("latin-1")
         logger.info(
             "refused a handshake: %s (address %s, origin %s; %d so far)",
             reason,
             address_of(scope) or "unknown",
             origin,
-            throttle.counts[subject or reason],
+            throttle.counts[outcome or reason],
         )
 
 
 def log_refused(connection: Client, code: int, reason: str) -> None:
-    """The same for a connection, which is refused with ``code``; with whose it was."""
+    """The same for a connection, which is refused with ``code``; with whose it was. Counts it."""
     tracing.active.refused(connection.scope, code, reason)
+    count_refusal(code, reason)
     if settings.DEBUG:
         is_known = reason in (*CURES, NOT_ALLOWED, BAD_HOST)
         cure = cure_of(connection.scope, reason) if is_known else CURES_OF_CODES.get(code, "")

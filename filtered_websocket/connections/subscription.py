@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from contextvars import ContextVar
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from ..groups import GroupRule
 from ..history.base import Page, Position
 from ..history.feed import Feed
 from ..history.lines import NOT_RECOVERED, SUPERSEDED, Joiner, Recovery
+from ..observe import totals
 
 #: Whether a join or leave chain runs: what its filters do must not wait for its end.
 in_chain: ContextVar[bool] = ContextVar("fws_in_chain", default=False)
@@ -95,9 +97,17 @@ class Subscription:
         self.position = await feed.begun()
         return self.position is not None
 
-    async def recover(self, joiner: Joiner, read: Callable[[], Awaitable[Page | None]]) -> bool:
+    async def recover(
+        self,
+        joiner: Joiner,
+        read: Callable[[Position | None], Awaitable[Page | None]],
+        since: Position | None,
+    ) -> bool:
         """Return when ``joiner`` has its answer; whether the subscription stands."""
-        recovery = await joiner.join(read)
+        recovery = await joiner.join(partial(read, since))
+        if since is not None and recovery is not SUPERSEDED:
+            totals["recovered" if recovery.recovered else "not_recovered"] += 1
+            totals["recovered_messages"] += len(recovery.contents)
         if recovery is not SUPERSEDED:
             # Not what has been sent: a subscription may stand for days.
             self.recovery = recovery._replace(contents=[])

@@ -19,6 +19,7 @@ from ..connections.connection import Connection
 from ..exceptions import NotAllowed, PublishError
 from ..layer.envelope import CONTROL, Item, check_group
 from ..logs import LogThrottle, get_logger
+from ..observe import outages
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.route import known_routes
 from ..threads.serial_queue import SerialQueue
@@ -104,6 +105,7 @@ class Events:
 
     def layer_lost(self, error: BaseException, post: bool) -> None:
         """Redis cannot be reached; ``post`` is False for a hub without connections."""
+        self._hub.counts["layer_lost"] += 1
         logger.warning(
             "lost the channel layer (Redis): %r; messages are queued for up to %g s",
             error,
@@ -114,12 +116,14 @@ class Events:
 
     def layer_back(self, seconds: float, post: bool) -> None:
         """Redis can be reached again, after so many seconds."""
+        outages.note(seconds)
         logger.warning("the channel layer (Redis) is back after %.1f s", seconds)
         if post:
             self.post("layer_back", {"seconds": seconds})
 
     def gap(self, group: str, origin: str | None, missed: int | None) -> None:
         """Messages of ``group`` were missed; ``missed`` is None if their number is unknown."""
+        self._hub.counts["gap"] += 1
         if missed:
             self._hub.counts["missed"] += missed
         self.post("gap", {"origin": origin, "missed": missed, "group": group})

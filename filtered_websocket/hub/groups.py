@@ -275,7 +275,7 @@ class Groups:
 
         prepare = partial(tracing.active.recover, view.prepare, group.name)
         joiner = Joiner(line, connection.id, prepare, answer)
-        return partial(subscription.recover, joiner, partial(feed.read, since))
+        return partial(subscription.recover, joiner, feed.read, since)
 
     def joined_late(self, key: str) -> None:
         """Members were accepted before the layer had subscribed: what they missed is a gap."""

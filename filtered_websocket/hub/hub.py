@@ -25,6 +25,7 @@ from ..history.feeds import Feeds
 from ..history.stores import open_store
 from ..layer.envelope import CONTROL, Batch, Item, group_key
 from ..layer.links import Link, open_link
+from ..observe import HubCounts
 from ..pipelines.pipeline import Pipeline
 from ..presence.of_hub import HubPresence
 from ..publishing.items import new_item
@@ -61,7 +62,7 @@ class Hub:
         self.groups = Groups(self)
         self.presence = HubPresence(self, self.groups.tell)
         #: How often what happened: ``duplicate``, ``missed``, ...
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = HubCounts()
         #: Starts the tasks that have to survive exceptions.
         self.tasks = Tasks(self.counts)
         #: Counts the bytes of what waits for group and consumer chains.
@@ -153,10 +154,7 @@ class Hub:
         await asyncio.shield(self.loop.create_task(self._end_when_idle(), name="fws-end"))
 
     async def _end_when_idle(self) -> None:
-        """
-        Waits first, while the hub still serves new connections. Then removes itself from
-        the registry without awaiting, and ends its tasks.
-        """
+        """Waits while the hub still serves; withdraws without awaiting, and ends its tasks."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LINGER):

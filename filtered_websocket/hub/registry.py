@@ -78,6 +78,11 @@ def active_hub() -> "Hub | None":
     return active[-1] if active else None
 
 
+def active_hubs() -> "tuple[Hub, ...]":
+    """All hubs that have connections. Any thread."""
+    return _active
+
+
 def note_serving() -> None:
     """A server calls this package's application: nobody may be connected yet."""
     global _serves

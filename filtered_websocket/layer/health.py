@@ -19,6 +19,7 @@ from typing import Any
 from redis.exceptions import ClusterDownError, ReadOnlyError, RedisError, ResponseError
 
 from ..conf import conf
+from ..observe import clock, round_trips
 from ..threads.tasks import Start, pause
 from ..types import GroupLayer
 from .envelope import VERSION, BadEnvelope
@@ -117,7 +118,12 @@ class LayerHealth:
         """Send probes at intervals: detects an outage that makes no call fail."""
         while True:
             await asyncio.sleep(HEARTBEAT)
-            error = None if self.is_lost else await self._probe()
+            if self.is_lost:
+                continue
+            began = clock()
+            error = await self._probe()
+            if error is None:
+                round_trips.note(clock() - began)
             if isinstance(error, TimeoutError):
                 # Other messages may have delayed it, or a filter blocked this event loop.
                 error = await self._probe()

@@ -18,6 +18,7 @@ from typing import Protocol
 from ..conf import conf
 from ..layer.envelope import group_key, new_origin
 from ..logs import LogThrottle, get_logger
+from ..observe import totals
 from ..threads.tasks import Tasks, end_tasks, pause
 from .base import Event, Info, Members, Store, unpack_info
 from .ledger import AT_ONCE, Ledger, Report
@@ -205,6 +206,7 @@ class Worker:
 
     async def _renew(self) -> bool:
         report = await self._ledger.renew()
+        totals["presence_failed" if report.errors else "presence_renewed"] += 1
         for group, revision in report.revisions.items():
             self._rosters.check(group, revision)
         return await self._take(report)

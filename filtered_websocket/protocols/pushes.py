@@ -13,8 +13,8 @@ from ..groups import channel_name
 from ..history.base import Position
 from ..layer.envelope import EXCLUDE, Item
 from ..presence.base import Event
-from ..publishing.fan_out import Members, runs_of, write
-from ..transports import AsgiTransport
+from ..publishing.fan_out import NOBODY, Members, runs_of, write
+from ..transports import AsgiTransport, write_all, write_one
 from .channels import (
     Channel,
     Push,
@@ -287,7 +287,7 @@ class Pushes:
         if push.is_kept and without_room((transport,), len(frame)):
             session.lose(push.group)
             return
-        transport.write(frame)
+        write_all((transport,), frame, NOBODY)
 
     def unsubscribed(
         self, session: Subscriber, group: str, why: tuple[int, str] = UNSUBSCRIBED
@@ -297,4 +297,4 @@ class Pushes:
         push = {"channel": channel_name(group), "unsubscribe": {"code": code, "reason": reason}}
         frame = session.format.reply({"push": push})
         frame.is_kept = True  # never left out: it closes the connection where there is no room
-        session.transport.write(frame)
+        write_one(session.transport, frame)

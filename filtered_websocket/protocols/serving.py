@@ -16,6 +16,7 @@ from ..connections.connection import Connection
 from ..connections.handshake import Handshake
 from ..connections.refusals import log_refused
 from ..exceptions import Close, Drop, ends_the_task
+from ..observe import handshakes
 from ..pipelines.entries import PipelineError
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.rules import Rules
@@ -214,10 +215,15 @@ class Serves:
         """
         refusal = await self._refusal(Handshake(self.scope)) or self.connection.transport.closed
         if refusal is None:
-            self._view.connections[self.connection.id] = self.connection
+            self._admit()
             return None
         log_refused(self.connection, refusal[0], self._reason or refusal[1])
         return refusal
+
+    def _admit(self) -> None:
+        """It is a connection of its pipeline from now on."""
+        handshakes["accepted"] += 1
+        self._view.connections[self.connection.id] = self.connection
 
     @property
     def _stood(self) -> bool:

@@ -24,7 +24,7 @@ from ..codecs.schema import BadFrame
 from ..conf import conf
 from ..exceptions import ends_the_task
 from ..filters.rate_limit import RateLimitFilter
-from ..transports import AsgiTransport
+from ..transports import AsgiTransport, write_one
 from ..transports.scheduling import Turns
 from . import codes
 from .codes import BadRequest, ReplyError
@@ -236,7 +236,7 @@ class Session:
             await self._answer_failed(number, error)
             return
         if self.transport.unsent + len(frame) <= HIGH_WATER:
-            self.transport.write(frame)
+            write_one(self.transport, frame)
             self.requests.replied(name)
         else:
             sent = self.connection.send_frame(frame)
@@ -245,12 +245,12 @@ class Session:
 
     def reply(self, reply: dict[str, Any]) -> None:
         """Send a reply, or a push, without waiting."""
-        self.transport.write(self.format.reply(reply))
+        write_one(self.transport, self.format.reply(reply))
 
     def write_together(self, frames: list[Frame]) -> list[Frame]:
         """Send frames in one write. An empty list."""
         if frames:
-            self.transport.write(frames[0] if len(frames) == 1 else Joined(frames))
+            write_one(self.transport, frames[0] if len(frames) == 1 else Joined(frames))
         return []
 
     def answer_error(self, number: int, error: BaseException) -> None:
@@ -287,5 +287,5 @@ class Session:
             return
         self.is_connected = True
         self.pings.connected()
-        self.transport.write(frame)
+        write_one(self.transport, frame)
         self.requests.replied()

@@ -7,6 +7,7 @@ import asyncio
 from typing import Any
 
 from ..exceptions import Close
+from ..transports import write_one
 from . import codes
 from .codes import BadRequest
 from .tokens import GRACE, Claims, InvalidToken, expiry_fields, read_token
@@ -64,7 +65,7 @@ class Pings:
 
     def _ping(self) -> None:
         self._awaits_pong = True
-        self._session.transport.write(self._session.format.ping)
+        write_one(self._session.transport, self._session.format.ping)
         self._timer = self._loop.call_later(PONG, self._close, *codes.NO_PONG)
 
     def _close(self, code: int, reason: str) -> None:

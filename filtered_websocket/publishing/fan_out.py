@@ -16,6 +16,8 @@ from ..types import Codec
 #: Id of a connection -> its transport. Not the connection, which a message to thousands would
 #: have to be looked up in.
 Members = dict[str, AsgiTransport]
+#: No transport is left out.
+NOBODY: frozenset[AsgiTransport] = frozenset()
 #: What has a payload.
 Piece = TypeVar("Piece", Item, Frame)
 #: About the most bytes of messages that are written at once.
@@ -71,7 +73,7 @@ def _write_run(members: Members, items: Sequence[Item], is_kept: bool) -> None:
         pairs = zip(contents, exclude, strict=True)
         rest = [content for content, left_out in pairs if key not in left_out]
         if rest:
-            members[key].write(Bundle(rest, is_kept))
+            write_all((members[key],), Bundle(rest, is_kept), NOBODY)
 
 
 def runs_of(items: Iterable[Piece]) -> Iterator[list[Piece]]:

@@ -19,8 +19,8 @@ from ..conf import conf
 from ..history.base import Position
 from ..layer.envelope import EVENT, EXCLUDE, INFO, Item
 from ..presence.base import Event
-from ..publishing.fan_out import Members, runs_of, write
-from ..transports import AsgiTransport
+from ..publishing.fan_out import NOBODY, Members, runs_of, write
+from ..transports import AsgiTransport, write_all
 from .apps import App
 from .channels import kind_of
 
@@ -142,7 +142,7 @@ class Pushes:
         channel.members[session.id] = session.transport
         channel.standing.add(session.transport)
         for frame in waiting.frames:
-            session.transport.write(frame)
+            write_all((session.transport,), frame, NOBODY)
 
     def end(self, session: Subscriber, group: str) -> None:
         """A connection is no subscriber any more."""
@@ -273,7 +273,7 @@ class Pushes:
             elif transport in channel.waiting:
                 self._wait(channel.waiting[transport], push.frame)
             elif transport in channel.standing:
-                transport.write(push.frame)
+                write_all((transport,), push.frame, NOBODY)
 
     def _send(self, channel: Channel, frame: Frame | None, exclude: Collection[str]) -> None:
         if frame is None:

@@ -31,7 +31,7 @@ from ..exceptions import Close, ends_the_task
 from ..filters.rate_limit import RateLimitFilter
 from ..protocols.connection import client_event
 from ..protocols.requests import has_chains, through_chains
-from ..transports import AsgiTransport
+from ..transports import AsgiTransport, write_one
 from . import codes, webhooks
 from .apps import App
 from .channels import kind_of
@@ -123,11 +123,11 @@ class Session:
 
     def tell(self, event: str, data: Any = None, channel: str = "") -> None:
         """Send an event of the protocol, without waiting."""
-        self.transport.write(system_frame(event, data, channel))
+        write_one(self.transport, system_frame(event, data, channel))
 
     def error(self, code: int, message: str) -> None:
         """Tell of a mistake; the connection stays."""
-        self.transport.write(error_frame(code, message))
+        write_one(self.transport, error_frame(code, message))
 
     def close(self, code: int, message: str) -> None:
         """Tell why, and close."""

@@ -13,6 +13,7 @@ from ..groups import PERSONAL_PREFIX, TOKEN_PREFIX
 from ..hub.joining import enter, join
 from ..layer.envelope import EVENT, group_key
 from ..presence.base import Info
+from ..transports import write_one
 from ..types import Identity, TokenUser
 from . import codes
 from .channels import (
@@ -173,7 +174,7 @@ class Subscribing:
             if cached is None:
                 self._session.miss(channel)
             else:
-                self._session.transport.write(cached)
+                write_one(self._session.transport, cached)
         self._stand(group)
 
     def _stand(self, group: str) -> None:

@@ -23,12 +23,19 @@ from ..logs import get_logger
 from ..types import Send
 from .asgi import AsgiTransport
 from .daphne import find_daphne
-from .lane import watch_writes, write_all
+from .lane import watch_writes, write_all, write_one
 from .scheduling import settle
 from .uvicorn import find_uvicorn
 from .wrappers import describe, unwrap
 
-__all__ = ["AsgiTransport", "open_transport", "settle", "watch_writes", "write_all"]
+__all__ = [
+    "AsgiTransport",
+    "open_transport",
+    "settle",
+    "watch_writes",
+    "write_all",
+    "write_one",
+]
 
 logger = get_logger(__name__)
 

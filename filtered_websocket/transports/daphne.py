@@ -78,6 +78,7 @@ class DaphneTransport(Lane):
     """
 
     __slots__ = ("_answer_by", "_lifetime", "_open_state", "_protocol", "_reader", "_socket")
+    server: ClassVar[str] = "daphne"
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Set
 from typing import Any
 
 from ..codecs.frames import Bundle, Frame, Joined
+from ..observe import traffic
 from .asgi import AsgiTransport
 
 #: No transport is left out.
@@ -111,10 +112,14 @@ def write_all(
     transports: Collection[AsgiTransport], frame: Frame | Bundle, skipped: Set[AsgiTransport]
 ) -> None:
     """
-    ``write(frame)`` to each of ``transports`` that is not ``skipped``.
+    ``write(frame)`` to each of ``transports`` that is not one of ``skipped``, which are some of
+    them.
 
     In one loop for all of the same lane, as nearly all transports of a process are.
     """
+    count = len(transports) - len(skipped)
+    traffic.delivered += count * frame.count
+    traffic.bytes_out += count * frame.size
     for transport in transports:
         lane = type(transport) if isinstance(transport, Lane) else Lane
         lane.write_directly(transports, frame, skipped)
@@ -132,6 +137,13 @@ def watch_writes(
     transport.on_write = on_write
     is_free = transport.is_open and transport.closed is None and not transport.writing
     transport._idle = is_free and on_write is None
+
+
+def write_one(transport: AsgiTransport, frame: Frame | Bundle) -> None:
+    """``transport.write(frame)``, which is counted as a frame to this client alone."""
+    traffic.pushed += frame.count
+    traffic.bytes_out += frame.size
+    transport.write(frame)
 
 
 def abort(transport: Any) -> None:

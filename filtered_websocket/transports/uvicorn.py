@@ -64,6 +64,7 @@ class UvicornLane(Lane):
     __slots__ = ("_limit", "_protocol", "_transport")
 
     lane: ClassVar[str] = "uvicorn's lane, written straight to its transport"
+    server: ClassVar[str] = "uvicorn"
 
     def __init__(
         self,

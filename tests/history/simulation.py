@@ -109,14 +109,14 @@ class Connection:
 class Asking(Subscription):
     """Knows how often the latest of its joins has read the history."""
 
-    async def recover(self, joiner, read):
+    async def recover(self, joiner, read, since):
         self.reads = reads = []
 
-        def counted():
+        def counted(since):
             reads.append(None)
-            return read()
+            return read(since)
 
-        return await super().recover(joiner, counted)
+        return await super().recover(joiner, counted, since)
 
     @property
     def may_give_up(self):
