@@ -1,4 +1,7 @@
-"""The Django app: registers the system checks, and the signals that close connections."""
+"""
+The Django app: registers the system checks, and the signals that close connections; shares
+metrics.
+"""
 
 from importlib.util import find_spec
 
@@ -9,6 +12,7 @@ from .checks.api import check_api
 from .checks.application import check_application
 from .checks.environment import check_environment
 from .checks.groups import check_groups
+from .checks.metrics import check_metrics
 from .checks.protocols import check_protocols
 from .checks.publishing import check_publishing
 from .checks.pusher import check_pusher
@@ -16,6 +20,7 @@ from .checks.settings import check_access, check_filters, check_layer, check_set
 from .console.rows import connect as connect_console
 from .console.taps import connect as connect_tees
 from .logs import get_logger
+from .metrics.access import share_metrics
 from .signals import connect_signals
 
 logger = get_logger(__name__)
@@ -32,6 +37,7 @@ CHECKS = (
     check_layer,
     check_publishing,
     check_api,
+    check_metrics,
     check_environment,
 )
 
@@ -47,6 +53,7 @@ class FilteredWebSocketConfig(AppConfig):
         connect_signals()
         connect_console()
         connect_tees()
+        share_metrics()
         if is_installed("opentelemetry.trace"):
             look_for_traces()
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from ipaddress import ip_network
 from typing import Any, NamedTuple
 
 
@@ -72,6 +73,19 @@ ORIGINS = Rule(
         or (isinstance(value, list | tuple) and all(isinstance(one, str) for one in value))
     ),
     "None or a list of origins, as https://example.com",
+)
+
+
+def _is_network(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(ip_network(value))
+    except ValueError:
+        return False
+
+
+NETWORKS = Rule(
+    lambda value: isinstance(value, list | tuple) and all(map(_is_network, value)),
+    "a list of IP addresses and networks, as 10.0.0.7, 10.0.0.0/8 or fd00::/8",
 )
 FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
 LIMIT = Rule(

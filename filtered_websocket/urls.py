@@ -1,8 +1,8 @@
-"""URLs to include: the demo page, tickets, and health checks."""
+"""URLs to include: the demo page, tickets, health checks, and metrics."""
 
 from django.urls import path
 
-from .views import demo, live, ready, ticket
+from .views import demo, live, metrics, ready, ticket
 
 app_name = "filtered_websocket"
 urlpatterns = [
@@ -10,4 +10,5 @@ urlpatterns = [
     path("ticket/", ticket, name="ticket"),
     path("health/live", live, name="live"),
     path("health/ready", ready, name="ready"),
+    path("metrics", metrics, name="metrics"),
 ]

@@ -1,12 +1,12 @@
 """
-Pages: the demo chat, which shows its pipeline; tickets for logged-in users; and health
-checks of the process.
+Pages: the demo chat, which shows its pipeline; tickets for logged-in users; and of the process
+its health and its metrics.
 """
 
 from typing import Any
 from urllib.parse import urlencode
 
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.urls import NoReverseMatch, reverse
 from django.views.decorators.cache import cache_control, never_cache
@@ -17,6 +17,7 @@ from .auth.tickets import LIFETIME, issue
 from .control.reachability import is_reachable
 from .hub.drain import ending
 from .hub.registry import active_hub
+from .metrics.access import load_prometheus, may_see
 from .routing import websocket_urlpatterns
 
 #: No inline script or style, and nothing from other origins.
@@ -125,3 +126,19 @@ async def ready(request: HttpRequest) -> HttpResponse:
         word = "task_failed"
     status = 503 if word in ("draining", "layer_lost", "task_failed") else 200
     return JsonResponse({"status": word}, status=status)
+
+
+@require_safe
+@cache_control(no_store=True)
+def metrics(request: HttpRequest) -> HttpResponse:
+    """
+    The metrics of this process for Prometheus; with ``PROMETHEUS_MULTIPROC_DIR`` those of all.
+
+    404 but for the networks of ``METRICS_ALLOWED``, and for staff with the permission
+    ``view_console``.
+    """
+    prometheus = load_prometheus() if may_see(request) else None
+    if prometheus is None:
+        raise Http404
+    content, content_type = prometheus.expose(request.headers.get("Accept", ""))
+    return HttpResponse(content, content_type=content_type)

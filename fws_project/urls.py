@@ -1,9 +1,9 @@
-"""Pages: the demo chat, its rooms, tickets, health, the admin."""
+"""Pages: the demo chat, its rooms, tickets, health, metrics, the admin."""
 
 from django.contrib import admin
 from django.urls import path
 
-from filtered_websocket.views import demo, live, ready, ticket
+from filtered_websocket.views import demo, live, metrics, ready, ticket
 
 from .routing import chat, tee
 
@@ -13,5 +13,6 @@ urlpatterns = [
     path("ticket/", ticket, name="ticket"),
     path("health/live", live),
     path("health/ready", ready),
+    path("metrics", metrics),
     path("admin/", admin.site.urls),
 ]

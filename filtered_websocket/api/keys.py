@@ -8,7 +8,7 @@ from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 from django.views.decorators.debug import sensitive_variables
 
-from ..auth.addresses import address_of
+from ..auth.addresses import address_of, scope_of
 from ..auth.keys import digest_of, is_key
 from ..auth.throttle import Throttle
 from ..conf import conf
@@ -51,7 +51,7 @@ def caller_of(request: HttpRequest) -> str:
     found = [number for number, one in enumerate(_keys()) if constant_time_compare(one, digest)]
     if found:
         return f"API_KEY {found[0]}"
-    address = _address_of(request)
+    address = address_of(scope_of(request.META))
     if _throttle.is_over(address) and digest not in _known:
         raise Refused(429, "too many bad keys from this address")
     token = _find(key) if is_key(key) else None
@@ -99,12 +99,6 @@ def _find(key: str) -> Token | None:
         logger.error("cannot look an API key up: %s: %s", type(error).__name__, error)
         raise Refused(503, "the key cannot be looked up now") from None
     return token
-
-
-def _address_of(request: HttpRequest) -> str:
-    forwarded = request.META.get("HTTP_X_FORWARDED_FOR")
-    headers = [] if forwarded is None else [(b"x-forwarded-for", forwarded.encode("latin-1"))]
-    return address_of({"client": (request.META.get("REMOTE_ADDR", ""), 0), "headers": headers})
 
 
 def may_call(caller: str) -> bool:

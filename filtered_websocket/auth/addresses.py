@@ -1,6 +1,8 @@
 """The client address that connections are counted by, also behind proxies."""
 
-from ipaddress import IPv6Address, ip_address
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
 
 from ..conf import conf
 from ..types import Scope
@@ -13,8 +15,16 @@ def address_of(scope: Scope) -> str:
 
     Empty for a peer without one, as on a Unix socket.
     """
+    ip = ip_of(scope)
+    if isinstance(ip, IPv6Address):
+        return f"{IPv6Address(int(ip) >> 64 << 64)}/64"
+    return "" if ip is None else str(ip)
+
+
+def ip_of(scope: Scope) -> IPv4Address | IPv6Address | None:
+    """The whole address, where there is one."""
     client = scope.get("client")
-    address = str(client[0]) if client else ""
+    peer = str(client[0]) if client else ""
     proxies = conf.TRUSTED_PROXIES
     if proxies:
         forwarded = [
@@ -25,11 +35,18 @@ def address_of(scope: Scope) -> str:
         ]
         # The proxies append theirs on the right; a client can send whatever is left of them.
         if len(forwarded) >= proxies:
-            address = forwarded[-proxies]
-    return _normal(address) or (_normal(str(client[0])) if client else "")
+            return _read(forwarded[-proxies]) or _read(peer)
+    return _read(peer)
 
 
-def _normal(address: str) -> str:
+def scope_of(meta: Mapping[str, Any]) -> Scope:
+    """What is read here, of the ``META`` of an HTTP request."""
+    forwarded = meta.get("HTTP_X_FORWARDED_FOR")
+    headers = [] if forwarded is None else [(b"x-forwarded-for", forwarded.encode("latin-1"))]
+    return {"client": (meta.get("REMOTE_ADDR", ""), 0), "headers": headers}
+
+
+def _read(address: str) -> IPv4Address | IPv6Address | None:
     if address.startswith("["):
         address = address[1:].partition("]")[0]
     elif address.count(":") == 1:
@@ -37,9 +54,5 @@ def _normal(address: str) -> str:
     try:
         ip = ip_address(address.partition("%")[0])
     except ValueError:
-        return ""
-    if isinstance(ip, IPv6Address):
-        if ip.ipv4_mapped is None:
-            return f"{IPv6Address(int(ip) >> 64 << 64)}/64"
-        ip = ip.ipv4_mapped
-    return str(ip)
+        return None
+    return getattr(ip, "ipv4_mapped", None) or ip

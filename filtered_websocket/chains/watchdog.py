@@ -77,7 +77,7 @@ class Watchdog:
         self._lags.append(self.lag)
         observe.loop_lag.note(self.lag)
         self._due = now + INTERVAL
-        self._timer = self._loop.call_at(self._due, self._tick)
+        self._timer = self._loop.call_later(INTERVAL, self._tick)
         self._tell_tick()
 
     def _tell_tick(self, is_last: bool = False) -> None:

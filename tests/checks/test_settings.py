@@ -84,6 +84,7 @@ WRONG = {
     "MAX_INBOX": [0, None, "64", 1.5],
     "MAX_MESSAGE_SIZE": [0, "1 MB"],
     "MAX_OUTBOX": [0, 1.5],
+    "METRICS_ALLOWED": [None, "10.0.0.0/8", ["10.0.0.5/8"], ["localhost"], [""], [10], {}],
     "NAMESPACE": ["", "a b", "ü", "x" * 33, "a.b", 3],
     "ON_ERROR": ["ignore", None],
     "PROTOCOL": [None, "", "morse"],
