@@ -145,6 +145,7 @@ SETTINGS: dict[str, tuple[Any, Rule]] = {
     "CHANNEL_LAYER": ("default", ALIAS),
     "CODEC": (None, PATH),
     "CONSOLE": ("fws-console/", URL_PATH),
+    "CONSOLE_TENANT": (None, KEY),
     "DRAIN_DEADLINE": (8.0, SECONDS),
     "DRAIN_WINDOW": (2.0, PAUSE),
     "FILTER_GRACE": (10.0, SECONDS),

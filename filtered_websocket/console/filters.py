@@ -19,6 +19,7 @@ from django.apps import apps
 from django.urls import path
 
 from .. import Close, NotAllowed, WebSocketCallFilter, WebSocketConnectFilter
+from ..auth.tenants import tenant_name, tenant_of
 from ..close_codes import FORBIDDEN
 from ..conf import conf
 from ..connections.connection import Connection
@@ -83,6 +84,9 @@ class EnterFilter(WebSocketConnectFilter):
         offered = [one for one in handshake.subprotocols if one.startswith(PREFIX)]
         if not any(hmac.compare_digest(one, PREFIX + key) for one in offered):
             raise Close(FORBIDDEN, "not the page of the console: load it again")
+        if tenant_name(tenant_of(web_socket_instance.context)) not in ("", conf.CONSOLE_TENANT):
+            # Groups, pipes and errors are those of all: nobody may see those of another tenant.
+            raise Close(FORBIDDEN, "the console shows all tenants: see CONSOLE_TENANT")
         known = await run_blocking(_now_permitted, identity.user)
         web_socket_instance.state["permissions"] = known, time.monotonic()
         _permitted(known)

@@ -65,6 +65,7 @@ WRONG = {
     "CALLS": [0, -1, 1.5, "8", True, None],
     "CHANNEL_LAYER": [3, None],
     "CODEC": [3, []],
+    "CONSOLE_TENANT": [3, ["a"], True],
     "CONSOLE": ["", "/", "/console/", "a//b", "a b", "ü", "x?y", "x\n", 3, ["a"]],
     "DRAIN_DEADLINE": [0, None, "8"],
     "DRAIN_WINDOW": [-1, None, "2", True],

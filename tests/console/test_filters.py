@@ -129,6 +129,21 @@ async def test_a_page_that_is_not_the_consoles_cannot_use_the_cookie(site, staff
     assert await is_refused(watcher) == "not the page of the console: load it again"
 
 
+@pytest.mark.parametrize(
+    ("own", "welcome"), [(None, False), ("acme", True), ("other", False)], ids=str
+)
+async def test_the_staff_of_a_tenant_see_nothing_of_the_others(site, staff, settings, own, welcome):
+    """What the console shows belongs to all: one tenant may be named whose staff look at it."""
+    settings.FILTERED_WEBSOCKET = {"TENANT": lambda: "acme", "CONSOLE_TENANT": own}
+    watcher = await knock(site, staff)
+    if welcome:
+        assert "connect" in await watcher.ask(connect={})
+        await watcher.client.close()
+    else:
+        reason = "the console shows all tenants: see CONSOLE_TENANT"
+        assert await is_refused(watcher) == reason
+
+
 async def test_after_a_change_of_the_password_the_page_has_to_be_loaded_again(staff):
     before = page_key(staff)
     staff.set_password("another")
