@@ -80,9 +80,10 @@ class EnterFilter(WebSocketConnectFilter):
         if identity is None or not identity.session_key:
             # Not a token, and not a site without SessionAuthenticator: a logout would end nothing.
             raise Close(FORBIDDEN, "the console needs a session")
-        key = page_key(identity.user)
-        offered = [one for one in handshake.subprotocols if one.startswith(PREFIX)]
-        if not any(hmac.compare_digest(one, PREFIX + key) for one in offered):
+        key = (PREFIX + page_key(identity.user)).encode()
+        # As bytes: a client may offer texts that are not ASCII.
+        offered = [one.encode("utf-8", "replace") for one in handshake.subprotocols]
+        if not any(hmac.compare_digest(one, key) for one in offered):
             raise Close(FORBIDDEN, "not the page of the console: load it again")
         if tenant_name(tenant_of(web_socket_instance.context)) not in ("", conf.CONSOLE_TENANT):
             # Groups, pipes and errors are those of all: nobody may see those of another tenant.
@@ -118,19 +119,19 @@ class WatchFilter(WebSocketCallFilter):
     async def filter(cls, web_socket_instance: Connection, call: Call) -> Any:
         if call.method not in ("tee", "untee"):
             return None
-        permissions = await permissions_of(web_socket_instance)
-        running = web_socket_instance.state.pop("tee", None)
+        about, connection = _about(call), web_socket_instance
+        subject = _subject(about) if call.method == "tee" else None
+        if subject is None and call.method == "tee":
+            return {"problem": "a tee is on a connection, a group, or a place of a route"}
+        permissions = await permissions_of(connection)
+        # Another call may run meanwhile: nothing is awaited between these two.
+        running = connection.state.pop("tee", None)
+        if subject is not None:
+            steps = _show(connection, subject, about.get("number"), TEE in permissions)
+            connection.state["tee"] = connection.start_task(steps, "fws-console-tee")
         if running is not None:
             running.cancel()
             await asyncio.wait([running])
-        if call.method == "tee":
-            about = _about(call)
-            subject = _subject(about)
-            if subject is None:
-                return {"problem": "a tee is on a connection, a group, or a place of a route"}
-            steps = _show(web_socket_instance, subject, about.get("number"), TEE in permissions)
-            task = web_socket_instance.start_task(steps, "fws-console-tee")
-            web_socket_instance.state["tee"] = task
         return {"done": True}
 
 

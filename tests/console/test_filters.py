@@ -1,5 +1,6 @@
 """Who may look at the console, and for how long."""
 
+import asyncio
 import json
 
 import pytest
@@ -115,7 +116,7 @@ async def test_a_session_that_no_logout_would_end_is_none(site, staff, settings)
     assert await is_refused(await knock(site, staff)) == "the console needs a session"
 
 
-@pytest.mark.parametrize("offers", ["none", "empty", "of another", "guessed"])
+@pytest.mark.parametrize("offers", ["none", "empty", "of another", "guessed", "no ASCII"])
 async def test_a_page_that_is_not_the_consoles_cannot_use_the_cookie(site, staff, offers):
     """Of another origin that the site allows, with the same cookie."""
     other = await sync_to_async(make_staff)("view_console", name="kim")
@@ -124,6 +125,7 @@ async def test_a_page_that_is_not_the_consoles_cannot_use_the_cookie(site, staff
         "empty": [filters.PREFIX],
         "of another": [filters.PREFIX + page_key(other)],
         "guessed": [filters.PREFIX + "0" * 64],
+        "no ASCII": [filters.PREFIX + "\u00e9\ud800" * 32],
     }[offers]
     watcher = await knock(site, staff, subprotocols=["centrifuge-json", *offered])
     assert await is_refused(watcher) == "not the page of the console: load it again"
@@ -369,6 +371,23 @@ async def test_another_tee_takes_the_place_of_the_first(site, trusted):
         await ann.settle()
         await bob.send("of the second")
         assert (await told(watcher, 2, "chain"))["in"]["text"] == "of the second"
+
+
+async def test_of_tees_that_are_asked_for_at_once_one_goes_on(site, trusted):
+    async with chat() as ann, look(site, trusted) as watcher:
+        about = {"connection": ann.connection.id}
+        requests = [
+            json.dumps({"id": 50 + n, "rpc": {"method": "tee", "data": {"number": n, **about}}})
+            for n in range(4)
+        ]
+        for request in requests:
+            await watcher.client.send(request)
+        replies = set()
+        while len(replies) < 4:
+            replies.add(json.loads(await watcher.client.receive()).get("id"))
+            replies.discard(None)
+        running = {task for task in asyncio.all_tasks() if task.get_name() == "fws-console-tee"}
+        assert len(running) == 1
 
 
 async def test_a_page_is_told_of_the_end_and_of_what_it_has_not_seen(site, trusted, monkeypatch):
