@@ -24,6 +24,7 @@ from django.db.models.signals import post_delete, post_save
 from django.http import Http404
 from django.urls import path
 
+from filtered_websocket.checks.pusher import check_pusher
 from filtered_websocket.checks.settings import check_access, check_settings
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.exceptions import NoSuchMethod
@@ -31,6 +32,7 @@ from filtered_websocket.groups import group
 from filtered_websocket.history import history
 from filtered_websocket.models import Token
 from filtered_websocket.protocols.tokens import InvalidToken, read_token
+from filtered_websocket.pusher.apps import app_of_key
 from filtered_websocket.routing import websocket_application
 from filtered_websocket.testing import allows, connect, published
 
@@ -102,8 +104,9 @@ def test_a_development_server_passes_sockets_on(tmp_path):
     script.write_text(named("docs/frontend.md")["vite.config.js"])
     code = "import(process.argv[1]).then((made) => console.log(JSON.stringify(made.default)))"
     said = subprocess.check_output([node(), "-e", code, script.as_uri()])
-    [(path, rule)] = json.loads(said)["server"]["proxy"].items()
-    assert path == "/connection/websocket" and rule["ws"]
+    proxy = json.loads(said)["server"]["proxy"]
+    assert list(proxy) == ["/connection/websocket", "/app"]
+    assert all(rule["ws"] for rule in proxy.values())
 
 
 # Calls
@@ -406,3 +409,35 @@ def test_devices_have_tokens_and_those_away_are_notified(site, settings, rf):
 def test_web_views_are_let_in(site, settings):
     settings.FILTERED_WEBSOCKET = site.run("docs/mobile.md", "settings.py").FILTERED_WEBSOCKET
     assert check_access() == [] and check_settings() == []
+
+
+# Coming from Pusher
+
+
+def test_an_app_moves_with_its_key(site, settings, monkeypatch):
+    secrets = {"ID": "7", "KEY": "the-key-of-clients", "SECRET": "a-long-one-as-secrets-makes-them"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(f"PUSHER_APP_{name}", value)
+    moving = "docs/coming-from-pusher.md"
+    [rules] = site(moving, "groups.py")
+    settings.FILTERED_WEBSOCKET = site.run(moving, "settings.py", os=os).FILTERED_WEBSOCKET
+    assert {one.id for one in check_pusher()} <= {"filtered_websocket.W027"}
+    assert check_settings() == [] and app_of_key("the-key-of-clients").client_events
+    urls = site.run(moving, "end of urls.py", urlpatterns=[]).urlpatterns
+    assert [len(one.url_patterns) for one in urls] == [2, 7]
+    sent = []
+    monkeypatch.setattr("pusher.requests.RequestsBackend.send_request", sent.append)
+    monkeypatch.setattr("pusher.requests.RequestsBackend.__init__", lambda *_, **options: None)
+    site.run(moving, "backend", os=os)
+    assert sent[0].base_url == "https://live.example.com:443"
+    assert sent[0].path == "/apps/7/events"
+
+    class Orders:
+        def filter(self, pk):
+            return types.SimpleNamespace(exists=lambda: pk == 7)
+
+    owner = types.SimpleNamespace(orders=Orders(), is_authenticated=True)
+    for order in (7, 8):
+        name = f"private-orders.{order}"
+        allowed = async_to_sync(allows)(rules.grouppatterns, "join", name, owner)
+        assert allowed is (order == 7)

@@ -17,7 +17,7 @@ from ..test_docs import anchors
 pytestmark = pytest.mark.repeats
 
 #: Pages that the navigation has a place for. A later version writes them.
-TO_COME = {"coming-from-pusher.md", "console.md"}
+TO_COME = {}
 #: Pages beside docs/, which is not where the site has them.
 BESIDE = {
     **{"README": "index", "CHANGELOG": "changes"},

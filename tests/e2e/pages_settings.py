@@ -7,7 +7,11 @@ from tests.snippets import named
 ROOT_URLCONF = "tests.e2e.pages_site"
 ASGI_APPLICATION = "tests.e2e.pages_site.application"
 INSTALLED_FILTERS = ["of_calls.filters"]
-FILTERED_WEBSOCKET = {"GROUPS": "tests.e2e.pages_site", "JWT_KEY": "of the tests alone" * 2}
+FILTERED_WEBSOCKET = {
+    "GROUPS": "tests.e2e.pages_site",
+    "JWT_KEY": "of the tests alone" * 2,
+    "PUSHER_APPS": [{"ID": "1", "KEY": "app-key", "SECRET": "of the tests alone"}],
+}
 SILENCED_SYSTEM_CHECKS = []
 TEMPLATES = [
     {

@@ -6,10 +6,14 @@ import types
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.asgi import get_asgi_application
 from django.http import HttpResponse
-from django.urls import path
+from django.middleware.csrf import get_token
+from django.urls import include, path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.e2e.pages_settings")
 http = ASGIStaticFilesHandler(get_asgi_application())
+
+from django.contrib.auth import login  # noqa: E402
+from django.contrib.auth.models import User  # noqa: E402
 
 from filtered_websocket.groups import History, group  # noqa: E402
 from filtered_websocket.routing import with_websockets  # noqa: E402
@@ -24,6 +28,7 @@ grouppatterns = [
         history=History(size=100, ttl=300),
     ),
     # Here anybody may see it, and clients play the task.
+    group("presence-room-<int:room>", publish=True, presence=True),
     group("dashboard:<slug:name>", publish=True, history=History(size=1, ttl=3600), latest=True),
 ]
 
@@ -55,5 +60,16 @@ def page(request):
     return HttpResponse("<!doctype html><title>A page</title>")
 
 
-urlpatterns = [path("", page)]
+def log_in(request):
+    """As somebody, with the token that forms need."""
+    login(request, User.objects.get_or_create(username="ann")[0])
+    get_token(request)
+    return page(request)
+
+
+urlpatterns = [
+    path("", page),
+    path("log-in/", log_in),
+    path("pusher/", include("filtered_websocket.pusher.views")),
+]
 application = with_websockets(http, routes, protocols=True)

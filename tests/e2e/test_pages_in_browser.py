@@ -73,7 +73,7 @@ class Pages:
         self.site = site
         self.wrong = []
 
-    async def open(self, *parts):
+    async def open(self, *parts, at="/"):
         html = "<!doctype html><title>a page</title>" + NOTES + "".join(parts)
         html = re.sub(r"{% static '(.+?)' %}", r"/static/\1", html)
         page = await self._context.new_page()
@@ -82,7 +82,7 @@ class Pages:
             await page.route(address, self._install)
         await self._prepare(page)
         # One of the server's: Chromium lets no other open sockets to this machine.
-        await page.goto(self.site.http())
+        await page.goto(self.site.http(at))
         await page.set_content(html)
         return page
 
@@ -213,6 +213,16 @@ FILES = {
 }
 
 
+async def bundled(file):
+    """A script with all that it imports."""
+    command = [
+        *(PACKAGES / "esbuild" / "bin" / "esbuild", file, "--bundle"),
+        *("--format=esm", "--jsx=automatic", '--define:process.env.NODE_ENV="production"'),
+    ]
+    env = {**os.environ, "NODE_PATH": str(PACKAGES)}
+    return await asyncio.to_thread(subprocess.check_output, command, env=env, text=True)
+
+
 @pytest.mark.parametrize("framework", MAIN)
 async def test_a_component_shows_what_is_said(pages, tmp_path, framework):
     install()
@@ -221,22 +231,25 @@ async def test_a_component_shows_what_is_said(pages, tmp_path, framework):
     for label, name in FILES[framework].items():
         (tmp_path / name).write_text(blocks[label])
     (tmp_path / "main.jsx").write_text(MAIN[framework].replace("NAME", framework))
-    bundle = await asyncio.to_thread(
-        subprocess.check_output,
-        [
-            *(PACKAGES / "esbuild" / "bin" / "esbuild", tmp_path / "main.jsx"),
-            *("--bundle", "--format=esm", "--jsx=automatic", "--charset=utf8"),
-            '--define:process.env.NODE_ENV="production"',
-        ],
-        env={**os.environ, "NODE_PATH": str(PACKAGES)},
-        text=True,
-    )
+    bundle = await bundled(tmp_path / "main.jsx")
     page = await pages.open('<div id="app"></div>')
     await page.add_script_tag(type="module", content=bundle)
     async with Other(pages.site) as other:
         await other.say_when_there(f"room:{framework}", {"text": "hi"})
         await other.ask(publish={"channel": f"room:{framework}", "data": {"text": "again"}})
     await expect(page.locator("li")).to_have_text(["hi", "again"])
+
+
+@pytest.mark.parametrize("library", ["pusher.js", "echo.js"])
+async def test_libraries_of_pusher(pages, tmp_path, library):
+    install()
+    file = tmp_path / library
+    file.write_text(named("docs/frontend.md")[library])
+    page = await pages.open(at="/log-in/")
+    await page.add_script_tag(type="module", content=await bundled(file))
+    async with Other(pages.site) as other:
+        await other.say_when_there("presence-room-7", {"text": "hi"})
+    assert await seen(page, "show") == [{"text": "hi"}]
 
 
 async def test_an_app_asks_for_a_token_and_stays_away_without_one(pages, monkeypatch):
