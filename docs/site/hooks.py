@@ -34,22 +34,6 @@ FILE = re.compile(
 SETTING = re.compile(r"[A-Z_]+(?=: )")
 
 
-def on_config(config):
-    """The navigation has places for pages that are not there yet."""
-    config.nav = those_there(config.nav)
-    return config
-
-
-def those_there(parts):
-    kept = []
-    for [(title, pages)] in map(dict.items, parts):
-        if isinstance(pages, list):
-            kept.append({title: those_there(pages)})
-        elif pages in SOURCES or (DOCS / pages).exists():
-            kept.append({title: pages})
-    return kept
-
-
 def on_files(files, config):
     for page, source in SOURCES.items():
         files.append(File.generated(config, page, content=source.read_text()))
