@@ -21,6 +21,8 @@ BESIDE = {
     "SECURITY.md": "security.md",
 }
 SOURCES = {page: ROOT / name for name, page in BESIDE.items()}
+#: The folder of the site for pictures that lie beside docs/.
+PICTURES = "pictures/"
 LINK = re.compile(r"(?P<text>\[[^\]]*\])\((?P<path>[^)#\s:]+)(?P<anchor>#[^)]*)?\)")
 #: Who searches for a line of the log or for a check wants these first.
 FIRST = {"log.md": 8, "checks.md": 4, "troubleshooting.md": 4}
@@ -37,7 +39,24 @@ SETTING = re.compile(r"[A-Z_]+(?=: )")
 def on_files(files, config):
     for page, source in SOURCES.items():
         files.append(File.generated(config, page, content=source.read_text()))
+    for picture in pictures():
+        files.append(File.generated(config, PICTURES + picture.name, abs_src_path=str(picture)))
     return files
+
+
+def pictures():
+    """Those beside docs/ that pages show."""
+    found = set()
+    for source in (*SOURCES.values(), *DOCS.glob("*.md")):
+        for link in LINK.finditer(source.read_text()):
+            target = target_of(link, source)
+            if target.suffix == ".svg" and not target.is_relative_to(DOCS):
+                found.add(target)
+    return sorted(found)
+
+
+def target_of(link, source):
+    return Path(os.path.normpath(source.parent / link["path"]))
 
 
 def on_page_markdown(markdown, page, config, files):
@@ -51,13 +70,15 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def as_on_site(link, source, repository):
-    target = Path(os.path.normpath(source.parent / link["path"]))
+    target = target_of(link, source)
     path = target.relative_to(ROOT).as_posix()
     anchor = link["anchor"] or ""
     if path in BESIDE:
         return f"{link['text']}({BESIDE[path]}{anchor})"
     if target.is_relative_to(DOCS):
         return f"{link['text']}({target.relative_to(DOCS).as_posix()}{anchor})"
+    if target.suffix == ".svg":
+        return f"{link['text']}({PICTURES}{target.name})"
     if repository:
         return f"{link['text']}({repository.rstrip('/')}/blob/HEAD/{path}{anchor})"
     return link["text"][1:-1]

@@ -106,6 +106,12 @@ def test_the_table_of_contents_of_settings_has_their_names(site):
     assert "RECHECK" in contents and "float, default" not in contents
 
 
+def test_a_picture_beside_the_pages_is_shown(site):
+    page = (site / "performance" / "index.html").read_text()
+    shown = re.findall(r'<img[^>]* src="\.\./(pictures/[^"]+)"', page)
+    assert shown and all((site / picture).exists() for picture in shown)
+
+
 def test_checks_and_lines_of_the_log_are_words_of_the_search(site):
     """And the page that explains them comes before those that name them."""
     index = json.loads((site / "search" / "search_index.json").read_text())
