@@ -1,9 +1,13 @@
 """A site as pages of the documentation have it, in this process."""
 
 import sys
+import weakref
 from unittest import mock
 
 import pytest
+
+from filtered_websocket.checks.application import load_application
+from filtered_websocket.pipelines import route
 
 from .modules import make_module, make_package
 
@@ -24,6 +28,8 @@ class Site:
 
 @pytest.fixture
 def site():
-    # What a test adds to the modules is gone after it.
-    with mock.patch.dict(sys.modules):
+    load_application()  # its routes stay
+    # What a test adds to the modules and to the routes is gone after it, whoever still holds it.
+    routes = weakref.WeakSet(route.known_routes())
+    with mock.patch.dict(sys.modules), mock.patch.object(route, "_routes", routes):
         yield Site()
