@@ -132,6 +132,7 @@ async def test_all_that_rules_can_say_works_as_it_is_written(example):
 
 async def test_the_example_of_rules_is_printed_as_it_is_typed_and_has_no_mistake(example, capsys):
     """But for the permission of a model that this site does not have."""
+    _served = FilteredWebSocketConsumer.as_asgi(filters=example)  # a route with these rules
     await sync_to_async(call_command)("groups")
     assert capsys.readouterr().out.splitlines()[-4:] == [
         "  group('news')",
