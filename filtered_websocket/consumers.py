@@ -227,7 +227,7 @@ class FilteredWebSocketConsumer(Serves, AsyncConsumer):
             if not conf.AUTHENTICATORS:
                 return None
             since = event_before(self.scope, grants.events_seen)
-            identity = await within(AUTH_TIMEOUT, authenticate(self.scope))
+            identity = await within(AUTH_TIMEOUT, authenticate(self.scope, self.connection))
             if credentials(self.scope):
                 self.scope = self.connection.scope = without_credentials(self.scope)
             if identity is not None:
@@ -239,7 +239,7 @@ class FilteredWebSocketConsumer(Serves, AsyncConsumer):
             if ends_the_task(error):
                 raise
             # An error of the server, not a wrong credential.
-            self.pipeline.failed(error, f"connection {self.connection.id}", "authentication")
+            self.pipeline.failed(error, self.connection, "authentication")
             return FILTER_ERROR, "cannot find out who connects"
         return None
 
@@ -259,7 +259,7 @@ class FilteredWebSocketConsumer(Serves, AsyncConsumer):
         except BaseException as error:
             if ends_the_task(error):
                 raise
-            self.pipeline.failed(error, f"connection {self.connection.id}", "joining its groups")
+            self.pipeline.failed(error, self.connection, "joining its groups")
             return FILTER_ERROR, "a filter failed"
         return None
 
@@ -270,6 +270,11 @@ class FilteredWebSocketConsumer(Serves, AsyncConsumer):
         await join_route_groups(self.connection, list(names), self.route)
 
     # Close
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """Of its connection."""
+        return self.connection.log_fields
 
     def _transport_ended(self, code: int, reason: str) -> None:
         self._reader.end(code, reason)

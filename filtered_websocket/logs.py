@@ -4,12 +4,14 @@ errors and warnings are remembered for the console.
 """
 
 import hashlib
+import json
 import logging
 import threading
 import time
 import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 #: At most one line per subject in this time, seconds.
@@ -18,12 +20,17 @@ EVERY = 10.0
 MAX_SUBJECTS = 1024
 #: Longest value in a line, and longest line of an exception, in characters.
 MAX_LENGTH = 256
+#: Attributes of each record of this package: of the connection that it is about, else empty.
+FIELDS = ("connection_id", "user_id", "client_address")
+#: How a line hands them over. By their own names it could not, where a site's record factory
+#: has set one of them: ``extra`` may overwrite nothing.
+ABOUT = "fws_about"
 
 
 def get_logger(name: str) -> logging.Logger:
     """
     The logger of a module. Each record is one line: control characters in arguments and in
-    exception messages are escaped, and both are cut at ``MAX_LENGTH``.
+    exception messages are escaped, and both are cut at ``MAX_LENGTH``. It has ``FIELDS``.
     """
     logger = logging.getLogger(name)
     logger.addFilter(make_one_line)
@@ -36,6 +43,9 @@ def make_one_line(record: logging.LogRecord) -> bool:
         record.args = {name: _one_line(value) for name, value in record.args.items()}
     else:
         record.args = tuple(map(_one_line, record.args or ()))
+    fields = record.__dict__.pop(ABOUT, record.__dict__)
+    for name in FIELDS:
+        setattr(record, name, str(OneLine(fields.get(name, ""))))
     if record.exc_info and record.exc_info[1] is not None:
         # Formatters print exc_text if it is set; error collectors still find exc_info.
         record.exc_text = safe_traceback(record.exc_info[1])
@@ -103,6 +113,33 @@ def printable(data: Any) -> str:
     return text.translate(
         {ord(char): char.encode("unicode_escape").decode() for char in unprintable}
     )
+
+
+def place_of(where: Any) -> str:
+    """Where something happened, as words: ``where`` is a connection, or has words already."""
+    return where if isinstance(where, str) else f"connection {where.id}"
+
+
+def fields_of(what: Any) -> dict[str, Any]:
+    """``extra`` of a line about ``what``: ``FIELDS`` of a connection, nothing of anything else."""
+    fields = getattr(what, "log_fields", None)
+    return {} if fields is None else {ABOUT: fields}
+
+
+class JSONFormatter(logging.Formatter):
+    """A JSON object in a line, of any logger's record; those of this package have ``FIELDS``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        entry |= {name: getattr(record, name) for name in FIELDS if getattr(record, name, "")}
+        if record.exc_info:
+            entry["traceback"] = record.exc_text or self.formatException(record.exc_info)
+        return json.dumps(entry)
 
 
 class LogThrottle:

@@ -20,6 +20,7 @@ from django.urls import path, re_path
 from django.urls.exceptions import Resolver404
 
 from . import tracing
+from .auth.addresses import log_fields_of
 from .auth.authenticators import load_authenticators
 from .auth.credentials import clean_query
 from .auth.sessions import session_of, session_user
@@ -179,7 +180,8 @@ class Handshakes:
             scope["user"] = await tracing.active.within(scope, session_user(scope))
         except Exception as error:
             if self._throttle.note("session"):
-                logger.error("cannot look up the session of a handshake: %r", error)
+                told = log_fields_of(scope)
+                logger.error("cannot look up the session of a handshake: %r", error, extra=told)
             return False
         return True
 

@@ -1,8 +1,11 @@
 """Log lines: client input cannot add lines, and repeated messages are limited."""
 
 import ast
+import json
 import logging
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -226,3 +229,94 @@ def test_a_chain_of_causes_has_an_end():
         later.__context__ = error
         error = later
     assert [one["message"] for one in logs.trace_of(error)] == ["16", "17", "18", "19"]
+
+
+# Who a line is about
+
+
+def test_each_record_has_the_fields_and_a_client_cannot_add_lines_by_them(logged):
+    logger, _ = logged
+    seen = []
+    logger.addFilter(lambda record: seen.append(record) or True)
+    logger.error("about nobody")
+    logger.error("about %s", "somebody", extra={"connection_id": "7d0c", "user_id": EVIL})
+    assert [[getattr(record, name) for name in logs.FIELDS] for record in seen] == [
+        ["", "", ""],
+        ["7d0c", ESCAPED, ""],
+    ]
+
+
+def test_a_site_whose_records_have_a_field_by_that_name_costs_no_line(logged):
+    logger, _ = logged
+    seen, make = [], logging.getLogRecordFactory()
+
+    def with_user(*args, **kwargs):
+        record = make(*args, **kwargs)
+        record.user_id = "of a request"
+        return record
+
+    logger.addFilter(lambda record: seen.append(record) or True)
+    logging.setLogRecordFactory(with_user)
+    try:
+        logger.error("about nobody")
+        who = SimpleNamespace(log_fields={"connection_id": "7d0c", "user_id": "5"})
+        logger.error("about somebody", extra=logs.fields_of(who))
+    finally:
+        logging.setLogRecordFactory(make)
+    assert [[getattr(record, name) for name in logs.FIELDS] for record in seen] == [
+        ["", "of a request", ""],
+        ["7d0c", "5", ""],
+    ]
+    assert logs.ABOUT not in seen[1].__dict__
+
+
+def test_what_is_about_no_connection_has_no_fields():
+    assert logs.fields_of(None) == logs.fields_of("group 'a'") == {}
+    assert logs.place_of("group 'a'") == "group 'a'"
+
+
+def record(**fields):
+    return logging.makeLogRecord({"name": "a.b", "levelname": "INFO", "created": 1.5, **fields})
+
+
+def test_a_record_as_json_is_one_line_with_what_it_has():
+    line = logs.JSONFormatter().format(
+        record(msg="it said %s", args=("a\n{",), user_id="5", client_address="")
+    )
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "time": "1970-01-01T00:00:01.500000+00:00",
+        "level": "INFO",
+        "logger": "a.b",
+        "message": "it said a\n{",
+        "user_id": "5",
+    }
+
+
+@pytest.mark.parametrize("text", [None, "as it was shortened"])
+def test_a_traceback_is_part_of_the_object(text):
+    try:
+        raise KeyError("x")
+    except KeyError as error:
+        exc_info = type(error), error, error.__traceback__
+    line = logs.JSONFormatter().format(record(msg="failed", exc_info=exc_info, exc_text=text))
+    assert "\n" not in line
+    told = json.loads(line)["traceback"]
+    assert told == text or (text is None and "KeyError: 'x'" in told)
+
+
+#: What a line is about that has a connection, or the handshake of one.
+ABOUT = re.compile(r"connection %s|closed a connection|a connection that has ended|handshake|"
+                   r"credential|ticket|refused token|refused the WebSocket|thread %s")  # fmt: skip
+
+
+def test_every_line_about_a_connection_says_of_which():
+    found = 0
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("logger."):
+                text = node.args[0] if node.args else None
+                if isinstance(text, ast.Constant) and ABOUT.search(str(text.value)):
+                    found += 1
+                    assert "extra" in [one.arg for one in node.keywords], text.value
+    assert found > 15

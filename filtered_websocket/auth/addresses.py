@@ -5,7 +5,13 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from ..conf import conf
+from ..logs import ABOUT
 from ..types import Scope
+
+
+def log_fields_of(scope: Scope) -> dict[str, Any]:
+    """``extra`` of a line of the log about a handshake that is not a connection yet."""
+    return {ABOUT: {"client_address": address_of(scope)}}
 
 
 def address_of(scope: Scope) -> str:

@@ -13,7 +13,9 @@ A credential takes precedence over the session, whose cookie a browser sends by 
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from django.contrib.auth import HASH_SESSION_KEY
@@ -23,11 +25,11 @@ from django.views.decorators.debug import sensitive_variables
 from ..close_codes import FILTER_ERROR, UNAUTHORIZED
 from ..conf import SettingError, conf, describe, import_object
 from ..exceptions import AuthFault, Close
-from ..logs import get_logger
+from ..logs import fields_of, get_logger
 from ..threads.database import run_query
 from ..types import Authenticator, Identity, Scope
 from .addresses import address_of
-from .credentials import credentials
+from .credentials import Credential, credentials
 from .keys import digest_of, is_key
 from .throttle import KeyLookups, Throttle
 from .tickets import redeem
@@ -39,6 +41,23 @@ logger = get_logger(__name__)
 AUTH_TIMEOUT = 3.0
 _throttle = Throttle()
 _lookups = KeyLookups()
+#: The connection whose credentials are looked at: authenticators are given its scope only.
+_asker: ContextVar[Any] = ContextVar("fws_asker", default=None)
+
+
+@contextmanager
+def _on_behalf_of(connection: Any) -> Iterator[None]:
+    """Lines of the log are about ``connection`` meanwhile."""
+    token = _asker.set(connection)
+    try:
+        yield
+    finally:
+        _asker.reset(token)
+
+
+def _told() -> dict[str, Any]:
+    """``extra`` of a line of the log."""
+    return fields_of(_asker.get())
 
 
 def refusal() -> Close:
@@ -108,7 +127,7 @@ class TicketAuthenticator:
             raise refusal()
         user = scope.get("user")
         if user is not None and user.is_authenticated and user.pk != identity.user.pk:
-            logger.info("a ticket came with the session of another user")
+            logger.info("a ticket came with the session of another user", extra=_told())
             raise refusal()
         return identity
 
@@ -153,18 +172,26 @@ def load_authenticators() -> list[Authenticator]:
 
 
 @sensitive_variables()
-async def authenticate(scope: Scope) -> Identity | None:
+async def authenticate(scope: Scope, connection: Any = None) -> Identity | None:
     """
-    Find out who connects; None for an anonymous client.
+    Find out who connects, by ``connection``; None for an anonymous client.
 
     Raises :exc:`Close` with 4401 for a credential that is not valid, or that no
     authenticator knows, after a delay that grows with each one from its address. Any
     other exception of an authenticator passes through.
     """
     offers = credentials(scope)
+    if not offers:
+        return await _identify(scope, offers)
+    with _on_behalf_of(connection):
+        return await _identify(scope, offers)
+
+
+@sensitive_variables()
+async def _identify(scope: Scope, offers: list[Credential]) -> Identity | None:
     try:
         if len(offers) > 1:
-            logger.info("a handshake offers %d credentials at once", len(offers))
+            logger.info("a handshake offers %d credentials at once", len(offers), extra=_told())
             raise refusal()
         user = scope.get("user")
         is_nobody = not offers and (user is None or not user.is_authenticated)
@@ -175,7 +202,8 @@ async def authenticate(scope: Scope) -> Identity | None:
             if identity is not None:
                 return identity
         if offers:
-            logger.info("no authenticator takes a credential that came as %s", offers[0].kind)
+            kind = offers[0].kind
+            logger.info("no authenticator takes a credential that came as %s", kind, extra=_told())
             raise refusal()
     except Close:
         await _count_refusal(address_of(scope))
@@ -198,21 +226,22 @@ def identity_of(token: Any) -> Identity:
 
 
 @sensitive_variables()
-async def use_key(key: str, scope: Scope) -> Any:
+async def use_key(key: str, connection: Any) -> Any:
     """
-    The token of ``key``, offered on an open connection, or None.
+    The token of ``key``, offered on an open ``connection``, or None.
 
     Keys that are not valid are counted and delayed as in a handshake.
     """
-    address = address_of(scope)
+    address = connection.address
     try:
-        return await find_token(key, address)
+        with _on_behalf_of(connection):
+            return await find_token(key, address)
     except Close:
         await _count_refusal(address)
         return None
     except AuthFault as error:
         # Not raised as it is: the report of a filter's error would show the message with the key.
-        logger.error("%s", error)
+        logger.error("%s", error, extra=fields_of(connection))
         raise Close(FILTER_ERROR, "cannot look the token up") from None
 
 
@@ -231,7 +260,8 @@ async def find_token(key: str, address: str) -> Any:
     if token is None:
         raise refusal()
     if token.flaw:
-        logger.info("refused token %s… (%s): %s", token.prefix, token.pk, token.flaw)
+        flaw, told = token.flaw, _told()
+        logger.info("refused token %s… (%s): %s", token.prefix, token.pk, flaw, extra=told)
         raise refusal()
     return token
 

@@ -35,7 +35,7 @@ class Pipeline(Protocol):
     call: tuple[Chain, ...]
     calls: int
 
-    def failed(self, error: BaseException, where: str, who: str = ...) -> None: ...
+    def failed(self, error: BaseException, where: Any, who: str = ...) -> None: ...
 
 
 async def first_answer(chains: Iterable[Chain], connection: Any, call: Call) -> Any:
@@ -81,7 +81,7 @@ class Calls:
             self._connection.close(close.code, close.reason)
             raise
         except FilterError as error:
-            self._pipeline.failed(error, f"connection {self._connection.id}")
+            self._pipeline.failed(error, self._connection)
             if conf.ON_ERROR == "close":
                 self._connection.close(FILTER_ERROR, "a filter failed")
             raise

@@ -23,7 +23,7 @@ class Owner(Protocol):
 class Pipeline(Protocol):
     """The part of a pipeline that is used here."""
 
-    def failed(self, error: BaseException, where: str, who: str = ...) -> None: ...
+    def failed(self, error: BaseException, where: Any, who: str = ...) -> None: ...
 
 
 class Running:
@@ -44,7 +44,7 @@ class Running:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         if self.over.is_set():
-            self._graces[task] = Grace(task, self._connection.id)
+            self._graces[task] = Grace(task, self._connection)
         return task
 
     def _ended(self, task: "asyncio.Task[Any]") -> None:
@@ -55,14 +55,14 @@ class Running:
         error = None if task.cancelled() else task.exception()
         # Ours have been told to the client, or logged.
         if error is not None and not isinstance(error, FilteredWebSocketError):
-            self._pipeline.failed(error, f"connection {self._connection.id}", task.get_name())
+            self._pipeline.failed(error, self._connection, task.get_name())
 
     def stop(self) -> None:
         """The socket is gone: what runs is cancelled after FILTER_GRACE."""
         if not self.over.is_set():
             self.over.set()
             for task in self._tasks:
-                self._graces[task] = Grace(task, self._connection.id)
+                self._graces[task] = Grace(task, self._connection)
 
     async def settled(self) -> None:
         """Return when nothing runs; nothing is cancelled."""

@@ -49,7 +49,7 @@ class Pipeline(Protocol):
     codec: Codec | None
     protocol: Any
 
-    def failed(self, error: BaseException, where: str) -> None: ...
+    def failed(self, error: BaseException, where: Any) -> None: ...
 
 
 class Groups(Protocol):
@@ -209,16 +209,15 @@ class Sends:
 
     def _failed(self, connection: Recipient, error: BaseException) -> None:
         """The send chain of one recipient has raised ``error``: only that one pays."""
-        where = f"connection {connection.id}"
         if isinstance(error, Drop):
-            self._view.dropped(error, where)
+            self._view.dropped(error, connection)
             return
         if isinstance(error, Close):
             connection.close(error.code, error.reason)
             return
         if ends_the_task(error):
             raise error
-        self._pipeline.failed(error, where)
+        self._pipeline.failed(error, connection)
         if conf.ON_ERROR == "close":
             connection.close(FILTER_ERROR, "a filter failed")
 

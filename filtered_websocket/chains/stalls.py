@@ -13,7 +13,7 @@ import asyncio
 from typing import Any, Protocol
 
 from ..conf import conf
-from ..logs import LogThrottle, get_logger
+from ..logs import LogThrottle, fields_of, get_logger
 from .watchdog import filter_of_task
 
 logger = get_logger(__name__)
@@ -68,9 +68,9 @@ class Stalls:
 class Grace:
     """Cancels ``task``, whose filter has not returned, once ``FILTER_GRACE`` is over."""
 
-    def __init__(self, task: "asyncio.Task[Any]", connection_id: str) -> None:
+    def __init__(self, task: "asyncio.Task[Any]", connection: Any) -> None:
         self._task = task
-        self._connection_id = connection_id
+        self._connection = connection
         self._cancelled = 0
         self._loop = task.get_loop()
         self._timer = self._loop.call_later(GRACE_PART * conf.FILTER_GRACE, self._cancel)
@@ -83,9 +83,10 @@ class Grace:
                     "cancelled %s: connection %s has ended, and it has not returned within"
                     " FILTER_GRACE (%s s; %d so far)",
                     name,
-                    self._connection_id,
+                    self._connection.id,
                     conf.FILTER_GRACE,
                     _throttle.counts[name],
+                    extra=fields_of(self._connection),
                 )
         self._cancelled += 1
         self._task.cancel()

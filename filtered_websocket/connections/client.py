@@ -83,6 +83,15 @@ class Client:
         return address_of(self.scope)
 
     @property
+    def log_fields(self) -> dict[str, str]:
+        """``extra`` of a line of the log that is about this connection."""
+        try:
+            user = self.user_id or ""
+        except Exception:
+            user = ""  # one that has to be looked up, which nobody may wait for here
+        return {"connection_id": self.id, "user_id": user, "client_address": self.address}
+
+    @property
     def session(self) -> Any:
         """Django's session, to read; it is not saved over a WebSocket."""
         return self.scope.get("session")

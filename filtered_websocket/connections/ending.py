@@ -13,7 +13,7 @@ from ..chains.chain import Chain
 from ..chains.stalls import Grace
 from ..close_codes import FILTER_ERROR
 from ..exceptions import Close, Drop, NotAllowed
-from ..logs import get_logger
+from ..logs import fields_of, get_logger
 from ..observe import disconnections
 from ..threads.tasks import GuardedTask, end_tasks
 from ..types import Send
@@ -51,7 +51,9 @@ async def close_cancelled(connection: Connection, send: Send) -> None:
     if transport.closing:
         return
     logger.warning(
-        "closed connection %s: its task was cancelled, by a filter or by the server", connection.id
+        "closed connection %s: its task was cancelled, by a filter or by the server",
+        connection.id,
+        extra=fields_of(connection),
     )
     if transport.is_open:
         transport.close(FILTER_ERROR, "cancelled")
@@ -65,7 +67,7 @@ async def close_cancelled(connection: Connection, send: Send) -> None:
 
 
 async def finish(
-    connection: Connection, chains: Iterable[Chain], failed: Callable[[Exception, str], None]
+    connection: Connection, chains: Iterable[Chain], failed: Callable[[Exception, Connection], None]
 ) -> None:
     """
     Run the disconnect chains. A cancellation of this task does not end them: only if they
@@ -79,7 +81,7 @@ async def finish(
 
 
 async def run_disconnect_chains(
-    connection: Connection, chains: Iterable[Chain], failed: Callable[[Exception, str], None]
+    connection: Connection, chains: Iterable[Chain], failed: Callable[[Exception, Connection], None]
 ) -> None:
     """
     Run every chain, also after one that raised; ``failed`` is called with each error. A
@@ -91,7 +93,7 @@ async def run_disconnect_chains(
     await end_tasks(tuple(connection.tasks))
     task: Any = asyncio.current_task()
     for chain in chains:
-        grace = Grace(task, connection.id) if chain.awaits else None
+        grace = Grace(task, connection) if chain.awaits else None
         try:
             await chain.pipe(connection)
         except NotAllowed as refusal:
@@ -99,7 +101,7 @@ async def run_disconnect_chains(
         except (Drop, Close, asyncio.CancelledError):
             pass
         except Exception as error:
-            failed(error, f"connection {connection.id}")
+            failed(error, connection)
         if grace is not None:
             grace.stop()
     await end_tasks(tuple(connection.tasks))

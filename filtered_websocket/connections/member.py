@@ -40,7 +40,7 @@ class View(Protocol):
     def enter(self, connection: Any, group: str) -> Any: ...
     def leave(self, connection: Any, group: str) -> None: ...
     def allows(self, connection: Any, action: Action, group: str) -> Any: ...
-    def not_allowed(self, error: NotAllowed, where: str) -> None: ...
+    def not_allowed(self, error: NotAllowed, where: Any) -> None: ...
     async def use_token(self, connection: Any, key: str | None) -> Any: ...
 
 
@@ -246,12 +246,12 @@ class Member(Client):
         elif isinstance(error, Close):
             self.close(error.code, error.reason)
         else:
-            self._view.pipeline.failed(error, f"connection {self.id}", "a call that is not awaited")
+            self._view.pipeline.failed(error, self, "a call that is not awaited")
 
     def not_allowed(self, error: NotAllowed) -> None:
         """Count and log a refusal that no filter has caught. Private to this package."""
-        self._view.not_allowed(error, f"connection {self.id}")
+        self._view.not_allowed(error, self)
 
     def rule_failed(self, error: BaseException) -> None:
         """Log what a group rule raised that was asked again. Private to this package."""
-        self._view.pipeline.failed(error, f"connection {self.id}", "a group rule")
+        self._view.pipeline.failed(error, self, "a group rule")

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from ..chains.stalls import Grace, Stalls, check_interval
 from ..conf import conf
-from ..logs import get_logger
+from ..logs import fields_of, get_logger
 from ..observe import traffic
 from ..transports.asgi import ABNORMAL
 from ..transports.inbox import MAX_BYTES, message_of
@@ -107,7 +107,7 @@ class Reader:
             self._woken = True
             self._task.cancel()
         elif self._handling and self._task is not None:
-            self._grace = Grace(self._task, self._connection.id)
+            self._grace = Grace(self._task, self._connection)
 
     # In one function: a coroutine takes 0.2 KiB for as long as the connection lasts, and time
     # for each message.
@@ -255,7 +255,8 @@ class Reader:
                 await asyncio.sleep(check_interval())
             self._lose({"code": ABNORMAL})
         except Exception as error:
-            logger.info("connection %s: receive() failed: %r", self._connection.id, error)
+            id, told = self._connection.id, fields_of(self._connection)
+            logger.info("connection %s: receive() failed: %r", id, error, extra=told)
             self._lose({"code": ABNORMAL})
 
     async def _stop_looking(self) -> None:

@@ -1,11 +1,12 @@
 """Refuse a handshake (HTTP 403, or accept and a close frame), and log why."""
 
+import logging
 from collections.abc import Awaitable, Callable
 
 from django.conf import settings
 
 from .. import tracing
-from ..auth.addresses import address_of
+from ..auth.addresses import address_of, log_fields_of
 from ..auth.credentials import SUBPROTOCOL
 from ..chains.watchdog import filter_of_error
 from ..close_codes import (
@@ -18,7 +19,7 @@ from ..close_codes import (
 )
 from ..conf import conf
 from ..exceptions import Close, Drop, NotAllowed
-from ..logs import LogThrottle, get_logger
+from ..logs import LogThrottle, fields_of, get_logger
 from ..observe import handshakes
 from ..types import Scope, Send
 from .client import Client
@@ -106,7 +107,8 @@ def log_refusal(
     handshakes[outcome or OUTCOMES[reason]] += 1
     tracing.active.refused(scope, RESTART if outcome == DRAINS else FORBIDDEN, reason)
     if settings.DEBUG:
-        logger.warning("refused the WebSocket %s: %s. %s", scope["path"], reason, cure)
+        path, told = scope["path"], log_fields_of(scope)
+        logger.warning("refused the WebSocket %s: %s. %s", path, reason, cure, extra=told)
     elif throttle.note(outcome or reason):
         origin = (headers(scope, b"origin") or [b"none"])[0].decode("latin-1")
         logger.info(
@@ -115,6 +117,7 @@ def log_refusal(
             address_of(scope) or "unknown",
             origin,
             throttle.counts[outcome or reason],
+            extra=log_fields_of(scope),
         )
 
 
@@ -125,16 +128,24 @@ def log_refused(connection: Client, code: int, reason: str) -> None:
     if settings.DEBUG:
         is_known = reason in (*CURES, NOT_ALLOWED, BAD_HOST)
         cure = cure_of(connection.scope, reason) if is_known else CURES_OF_CODES.get(code, "")
-        path = connection.scope["path"]
-        logger.warning("refused the WebSocket %s: %s. %s", path, reason, cure)
-    else:
-        logger.info(
-            "refused connection %s (address %s, user %s): %s",
-            connection.id,
-            connection.address or "unknown",
-            connection.user_id or "none",
-            reason,
-        )
+        path, told = connection.scope["path"], fields_of(connection)
+        logger.warning("refused the WebSocket %s: %s. %s", path, reason, cure, extra=told)
+    elif logger.isEnabledFor(logging.INFO):
+        who, told = _who(connection), fields_of(connection)
+        logger.info("refused connection %s (address %s, user %s): %s", *who, reason, extra=told)
+
+
+def log_accepted(connection: Client) -> None:
+    """One line for a connection that begins. Counts it."""
+    handshakes["accepted"] += 1
+    if logger.isEnabledFor(logging.INFO):
+        who, told = _who(connection), fields_of(connection)
+        logger.info("accepted connection %s (address %s, user %s)", *who, extra=told)
+
+
+def _who(connection: Client) -> tuple[str, str, str]:
+    user = connection.log_fields["user_id"]
+    return connection.id, connection.address or "unknown", user or "none"
 
 
 def refusal_by(error: Drop | Close) -> tuple[int, str, str]:

@@ -47,7 +47,7 @@ class TokenView(Protocol):
 async def token_of(connection: Connection, key: str | None) -> Any:
     """The token with this key, or without a key that of the handshake; None if there is none."""
     if key is not None:
-        return OpenToken(key) if conf.TOKENS == "open" else await use_key(key, connection.scope)
+        return OpenToken(key) if conf.TOKENS == "open" else await use_key(key, connection)
     own = None if connection.identity is None else connection.identity.token
     # A token of a site's own authenticator may have no group.
     return own if hasattr(own, "group_name") else None

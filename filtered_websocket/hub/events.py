@@ -18,7 +18,7 @@ from ..conf import conf
 from ..connections.connection import Connection
 from ..exceptions import NotAllowed, PublishError
 from ..layer.envelope import CONTROL, Item, check_group
-from ..logs import LogThrottle, get_logger
+from ..logs import LogThrottle, fields_of, get_logger, place_of
 from ..observe import outages
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.route import known_routes
@@ -158,13 +158,13 @@ class Events:
             data = {"group": group, "messages": len(items), "error": str(error)}
             self.post("publish_failed", data)
 
-    def not_allowed(self, error: NotAllowed, where: str) -> None:
-        """A connection asked for something that it may not do."""
+    def not_allowed(self, error: NotAllowed, where: Any) -> None:
+        """A connection asked for something that it may not do; ``where`` as of ``place_of``."""
         self._hub.counts["not_allowed"] += 1
-        if self._throttle.note(f"not allowed {where}"):
-            logger.info(
-                "%s: %s (%d refusals so far)", where, error, self._hub.counts["not_allowed"]
-            )
+        place, count = place_of(where), self._hub.counts["not_allowed"]
+        if self._throttle.note(f"not allowed {place}"):
+            told = fields_of(where)
+            logger.info("%s: %s (%d refusals so far)", place, error, count, extra=told)
 
     def message_dropped(self) -> None:
         """``SLOW_READER`` dropped a message on its way to one connection."""

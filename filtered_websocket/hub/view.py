@@ -178,7 +178,7 @@ class HubView(Submits):
             self.pushes.joined(connection, group, joined)
         return joined
 
-    def not_allowed(self, error: NotAllowed, where: str) -> None:
+    def not_allowed(self, error: NotAllowed, where: Any) -> None:
         """Count a refusal, and log it: at most once in 10 s for the same place. Any thread."""
         self.call(self._hub.events.not_allowed, error, where)
 
@@ -205,16 +205,15 @@ class HubView(Submits):
 
     async def _run_leave_filters(self, connection: Connection, ended: Subscription) -> None:
         """Every filter runs, also after one that raised or was cancelled."""
-        where = f"connection {connection.id}"
         for chain in self.pipeline.leave:
             try:
                 await chain.pipe(connection, ended)
             except Drop as drop:
-                self.dropped(drop, where)
+                self.dropped(drop, connection)
             except Close as close:
                 connection.close(close.code, close.reason)
             except FilterError as error:
-                self.pipeline.failed(error, where)
+                self.pipeline.failed(error, connection)
             except asyncio.CancelledError:
                 pass  # of this filter, which has not returned in time
 
@@ -275,7 +274,7 @@ class HubView(Submits):
         except queue.Full:
             self._hub.counts["event_dropped"] += 1
 
-    def dropped(self, drop: Drop, where: str) -> None:
+    def dropped(self, drop: Drop, where: Any) -> None:
         """A filter has ended an event: a :exc:`NotAllowed` is counted and logged."""
         if isinstance(drop, NotAllowed):
             self.not_allowed(drop, where)

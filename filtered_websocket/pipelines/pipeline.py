@@ -13,7 +13,7 @@ from ..chains.stage import FilterClass
 from ..conf import conf
 from ..exceptions import FilterError
 from ..filters import base
-from ..logs import REMEMBERED, LogThrottle, get_logger, recent
+from ..logs import REMEMBERED, LogThrottle, fields_of, get_logger, place_of, recent
 from ..types import Codec
 from .entries import Entry, Named, PipelineError, load_entry
 from .rules import Rules
@@ -133,23 +133,25 @@ class Pipeline:
             if labels
         ]
 
-    def failed(self, error: BaseException, where: str, who: str = "the codec") -> None:
+    def failed(self, error: BaseException, where: Any, who: str = "the codec") -> None:
         """
         Count an error of a filter, and log it with its traceback: with DEBUG each time, else
-        at most once in 10 s for the same filter, class of the exception and line.
+        at most once in 10 s for the same filter, class of the exception and line. ``where`` is
+        a connection, or a text.
         """
         path = error.path if isinstance(error, FilterError) else who
         self.failures[path] += 1
         cause = error.__cause__ or error
         kind, line = type(cause).__name__, _line_of(cause)
-        recent.failed(path, cause, line, where)
+        place = place_of(where)
+        recent.failed(path, cause, line, place)
         if not (self._throttle.note(f"{path} {kind} {line}") or settings.DEBUG):
             return
         cure = BLOCKING if isinstance(cause, SynchronousOnlyOperation) else ""
         count = self.failures[path]
         text = "%s raised %s on %s (%d so far)%s"
-        told = {REMEMBERED: True}
-        logger.error(text, path, kind, where, count, cure, exc_info=cause, extra=told)
+        told = {REMEMBERED: True, **fields_of(where)}
+        logger.error(text, path, kind, place, count, cure, exc_info=cause, extra=told)
 
 
 def _line_of(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from ..conf import conf
 from ..exceptions import NotAllowed
-from ..logs import get_logger
+from ..logs import fields_of, get_logger
 from ..threads.tasks import end_tasks
 from .asking import RULE_TIMEOUT, Asking, Held, try_to
 from .permissions import ask
@@ -178,7 +178,8 @@ class RuleRechecks:
         else:
             self._failures.pop(key, None)
         if answer is not True:
-            logger.info("connection %s may no longer be in group %r", connection.id, group)
+            id, told = connection.id, fields_of(connection)
+            logger.info("connection %s may no longer be in group %r", id, group, extra=told)
             connection.leave(group)
 
 

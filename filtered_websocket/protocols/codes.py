@@ -89,7 +89,7 @@ def code_of(error: BaseException, connection: Any, pipeline: Any) -> int:
         return 111 if isinstance(error, TooMany) else 103
     if isinstance(error, (PublishError, *LOST)):
         return 100
-    pipeline.failed(error, f"connection {connection.id}", "a group rule")
+    pipeline.failed(error, connection, "a group rule")
     if isinstance(error, FilterError) and conf.ON_ERROR == "close":
         connection.close(close_codes.FILTER_ERROR, "a filter failed")
     return 100

@@ -89,7 +89,10 @@ class Requests(Subscribing):
         refusal: tuple[int, str] | None = None
         if claims is not None:
             refusal = await identify(self._connection, self._view.host, claims)
-        refusal = refusal or await consumer.admit()
+        if refusal is not None:
+            consumer.refused(*refusal)
+            return refusal
+        refusal = await consumer.admit()
         if refusal is None and claims is not None:
             refusal = await self.join_claimed(claims.channels)
         if refusal is None:
@@ -228,7 +231,7 @@ class Requests(Subscribing):
         try:
             push = content.frame(await content.arun(self._connection))
         except Drop as drop:
-            self._view.dropped(drop, f"connection {self._connection.id}")
+            self._view.dropped(drop, self._connection)
             return None
         return push
 

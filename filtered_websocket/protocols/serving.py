@@ -14,9 +14,8 @@ from ..codecs.frames import BYTES, dump_json, text_event
 from ..conf import conf, import_object
 from ..connections.connection import Connection
 from ..connections.handshake import Handshake
-from ..connections.refusals import log_refused
+from ..connections.refusals import log_accepted, log_refused
 from ..exceptions import Close, Drop, ends_the_task
-from ..observe import handshakes
 from ..pipelines.entries import PipelineError
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.rules import Rules
@@ -174,13 +173,13 @@ class Serves:
             else:
                 pipeline.message.run(connection, message)
         except Drop as drop:
-            self._view.dropped(drop, f"connection {connection.id}")
+            self._view.dropped(drop, connection)
         except Close as close:
             connection.close(close.code, close.reason)
         except BaseException as error:
             if ends_the_task(error):
                 raise
-            pipeline.failed(error, f"connection {connection.id}")
+            pipeline.failed(error, connection)
             if conf.ON_ERROR == "close":
                 connection.close(FILTER_ERROR, "a filter failed")
         finally:
@@ -202,8 +201,7 @@ class Serves:
             raise
         self.connection.transport.open()
         if refusal is not None:
-            log_refused(self.connection, refusal[0], self._reason or refusal[1])
-            self.connection.close(*refusal)
+            self.connection.close(*self.refused(*refusal))
         opening = session.begin()
         if opening is not None:
             await self._reader.guard(opening)
@@ -217,12 +215,16 @@ class Serves:
         if refusal is None:
             self._admit()
             return None
-        log_refused(self.connection, refusal[0], self._reason or refusal[1])
-        return refusal
+        return self.refused(*refusal)
+
+    def refused(self, code: int, reason: str) -> tuple[int, str]:
+        """Count and log that a connection which was accepted is refused; code and reason again."""
+        log_refused(self.connection, code, self._reason or reason)
+        return code, reason
 
     def _admit(self) -> None:
         """It is a connection of its pipeline from now on."""
-        handshakes["accepted"] += 1
+        log_accepted(self.connection)
         self._view.connections[self.connection.id] = self.connection
 
     @property

@@ -277,10 +277,10 @@ class Session:
             self.answer_error(number, error)
             return
         except InvalidToken:
-            refusal = codes.INVALID_TOKEN
+            refusal = self._consumer.refused(UNAUTHORIZED, "invalid token")
         except Exception as error:
             # Of the site: its tenants, a filter of the join chain, what one has answered.
-            self._view.pipeline.failed(error, f"connection {self.id}", "connecting")
+            self._view.pipeline.failed(error, self.connection, "connecting")
             refusal = FILTER_ERROR, "a filter failed"
         if refusal is not None or self.connection.closing:
             self._close(refusal or codes.BAD_REQUEST)  # if it does not close already

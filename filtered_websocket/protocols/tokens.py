@@ -15,13 +15,14 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from ..auth.authenticators import AUTH_TIMEOUT
+from ..close_codes import UNAUTHORIZED
 from ..codecs.data import Data, from_bytes
 from ..codecs.frames import dump_json
 from ..conf import SettingError, conf, import_object
 from ..hub.grants import latest_event
 from ..threads.database import run_query, within
 from ..types import Identity, TokenUser
-from .codes import INVALID_TOKEN, ReplyError
+from .codes import ReplyError
 from .connection import ClientConnection
 
 #: The longest time that clients are told, seconds: it is a number of 32 bits to some of them.
@@ -158,7 +159,7 @@ async def identify(
     else:
         user = await within(AUTH_TIMEOUT, _find(find, claims.user))
         if user is None or not user.is_active:
-            return INVALID_TOKEN
+            return UNAUTHORIZED, "invalid token"
     # A token of the handshake may allow less: that stays so.
     connection.identify(Identity(user=user, token=connection.token))
     host.grants.add(connection, Identity(user=user), since, "protocol")

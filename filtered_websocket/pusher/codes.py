@@ -88,7 +88,7 @@ def refusal_of(error: BaseException, connection: Any, pipeline: Any) -> Refused:
         return unauthorized("not allowed")
     if isinstance(error, (PublishError, *LOST)):
         return Refused("ServerError", 503, "not available")
-    pipeline.failed(error, f"connection {connection.id}", "a group rule")
+    pipeline.failed(error, connection, "a group rule")
     if isinstance(error, FilterError) and conf.ON_ERROR == "close":
         connection.close(close_codes.FILTER_ERROR, "a filter failed")
     return Refused("ServerError", 500, "internal server error")

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
-from ..close_codes import UNAUTHORIZED
+from ..close_codes import FORBIDDEN, UNAUTHORIZED
 from ..codecs.data import Data, from_bytes
 from ..codecs.pusher import (
     CLIENT_PREFIX,
@@ -93,10 +93,11 @@ class Session:
                 self.pushes.add(self)
                 refusal = await self._consumer.admit()
             else:
+                self._consumer.refused(FORBIDDEN, found[1])
                 refusal = found
         except Exception as error:
             # Of the site: its apps are wrong, say.
-            self._view.pipeline.failed(error, f"connection {self.id}", "connecting")
+            self._view.pipeline.failed(error, self.connection, "connecting")
             refusal = codes.GENERIC
         if refusal is not None:
             self.close(*refusal)

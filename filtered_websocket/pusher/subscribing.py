@@ -198,7 +198,7 @@ class Subscribing:
         try:
             page = await store.read(group_key(group + CACHE_SUFFIX), None, 1, True)
         except Exception as error:
-            self._view.pipeline.failed(error, f"connection {self._connection.id}", "the cache")
+            self._view.pipeline.failed(error, self._connection, "the cache")
             return None
         for _, item in page.publications:
             event = item.meta.get(EVENT, DEFAULT_EVENT)

@@ -20,7 +20,7 @@ from asgiref.sync import sync_to_async
 from django.db import close_old_connections
 
 from ..conf import conf
-from ..logs import get_logger
+from ..logs import fields_of, get_logger
 
 logger = get_logger(__name__)
 
@@ -134,7 +134,7 @@ async def run_blocking(call: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.wrap_future(running)
     except asyncio.CancelledError:
         if names and not running.done():
-            _abandon(call, names[0], running)
+            _abandon(call, names[0], running, fields_of(next(iter(args), None)))
         raise
 
 
@@ -148,7 +148,9 @@ def _named(names: list[str], run: Callable[[], Any]) -> Any:
         busy.discard(run)
 
 
-def _abandon(call: Callable[..., Any], name: str, running: "Future[Any]") -> None:
+def _abandon(
+    call: Callable[..., Any], name: str, running: "Future[Any]", told: dict[str, Any]
+) -> None:
     """Nobody waits for a thread any more, which goes on."""
     path = f"{call.__module__}.{call.__qualname__}"
     abandoned[running] = path
@@ -159,10 +161,11 @@ def _abandon(call: Callable[..., Any], name: str, running: "Future[Any]") -> Non
         path,
         len(abandoned),
         conf.BLOCKING_THREADS,
+        extra=told,
     )
 
     def returned(done: "Future[Any]") -> None:
         abandoned.pop(done, None)
-        logger.info("thread %s has returned from %s", name, path)
+        logger.info("thread %s has returned from %s", name, path, extra=told)
 
     running.add_done_callback(returned)

@@ -16,7 +16,7 @@ from ..conf import conf
 from ..logs import get_logger
 from ..types import Receive, Send
 from .inbox import MessageQueue
-from .scheduling import NONE_WAITING, call_in_batches, nothing, settle, untranslated
+from .scheduling import NONE_WAITING, call_in_batches, nothing, settle, told_of, untranslated
 
 logger = get_logger(__name__)
 
@@ -73,9 +73,8 @@ class AsgiTransport:
         self._queued = 0
         self._writer: asyncio.Task[None] | None = None
         self._in_flight: asyncio.Future[None] | None = None
-        self._is_open = self._is_stopped = self._has_ended = False
-        #: Open, not closed, no writer task runs: a lane may write without changing the order.
-        self._idle = False
+        #: Idle: open, not closed, no writer task: a lane may write without changing the order.
+        self._is_open = self._is_stopped = self._has_ended = self._idle = False
         #: Code and reason of the close that was requested, or of the lost connection.
         self.closed: tuple[int, str] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -235,7 +234,8 @@ class AsgiTransport:
 
     def _fail(self, error: Exception) -> None:
         """``send`` raised: the client has disconnected, or the frame is over a limit."""
-        logger.info("closed a connection: the server could not send (%r)", error)
+        told = told_of(self._on_end)
+        logger.info("closed a connection: the server could not send (%r)", error, extra=told)
         self._set_closed(ABNORMAL, "")
         self._drop_unsent()
 

@@ -13,7 +13,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..codecs.frames import Frame
-from ..logs import get_logger
+from ..logs import fields_of, get_logger
 
 logger = get_logger(__name__)
 
@@ -128,6 +128,11 @@ def _call_batch(loop: asyncio.AbstractEventLoop, waiting: Calls) -> None:
         loop.call_later(BATCH_INTERVAL, _call_batch, loop, waiting)
 
 
+def told_of(on_end: object) -> dict[str, Any]:
+    """``extra`` of a line about a connection, of which whoever is called at its end knows."""
+    return fields_of(getattr(on_end, "__self__", None))
+
+
 def settle(done: "asyncio.Future[None] | None") -> None:
     """Resolve ``done``, unless it is resolved or cancelled."""
     if done is not None and not done.done():
@@ -155,7 +160,10 @@ def _parse(protocol: Any, data: bytes) -> bool:
     except Exception as error:
         # As asyncio does where a read fails: a wrong text and a close frame that come together
         # are too much for uvicorn. Else the connection would never be read again, or ended.
-        logger.warning("closed a connection: uvicorn cannot parse what it received (%r)", error)
+        told = told_of(protocol.on_end)
+        logger.warning(
+            "closed a connection: uvicorn cannot parse what it received (%r)", error, extra=told
+        )
         protocol.transport.abort()
         return False
     failed: bool = protocol.conn.parser_exc is not None

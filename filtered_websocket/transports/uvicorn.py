@@ -125,7 +125,8 @@ class UvicornLane(Lane):
     def open(self) -> None:
         send_at_once(self._transport)
         make_small(getattr(self._protocol, "queue", None), Received)
-        read_short_frames(self._protocol)
+        if read_short_frames(self._protocol):
+            self._protocol.on_end = self._on_end
         super().open()
 
     def inbox_of(self, receive: Receive) -> MessageQueue | None:
@@ -157,6 +158,7 @@ class UvicornLane(Lane):
         queue = getattr(self._protocol, "queue", None)
         if isinstance(queue, Received):
             queue.forget_protocol()
+            self._protocol.on_end = None
         super()._report_end()
         if not was_over and self._buffered():
             # Nor does uvicorn itself close the socket of a client that does not read.
@@ -253,6 +255,7 @@ def _make_reading_class(kind: type, conn: Any) -> type:
     names = {
         "__module__": kind.__module__,
         "unparsed": b"",
+        "on_end": None,
         "data_received": data_received,
         "connection_lost": parse_rest,
         "is_between_frames": is_between_frames,

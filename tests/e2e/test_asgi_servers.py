@@ -34,11 +34,11 @@ CLIENTS = 12
 
 
 class Server(Process):
-    def __init__(self, program, env):
+    def __init__(self, program, env, settings="tests.e2e.site_settings"):
         self.port = free_port()
         arguments = [part.replace("9001", str(self.port)) for part in COMMANDS[program]]
         arguments = [part.replace("mysite", "fws_project") for part in arguments]
-        site = {"DJANGO_SETTINGS_MODULE": "tests.e2e.site_settings"}
+        site = {"DJANGO_SETTINGS_MODULE": settings}
         # For gunicorn's worker. Tests fork where the path is the usual one.
         path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'deploy'}"} if program == "gunicorn" else {}
         super().__init__([sys.executable, "-m", program, *arguments], env=env | site | path)

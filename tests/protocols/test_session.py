@@ -20,6 +20,7 @@ from filtered_websocket.protocols import timers, tokens
 from filtered_websocket.testing import Closed
 from filtered_websocket.types import Identity
 
+from ..metrics.reading import Change
 from ..waiting import until
 from .clients import app, speak
 from .test_tokens import KEY, token
@@ -381,6 +382,42 @@ async def test_a_site_finds_its_own_users(find, settings, caplog):
             await ann.say({"id": 1, "connect": {"token": token(sub=name)}})
             assert await ann.closed() == code
     assert "no such thing" in caplog.text
+
+
+REFUSED = [
+    ({}, "nonsense", "invalid token"),
+    ({"JWT_USER": ann_only}, "asleep", "invalid token"),
+    ({"MAX_CONNECTIONS_PER_USER": 1}, "42", "too many connections"),
+]
+
+
+@pytest.mark.parametrize(("options", "name", "reason"), REFUSED)
+async def test_who_introduces_itself_in_vain_is_refused_in_the_log(
+    settings, caplog, options, name, reason
+):
+    settings.FILTERED_WEBSOCKET = {"JWT_KEY": KEY, **options}
+    caplog.set_level("INFO", "filtered_websocket")
+    application = app()
+    change = Change("fws_handshakes_total")
+    async with (
+        speak(application=application, connects=False) as ann,
+        speak(application=application, connects=False) as bob,
+    ):
+        told = await bob.ask(connect={"token": token(sub="42")} if name == "42" else {})
+        sent = name if name == "nonsense" else token(sub=name)
+        await ann.say({"id": 1, "connect": {"token": sent}})
+        await ann.closed()
+    accepted, refused = [
+        record
+        for record in caplog.records
+        if record.getMessage().startswith(("accepted", "refused"))
+    ]
+    assert accepted.connection_id == told["connect"]["client"]
+    assert refused.connection_id != accepted.connection_id
+    assert refused.connection_id in refused.getMessage() and reason in refused.getMessage()
+    assert sent not in caplog.text
+    outcome = "too_many" if options.get("MAX_CONNECTIONS_PER_USER") else "unauthorized"
+    assert change.all_of("fws_handshakes_total") == {("accepted",): 1, (outcome,): 1}
 
 
 @jwt_key

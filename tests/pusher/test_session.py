@@ -22,6 +22,7 @@ from filtered_websocket.pusher import session as sessions
 from filtered_websocket.pusher.connection import connection_of, socket_id_of
 from filtered_websocket.testing import published
 
+from ..metrics.reading import Change
 from .clients import app, speak, with_app
 
 
@@ -65,14 +66,19 @@ class Notes(WebSocketDisconnectFilter):
 
 
 @pytest.mark.parametrize(("key", "query", "code"), REFUSED)
-async def test_who_is_refused_is_told_and_closed(settings, key, query, code):
+async def test_who_is_refused_is_told_and_closed(settings, caplog, key, query, code):
     settings.FILTERED_WEBSOCKET = with_app(*MORE)
+    caplog.set_level("INFO", "filtered_websocket")
+    change = Change("fws_handshakes_total")
     Notes.seen.clear()
     headers = {"origin": "http://testserver", "host": "testserver"}
     async with speak([Notes], key=key, query=query, connects=False, headers=headers) as ann:
         assert await ann.error() == code
         assert await ann.closed() == code
     assert Notes.seen == []
+    [record] = [one for one in caplog.records if "refused connection" in one.getMessage()]
+    assert record.connection_id and record.connection_id in record.getMessage()
+    assert change.all_of("fws_handshakes_total") == {("forbidden",): 1}
 
 
 async def test_versions_5_and_6_and_pages_that_an_app_lets_in(settings):

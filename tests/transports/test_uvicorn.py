@@ -31,6 +31,8 @@ DEFLATE = b"Sec-WebSocket-Extensions: permessage-deflate\r\n"
 class Serving:
     """One accepted connection, as uvicorn has it; the application ends when told to."""
 
+    log_fields = {"connection_id": "7d0c", "client_address": "192.0.2.7"}
+
     def __init__(self, deflate=False, max_unsent=1000, tls=(None, None)):
         self.ended = []
         self.over = asyncio.Event()
@@ -133,6 +135,13 @@ async def test_a_frame_is_with_the_transport_at_once(serving):
     assert not one.transport.writing
     expected = wire("1", "2", "3")
     assert await one.reader.readexactly(len(expected)) == expected
+
+
+async def test_where_websockets_reads_the_frames_the_lane_writes_all_the_same(serving, monkeypatch):
+    monkeypatch.setattr(lanes, "read_short_frames", lambda protocol: False)
+    one = await serving()
+    one.transport.write(text("a"))
+    assert await one.reader.readexactly(3) == wire("a")
 
 
 async def test_what_was_written_before_accept_leaves_first(serving, monkeypatch):

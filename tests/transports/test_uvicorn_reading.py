@@ -512,6 +512,10 @@ async def test_a_connection_whose_bytes_uvicorn_cannot_parse_later_is_ended(floo
     assert one.texts()[-1] == "websocket.disconnect"
     assert not one.state.connections and not one.protocol.unparsed
     assert "uvicorn cannot parse what it received (InvalidState(" in caplog.text
+    [record] = [one for one in caplog.records if "cannot parse" in one.getMessage()]
+    assert (record.connection_id, record.client_address) == ("7d0c", "192.0.2.7")
+    one.transport.stop()
+    assert one.protocol.on_end is None  # it keeps nobody
 
 
 async def test_nor_does_that_keep_a_connection_that_is_lost(flooded):
