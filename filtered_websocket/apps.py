@@ -15,7 +15,7 @@ from .checks.groups import check_groups
 from .checks.metrics import check_metrics
 from .checks.protocols import check_protocols
 from .checks.publishing import check_publishing
-from .checks.pusher import check_pusher
+from .checks.pusher import check_pusher, check_pusher_rows
 from .checks.settings import check_access, check_filters, check_layer, check_settings, check_storage
 from .console.rows import connect as connect_console
 from .console.taps import connect as connect_tees
@@ -50,6 +50,7 @@ class FilteredWebSocketConfig(AppConfig):
     def ready(self) -> None:
         for check in CHECKS:
             checks.register(check, checks.Tags.compatibility)
+        checks.register(check_pusher_rows, checks.Tags.database)
         connect_signals()
         connect_console()
         connect_tees()

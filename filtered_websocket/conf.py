@@ -173,6 +173,7 @@ SETTINGS: dict[str, tuple[Any, Rule]] = {
     "PUBLISH_QUEUE": (10_000, COUNT),
     "PUBLISH_QUEUE_BYTES": (67_108_864, COUNT),
     "PUSHER_APPS": ([], APPS),
+    "PUSHER_APPS_IN_ADMIN": (False, FLAG),
     "RECHECK": (60.0, SECONDS),
     "REFUSE_WITH": ("403", one_of("403", "close")),
     "SLOW_READER": ("close", one_of("close", "drop_newest")),

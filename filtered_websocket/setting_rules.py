@@ -1,7 +1,9 @@
 """Which values a setting accepts: as a function, and as words for messages."""
 
+import base64
+import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import ip_network
 from typing import Any, NamedTuple
 
@@ -120,3 +122,88 @@ RATE = Rule(
 
 def one_of(*choices: str) -> Rule:
     return Rule(lambda value: value in choices, " or ".join(map(repr, choices)))
+
+
+# Apps of the Pusher protocol
+
+_APP_ID = re.compile(r"[0-9]{1,20}", re.ASCII)
+_APP_KEY = re.compile(r"[-A-Za-z0-9_]{1,64}", re.ASCII)
+
+
+def master_key(text: str) -> bytes | None:
+    """The 32 bytes of the master key of encrypted channels; None for anything else."""
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error):
+        return None
+    return key if len(key) == 32 else None
+
+
+TEXT = Rule(lambda value: isinstance(value, str), "a text")
+TEXTS = Rule(
+    lambda value: (
+        value is None
+        or (isinstance(value, list | tuple) and all(isinstance(one, str) for one in value))
+    ),
+    "None or a list of texts",
+)
+APP_ID = Rule(
+    lambda value: isinstance(value, str) and _APP_ID.fullmatch(value) is not None,
+    "a text of digits",
+)
+APP_KEY = Rule(
+    lambda value: isinstance(value, str) and _APP_KEY.fullmatch(value) is not None,
+    "1 to 64 of the letters A-Z a-z 0-9 - _",
+)
+MASTER_KEY = Rule(
+    lambda value: value is None or (isinstance(value, str) and master_key(value) is not None),
+    "None or 32 bytes in base64",
+)
+
+#: What a webhook may be told of.
+HOOK_EVENTS = (
+    "channel_occupied",
+    "channel_vacated",
+    "member_added",
+    "member_removed",
+    "client_event",
+    "cache_miss",
+)
+#: The keys of an entry of ``WEBHOOKS``, and the values that each accepts.
+HOOK_OPTIONS = {
+    "URL": Rule(
+        lambda value: isinstance(value, str) and value.startswith(("http://", "https://")),
+        "an address, as https://example.com/webhooks",
+    ),
+    "EVENTS": Rule(
+        lambda value: TEXTS.allows(value) and set(value or ()) <= set(HOOK_EVENTS),
+        f"None, or some of {', '.join(HOOK_EVENTS)}",
+    ),
+    "PREFIX": TEXT,
+    "SUFFIX": TEXT,
+    "HEADERS": Rule(
+        lambda value: (
+            isinstance(value, Mapping)
+            and all(isinstance(text, str) for pair in value.items() for text in pair)
+        ),
+        "a dict of texts",
+    ),
+}
+#: The keys of an entry of ``PUSHER_APPS``, and the values that each accepts.
+APP_OPTIONS = {
+    "ID": APP_ID,
+    "KEY": APP_KEY,
+    "SECRET": Rule(lambda value: TEXT.allows(value) and bool(value), "a text that is not empty"),
+    "ENABLED": FLAG,
+    "CLIENT_EVENTS": FLAG,
+    "CLIENT_EVENT_RATE": RATE,
+    "MAX_EVENT_SIZE": COUNT,
+    "MAX_CONNECTIONS": LIMIT,
+    "MAX_MEMBERS": COUNT,
+    "ALLOWED_ORIGINS": TEXTS,
+    "TLS_ONLY": FLAG,
+    "ACTIVITY_TIMEOUT": COUNT,
+    "ENCRYPTION_MASTER_KEY": MASTER_KEY,
+    "USER_INFO": CALLABLE,
+    "WEBHOOKS": Rule(lambda value: isinstance(value, list | tuple), "a list of dicts with a URL"),
+}

@@ -1,4 +1,7 @@
-"""Django's signals on tokens, users and sessions, sent to every process after the commit."""
+"""
+Django's signals on tokens, users, sessions and Pusher apps, sent to every process after the
+commit.
+"""
 
 from collections.abc import Callable, Collection
 from functools import partial
@@ -12,7 +15,8 @@ from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 
 from .auth.validity import token_model
-from .control.orders import recheck
+from .conf import conf
+from .control.orders import recheck, tell
 from .disconnect import disconnect_session
 
 #: A save of only these fields ends no access. Any other field of a site's own user model
@@ -31,6 +35,9 @@ def connect_signals() -> None:
     for model in _family(get_user_model()):
         post_save.connect(_user_saved, sender=model)
         post_delete.connect(_user_deleted, sender=model)
+    for model in _family(apps.get_model("filtered_websocket", "PusherApp")):
+        post_save.connect(_app_changed, sender=model)
+        post_delete.connect(_app_changed, sender=model)
     user_logged_out.connect(_logged_out)
 
 
@@ -39,7 +46,7 @@ def _family(parent: Any) -> list[Any]:
     return [model for model in apps.get_models() if issubclass(model, parent)]
 
 
-def _on_commit(using: str | None, function: Callable[..., None], *args: Any) -> None:
+def _on_commit(using: str | None, function: Callable[..., object], *args: Any) -> None:
     if transaction.get_connection(using).in_atomic_block:
         transaction.on_commit(partial(function, *args), using=using, robust=True)
     else:
@@ -50,6 +57,11 @@ def _on_commit(using: str | None, function: Callable[..., None], *args: Any) -> 
 
 def _token_changed(instance: Any, using: str, **kwargs: Any) -> None:
     _on_commit(using, recheck, "token", instance.pk)
+
+
+def _app_changed(instance: Any, using: str, **kwargs: Any) -> None:
+    if conf.PUSHER_APPS_IN_ADMIN:
+        _on_commit(using, tell, "pusher_apps", instance.app_id)
 
 
 def _user_saved(

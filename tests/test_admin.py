@@ -13,10 +13,10 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from filtered_websocket import models as our_models
 from filtered_websocket.auth.keys import digest_of
 from filtered_websocket.control import counts as connection_counts
 from filtered_websocket.models import Token
+from filtered_websocket.models import tokens as our_models
 
 from .secrecy import PLAIN_KEY, database_dump, every_log_line, failing_database, report_of
 
@@ -135,7 +135,7 @@ def test_the_page_with_a_key_leads_back_where_one_may_go():
 
 
 def test_a_token_whose_key_cannot_be_shown_is_undone(admin, monkeypatch):
-    monkeypatch.setattr("filtered_websocket.admin.render", lambda *args: 1 / 0)
+    monkeypatch.setattr("filtered_websocket.admin.steps.render", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         admin.post(ADD, form())
     assert not Token.objects.exists()
@@ -198,7 +198,7 @@ def test_rotating_asks_first_and_then_shows_the_new_key_once(admin, token):
 
 
 def test_a_rotation_whose_page_fails_is_undone(admin, token, monkeypatch):
-    monkeypatch.setattr("filtered_websocket.admin.render", lambda *args: 1 / 0)
+    monkeypatch.setattr("filtered_websocket.admin.steps.render", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         admin.post(page(token, "rotate"))
     assert Token.objects.get().digest == token.digest
@@ -502,7 +502,7 @@ def test_no_report_of_a_rotation_that_fails_has_the_key(admin, plain_key, token,
 
 @pytest.mark.parametrize("step", ["add", "rotate"])
 def test_no_report_of_a_page_that_fails_has_the_key(admin, token, plain_key, monkeypatch, step):
-    monkeypatch.setattr("filtered_websocket.admin.render", lambda *args: 1 / 0)
+    monkeypatch.setattr("filtered_websocket.admin.steps.render", lambda *args: 1 / 0)
     report = report_of(admin.post, ADD if step == "add" else page(token, step), form())
     assert "ZeroDivisionError" in report and "_show_key" in report
     assert plain_key not in report

@@ -20,7 +20,7 @@ from .snippets import ROOT
 
 PACKAGE = Path(filtered_websocket.__file__).parent
 #: Django's own folders are where Django looks for them.
-OF_DJANGO = {"management", "migrations", "static", "templates"}
+OF_DJANGO = {"admin", "management", "migrations", "models", "static", "templates"}
 WINGS = sorted(
     path.parent.name for path in PACKAGE.glob("*/__init__.py") if path.parent.name not in OF_DJANGO
 )

@@ -11,9 +11,9 @@ from django.db import connection, models, router
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from filtered_websocket import models as our_models
 from filtered_websocket.auth.keys import digest_of, new_key
 from filtered_websocket.models import Console, State, Ticket, Token
+from filtered_websocket.models import tokens as our_models
 
 from .secrecy import PLAIN_KEY, database_dump, every_log_line, failing_database, report_of
 from .snippets import named

@@ -1,10 +1,11 @@
-"""System checks of the apps of the Pusher protocol, and of what their clients can listen to."""
+"""System checks of apps of the Pusher protocol, and of what their clients can listen to."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib import import_module
 from typing import Any
 
 from django.core.checks import CheckMessage, Error, Warning
+from django.db import DatabaseError
 
 from ..conf import SettingError, conf
 from ..pipelines.entries import PipelineError
@@ -18,7 +19,7 @@ MIN_SECRET = 20
 def check_pusher(**kwargs: Any) -> Iterable[CheckMessage]:
     """``PUSHER_APPS``, and groups of routes that are public channels."""
     if not conf.PUSHER_APPS:
-        return list(_check_served())
+        return () if conf.PUSHER_APPS_IN_ADMIN else list(_check_served())
     # Only for sites that have an app.
     apps, channels = (
         import_module(f"filtered_websocket.pusher.{name}") for name in ("apps", "channels")
@@ -28,6 +29,39 @@ def check_pusher(**kwargs: Any) -> Iterable[CheckMessage]:
     except SettingError as error:
         return [Error(error.message, hint=error.hint, id="filtered_websocket.E031")]
     return [*_check_secrets(found), *_check_public(channels)]
+
+
+def check_pusher_rows(databases: Collection[str] | None = None, **kwargs: Any) -> list[Warning]:
+    """Apps of the admin that are refused. Only where Django lets checks use the database."""
+    if not conf.PUSHER_APPS_IN_ADMIN:
+        return []
+    apps = import_module("filtered_websocket.pusher.apps")
+    rows = apps.app_rows()
+    if rows.db not in (databases or ()):
+        return []
+    try:
+        return [warning for row in rows for warning in _check_row(apps, row)]
+    except (DatabaseError, SettingError):
+        return []  # the table is to be made; check_pusher reports mistakes in PUSHER_APPS
+
+
+def _check_row(apps: Any, row: Any) -> Iterable[Warning]:
+    try:
+        apps.make_app_of(row)
+    except (SettingError, ValueError) as error:
+        yield Warning(
+            f"The Pusher app {str(row)!r} of the admin is refused: {error}.",
+            hint="Correct it in the admin, or delete it there.",
+            id="filtered_websocket.W030",
+        )
+        return
+    if row.is_of_an_old_key:
+        yield Warning(
+            f"The secret of the Pusher app {str(row)!r} is encrypted with one of"
+            " SECRET_KEY_FALLBACKS: without that the app is refused.",
+            hint="Save the app in the admin, which encrypts it again.",
+            id="filtered_websocket.W031",
+        )
 
 
 def _check_served() -> Iterable[CheckMessage]:

@@ -21,6 +21,14 @@ def recheck(kind: str, pk: Any) -> None:
     send({"is": "changed", "kind": kind, "id": str(pk)})
 
 
+def tell(key: str, value: Any) -> bool:
+    """
+    Tell all processes something that ``hub.registry.told`` has a function for; earlier versions
+    take it for an answer that nobody waits for. Returns as :func:`send`.
+    """
+    return send({"is": "count", "nonce": secrets.token_hex(8), "tokens": {}, key: value})
+
+
 def change(kind: str, name: str, group: str, client: str = "") -> bool:
     """
     Have connections ``subscribe`` or ``unsubscribe``: those of the user with this key, or the

@@ -83,7 +83,6 @@ class Grants:
         self._rechecks = Rechecks(hub.tasks, hub.loop, self._held, self._replace)
         self._ended: dict[Dependency, str] = {}
         self._sequence = Sequence()
-        #: Re-checks of group rules.
         self.rule_rechecks = RuleRechecks(hub)
         self._orders = Orders(self.add, self.remove)
         self.inventory = Inventory(hub)
@@ -175,6 +174,7 @@ class Grants:
         self._number_event()
         self._rechecks.add(self._held)
         self.rule_rechecks.begin()
+        self.inventory.missed()
 
     def count(self) -> dict[str, int]:
         """Token id -> connections of this hub that depend on it."""

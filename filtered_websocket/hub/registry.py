@@ -45,6 +45,8 @@ asked: dict[str, Asked] = {}
 #: Key of what all processes are told -> what handles the event. Earlier versions take it for an
 #: answer that nobody waits for.
 told: "dict[str, Callable[[Hub, dict[str, Any]], None]]" = {}
+#: Called where a hub may have missed what it was told. Filled by parts above the hub.
+missed: "list[Callable[[Hub], None]]" = []
 
 #: Whether a server has called this package's application in this process.
 _serves = False
@@ -165,6 +167,11 @@ class Inventory:
         """What all processes are told."""
         for key in told.keys() & event.keys():
             told[key](self._hub, event)
+
+    def missed(self) -> None:
+        """It may not have heard all of it."""
+        for look in missed:
+            look(self._hub)
 
     def answers(self, question: dict[str, Any], tokens: dict[str, int]) -> Iterator[dict[str, Any]]:
         """Control events that answer, one after the other: names may be too many for one."""

@@ -107,7 +107,7 @@ OTHERS = {"pusher": "filtered_websocket.pusher.protocol.PUSHER"}
 def served_protocols() -> Iterator[str]:
     """The names of those that ``with_websockets(protocols=True)`` serves."""
     yield from PROTOCOLS
-    if conf.PUSHER_APPS:
+    if conf.PUSHER_APPS or conf.PUSHER_APPS_IN_ADMIN:
         yield "pusher"
 
 

@@ -5,87 +5,33 @@ A signature is the hex HMAC-SHA256 of a text, made with the secret of an app.
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
-import re
-from collections.abc import Callable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary, proxy
 
+from django.apps import apps
 from django.core.signals import setting_changed
+from django.db import router
 
 from ..conf import SettingError, conf, import_object
 from ..connections.origins import normal_origin
 from ..filters.rate_limit import Buckets
-from ..setting_rules import COUNT, FLAG, LIMIT, RATE, Rule
+from ..hub.registry import active_hub, missed, told
+from ..logs import LogThrottle, get_logger
+from ..setting_rules import APP_OPTIONS, HOOK_OPTIONS, Rule, master_key
+from ..threads.rows import KnownRows
 
-_ID = re.compile(r"[0-9]{1,20}", re.ASCII)
-_KEY = re.compile(r"[-A-Za-z0-9_]{1,64}", re.ASCII)
+logger = get_logger(__name__)
+_throttle = LogThrottle()
 
-TEXT = Rule(lambda value: isinstance(value, str) and bool(value), "a text that is not empty")
-ID = Rule(lambda value: isinstance(value, str) and bool(_ID.fullmatch(value)), "a text of digits")
-KEY = Rule(
-    lambda value: isinstance(value, str) and bool(_KEY.fullmatch(value)),
-    "1 to 64 of the letters A-Z a-z 0-9 - _",
-)
-TEXTS = Rule(
-    lambda value: (
-        value is None
-        or (isinstance(value, list | tuple) and all(isinstance(one, str) for one in value))
-    ),
-    "None or a list of texts",
-)
-MASTER = Rule(
-    lambda value: value is None or (isinstance(value, str) and master_key(value) is not None),
-    "None or 32 bytes in base64",
-)
-FUNCTION = Rule(
-    lambda value: value is None or isinstance(value, str) or callable(value),
-    "None, a dotted path or a function",
-)
-
-
-def master_key(text: str) -> bytes | None:
-    """The 32 bytes of the master key of encrypted channels; None for anything else."""
-    try:
-        key = base64.b64decode(text, validate=True)
-    except (ValueError, binascii.Error):
-        return None
-    return key if len(key) == 32 else None
-
-
-HOOKS = Rule(lambda value: isinstance(value, list | tuple), "a list of dicts with a URL")
-
-#: What a webhook may be told of.
-HOOK_EVENTS = (
-    "channel_occupied",
-    "channel_vacated",
-    "member_added",
-    "member_removed",
-    "client_event",
-    "cache_miss",
-)
-HOOK_OPTIONS = {
-    "URL": Rule(
-        lambda value: isinstance(value, str) and value.startswith(("http://", "https://")),
-        "an address, as https://example.com/webhooks",
-    ),
-    "EVENTS": Rule(
-        lambda value: TEXTS.allows(value) and set(value or ()) <= set(HOOK_EVENTS),
-        f"None, or some of {', '.join(HOOK_EVENTS)}",
-    ),
-    "PREFIX": Rule(lambda value: isinstance(value, str), "a text"),
-    "SUFFIX": Rule(lambda value: isinstance(value, str), "a text"),
-    "HEADERS": Rule(
-        lambda value: (
-            isinstance(value, Mapping)
-            and all(isinstance(text, str) for pair in value.items() for text in pair)
-        ),
-        "a dict of texts",
-    ),
-}
+NEEDED = ("ID", "KEY", "SECRET")
+#: They are in no message.
+SECRETS = ("SECRET", "ENCRYPTION_MASTER_KEY")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,29 +51,6 @@ class Hook:
         channel: str = event["channel"]
         is_named = channel.startswith(self.prefix) and channel.endswith(self.suffix)
         return is_named and (self.events is None or event["name"] in self.events)
-
-
-#: The keys of an entry of ``PUSHER_APPS``, and the values that each accepts.
-OPTIONS = {
-    "ID": ID,
-    "KEY": KEY,
-    "SECRET": TEXT,
-    "ENABLED": FLAG,
-    "CLIENT_EVENTS": FLAG,
-    "CLIENT_EVENT_RATE": RATE,
-    "MAX_EVENT_SIZE": COUNT,
-    "MAX_CONNECTIONS": LIMIT,
-    "MAX_MEMBERS": COUNT,
-    "ALLOWED_ORIGINS": TEXTS,
-    "TLS_ONLY": FLAG,
-    "ACTIVITY_TIMEOUT": COUNT,
-    "ENCRYPTION_MASTER_KEY": MASTER,
-    "USER_INFO": FUNCTION,
-    "WEBHOOKS": HOOKS,
-}
-NEEDED = ("ID", "KEY", "SECRET")
-#: They are in no message.
-SECRETS = ("SECRET", "ENCRYPTION_MASTER_KEY")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,6 +84,8 @@ class App:
     webhooks: Sequence[Hook] = ()
     #: Whether its channels are groups by their own names.
     is_first: bool = False
+    #: The values of its row, where it was made in the admin.
+    row: Sequence[Any] | None = field(default=None, repr=False)
 
     @cached_property
     def buckets(self) -> Buckets:
@@ -232,7 +157,11 @@ def make_app(entry: Any, number: int) -> App:
     for name in NEEDED:
         if name not in entry:
             raise SettingError(f"{where} has no {name}.", "An app needs ID, KEY and SECRET.")
-    values = _read(where, entry, OPTIONS)
+    return _make(where, entry, is_first=number == 0)
+
+
+def _make(where: str, entry: Mapping[str, Any], **fields: Any) -> App:
+    values = _read(where, entry, APP_OPTIONS)
     values["webhooks"] = [_make_hook(where, hook) for hook in values.get("webhooks", ())]
     for origin in values.get("allowed_origins") or ():
         if origin != "*":
@@ -242,7 +171,7 @@ def make_app(entry: Any, number: int) -> App:
                 raise SettingError(
                     f"{where} has ALLOWED_ORIGINS: {error}.", "Correct it."
                 ) from None
-    return App(**values, is_first=number == 0)
+    return App(**values, **fields)
 
 
 @lru_cache(1)
@@ -253,30 +182,119 @@ def site_apps() -> tuple[App, ...]:
         raise SettingError(
             f"FILTERED_WEBSOCKET['PUSHER_APPS'] is {entries!r:.80}.", "It must be a list of dicts."
         )
-    apps = tuple(make_app(entry, number) for number, entry in enumerate(entries))
+    made = tuple(make_app(entry, number) for number, entry in enumerate(entries))
     for name in ("id", "key"):
-        values = [getattr(app, name) for app in apps]
+        values = [getattr(app, name) for app in made]
         for value in values:
             if values.count(value) > 1:
                 found = f"two apps with {name.upper()} {value!r}"
                 raise SettingError(
                     f"FILTERED_WEBSOCKET['PUSHER_APPS'] has {found}.", "Each has its own."
                 )
-    return apps
+    return made
 
 
 def app_of_key(key: str) -> App | None:
-    """The app whose clients have this key."""
-    return next((app for app in site_apps() if app.key == key), None)
+    """The app whose clients have this key. It may ask the database: not on an event loop."""
+    return _of_settings("key", key) or _of_admin("key", key)
 
 
 def app_of_id(app_id: str) -> App | None:
-    """The app with this id."""
-    return next((app for app in site_apps() if app.id == app_id), None)
+    """The app with this id; as :func:`app_of_key`."""
+    return _of_settings("id", app_id) or _of_admin("id", app_id)
+
+
+async def find_app(hub: Any, key: str) -> App | None:
+    """The app whose clients have this key, on the loop of ``hub``."""
+    app = _of_settings("key", key)
+    if app is None and conf.PUSHER_APPS_IN_ADMIN:
+        app = await known_apps(hub).find(key)
+    return app
+
+
+def _of_settings(name: str, value: str) -> App | None:
+    return next((app for app in site_apps() if getattr(app, name) == value), None)
+
+
+# Those of the admin
+
+#: As each hub knows them: it is told when they change.
+_known: WeakKeyDictionary[Any, KnownRows[App]] = WeakKeyDictionary()
+
+
+def known_apps(hub: Any) -> KnownRows[App]:
+    """Those of the admin, by key, as ``hub`` knows them."""
+    known = _known.get(hub)
+    if known is None:
+        mine: Any = proxy(hub)  # else the entry would keep its hub
+        known = _known[hub] = KnownRows(
+            "the Pusher apps of the admin", _read_rows, lambda: not mine.layer_is_lost
+        )
+    return known
+
+
+def _changed(hub: Any, event: object = None) -> None:
+    if hub in _known:
+        _known[hub].changed()
+
+
+def _of_admin(name: str, value: str) -> App | None:
+    if not (conf.PUSHER_APPS_IN_ADMIN and APP_OPTIONS[name.upper()].allows(value)):
+        return None
+    hub = active_hub()
+    known = None if hub is None else _known.get(hub)
+    if known is not None and known.is_current:
+        return next((app for app in known.rows.values() if getattr(app, name) == value), None)
+    row = app_rows().filter(**{{"id": "app_id"}.get(name, name): value}).first()
+    return None if row is None else _of_row(row)
+
+
+def apps_with_webhooks(hub: Any) -> Iterator[App]:
+    """Those of the settings, and those of the admin that ``hub`` knows."""
+    known = known_apps(hub).rows.values() if hub in _known else ()
+    return (app for app in (*site_apps(), *known) if app.webhooks)
+
+
+def app_rows() -> Any:
+    """The rows of the admin, in the database that is written to: a replica may miss a change."""
+    model = apps.get_model("filtered_websocket", "PusherApp")
+    return model._base_manager.using(router.db_for_write(model))
+
+
+def _read_rows(known: Mapping[str, App]) -> dict[str, App]:
+    """All of them; an app that has not changed is the same object."""
+    made = {}
+    for row in app_rows():
+        app = known.get(row.key)
+        made[row.key] = app if app is not None and app.row == _values(row) else _of_row(row)
+    return made
+
+
+def _values(row: Any) -> tuple[Any, ...]:
+    return tuple(getattr(row, field.attname) for field in row._meta.concrete_fields)
+
+
+def make_app_of(row: Any) -> App:
+    """The app of a row. :exc:`.SettingError`, or ValueError, where it cannot be served."""
+    if any(app.id == row.app_id or app.key == row.key for app in site_apps()):
+        raise ValueError("an app of PUSHER_APPS has the same id or key")
+    return _make("it", row.options(), row=_values(row))
+
+
+def _of_row(row: Any) -> App:
+    try:
+        return make_app_of(row)
+    except (SettingError, ValueError) as error:
+        if _throttle.note(row.app_id):
+            logger.error("the Pusher app %r of the admin is refused: %s", row.app_id, error)
+    nobody_has = secrets.token_hex(32)
+    return App(id=row.app_id, key=row.key, secret=nobody_has, enabled=False, row=_values(row))
 
 
 def _forget(**of_the_signal: object) -> None:
     site_apps.cache_clear()
 
 
+told["pusher_apps"] = _changed
+missed.append(_changed)
 setting_changed.connect(_forget, dispatch_uid="filtered_websocket.pusher.apps")

@@ -12,7 +12,7 @@ from ..exceptions import Close, Drop, FilterError, NotAllowed, PublishError
 from ..filters.rate_limit import TooMany
 from ..layer.health import LOST
 from ..types import Scope
-from .apps import App, app_of_key
+from .apps import App, find_app, known_apps
 
 Code = tuple[int, str]
 #: The versions of the protocol that are served.
@@ -30,6 +30,7 @@ NO_VERSION = (4008, "no version of the protocol")
 UNAUTHORIZED = (4009, "not authorized")
 # After these it comes back.
 GENERIC = (4200, "connect again")
+NEW_SECRET = (4200, "the app has a new secret: connect again")
 NO_PONG = (4201, "no pong")
 # An error only.
 REFUSED = 4301
@@ -97,18 +98,32 @@ def refusal_of(error: BaseException, connection: Any, pipeline: Any) -> Refused:
 # Who connects
 
 
-def app_of(scope: Scope, counts: Mapping[str, int]) -> App | Code:
+async def app_of(scope: Scope, hub: Any, pushes: Any) -> App | Code:
     """
-    The app whose key a handshake has, or why it is refused. ``counts`` are connections by key.
+    The app whose key a handshake has, or why it is refused. ``pushes`` knows how many
+    connections each app has, and is told when one changes.
     """
     key = scope.get("url_route", {}).get("kwargs", {}).get("key", "")
     if not key or "/" in key:
         return NO_PATH
-    app = app_of_key(key)
+    app = await find_app(hub, key)
     if app is None:
         return NO_APP
+    if app.row is not None:
+        known_apps(hub).observers.add(pushes)
     query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-    return _version_refusal(query.get("protocol", [""])[0]) or _refusal(app, scope, counts) or app
+    return (
+        _version_refusal(query.get("protocol", [""])[0]) or _refusal(app, scope, pushes.apps) or app
+    )
+
+
+def renewed(old: App, new: App | None) -> App | Code:
+    """An app of the admin that has changed, or why its connections are closed."""
+    if new is None:
+        return NO_APP
+    if not new.enabled:
+        return DISABLED
+    return new if new.secret == old.secret else NEW_SECRET
 
 
 def _version_refusal(version: str) -> Code | None:

@@ -8,7 +8,7 @@ what comes meanwhile waits, within ``MAX_OUTBOX``.
 import json
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..chains.current import About
@@ -38,6 +38,7 @@ class Subscriber(Protocol):
     def left(self, group: str) -> None: ...
     def occupy(self, channel: str, is_occupied: bool) -> None: ...
     def channel_of(self, group: str) -> str: ...
+    def renew_app(self, app: App | None) -> None: ...
 
 
 class Push:
@@ -120,6 +121,13 @@ class Pushes:
         """Its connection has ended."""
         if self.sessions.pop(session.id, None) is not None:
             self.apps[session.app.key] -= 1
+
+    def rows_read(self, rows: Mapping[str, App]) -> None:
+        """The apps of the admin were read: connections of those that have changed are told."""
+        for session in tuple(self.sessions.values()):
+            app = rows.get(session.app.key)
+            if session.app.row is not None and session.app is not app:
+                session.renew_app(app)
 
     # Subscribers
 

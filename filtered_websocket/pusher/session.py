@@ -87,7 +87,7 @@ class Session:
     async def _establish(self) -> None:
         refusal: Code | None
         try:
-            found = app_of(self._consumer.scope, self.pushes.apps)
+            found = await app_of(self._consumer.scope, self._view.host, self.pushes)
             if isinstance(found, App):
                 self.app = found
                 self.pushes.add(self)
@@ -111,7 +111,16 @@ class Session:
             },
         )
         self._subscribing.begin()
-        self._listen()
+        self._heard = self._loop.time()
+        self._look_later()
+
+    def renew_app(self, app: App | None) -> None:
+        """Its app has changed in the admin, or is no longer there."""
+        renewed = codes.renewed(self.app, app)
+        if isinstance(renewed, App):
+            self.app = renewed
+        else:
+            self.close(*renewed)
 
     def end(self) -> None:
         """The connection has ended."""
@@ -164,10 +173,6 @@ class Session:
         webhooks.tell(self.app, {**fields, **user})
 
     # Silence
-
-    def _listen(self) -> None:
-        self._heard = self._loop.time()
-        self._look_later()
 
     def _look_later(self) -> None:
         due = self._heard + SILENCE * self.app.activity_timeout

@@ -76,7 +76,9 @@ def _app(app_id: str) -> App:
     """The app with this id, or the first one."""
     app = app_of_id(app_id) if app_id else next(iter(site_apps()), None)
     if app is None:
-        raise Refused("PUSHER_APPS has no such app", 404)
+        raise Refused("there is no such app", 404)
+    if not app.enabled:
+        raise Refused("the app is disabled")
     return app
 
 

@@ -12,6 +12,7 @@ Tells backends what happens in channels, by HTTP.
 Who has gone is told ``SETTLE`` seconds later, unless somebody has come back meanwhile.
 """
 
+import asyncio
 import atexit
 import json
 import os
@@ -23,11 +24,12 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..codecs.frames import dump_json
+from ..hub.registry import hubs
 from ..logs import LogThrottle, get_logger
 from ..presence import presence
 from ..presence.base import Event, Info
 from ..presence.of_hub import HubPresence
-from .apps import App, Hook, site_apps
+from .apps import App, Hook, apps_with_webhooks
 from .channels import channel_of, is_channel, kind_of
 
 logger = get_logger(__name__)
@@ -229,9 +231,7 @@ def index_of(app: App) -> str:
 
 def note_presence(group: str, events: Iterable[Event]) -> None:
     """Joins and leaves that this process has made: no other one is told of them."""
-    for app in site_apps():
-        if not app.webhooks:
-            continue
+    for app in apps_with_webhooks(hubs.get(asyncio.get_running_loop())):
         channel = channel_of(app, group)
         for event in events:
             user = event.info.user

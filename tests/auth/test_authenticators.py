@@ -823,7 +823,7 @@ async def test_no_key_is_in_the_report_of_an_exception(token, settings, monkeypa
     filters = ["filtered_websocket.filters.broadcast_messages_by_token"]
     by_token = FilteredWebSocketConsumer.as_asgi(filters=filters)
     opened = await shake_hands(by_token)
-    monkeypatch.setattr("filtered_websocket.models.constant_time_compare", on_fire)
+    monkeypatch.setattr("filtered_websocket.models.tokens.constant_time_compare", on_fire)
     for offer in (by_header(key), by_subprotocol(key)):
         client = await shake_hands(by_token, **offer)
         assert client.close_code == 4500

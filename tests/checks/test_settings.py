@@ -93,6 +93,7 @@ WRONG = {
     "PUBLISH_QUEUE": [0, None],
     "PUBLISH_QUEUE_BYTES": [0, None, 0.5],
     "PUSHER_APPS": [None, {}, "app"],
+    "PUSHER_APPS_IN_ADMIN": [None, 1, "yes"],
     "PRESENCE_LEASE": [0, -1.0, None, "60", True, float("nan")],
     "RECHECK": [0, -1.0, None, "60", True, float("nan")],
     "REFUSE_WITH": [403, "401"],

@@ -2,12 +2,13 @@
 
 import os
 
+import pytest
 from django.contrib.auth.models import AnonymousUser, User
 from django.urls import URLResolver, include, path
 
 from filtered_websocket.checks.pusher import check_pusher
 from filtered_websocket.publish import publish
-from filtered_websocket.pusher.apps import app_of_key, make_app
+from filtered_websocket.pusher.apps import app_of_id, app_of_key, make_app
 from filtered_websocket.testing import allows, published
 
 from ..pusher.clients import app, speak
@@ -58,3 +59,14 @@ def test_a_webhook(site):
     hooks = site.run(PAGE, "webhooks").WEBHOOKS
     [hook] = make_app({"ID": "1", "KEY": "a", "SECRET": "b", "WEBHOOKS": hooks}, 0).webhooks
     assert hook.takes({"name": "channel_vacated", "channel": "room-7"})
+
+
+@pytest.mark.django_db
+def test_apps_in_the_admin(site, settings):
+    settings.FILTERED_WEBSOCKET = site.run(
+        PAGE, "settings.py, for apps in the admin"
+    ).FILTERED_WEBSOCKET
+    made = site.run(PAGE, "an app from Python")
+    found = app_of_id(made.app.app_id)
+    assert found.secret == made.secret and found.client_events
+    assert len(made.app.app_id) in (10, 11)

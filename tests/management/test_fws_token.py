@@ -10,10 +10,10 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 from django.utils import timezone
 
-from filtered_websocket import models as our_models
 from filtered_websocket.auth.keys import is_key, new_key
 from filtered_websocket.management.commands.fws_token import Command
 from filtered_websocket.models import Token
+from filtered_websocket.models import tokens as our_models
 
 from ..secrecy import PLAIN_KEY, database_dump, every_log_line, failing_database, report_of
 

@@ -350,7 +350,9 @@ async def test_filters_see_client_events():
         assert await bob.quiet()
 
 
-async def test_a_client_that_leaves_while_its_event_is_handled():
+async def test_a_client_that_leaves_while_its_event_is_handled(settings):
+    settings.FILTERED_WEBSOCKET = with_app(site={"FILTER_GRACE": 0.1})
+
     class Waits(WebSocketMessageFilter):
         begun = asyncio.Event()
 

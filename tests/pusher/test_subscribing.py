@@ -433,7 +433,9 @@ async def test_the_layer_does_not_take_it(monkeypatch):
         assert await ann.refused(**ann.signed("presence-a", "5")) == (503, "not available")
 
 
-async def test_a_task_that_is_cancelled_is_no_refusal():
+async def test_a_task_that_is_cancelled_is_no_refusal(settings):
+    settings.FILTERED_WEBSOCKET = with_app(site={"FILTER_GRACE": 0.1})
+
     class Waits(WebSocketJoinFilter):
         begun = asyncio.Event()
 

@@ -167,20 +167,20 @@ def test_a_hook_is_told_of_its_channels_only(settings):
         assert headers["X-Pusher-Signature"] == app_of_id("1").sign(body)
 
 
-def test_nobody_is_told_without_a_hook(settings):
+async def test_nobody_is_told_without_a_hook(settings):
     note_presence("presence-a", [event("join", "ann")])
     webhooks.tell(app_of_id("1"), {"name": "cache_miss", "channel": "a"})
     assert hook_threads() == []
 
 
-def test_what_nobody_asks_of_presence(settings):
+async def test_what_nobody_asks_of_presence(settings):
     with Receiver() as receiver:
         settings.FILTERED_WEBSOCKET = hooked(receiver)
         note_presence("presence-a", [event("join", None), event("join", "ann", is_users=False)])
         note_presence("news", [event("join", "ann")])
         note_presence("2:presence-a", [event("join", "ann")])
         note_presence("presence-a", [event("join", "bob")])
-        assert [one["user_id"] for one in receiver.told(1)] == ["bob"]
+        assert [one["user_id"] for one in await told(receiver, 1)] == ["bob"]
 
 
 # Receivers that do not answer

@@ -1,25 +1,16 @@
-"""
-Tokens in Django's admin.
-
-A key is shown once, in the response to the POST that made it: never in the session, a
-message or the history. A digest is never shown.
-"""
+"""Tokens in Django's admin. A digest is never shown."""
 
 import datetime
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 from django.contrib import admin, messages
-from django.contrib.admin.utils import quote, unquote
 from django.contrib.admin.views.main import SEARCH_VAR
 from django.contrib.auth import get_user_model
-from django.core.exceptions import PermissionDenied
-from django.db import router, transaction
 from django.db.models import QuerySet
 from django.forms import ModelForm
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import render
-from django.urls import URLPattern, get_script_prefix, path, reverse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import get_script_prefix
 from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.timesince import timesince, timeuntil
@@ -28,19 +19,12 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 from django.views.decorators.debug import sensitive_variables
 
-from .auth.keys import Key, shorten
-from .console.page import ConsoleAdmin
-from .control import counts
-from .models import Console, State, Token
-
-if TYPE_CHECKING:
-    _TokenAdmin = admin.ModelAdmin[Token]
-else:
-    _TokenAdmin = admin.ModelAdmin
+from ..auth.keys import Key, shorten
+from ..control import counts
+from ..models import State, Token
+from .steps import StepsAdmin
 
 UNKNOWN = "\N{EN DASH}"
-
-admin.site.register(Console, ConsoleAdmin)
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -56,7 +40,7 @@ class StateFilter(admin.SimpleListFilter):
 
 
 @admin.register(Token)
-class TokenAdmin(_TokenAdmin):
+class TokenAdmin(StepsAdmin):
     list_display = ("name", "prefix", "user", "state", "connections", "expires", "used")
     list_filter = (StateFilter,)
     list_select_related = ("user",)
@@ -75,9 +59,7 @@ class TokenAdmin(_TokenAdmin):
     )
     _shown = ("prefix", "state", "connections", "created", "last_used", "revoked_at")
 
-    class Media:
-        css = {"all": ("filtered_websocket/admin.css",)}
-        js = ("filtered_websocket/admin.js",)
+    steps = ("rotate", "revoke")
 
     # Fields
 
@@ -149,24 +131,8 @@ class TokenAdmin(_TokenAdmin):
 
     # Creating, rotating, revoking
 
-    def get_urls(self) -> list[URLPattern]:
-        steps = [("rotate", self.rotate_view), ("revoke", self.revoke_view)]
-        own = [
-            path(
-                f"<path:object_id>/{step}/",
-                self.admin_site.admin_view(view),
-                name=f"{self.opts.app_label}_{self.opts.model_name}_{step}",
-            )
-            for step, view in steps
-        ]
-        return own + super().get_urls()
-
-    def add_view(
-        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        # There is one button, since saving always leads to the page with the key.
-        ways = {"show_save_and_continue": False, "show_save_and_add_another": False}
-        return super().add_view(request, form_url, {**ways, **(extra_context or {})})
+    def objection(self, row: Token) -> str:
+        return "" if row.revoked_at is None else _("The token “%s” is revoked already.") % row
 
     def save_model(
         self, request: HttpRequest, obj: Token, form: "ModelForm[Token]", change: bool
@@ -185,35 +151,10 @@ class TokenAdmin(_TokenAdmin):
         return self._show_key(request, obj, request.fws_key)  # type: ignore[attr-defined]
 
     def rotate_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self._confirm(request, object_id, "rotate", _("Rotate key"), self._rotate)
+        return self.confirm(request, object_id, "rotate", _("Rotate key"), self._rotate)
 
     def revoke_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self._confirm(request, object_id, "revoke", _("Revoke"), self._revoke)
-
-    def _confirm(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        step: str,
-        title: Any,
-        act: Callable[[HttpRequest, Token], HttpResponse | None],
-    ) -> HttpResponse:
-        """Ask for confirmation; on POST do it and show its answer, or the token's page."""
-        token = self.get_object(request, unquote(object_id))
-        if not self.has_change_permission(request, token):
-            raise PermissionDenied
-        if token is None:
-            raise Http404(f"no token {object_id!r}")
-        answer = None
-        if token.revoked_at is not None:
-            told = _("The token “%s” is revoked already.") % token
-            self.message_user(request, told, messages.WARNING)
-        elif request.method != "POST":
-            return self._page(request, token, "confirm.html", step=step, title=title)
-        else:
-            with transaction.atomic(using=router.db_for_write(Token)):
-                answer = act(request, token)
-        return answer or HttpResponseRedirect(self._url(token))
+        return self.confirm(request, object_id, "revoke", _("Revoke"), self._revoke)
 
     @sensitive_variables("key")
     def _rotate(self, request: HttpRequest, token: Token) -> HttpResponse:
@@ -227,35 +168,11 @@ class TokenAdmin(_TokenAdmin):
 
     @sensitive_variables()
     def _show_key(self, request: HttpRequest, token: Token, key: Key) -> HttpResponse:
-        """The page with the key. An error while rendering it undoes the transaction."""
         scheme = "wss" if request.is_secure() else "ws"
         url = f"{scheme}://{request.get_host()}{get_script_prefix()}"
-        return self._page(
+        return self.page(
             request, token, "key.html", step="key", title=_("Key"), key=key, websocket_url=url
         )
-
-    def _page(
-        self, request: HttpRequest, token: Token, template: str, **context: Any
-    ) -> HttpResponse:
-        request.current_app = self.admin_site.name
-        return render(
-            request,
-            f"admin/filtered_websocket/token/{template}",
-            {
-                **self.admin_site.each_context(request),
-                "media": self.media,
-                "opts": self.opts,
-                "original": token,
-                "token_url": self._url(token),
-                "subtitle": token,
-                "has_view_permission": self.has_view_permission(request, token),
-                **context,
-            },
-        )
-
-    def _url(self, token: Token) -> str:
-        name = f"admin:{self.opts.app_label}_{self.opts.model_name}_change"
-        return reverse(name, args=(quote(token.pk),), current_app=self.admin_site.name)
 
 
 def _moment(value: datetime.datetime | None) -> Any:

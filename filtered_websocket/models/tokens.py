@@ -1,5 +1,5 @@
 """
-Tokens, with which clients connect without a session, and one-time tickets; and permissions.
+Tokens, with which clients connect without a session, and one-time tickets.
 
 Of a key only its SHA-256 and its first characters are stored: whoever reads the database
 cannot connect with what is there.
@@ -16,8 +16,8 @@ from django.utils.crypto import constant_time_compare
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 
-from .auth.keys import PREFIX_LENGTH, Key, digest_of, is_key, new_key
-from .layer.envelope import MAX_GROUP_NAME
+from ..auth.keys import PREFIX_LENGTH, Key, digest_of, is_key, new_key
+from ..layer.envelope import MAX_GROUP_NAME
 
 #: How often, at most, a token's ``last_used`` is written.
 LAST_USED_EVERY = datetime.timedelta(minutes=1)
@@ -225,31 +225,3 @@ class Ticket(models.Model):
 
     def __str__(self) -> str:
         return f"ticket of {self.user_id}"
-
-
-class NoRows(models.Manager["Console"]):
-    """Finds nothing, and asks no database: ``dumpdata`` asks for rows of models without tables."""
-
-    def get_queryset(self) -> models.QuerySet["Console"]:
-        return super().get_queryset().none()
-
-
-class Console(models.Model):
-    """No table: it has the permissions to look at, and to act on, a running site."""
-
-    objects: ClassVar[NoRows] = NoRows()
-
-    class Meta:
-        managed = False
-        base_manager_name = "objects"
-        default_permissions = ()
-        permissions = (
-            ("view_console", "Can see connections, metrics and errors of all processes"),
-            ("tee_console", "Can see the messages of connections and groups"),
-            ("close_console", "Can close connections"),
-            ("unsubscribe_console", "Can take groups away from connections"),
-            ("publish_console", "Can publish to groups"),
-        )
-        verbose_name = _("live console")
-        # What its page is called.
-        verbose_name_plural = _("live console")

@@ -1,0 +1,90 @@
+"""Apps of the Pusher protocol in Django's admin, for sites with ``PUSHER_APPS_IN_ADMIN``."""
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.core.exceptions import ValidationError
+from django.forms import ModelForm
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_variables
+
+from ..auth.keys import Key
+from ..conf import conf
+from ..models import PusherApp
+from ..pusher.apps import site_apps
+from .steps import StepsAdmin
+
+if TYPE_CHECKING:
+    _Form = ModelForm[PusherApp]
+else:
+    _Form = ModelForm
+
+
+class PusherAppForm(_Form):
+    """Ids and keys of ``PUSHER_APPS`` are not given again."""
+
+    def clean(self) -> None:
+        super().clean()
+        for field, name in (("app_id", "id"), ("key", "key")):
+            taken = {getattr(app, name) for app in site_apps()}
+            if self.cleaned_data.get(field) in taken:
+                self.add_error(field, ValidationError(_("An app of PUSHER_APPS has it.")))
+
+
+@admin.register(PusherApp)
+class PusherAppAdmin(StepsAdmin):
+    form = PusherAppForm
+    list_display = ("name", "app_id", "key", "enabled", "client_events", "created")
+    list_filter = ("enabled",)
+    search_fields = ("name", "app_id", "key")
+    steps = ("secret",)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return conf.PUSHER_APPS_IN_ADMIN and super().has_module_permission(request)
+
+    def get_readonly_fields(
+        self, request: HttpRequest, obj: PusherApp | None = None
+    ) -> tuple[str, ...]:
+        # Clients and backends have the key, and groups have the id in their names.
+        return () if obj is None else ("app_id", "key", "created")
+
+    def save_model(self, request: HttpRequest, obj: PusherApp, form: Any, change: bool) -> None:
+        if change:
+            # Not the other fields, which may have changed meanwhile.
+            obj.save(update_fields=[*form.changed_data, *self._renew(obj)])
+        else:
+            # For response_add. As an attribute of obj, receivers of post_save would see it.
+            request.fws_key = obj.set_new_secret()  # type: ignore[attr-defined]
+            super().save_model(request, obj, form, change)
+
+    def _renew(self, app: PusherApp) -> list[str]:
+        """Encrypt its secret with ``SECRET_KEY``, where a fallback is needed to read it."""
+        try:
+            if app.is_of_an_old_key:
+                app.encrypt_again()
+                return ["encrypted_secret"]
+        except ValueError:
+            pass  # it is lost
+        return []
+
+    def response_add(
+        self, request: HttpRequest, obj: PusherApp, post_url_continue: str | None = None
+    ) -> HttpResponse:
+        return self._show_secret(request, obj, request.fws_key)  # type: ignore[attr-defined]
+
+    def secret_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self.confirm(request, object_id, "secret", _("New secret"), self._replace)
+
+    @sensitive_variables("secret")
+    def _replace(self, request: HttpRequest, app: PusherApp) -> HttpResponse:
+        secret = app.set_new_secret()
+        app.save(update_fields=["encrypted_secret"])
+        self.log_change(request, app, "Made a new secret.")
+        return self._show_secret(request, app, secret)
+
+    @sensitive_variables()
+    def _show_secret(self, request: HttpRequest, app: PusherApp, secret: Key) -> HttpResponse:
+        master_key = app.encryption_master_key
+        shown = {"key": secret, "master_key": master_key}
+        return self.page(request, app, "secret.html", step="key", title=_("Secret"), **shown)
