@@ -8,7 +8,6 @@ from django.utils import translation
 
 from .translations import LOCALES, catalogs, missing, of_python, of_template, strings, update
 
-STRINGS = strings()
 CATALOGS = catalogs()
 #: ``%s``, ``%(name)s``, ``%d``.
 PLACES = re.compile(r"%(?:\(\w+\))?[sd]")
@@ -21,8 +20,8 @@ def test_the_languages_are_those_that_the_metadata_names():
 @pytest.mark.parametrize("language", CATALOGS)
 def test_every_string_is_translated(language):
     """``make messages`` adds the new ones to each django.po."""
-    assert missing(CATALOGS[language], STRINGS) == []
-    assert {entry.msgid for entry in CATALOGS[language]} == set(STRINGS)
+    assert missing(CATALOGS[language], strings()) == []
+    assert {entry.msgid for entry in CATALOGS[language]} == set(strings())
 
 
 @pytest.mark.parametrize("language", CATALOGS)

@@ -4,6 +4,7 @@ compiles the .mo, which is committed too: who installs from a checkout may have 
 """
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def of_template(text):
         yield ast.literal_eval(string), ast.literal_eval(plural or "''")
 
 
+@functools.cache
 def strings(folder=PACKAGE):
     """Each string of the package that is translated -> its plural, or ``""``."""
     found = {}
