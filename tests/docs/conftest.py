@@ -31,5 +31,10 @@ def site():
     load_application()  # its routes stay
     # What a test adds to the modules and to the routes is gone after it, whoever still holds it.
     routes = weakref.WeakSet(route.known_routes())
-    with mock.patch.dict(sys.modules), mock.patch.object(route, "_routes", routes):
+    before = set(sys.modules)
+    with mock.patch.object(route, "_routes", routes):
         yield Site()
+    # Modules of libraries stay: a package that has one already would get another one of it.
+    for name in sys.modules.keys() - before:
+        if getattr(sys.modules[name], "__spec__", None) is None:
+            del sys.modules[name]
