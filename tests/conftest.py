@@ -170,8 +170,11 @@ def pytest_collection(session):
     stash = session.config.stash
     stash[CONFIG] = os.environ.get(COVERAGE, "")
     stash[TRACER] = sys.gettrace() if stash[CONFIG] else None
-    # Workers run the tests of a process that has some.
-    if stash[TRACER] and (is_worker(session.config) or not session.config.getoption("tx", None)):
+    # Workers run the tests of a process that has some. One of them measures the imports.
+    number = worker_number(session.config)
+    if stash[TRACER] and number:
+        sys.settrace(None)
+    if stash[TRACER] and (number is not None or not session.config.getoption("tx", None)):
         import_all()
     if stash[TRACER]:
         sys.settrace(None)
@@ -184,8 +187,10 @@ def pytest_collection(session):
         gc.freeze()
 
 
-def is_worker(config):
-    return hasattr(config, "workerinput")
+def worker_number(config):
+    """Which of several workers this process is; None for a process that is not one of them."""
+    about = getattr(config, "workerinput", None)
+    return about and int(about["workerid"].removeprefix("gw"))
 
 
 def import_all():

@@ -42,17 +42,17 @@ def is_linear(call, make, size):
 
 
 @contextmanager
-def ends():
+def ends(what="it"):
     """
-    :exc:`TimeoutError` in the main thread where it does not end, also inside of a function of C
-    that Python may interrupt, as a regular expression is.
+    :exc:`TimeoutError`, which names ``what``, in the main thread where it does not end, also
+    inside of a function of C that Python may interrupt, as a regular expression is.
 
     A linear cost shows in this: what is squared takes minutes at the size that is tried, and
     what is linear a few milliseconds.
     """
 
     def give_up(number, frame):
-        raise TimeoutError(f"it has not ended after {LEAST} s")
+        raise TimeoutError(f"{what} has not ended after {LEAST} s")
 
     before = signal.signal(signal.SIGALRM, give_up)
     rest, _ = signal.setitimer(signal.ITIMER_REAL, LEAST)
