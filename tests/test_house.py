@@ -25,7 +25,7 @@ WINGS = sorted(
     path.parent.name for path in PACKAGE.glob("*/__init__.py") if path.parent.name not in OF_DJANGO
 )
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MAX_HALL, MAX_WINGS, MAX_FILES, MAX_LINES, MAX_FUNCTION = 24, 22, 10, 300, 40
+MAX_HALL, MAX_WINGS, MAX_FILES, MAX_LINES, MAX_FUNCTION = 24, 23, 10, 300, 40
 #: What says in a comment why a function is longer.
 LONGER = re.compile(r"# .*\bin one function\b", re.IGNORECASE)
 
