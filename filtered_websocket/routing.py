@@ -26,13 +26,7 @@ from .auth.credentials import clean_query
 from .auth.sessions import session_of, session_user
 from .close_codes import FILTER_ERROR
 from .conf import conf
-from .connections.handshake import (
-    CHECKED,
-    LATEST_EVENT,
-    cookies_of,
-    refusal_reason,
-    script_name,
-)
+from .connections.handshake import CHECKED, LATEST_EVENT, cookies_of, refusal_reason, script_name
 from .connections.origins import OriginRule, is_same_origin, one_of_origins, site_rule
 from .connections.refusals import count_refusal, cure_of, log_refusal, refuse
 from .console.filters import console_urlpatterns
@@ -43,6 +37,7 @@ from .hub.registry import note_serving
 from .logs import LogThrottle, get_logger
 from .pipelines.route import Route
 from .protocols.serving import find_protocol, served_protocols
+from .streams.application import Streams
 from .transports import open_transport
 from .transports.listening import limit_accepts
 from .types import ASGIApplication, Receive, Scope, Send
@@ -246,7 +241,7 @@ def with_websockets(
 ) -> ASGIApplication:
     """
     A site's ASGI application: ``http`` unchanged, and WebSockets; with ``protocols`` also at
-    the usual path of each protocol, unless a route is there; and where the admin's console is.
+    the usual paths of each protocol, unless a route is there; and where the admin's console is.
 
     Call it after ``get_asgi_application()``, as it needs Django's apps. Raises
     ImproperlyConfigured for a pipeline that cannot be built.
@@ -254,7 +249,8 @@ def with_websockets(
     served = websocket_urlpatterns if routes is None else routes
     if protocols:
         served = [*served, *protocol_urlpatterns()]
-    return _by_protocol(http, websocket_application([*console_urlpatterns(), *served]))
+    websocket = websocket_application([*console_urlpatterns(), *served])
+    return _by_protocol(Streams(http, websocket) if protocols else http, websocket)
 
 
 def standalone_application(

@@ -54,6 +54,8 @@ _SHAPED = [
     # a ticket; what Django has signed, as a session in a cookie
     re.compile(r"((?<![\w-]))[\w-]{43}\.\w{5,8}\.[\w-]{20,}"),
     re.compile(r"((?<![\w.=-]))[\w.=-]+:\w{5,8}:[\w-]{27,}"),
+    # the session of a stream; in Protobuf, its length is a letter before it
+    re.compile(r"()[\w-]{32}\.[\w-]{43}"),
     # a subprotocol that is a key
     re.compile(r"(\bfws\.token\.)[^\s,;\"']+", re.IGNORECASE),
     # a JSON Web Token

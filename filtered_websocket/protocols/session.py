@@ -36,6 +36,8 @@ from .tokens import InvalidToken, read_token
 
 #: A reply waits until the server holds at most this many unsent bytes.
 HIGH_WATER = 65_536
+#: Key of the scope of a client that came by HTTP: what tells it where to send its commands.
+STREAM = "filtered_websocket.stream"
 
 
 class Session:
@@ -268,6 +270,8 @@ class Session:
             refusal = await self.requests.connect(self._consumer, request, claims)
             result = {"client": self.id, "version": VERSION, **self.pings.fields}
             result |= self.expiry.set(claims)
+            if (stream := self._consumer.scope.get(STREAM)) is not None:
+                result |= stream.connected(self.connection)
             if subs := self.requests.server_side():
                 result["subs"] = subs
             frame = self.format.reply({"id": number, "connect": result})

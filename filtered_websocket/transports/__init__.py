@@ -9,6 +9,7 @@ One transport per connection. On daphne short frames are parsed here, not by aut
     Frame, encoded once -> transport.write -+-> daphne's lane:  the socket itself
                                             +-> uvicorn's lane: its asyncio transport
                                             +-> plain ASGI:     one writer task -> send
+                                            +-> HTTP streams:   the same (``streams``)
 
 A lane is used only where the server's objects have exactly the attributes that this
 package uses, and where ``send`` is the server's own, apart from wrappers that are known
@@ -26,10 +27,12 @@ from .daphne import find_daphne
 from .lane import watch_writes, write_all, write_one
 from .scheduling import settle
 from .uvicorn import find_uvicorn
-from .wrappers import describe, unwrap
+from .wrappers import Response, describe, find_response, unwrap
 
 __all__ = [
     "AsgiTransport",
+    "Response",
+    "find_response",
     "open_transport",
     "settle",
     "watch_writes",
@@ -48,8 +51,11 @@ def open_transport(
 ) -> AsgiTransport:
     """The best transport that the server behind ``send`` allows."""
     bare = unwrap(send)
-    transport = (
-        find_daphne(bare, send, max_unsent, on_end)
+    # That of an HTTP stream knows how.
+    own = getattr(bare, "open_transport", None)
+    transport: AsgiTransport = (
+        (own and own(max_unsent, on_end))
+        or find_daphne(bare, send, max_unsent, on_end)
         or find_uvicorn(bare, send, max_unsent, on_end)
         or AsgiTransport(send, max_unsent, on_end)
     )

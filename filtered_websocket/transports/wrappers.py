@@ -1,14 +1,20 @@
 """
-Finds the server's own ``send`` behind wrappers that never change a WebSocket event.
+Finds the server's own ``send`` behind wrappers that never change a WebSocket event; and what
+is behind the ``send`` of an HTTP response.
 
 Middleware may wrap ``send`` to see what an application sends. Past a wrapper that is not
 known here nothing is sent: it sees every event.
 """
 
+import asyncio
+import contextlib
 import functools
 import sys
 from types import CodeType, FunctionType
 from typing import Any
+
+from .lane import abort
+from .scheduling import settle
 
 #: Names that Sentry's wrapper uses: it sets the status of a trace, for HTTP responses.
 SENTRY_NAMES = {"StreamedSpan", "get", "isinstance", "set_attribute", "set_http_status", "status"}
@@ -56,3 +62,103 @@ def _sentry(send: Any) -> Any:
         return None
     variables = dict(zip(code.co_freevars, send.__closure__ or (), strict=True))
     return variables["send"].cell_contents if "send" in variables else None
+
+
+# HTTP responses
+
+
+class Response:
+    """An HTTP response of a server that is not known here: its ``send`` waits for room, or not."""
+
+    #: Whether the connection was cut off.
+    is_aborted = False
+
+    async def room(self) -> None:
+        """Return when the server has room for more of the body."""
+
+    def abort(self) -> None:
+        """Cut the connection off, where that is possible: what is unsent stays unsent."""
+
+    def release(self) -> None:
+        """The response ends, or has ended: nothing waits for room any more."""
+
+
+class DaphneResponse(Response):
+    """
+    daphne takes whatever it is given, and keeps it. Twisted tells when its buffer is full, as it
+    tells every producer.
+    """
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+        self._room: asyncio.Future[None] | None = None
+        # daphne logs the address with its query, in which clients send what they begin with.
+        request.uri = request.path
+        request.registerProducer(self, True)
+        self._is_registered = True
+
+    async def room(self) -> None:
+        while self._room is not None and not self._room.done():
+            await asyncio.wait([self._room])
+
+    def abort(self) -> None:
+        self.is_aborted = True
+        channel = self._request.channel
+        self.release()
+        if channel is not None:
+            # A stream of HTTP/2 has a method of its own.
+            way = channel if hasattr(channel, "abortConnection") else channel.transport
+            way.abortConnection()
+
+    def release(self) -> None:
+        settle(self._room)
+        if self._is_registered:
+            self._is_registered = False
+            if self._request.channel is not None:
+                self._request.unregisterProducer()
+
+    # Called by Twisted
+
+    def pauseProducing(self) -> None:
+        """Its buffer is full."""
+        # It may say so more than once.
+        if self._is_registered and (self._room is None or self._room.done()):
+            self._room = asyncio.get_running_loop().create_future()
+
+    def resumeProducing(self) -> None:
+        """It has room."""
+        settle(self._room)
+
+    stopProducing = resumeProducing
+
+
+class UvicornResponse(Response):
+    """uvicorn's ``send`` waits for room itself."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def abort(self) -> None:
+        self.is_aborted = True
+        abort(self._transport)
+
+
+UVICORN = ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl")
+
+
+def find_response(send: Any) -> Response:
+    """What is behind the ``send`` of an HTTP response."""
+    bare = unwrap(send)
+    owner: Any = getattr(bare, "__self__", None)
+    known: Any
+    for name in UVICORN:
+        known = getattr(sys.modules.get(name), "RequestResponseCycle", None)
+        if known is not None and type(owner) is known and hasattr(owner, "transport"):
+            return UvicornResponse(owner.transport)
+    if type(bare) is functools.partial and len(bare.args) == 1:
+        known = getattr(sys.modules.get("daphne.http_protocol"), "WebRequest", None)
+        if known is not None and isinstance(bare.args[0], known):
+            # Of another release.
+            with contextlib.suppress(AttributeError):
+                return DaphneResponse(bare.args[0])
+    return Response()

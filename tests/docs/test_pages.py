@@ -28,6 +28,7 @@ from filtered_websocket.types import Identity
 
 from ..protocols.clients import speak
 from ..snippets import named
+from ..streams.clients import Streamed
 
 JSON = "filtered_websocket.json_codec.JSONCodec"
 BROADCAST = "filtered_websocket.filters.broadcast_messages"
@@ -332,6 +333,14 @@ async def test_clients_of_centrifuge_find_their_path_and_the_rules(site, setting
         assert await client.error(subscribe={"channel": "room:7"}) == 103
         assert await client.error(subscribe={"channel": "elsewhere"}) == 102
     assert await allows("mysite.groups", "join", "room:7", User(pk=5))
+
+
+async def test_a_site_serves_streams(site, settings):
+    settings.INSTALLED_FILTERS = []
+    app = site.run("docs/streams.md", "asgi.py").application
+    for sse in (False, True):
+        async with Streamed(app, sse=sse) as client:
+            assert await client.ask(ping={}) == {"ping": {}}
 
 
 async def test_a_site_serves_the_client_for_pages(site, settings):

@@ -151,6 +151,13 @@ async def test_centrifuge_js(pages):
     assert message == {"text": "hello"} and not user
 
 
+async def test_a_page_whose_socket_fails_gets_a_stream(pages):
+    """There is no TLS here, so that its WebSocket fails."""
+    install()
+    page = await pages.open(IMPORTS, named("docs/streams.md")["page"])
+    assert await seen(page, "log") == ["http_stream"]
+
+
 async def test_a_script_comes_back_by_itself(pages, monkeypatch):
     """The server of the page is this test: it restarts once, and then has closed for good."""
     opened = asyncio.Queue()

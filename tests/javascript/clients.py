@@ -122,6 +122,12 @@ class InPage:
         return await self._page.evaluate("command => carryOut(command)", command)
 
 
+def endpoint(server, way):
+    """Where the server has a transport of this name."""
+    path = f"/connection/{way}"
+    return server.ws(path) if way == "websocket" else server.http(path)
+
+
 class Client:
     """One client of the package."""
 
@@ -133,11 +139,16 @@ class Client:
         self._read = {}
 
     @classmethod
-    async def connect(cls, js, server, **options):
+    async def connect(cls, js, server, ways=(), **options):
+        """By a WebSocket, or by these transports, each tried after the one before."""
         url = server.ws("/connection/websocket")
+        if ways:
+            url = [{"transport": way, "endpoint": endpoint(server, way)} for way in ways]
+            options.setdefault("emulationEndpoint", server.http("/emulation"))
         async with limited():
             client = cls(js, (await js.carry_out("connect", url, options))["value"])
-        client.id = (await client.hears("connected"))["client"]
+        connected = await client.hears("connected")
+        client.id, client.transport = connected["client"], connected["transport"]
         return client
 
     async def do(self, name, *values):

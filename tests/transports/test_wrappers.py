@@ -1,17 +1,19 @@
 """Wrappers of a server's ``send``: transports.wrappers."""
 
+import asyncio
 import functools
 import sys
 import types
 
 import pytest
 from channels.sessions import InstanceSessionWrapper
+from daphne.http_protocol import WebRequest
 from twisted.internet import tcp
 
 from filtered_websocket.transports import AsgiTransport, wrappers
 from filtered_websocket.transports.daphne import DaphneLane
 from filtered_websocket.transports.uvicorn import UvicornLane
-from filtered_websocket.transports.wrappers import describe, unwrap
+from filtered_websocket.transports.wrappers import Response, describe, find_response, unwrap
 
 from . import test_daphne, test_uvicorn
 
@@ -150,3 +152,139 @@ def test_a_send_is_described_by_where_it_is_defined():
     )
     assert describe(Sends()).endswith("<locals>.Sends")
     assert describe(print) == "builtins.print"
+
+
+# HTTP responses
+
+
+class Transport:
+    """Of a connection that a response is sent on."""
+
+    def __init__(self):
+        self.aborted = 0
+
+    def abortConnection(self):
+        self.aborted += 1
+
+
+class Channel:
+    """What Twisted's HTTP/1.1 is to a request."""
+
+    def __init__(self):
+        self.transport = Transport()
+
+
+class StreamOfHttp2:
+    """It has no transport of its own."""
+
+    aborted = 0
+    abortConnection = Transport.abortConnection
+
+
+def request_of_daphne(channel):
+    """daphne's request, made without a server."""
+    request = WebRequest.__new__(WebRequest)
+    request.channel, request.path, request.uri = channel, b"/a", b"/a?secret"
+    request.producer = None
+    channel.registerProducer = lambda producer, streaming: setattr(channel, "of", producer)
+    channel.unregisterProducer = lambda: setattr(channel, "of", None)
+    return request
+
+
+async def waits(response):
+    """Whether it has no room, and what waits for some."""
+    waiting = asyncio.ensure_future(response.room())
+    await asyncio.sleep(0)
+    return not waiting.done(), waiting
+
+
+def found(request):
+    async def handle_reply(protocol, message):
+        """As daphne's server."""
+
+    return find_response(functools.partial(handle_reply, request))
+
+
+async def test_of_daphne_a_response_waits_while_twisted_says_so():
+    channel = Channel()
+    response = found(request_of_daphne(channel))
+    assert channel.of is response and response._request.uri == b"/a"
+    response.resumeProducing()
+    assert not (await waits(response))[0]
+    channel.of.pauseProducing()
+    is_waiting, first = await waits(response)
+    assert is_waiting
+    channel.of.pauseProducing()
+    channel.of.resumeProducing()
+    await first
+    channel.of.pauseProducing()
+    is_waiting, second = await waits(response)
+    assert is_waiting
+    response.release()
+    await second
+    assert channel.of is None
+    response.pauseProducing()
+    assert not (await waits(response))[0]
+    response.release()
+
+
+@pytest.mark.parametrize("kind", [Channel, StreamOfHttp2])
+async def test_a_response_of_daphne_can_be_cut_off(kind):
+    channel = kind()
+    response = found(request_of_daphne(channel))
+    response.abort()
+    assert response.is_aborted and channel.of is None
+    assert getattr(channel, "transport", channel).aborted == 1
+
+
+async def test_where_daphne_has_lost_the_connection_there_is_nothing_to_cut_off():
+    request = request_of_daphne(Channel())
+    response = found(request)
+    request.channel = None
+    response.abort()
+    assert response.is_aborted
+
+
+async def test_a_release_of_daphne_that_differs_is_any_server():
+    request = request_of_daphne(Channel())
+    del request.channel.registerProducer
+    assert type(found(request)) is Response
+    assert type(find_response(functools.partial(print, "any"))) is Response
+
+
+@pytest.mark.parametrize("name", wrappers.UVICORN)
+async def test_a_response_of_uvicorn_can_be_cut_off(name, monkeypatch):
+    module = types.ModuleType(name)
+
+    class RequestResponseCycle:
+        def __init__(self):
+            self.transport = types.SimpleNamespace(
+                abort=lambda: aborted.append(1), get_extra_info=lambda name: None
+            )
+
+        async def send(self, event):
+            """As uvicorn's."""
+
+    aborted = []
+    module.RequestResponseCycle = RequestResponseCycle
+    monkeypatch.setitem(sys.modules, name, module)
+    response = find_response(RequestResponseCycle().send)
+    response.abort()
+    await response.room()
+    response.release()
+    assert response.is_aborted and aborted == [1]
+
+
+def test_uvicorn_has_what_is_looked_for():
+    from uvicorn.protocols.http import h11_impl
+
+    assert h11_impl.__name__ in wrappers.UVICORN
+    assert "send" in vars(h11_impl.RequestResponseCycle)
+
+
+async def test_of_any_other_server_nothing_is_known():
+    response = find_response(print)
+    response.abort()
+    await response.room()
+    response.release()
+    assert not response.is_aborted
