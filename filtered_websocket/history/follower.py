@@ -37,6 +37,37 @@ class Held(NamedTuple):
     asked: int
 
 
+class FirstAnswers:
+    """What was asked, and found, before the position of a group is known."""
+
+    __slots__ = ("awaited", "found", "open")
+
+    def __init__(self) -> None:
+        #: Questions without an answer, and those of them that were asked before the first answer
+        #: came.
+        self.open: set[int] = set()
+        self.awaited: set[int] = set()
+        #: The tops that were found, by question.
+        self.found: dict[int, Position] = {}
+
+    def note(self, asked: int, top: Position | None) -> None:
+        """The answer to question ``asked``."""
+        self.open.discard(asked)
+        self.awaited.discard(asked)
+        if top is not None:
+            if not self.found:
+                self.awaited = self.open.copy()
+            self.found[asked] = top
+
+    @property
+    def lowest(self) -> Position | None:
+        """The lowest top of the epoch that was found last, once all of them are known."""
+        if self.awaited or not self.found:
+            return None
+        epoch = self.found[max(self.found)].epoch
+        return min(top for top in self.found.values() if top.epoch == epoch)
+
+
 class Follower:
     """
     Guarantees: what its runs hand out has consecutive offsets of one epoch, each once, until
@@ -44,10 +75,7 @@ class Follower:
     looks at :attr:`asks_top` and :attr:`asks_page`, asks, and tells the answer.
     """
 
-    __slots__ = (
-        *("_asked", "_awaited", "_bytes", "_found", "_held", "_open", "_top"),
-        *("keeps_all", "position"),
-    )
+    __slots__ = ("_asked", "_bytes", "_first", "_held", "_top", "keeps_all", "position")
 
     def __init__(self) -> None:
         #: What was handed out last; None until the top was told with :meth:`answer`.
@@ -58,11 +86,8 @@ class Follower:
         self._asked = 0
         #: How far the history goes, as was found after so many questions.
         self._top: tuple[Position, int] | None = None
-        #: Before the position is known: questions without an answer, those of them that were
-        #: asked before the first answer came, and the tops that were found, by question.
-        self._open: set[int] = set()
-        self._awaited: set[int] = set()
-        self._found: dict[int, Position] = {}
+        #: Until there is a position: a process may follow many groups.
+        self._first: FirstAnswers | None = FirstAnswers()
         #: Whether somebody gets what comes who is told no position: what has come before there
         #: is one is handed out, too.
         self.keeps_all = False
@@ -112,28 +137,22 @@ class Follower:
         that is before it, and all that is after it comes by the subscription. Questions that
         are asked after the first answer find no lower one, and are not waited for.
         """
-        self._open.discard(asked)
-        self._awaited.discard(asked)
-        if not self.asks_top:
+        first = self._first
+        if first is None:
             return None
         if top is not None:
             if self.keeps_all:
                 return self.begin(top, asked)
-            if not self._found:
-                self._awaited = self._open.copy()
-            self._found[asked] = top
             self._supersede(top, asked)
-        if self._awaited or not self._found:
-            return None
-        # Of two epochs, the one that was found later.
-        epoch = self._found[max(self._found)].epoch
-        return self._begin_at(min(top for top in self._found.values() if top.epoch == epoch))
+        first.note(asked, top)
+        lowest = first.lowest
+        return None if lowest is None else self._begin_at(lowest)
 
     def _begin_at(self, top: Position) -> Run:
         for epoch, offset in tuple(self._held):
             if epoch == top.epoch and offset <= top.offset:
                 self._drop((epoch, offset))
-        self.position = Position(top.epoch, top.offset)
+        self._first, self.position = None, Position(top.epoch, top.offset)
         return self._next_run() or Run(top.epoch, top.offset + 1, [])
 
     def begin(self, top: Position, asked: int) -> Run:
@@ -146,7 +165,7 @@ class Follower:
         first = min(
             (offset for epoch, offset in self._held if epoch == top.epoch), default=top.offset + 1
         )
-        self.position = Position(top.epoch, min(first - 1, top.offset))
+        self._first, self.position = None, Position(top.epoch, min(first - 1, top.offset))
         return self._next_run() or Run(top.epoch, self.position.offset + 1, [])
 
     def skip(self) -> Run | None:
@@ -165,8 +184,8 @@ class Follower:
     def ask(self) -> int:
         """The number of the question that the store is asked now."""
         self._asked += 1
-        if self.asks_top:
-            self._open.add(self._asked)
+        if self._first is not None:
+            self._first.open.add(self._asked)
         return self._asked
 
     def fill(self, page: Page, asked: int) -> Run | None:

@@ -288,7 +288,7 @@ async def test_a_reader_that_gets_no_answer_keeps_nobody_waiting(hub, way):
     if way == "cancelled":
         first.cancel()
     else:
-        await until(lambda: hub.feed.follower._found, 0)
+        await until(lambda: hub.feed.follower._first.found, 0)
         hub.store.error = PermissionError("NOPERM")
         hub.store.waiting[0].set()
     async with limited():
@@ -301,7 +301,7 @@ async def test_a_reader_of_a_group_that_ends_waits_for_no_other(hub):
     first, second = await two_readers(hub)
     for gate in hub.store.waiting[1:]:
         gate.set()
-    await until(lambda: hub.feed.follower._found, 0)
+    await until(lambda: hub.feed.follower._first.found, 0)
     hub.feeds.close(hub.feed)
     async with limited():
         assert (await second).position.offset == 2

@@ -1,5 +1,8 @@
 """What one process has got of a history: follower."""
 
+import gc
+import sys
+
 from filtered_websocket.history import follower as module
 from filtered_websocket.history.base import Page, Position, Publication
 from filtered_websocket.history.follower import Follower, Run
@@ -70,6 +73,28 @@ def test_a_hole_before_the_first_position_is_nobodys():
     follower.take(batch(4, "old too"))
     assert follower.answer(Position(E, 4), asked) == Run(E, 5, [])
     assert not follower.asks_page
+
+
+def size(follower):
+    """Bytes of what a follower has of its own, apart from numbers and texts."""
+    seen, left = {}, [follower]
+    while left:
+        one = left.pop()
+        if id(one) not in seen and not isinstance(one, type | int | str):
+            seen[id(one)] = one
+            left += gc.get_referents(one)
+    return sum(map(sys.getsizeof, seen.values()))
+
+
+def test_what_it_needs_for_the_first_position_only_takes_no_memory_afterwards():
+    follower = Follower()
+    first, second = follower.ask(), follower.ask()
+    assert follower.answer(Position(E, 6), second) is None
+    assert size(follower) - size(at(6)) > 400
+    follower.begin(Position(E, 6), first)
+    # The answer comes when it has gone on already.
+    assert follower.answer(Position(E, 5), first) is None
+    assert follower.position == (E, 6, False) and size(follower) == size(at(6))
 
 
 def test_it_begins_at_the_lowest_top_of_the_first_questions():
