@@ -56,7 +56,8 @@ class Stream:
         #: Set when its client is connected: the connection, and the id of the session.
         self.connection: Any = None
         self.session = ""
-        self._format = format
+        #: How its messages are written.
+        self.format = format
         self._headers = headers
         self._server = find_response(send)
         self._http = send
@@ -151,9 +152,9 @@ class Stream:
 
     async def _start(self) -> None:
         self._is_started = True
-        headers = [(b"content-type", self._format.content_type), *HEADERS, *self._headers]
+        headers = [(b"content-type", self.format.content_type), *HEADERS, *self._headers]
         await self._http({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._send_body(self._format.start)
+        await self._send_body(self.format.start)
 
     async def _refuse(self, status: int) -> None:
         self._is_started = True
@@ -165,15 +166,32 @@ class Stream:
     async def write(self, payload: bytes) -> None:
         """Send a message, when the server has room for it."""
         await self._server.room()
-        await self._send_body(self._format.written(payload))
+        await self._send_body(self.format.written(payload))
 
     async def end(self, code: int, reason: str) -> None:
         """Send the last message, which says why the stream ends, and end it."""
         code, reason = translate(code, reason)
         push = {"push": {"disconnect": {"code": code, "reason": reason}}}
-        frame = self._format.codec.reply(push)
+        frame = self.format.codec.reply(push)
         await self._server.room()
-        await self._send_body(self._format.written(frame.payload), is_last=True)
+        await self._send_body(self.format.written(frame.payload), is_last=True)
+
+    @property
+    def takes_now(self) -> bool:
+        """Whether :meth:`write_now` may be called."""
+        return self._server.takes_now
+
+    def write_now(self, body: bytes) -> None:
+        """Send a part of the body, written already, where the server takes it at once."""
+        if self.is_over:
+            return
+        sending: Any = self._http({"type": "http.response.body", "body": body, "more_body": True})
+        try:
+            sending.send(None)
+        except StopIteration:
+            return
+        sending.close()
+        raise RuntimeError("the server's send waits where it should not")
 
     async def _send_body(self, body: bytes, is_last: bool = False) -> None:
         if self.is_over:

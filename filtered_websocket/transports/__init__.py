@@ -9,7 +9,7 @@ One transport per connection. On daphne short frames are parsed here, not by aut
     Frame, encoded once -> transport.write -+-> daphne's lane:  the socket itself
                                             +-> uvicorn's lane: its asyncio transport
                                             +-> plain ASGI:     one writer task -> send
-                                            +-> HTTP streams:   the same (``streams``)
+                                            +-> HTTP streams:   the server's send, at once
 
 A lane is used only where the server's objects have exactly the attributes that this
 package uses, and where ``send`` is the server's own, apart from wrappers that are known
@@ -24,13 +24,14 @@ from ..logs import get_logger
 from ..types import Send
 from .asgi import AsgiTransport
 from .daphne import find_daphne
-from .lane import watch_writes, write_all, write_one
+from .lane import Lane, watch_writes, write_all, write_one
 from .scheduling import settle
 from .uvicorn import find_uvicorn
 from .wrappers import Response, describe, find_response, unwrap
 
 __all__ = [
     "AsgiTransport",
+    "Lane",
     "Response",
     "find_response",
     "open_transport",

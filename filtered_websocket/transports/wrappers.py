@@ -73,6 +73,11 @@ class Response:
     #: Whether the connection was cut off.
     is_aborted = False
 
+    @property
+    def takes_now(self) -> bool:
+        """Whether ``send`` is known not to wait now, so that its coroutine ends at once."""
+        return False
+
     async def room(self) -> None:
         """Return when the server has room for more of the body."""
 
@@ -96,6 +101,10 @@ class DaphneResponse(Response):
         request.uri = request.path
         request.registerProducer(self, True)
         self._is_registered = True
+
+    @property
+    def takes_now(self) -> bool:
+        return self._room is None or self._room.done()
 
     async def room(self) -> None:
         while self._room is not None and not self._room.done():
@@ -133,10 +142,15 @@ class DaphneResponse(Response):
 
 
 class UvicornResponse(Response):
-    """uvicorn's ``send`` waits for room itself."""
+    """uvicorn's ``send`` waits for room itself, where its protocol was told to pause."""
 
-    def __init__(self, transport: Any) -> None:
+    def __init__(self, transport: Any, flow: Any) -> None:
         self._transport = transport
+        self._flow = flow
+
+    @property
+    def takes_now(self) -> bool:
+        return not self._flow.write_paused
 
     def abort(self) -> None:
         self.is_aborted = True
@@ -153,12 +167,13 @@ def find_response(send: Any) -> Response:
     known: Any
     for name in UVICORN:
         known = getattr(sys.modules.get(name), "RequestResponseCycle", None)
-        if known is not None and type(owner) is known and hasattr(owner, "transport"):
-            return UvicornResponse(owner.transport)
+        if known is not None and type(owner) is known:
+            with contextlib.suppress(AttributeError):  # of another release
+                _ = owner.flow.write_paused
+                return UvicornResponse(owner.transport, owner.flow)
     if type(bare) is functools.partial and len(bare.args) == 1:
         known = getattr(sys.modules.get("daphne.http_protocol"), "WebRequest", None)
         if known is not None and isinstance(bare.args[0], known):
-            # Of another release.
             with contextlib.suppress(AttributeError):
                 return DaphneResponse(bare.args[0])
     return Response()

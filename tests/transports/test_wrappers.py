@@ -208,12 +208,12 @@ def found(request):
 async def test_of_daphne_a_response_waits_while_twisted_says_so():
     channel = Channel()
     response = found(request_of_daphne(channel))
-    assert channel.of is response and response._request.uri == b"/a"
+    assert channel.of is response and response._request.uri == b"/a" and response.takes_now
     response.resumeProducing()
     assert not (await waits(response))[0]
     channel.of.pauseProducing()
     is_waiting, first = await waits(response)
-    assert is_waiting
+    assert is_waiting and not response.takes_now
     channel.of.pauseProducing()
     channel.of.resumeProducing()
     await first
@@ -258,6 +258,7 @@ async def test_a_response_of_uvicorn_can_be_cut_off(name, monkeypatch):
 
     class RequestResponseCycle:
         def __init__(self):
+            self.flow = types.SimpleNamespace(write_paused=False)
             self.transport = types.SimpleNamespace(
                 abort=lambda: aborted.append(1), get_extra_info=lambda name: None
             )
@@ -268,11 +269,17 @@ async def test_a_response_of_uvicorn_can_be_cut_off(name, monkeypatch):
     aborted = []
     module.RequestResponseCycle = RequestResponseCycle
     monkeypatch.setitem(sys.modules, name, module)
-    response = find_response(RequestResponseCycle().send)
+    cycle = RequestResponseCycle()
+    response = find_response(cycle.send)
+    assert response.takes_now
+    cycle.flow.write_paused = True
+    assert not response.takes_now
     response.abort()
     await response.room()
     response.release()
     assert response.is_aborted and aborted == [1]
+    del cycle.flow
+    assert type(find_response(cycle.send)) is Response
 
 
 def test_uvicorn_has_what_is_looked_for():
@@ -287,4 +294,4 @@ async def test_of_any_other_server_nothing_is_known():
     response.abort()
     await response.room()
     response.release()
-    assert not response.is_aborted
+    assert not (response.is_aborted or response.takes_now)
