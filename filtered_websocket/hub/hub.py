@@ -17,7 +17,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ..chains.unawaited import log_unawaited
 from ..chains.watchdog import Watchdog
 from ..connections.connection import Connection
 from ..exceptions import PublishError
@@ -33,6 +32,7 @@ from ..publishing.queue import PublishQueue
 from ..storage_objects import get_storage_object
 from ..threads.budget import Budget
 from ..threads.tasks import Tasks, end_tasks
+from ..threads.unawaited import log_unawaited
 from ..transports.scheduling import served
 from .drain import Drain
 from .events import Events

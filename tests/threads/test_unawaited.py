@@ -5,8 +5,8 @@ import warnings
 
 import pytest
 
-from filtered_websocket.chains.unawaited import log_unawaited
 from filtered_websocket.testing import connect
+from filtered_websocket.threads.unawaited import log_unawaited
 
 from ..connections.test_connection import message_filter
 
