@@ -4,7 +4,8 @@ Everything this package raises on purpose::
     Exception
     └── FilteredWebSocketError
         ├── Drop             by a filter: no later filter sees this event
-        │   └── NotAllowed   by the package: this connection may not do that
+        │   ├── NotAllowed   by the package: this connection may not do that
+        │   └── InvalidData  by the package: not what the annotation of a filter says
         ├── Close            by a filter: close this connection
         ├── FilterError      by the package: a filter raised something else
         ├── NoSuchMethod     by the package: no filter answers this call
@@ -15,7 +16,14 @@ Mistakes in settings raise :exc:`django.core.exceptions.ImproperlyConfigured`.
 """
 
 import asyncio
+from collections.abc import Iterable
 from types import TracebackType
+from typing import NamedTuple
+
+#: How much an :exc:`InvalidData` says, in characters.
+LONGEST_TEXT = 200
+#: Of a close frame, in bytes: RFC 6455 section 5.5.
+LONGEST_REASON = 123
 
 
 class FilteredWebSocketError(Exception):
@@ -48,6 +56,33 @@ class NotAllowed(Drop):
         return self.reason if self.group is None else f"{self.reason}: {self.group!r:.80}"
 
 
+class Problem(NamedTuple):
+    """What is wrong with a message: in which field, with dots, and what."""
+
+    field: str
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.words}" if self.field else self.words
+
+
+class InvalidData(Drop):
+    """
+    A client's data is not what the annotation of a filter says; the client is told so.
+
+    ``problems`` are the first ones, each with ``field`` and ``words``; the text has them all.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(map(str, self.problems))[:LONGEST_TEXT])
+
+    @property
+    def reason(self) -> str:
+        """The text as the reason of a close, which is shorter."""
+        return str(self).encode("utf-8", "replace")[:LONGEST_REASON].decode(errors="ignore")
+
+
 class Close(FilteredWebSocketError):
     """
     Raised by a filter: the event is dropped and the connection is closed.
@@ -68,8 +103,8 @@ def check_close(code: int, reason: str) -> None:
     """ValueError if an application may not send this close code or reason."""
     if code != 1000 and not 3000 <= code <= 4999:
         raise ValueError(f"close code {code!r}: an application may send 1000 or 3000-4999")
-    if len(reason.encode()) > 123:
-        raise ValueError(f"close reason {reason!r} is over 123 bytes of UTF-8")
+    if len(reason.encode()) > LONGEST_REASON:
+        raise ValueError(f"close reason {reason!r} is over {LONGEST_REASON} bytes of UTF-8")
 
 
 class FilterError(FilteredWebSocketError):

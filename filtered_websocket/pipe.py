@@ -34,7 +34,7 @@ from .codecs.frames import dump_json, text_event, to_frame
 from .connections.connection import Connection
 from .connections.handshake import Handshake
 from .consumers import FilteredWebSocketConsumer
-from .exceptions import Close, Drop, FilterError, NoSuchMethod, NotAllowed
+from .exceptions import Close, Drop, FilterError, InvalidData, NoSuchMethod, NotAllowed
 from .hub.hub import get_hub
 from .pipelines.pipeline import Pipeline
 from .protocols.serving import PLAIN, PROTOCOLS
@@ -130,7 +130,7 @@ class Pipe:
         """
         try:
             await running
-        except NotAllowed as refusal:
+        except (NotAllowed, InvalidData) as refusal:
             self._report(f"{where}: {refusal}")
             return False
         except Drop:

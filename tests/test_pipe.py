@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import pydantic
 import pytest
 from asgiref.sync import async_to_sync
 from django.test import override_settings
@@ -66,6 +67,23 @@ def test_a_line_may_be_a_message_of_a_group():
     status, out, err = piped("a\nx\n", *filters, chain="group")
     assert (status, out) == (0, "to all here\nA in default for me\nto all here\n")
     assert err == "pipe: 2 published\n"
+
+
+def test_what_a_filter_declares_is_checked():
+    class Moved(pydantic.BaseModel):
+        x: int
+
+    def double(web_socket_instance, data: Moved):
+        return Moved(x=2 * data.x)
+
+    status, out, err = piped('{"x": 1}\n{"x": "?"}\n{\n', message_filter(double))
+    assert (status, out) == (0, '{"x":2}\n')
+    first, second = err.splitlines()
+    assert first.startswith("pipe: line 2: x: Input should be a valid integer")
+    assert second == "pipe: line 3: not JSON"
+    answering = message_filter(double, WebSocketCallFilter, method="double")
+    status, out, err = piped('double {"x": 1}\ndouble\n', answering, chain="call")
+    assert (status, out) == (0, '{"x":2}\n') and err.startswith("pipe: line 2: Input should")
 
 
 def test_a_line_may_be_a_call():

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ..close_codes import FILTER_ERROR
 from ..conf import conf
-from ..exceptions import Close, Drop, FilterError, NoSuchMethod, NotAllowed
+from ..exceptions import Close, Drop, FilterError, InvalidData, NoSuchMethod, NotAllowed
 from ..types import Call
 from .chain import Chain
 from .running import Running
@@ -46,7 +46,7 @@ async def first_answer(chains: Iterable[Chain], connection: Any, call: Call) -> 
             if not isinstance(answer, Call):
                 return answer
             call = answer
-    except NotAllowed:
+    except (NotAllowed, InvalidData):
         raise
     except Drop:
         pass
@@ -67,7 +67,8 @@ class Calls:
         Run ``call`` through the call chain, and return the answer.
 
         Raises :exc:`~filtered_websocket.exceptions.NoSuchMethod` if no filter answers, or one
-        raises Drop; :exc:`~filtered_websocket.NotAllowed`, counted and logged;
+        raises Drop; :exc:`~filtered_websocket.exceptions.InvalidData` for data that is not as
+        a filter declares it; :exc:`~filtered_websocket.NotAllowed`, counted and logged;
         :exc:`~filtered_websocket.exceptions.FilterError`, logged and counted, if a filter
         raises anything else; :exc:`~filtered_websocket.Close`, with which the connection is
         being closed.

@@ -6,7 +6,7 @@ from typing import Any
 from ..exceptions import Close, Drop, FilterError, ends_the_task
 from ..observe import QUICK, Watcher, Watches, add_chain, begin, clock
 from ..threads.blocking import run_blocking
-from .stage import FilterClass, Stage, as_bytearray, make_stage
+from .stage import Check, FilterClass, Stage, as_bytearray, make_stage
 
 
 class Chain:
@@ -15,7 +15,8 @@ class Chain:
 
     An exception of a filter, of any class but ``Drop``, ``Close`` and KeyboardInterrupt, comes
     out as :exc:`~filtered_websocket.exceptions.FilterError`, which names the filter. So does
-    an async filter that takes longer than ``timeout`` seconds.
+    an async filter that takes longer than ``timeout`` seconds. ``check`` is how filters are called
+    that declare a type, one of :data:`.stage.CHECKS`.
 
     Each run of a filter is counted and timed in the ``stats`` of its stage: the clock is read
     once between two filters.
@@ -41,10 +42,11 @@ class Chain:
         *,
         bytes_only: bool = False,
         timeout: float | None = None,
+        check: Check | None = None,
     ) -> None:
         self.name = name
         self.filters = tuple(filters)
-        self.stages = tuple(make_stage(cls, timeout) for cls in self.filters)
+        self.stages = tuple(make_stage(cls, timeout, check) for cls in self.filters)
         #: Whether a stage must be awaited: only then is :meth:`run` refused.
         self.awaits = any(stage.is_async or stage.blocking for stage in self.stages)
         self._bytes = bytes_only

@@ -3,12 +3,14 @@
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from asgiref.sync import iscoroutinefunction
 
 from ..observe import FilterStats
+from ..types import Call
+from .typed import method_of, typed_of
 
 
 class FilterClass(Protocol):
@@ -35,8 +37,19 @@ def dotted_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def make_stage(cls: "type[FilterClass]", timeout: float | None) -> Stage:
-    """Decide how to call ``cls.filter``. TypeError if its kind or signature does not fit."""
+#: ``filter`` of a filter, as a chain calls it.
+CallFilter = Callable[[Any, Any], Any]
+#: How a filter, which may be async, is called where it declares what its data is.
+Check = Callable[[type[FilterClass], CallFilter, bool], CallFilter]
+
+
+def make_stage(
+    cls: "type[FilterClass]", timeout: float | None, check: Check | None = None
+) -> Stage:
+    """
+    Decide how to call ``cls.filter``. TypeError if its kind or signature does not fit, and what
+    ``check`` raises.
+    """
     path = dotted_path(cls)
     raw = inspect.getattr_static(cls, "filter")
     if not isinstance(raw, classmethod | staticmethod):
@@ -61,6 +74,8 @@ def make_stage(cls: "type[FilterClass]", timeout: float | None) -> Stage:
     is_async = iscoroutinefunction(raw.__func__) or iscoroutinefunction(function)
     if is_async and cls.blocking:
         raise TypeError(f"{path} is blocking and its filter is async: choose one")
+    if check is not None:
+        call = check(cls, call, is_async)
     if is_async and timeout is not None:
         call = _in_time(call, timeout)
     return Stage(call, path, is_async, cls.blocking, FilterStats(path))
@@ -88,3 +103,74 @@ def as_bytearray(data: Any) -> Any:
     if isinstance(data, bytes | memoryview):
         return bytearray(data)
     return data
+
+
+# What declares a type
+
+
+class Later:
+    """The result of a filter that awaits, which a decorator hid: ``value`` where it is None."""
+
+    def __init__(self, result: Any, value: Any) -> None:
+        self._result = result
+        self._value = value
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        result = yield from self._result.__await__()
+        return self._value if result is None else result
+
+    def close(self) -> None:
+        """It is not awaited."""
+        getattr(self._result, "close", str)()
+
+    def __repr__(self) -> str:
+        return repr(self._result)
+
+
+def check_message(cls: "type[FilterClass]", call: CallFilter, is_async: bool) -> CallFilter:
+    """How a chain calls a message filter. SettingError for a type that cannot be used."""
+    typed = typed_of(cls)
+    if typed is None:
+        return call
+    read = typed.read
+
+    def run(web_socket_instance: Any, data: Any) -> Any:
+        value = read(web_socket_instance, data)
+        result = call(web_socket_instance, value)
+        if result is None:
+            return value
+        return Later(result, value) if hasattr(result, "__await__") else result
+
+    async def arun(web_socket_instance: Any, data: Any) -> Any:
+        value = read(web_socket_instance, data)
+        result = await call(web_socket_instance, value)
+        return value if result is None else result
+
+    return arun if is_async else run
+
+
+def check_call(cls: "type[FilterClass]", call: CallFilter, is_async: bool) -> CallFilter:
+    """The same of a call filter, for the data of a call."""
+    typed = typed_of(cls)
+    if typed is None:
+        return call
+    read, method = typed.read, method_of(cls)
+
+    def run(web_socket_instance: Any, asked: Call) -> Any:
+        if asked.method != method:
+            return None
+        return call(web_socket_instance, read(web_socket_instance, asked.data))
+
+    async def arun(web_socket_instance: Any, asked: Call) -> Any:
+        if asked.method != method:
+            return None
+        return await call(web_socket_instance, read(web_socket_instance, asked.data))
+
+    return arun if is_async else run
+
+
+#: Chain -> how its filters are called, of those that a client's data reaches.
+CHECKS: dict[str, Check] = {
+    "message": check_message,
+    "call": check_call,
+}

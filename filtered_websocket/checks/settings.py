@@ -1,7 +1,7 @@
 """
 System checks of settings, for ``manage.py check``.
 
-Ids are permanent: never reused, never renumbered. E003 to E013, and E023, are raised where a
+Ids are permanent: never reused, never renumbered. E003 to E013, E023 and E034 are raised where a
 pipeline is built (``pipelines``), so that a server that runs no checks reports the same
 messages.
 """

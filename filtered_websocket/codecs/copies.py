@@ -1,8 +1,14 @@
-"""Copies of messages, and which of them are encoded equally."""
+"""Copies of messages, of their own or made of what JSON has; and which are encoded equally."""
 
 import copy
 import marshal
+from functools import lru_cache
+from importlib import import_module
 from typing import Any
+
+from django.core.serializers.json import DjangoJSONEncoder
+
+from ..types import Identity
 
 #: Exact types whose values cannot be changed.
 CONSTANT = frozenset({str, bytes, int, float, bool, type(None)})
@@ -31,3 +37,38 @@ def key_of(result: Any) -> tuple[type, bytes] | None:
         return type(result), marshal.dumps(result, WITHOUT_REFERENCES)
     except ValueError:
         return None
+
+
+class Encoder(DjangoJSONEncoder):
+    """Django's, which also writes models and dataclasses."""
+
+    def default(self, o: Any) -> Any:
+        return plain_copy(o) if is_model(o) else super().default(o)
+
+
+def is_model(value: Any) -> bool:
+    """Whether it is a pydantic model or a dataclass; not who connects, which has secrets."""
+    kind = type(value)
+    return (
+        hasattr(kind, "__pydantic_serializer__") or hasattr(kind, "__dataclass_fields__")
+    ) and not isinstance(value, Identity)
+
+
+def plain_copy(model: Any) -> Any:
+    """A model or dataclass as pydantic writes it in JSON: by aliases, where fields have them."""
+    kind: Any = type(model)
+    serializer = getattr(kind, "__pydantic_serializer__", None) or _serializer_of(kind)
+    return serializer.to_python(model, mode="json", by_alias=True)
+
+
+@lru_cache(256)
+def _serializer_of(kind: type) -> Any:
+    """That of a dataclass which is not pydantic's own."""
+    try:
+        pydantic: Any = import_module("pydantic")
+        return pydantic.TypeAdapter(kind).serializer
+    except (ImportError, AttributeError):
+        raise TypeError(
+            f"{kind.__name__} is a dataclass, which pydantic 2 writes as JSON:"
+            " pip install 'filtered-websocket[typed]'"
+        ) from None

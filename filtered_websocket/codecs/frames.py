@@ -12,9 +12,8 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from django.core.serializers.json import DjangoJSONEncoder
-
 from ..types import Codec
+from .copies import Encoder, is_model
 
 #: Whether the event whose chains run now was text (True), binary (False) or neither (None).
 text_event: ContextVar[bool | None] = ContextVar("fws_text_event", default=None)
@@ -36,7 +35,7 @@ class Encoded(NamedTuple):
 BYTES = (bytes, bytearray, memoryview)
 OBJECTS = (dict, list)
 #: To make one for each message takes as long as a short message.
-ENCODER = DjangoJSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+ENCODER = Encoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 class Frame:
@@ -255,6 +254,8 @@ def pack(message: Any, text: bool | None) -> Packed:
         return "j", dump_json(message).encode()
     if isinstance(message, Encoded):
         return message.kind, message.payload
+    if is_model(message):
+        return "j", dump_json(message).encode()
     raise TypeError(
         f"a message is str, bytes, dict or list, not {type(message).__name__}: {message!r:.80}"
     )

@@ -87,6 +87,8 @@ class FilterBase:
 
     #: True: the ``def`` filter runs in a thread of its own pool, where it may block.
     blocking: ClassVar[bool] = False
+    #: Types that it pushes or publishes, for ``manage.py filters --schema``: one, or a tuple.
+    sends: ClassVar[Any] = ()
 
     if TYPE_CHECKING:
         # Any signature that a chain accepts is a proper override.
@@ -151,7 +153,8 @@ class WebSocketDataFilter(FilterBase, metaclass=FilterMeta):
 class WebSocketMessageFilter(FilterBase, metaclass=FilterMeta):
     """
     Runs on every frame that decoded; ``data`` is a mutable bytearray, or what the
-    route's codec made of the frame.
+    route's codec made of the frame; with a pydantic model or a dataclass as the annotation of the
+    parameter, an instance of that.
     """
 
 
@@ -162,7 +165,13 @@ class WebSocketCallFilter(FilterBase, metaclass=FilterMeta):
     The first filter that returns something gives the answer, and later ones do not run; a
     returned ``Call`` goes to the next filter instead. ``Drop``, or no answer: there is no such
     method. Any other error is an error to the client.
+
+    With a pydantic model or a dataclass as the annotation of the parameter the filter gets an
+    instance, made of the data of calls of its ``method``, and no others.
     """
+
+    #: Of a filter that declares a type: the calls that it answers.
+    method: ClassVar[str] = ""
 
 
 class WebSocketGroupFilter(FilterBase, metaclass=FilterMeta):

@@ -9,8 +9,8 @@ from django.conf import settings
 from django.core.exceptions import SynchronousOnlyOperation
 
 from ..chains.chain import Chain
-from ..chains.stage import FilterClass
-from ..conf import conf
+from ..chains.stage import CHECKS, FilterClass
+from ..conf import SettingError, conf
 from ..exceptions import FilterError
 from ..filters import base
 from ..logs import REMEMBERED, LogThrottle, fields_of, get_logger, place_of, recent
@@ -174,7 +174,10 @@ def _one_by_one(chain: Chain) -> tuple[Chain, ...]:
 def _chain(name: str, filters: Iterable[type[FilterClass]], bytes_only: bool) -> Chain:
     try:
         # Read once: pipelines are built again when the setting changes.
-        return Chain(name, filters, bytes_only=bytes_only, timeout=conf.FILTER_TIMEOUT)
+        timeout, check = conf.FILTER_TIMEOUT, CHECKS.get(name)
+        return Chain(name, filters, bytes_only=bytes_only, timeout=timeout, check=check)
+    except SettingError as error:  # of what a filter declares
+        raise PipelineError(f"INSTALLED_FILTERS: {error.message}", error.hint, 34) from error
     except (TypeError, ValueError) as error:
         # ValueError: Python knows no signature of it (of a function written in C).
         raise PipelineError(f"INSTALLED_FILTERS: {error}.", "Change the filter.", 11) from error

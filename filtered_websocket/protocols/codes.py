@@ -4,7 +4,7 @@ from typing import Any
 
 from .. import close_codes
 from ..conf import conf
-from ..exceptions import Close, Drop, FilterError, NotAllowed, PublishError
+from ..exceptions import Close, Drop, FilterError, InvalidData, NotAllowed, PublishError
 from ..filters.rate_limit import TooMany
 from ..layer.health import LOST
 
@@ -58,8 +58,8 @@ TEMPORARY = {100, 111}
 class ReplyError(Exception):
     """A request is answered with this error."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(ERRORS[code])
+    def __init__(self, code: int, why: str = "") -> None:
+        super().__init__(f"{ERRORS[code]}: {why}" if why else ERRORS[code])
         self.code = code
 
     @property
@@ -83,6 +83,8 @@ def code_of(error: BaseException, connection: Any, pipeline: Any) -> int:
     if isinstance(error, Close):
         connection.close(error.code, error.reason)
         return 0
+    if isinstance(error, InvalidData):
+        return 107
     if isinstance(error, Drop):
         if isinstance(error, NotAllowed):
             connection.not_allowed(error)

@@ -8,14 +8,14 @@ The protocols by name, and the part of a consumer that depends on how its client
 from collections.abc import Awaitable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..close_codes import FILTER_ERROR, TOO_LARGE, UNAUTHORIZED
+from ..close_codes import BAD_MESSAGE, FILTER_ERROR, TOO_LARGE, UNAUTHORIZED
 from ..codecs.data import Data, from_bytes
 from ..codecs.frames import BYTES, dump_json, text_event
 from ..conf import conf, import_object
 from ..connections.connection import Connection
 from ..connections.handshake import Handshake
 from ..connections.refusals import log_accepted, log_refused
-from ..exceptions import Close, Drop, ends_the_task
+from ..exceptions import Close, Drop, InvalidData, ends_the_task
 from ..pipelines.entries import PipelineError
 from ..pipelines.pipeline import Pipeline
 from ..pipelines.rules import Rules
@@ -172,6 +172,8 @@ class Serves:
                 await pipeline.message.arun(connection, message)
             else:
                 pipeline.message.run(connection, message)
+        except InvalidData as error:
+            connection.close(BAD_MESSAGE, error.reason)
         except Drop as drop:
             self._view.dropped(drop, connection)
         except Close as close:

@@ -22,7 +22,7 @@ from ..codecs.data import Data
 from ..codecs.frames import Frame, Joined
 from ..codecs.schema import BadFrame
 from ..conf import conf
-from ..exceptions import ends_the_task
+from ..exceptions import InvalidData, ends_the_task
 from ..filters.rate_limit import RateLimitFilter
 from ..transports import AsgiTransport, write_one
 from ..transports.scheduling import Turns
@@ -259,7 +259,8 @@ class Session:
         """Answer with an error. It may close the connection."""
         code = codes.code_of(error, self.connection, self._view.pipeline)
         if code and number:
-            self.reply({"id": number, "error": ReplyError(code).fields})
+            why = str(error) if isinstance(error, InvalidData) else ""
+            self.reply({"id": number, "error": ReplyError(code, why).fields})
 
     # Connect
 

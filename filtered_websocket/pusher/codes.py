@@ -8,7 +8,7 @@ from .. import close_codes
 from ..conf import conf
 from ..connections.handshake import Handshake
 from ..connections.origins import one_of_origins, parse_origin
-from ..exceptions import Close, Drop, FilterError, NotAllowed, PublishError
+from ..exceptions import Close, Drop, FilterError, InvalidData, NotAllowed, PublishError
 from ..filters.rate_limit import TooMany
 from ..layer.health import LOST
 from ..types import Scope
@@ -82,6 +82,8 @@ def refusal_of(error: BaseException, connection: Any, pipeline: Any) -> Refused:
         return unauthorized("closed")
     if isinstance(error, TooMany):
         return Refused("LimitReached", 429, "too many messages")
+    if isinstance(error, InvalidData):
+        return Refused("BadRequest", 400, f"bad request: {error}")
     if isinstance(error, NotAllowed):
         connection.not_allowed(error)
         return unauthorized("not allowed")

@@ -1,6 +1,7 @@
 """System checks of settings, one test per id."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,15 @@ def test_every_wrong_entry_is_found_not_only_the_first(settings):
     settings.INSTALLED_FILTERS = ["nowhere.one", "nowhere.two"]
     messages = [message.msg for message in checks.check_filters()]
     assert len(messages) == 2
+
+
+def test_e034_a_type_that_is_declared_and_cannot_be_used(settings, monkeypatch):
+    settings.INSTALLED_FILTERS = ["tests.typed_example.Talk"]
+    assert "filtered_websocket.E034" not in found()
+    monkeypatch.setitem(sys.modules, "pydantic", None)
+    [message] = checks.check_filters()[:1]
+    assert message.id == "filtered_websocket.E034" and "Said | Typing" in message.msg
+    assert message.hint == "pip install 'filtered-websocket[typed]'."
 
 
 def test_e011_a_filter_that_does_not_fit(settings, monkeypatch):
@@ -421,7 +431,7 @@ def test_check_ids_are_unique_and_documented():
     assert len(written) == len(set(written)) + 1  # E002 has two texts
     page = (Path(__file__).parents[2] / "docs" / "checks.md").read_text()
     documented = re.findall(r"^\| `filtered_websocket\.([EW]\d{3})` \|", page, re.MULTILINE)
-    raised = {f"E{number:03}" for number in (*range(3, 14), 23, 25, 30)}
+    raised = {f"E{number:03}" for number in (*range(3, 14), 23, 25, 30, 34)}
     assert sorted(documented) == sorted(set(written) | raised)
     assert len(documented) == len(set(documented))
 

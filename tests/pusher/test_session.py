@@ -4,6 +4,7 @@ import asyncio
 import math
 import uuid
 
+import pydantic
 import pytest
 
 from filtered_websocket import (
@@ -22,6 +23,7 @@ from filtered_websocket.pusher import session as sessions
 from filtered_websocket.pusher.connection import connection_of, socket_id_of
 from filtered_websocket.testing import published
 
+from ..connections.test_connection import message_filter
 from ..metrics.reading import Change
 from .clients import app, speak, with_app
 
@@ -313,6 +315,27 @@ class Chains(WebSocketMessageFilter):
             web_socket_instance.publish("news of it", "news")
         if isinstance(message, dict):
             return {**message, "seen": True}
+
+
+class Moved(pydantic.BaseModel):
+    x: int
+
+
+async def test_data_that_is_not_as_a_filter_declares_it_is_told():
+    def double(web_socket_instance, data: Moved):
+        return Moved(x=2 * data.x)
+
+    application = app([message_filter(double)])
+    async with speak(application=application) as ann, speak(application=application) as bob:
+        for one in (ann, bob):
+            await one.subscribe("private-a")
+        await ann.say("client-a", {"x": 1}, channel="private-a")
+        assert await bob.hears("client-a", channel="private-a") == {"x": 2}
+        await ann.say("client-a", {"x": "?"}, channel="private-a")
+        told = await ann.hears("pusher:error")
+        assert told["code"] == 4301
+        assert told["message"].startswith("bad request: x: Input should be a valid integer")
+        assert await bob.quiet()
 
 
 class Looks(WebSocketDataFilter):
