@@ -109,8 +109,9 @@ class Client:
                 expected, answer = self.greetings.popleft()
                 if not self.wire.is_greeting(expected, payload):
                     raise LoadError(f"greeted with {payload[:40]!r} ({opcode}), not {expected!r}")
-                if answer is not None:
-                    self.say(answer)
+                reply = self.wire.reply(payload, answer)
+                if reply is not None:
+                    self.say(reply)
         return True
 
     def say(self, payload: bytes) -> None:

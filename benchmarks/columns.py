@@ -64,6 +64,19 @@ SPOKEN = tuple(
     )
     for heading, metric in ((words, "plain_us"), ("JSON", "json_us"), ("Protobuf", "protobuf_us"))
 )
+#: The same for the Pusher protocol.
+SPOKEN_BY_PUSHER = tuple(
+    Column(heading, scenario, metric)
+    for scenario, words in (
+        ("pusher-200", "200 in one group, us / delivery"),
+        ("pusher-groups", "500 groups of 3"),
+    )
+    for heading, metric in (
+        (words, "plain_us"),
+        ("Pusher protocol", "pusher_us"),
+        ("ratio", "pusher_ratio"),
+    )
+)
 CROWDS = (
     Column("5 000 connect, s", "drain-5000", "arrived_s"),
     Column("5 000 are back, s", "drain-5000", "back_s"),

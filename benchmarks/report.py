@@ -15,6 +15,7 @@ from .columns import (
     RECIPIENTS,
     SIZES,
     SPOKEN,
+    SPOKEN_BY_PUSHER,
     USERS,
 )
 from .contenders import BY_NAME
@@ -116,6 +117,7 @@ BLOCKS = {
     "recipients": lambda results: table(results, RECIPIENTS),
     "history": lambda results: table(results, HISTORY),
     "spoken": lambda results: table(results, SPOKEN),
+    "pusher": lambda results: table(results, SPOKEN_BY_PUSHER),
     "crowds": lambda results: table(results, CROWDS),
     "curves": growth.table,
     "costs": costs,

@@ -17,7 +17,7 @@ from .messages import (
     redis_commands,
     to_itself,
 )
-from .spoken import returning, spoken
+from .spoken import returning, spoken, ways_of_pusher
 
 #: Why a contender has no figures in a scenario, or None.
 Excuse = Callable[[Contender], str | None]
@@ -31,6 +31,7 @@ OURS_THROUGH_REDIS = ("ours-daphne-redis", "ours-uvicorn-redis")
 AS_IT_WAS = (*OURS_THROUGH_REDIS, "before-daphne-redis", "before-uvicorn-redis")
 OTHERS_IN_MEMORY = ("websockets", "node-ws", "bun")
 SPEAKING = (*OURS_THROUGH_REDIS, "node-socketio-recovery")
+SPEAKING_PUSHER = (*OURS_THROUGH_REDIS, "node-socketio")
 SERVERS = ("ours-daphne", "ours-uvicorn", "bare-daphne", "bare-uvicorn")
 PUBLISHING = tuple(contender.name for contender in CONTENDERS if contender.publisher)
 
@@ -110,6 +111,20 @@ SCENARIOS = (
         returning,
         2,
         SPEAKING,
+    ),
+    Scenario(
+        "pusher-200",
+        "200 clients in one group, plain and by the Pusher protocol",
+        spoken(1, 200, 32, ways=ways_of_pusher),
+        3,
+        SPEAKING_PUSHER,
+    ),
+    Scenario(
+        "pusher-groups",
+        "500 groups of 3, plain and by the Pusher protocol",
+        spoken(500, 3, 32, ways=ways_of_pusher),
+        2,
+        SPEAKING_PUSHER,
     ),
     # Fewer at once: so many clients make a queue of every message.
     Scenario("fanout-3000", "3 000 clients in one group", fan_out(3000, 4, 30), 2),

@@ -1,12 +1,13 @@
 """
-What a protocol costs: the same messages through the Centrifuge protocol, in each format, and
-through a plain route with the same group rules, on one server process; beside them socket.io.
+What a protocol costs: the same messages through the Centrifuge protocol, in each format, or the
+Pusher protocol, and through a plain route with the same group rules, on one server process;
+beside them socket.io.
 """
 
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from statistics import median
 
 from .bench import Bench, Figures, Session
@@ -14,10 +15,11 @@ from .centrifuge import formats, wire_of
 from .clients import STALL, Client, LoadError, Place, Stream
 from .contenders import PAYLOAD, Contender
 from .messages import Measure
+from .pusher import pusher_wire
 from .wire import ReturningWire, take_frames
 
 #: What ours is compared with, and what others have alone.
-PLAIN = "plain"
+PLAIN, PUSHER = "plain", "pusher"
 #: Names of groups that have a history on the route of the protocol.
 KEPT = "kept:"
 #: Who comes back at once.
@@ -29,12 +31,17 @@ def ways_of(contender: Contender) -> list[str]:
     return [PLAIN, *formats()] if contender.ours else [PLAIN]
 
 
+def ways_of_pusher(contender: Contender) -> list[str]:
+    """The same, where some speak the Pusher protocol."""
+    return [PLAIN, PUSHER] if contender.ours else [PLAIN]
+
+
 def with_ratios(turn: Figures) -> Figures:
     """Each way's figure over that of the plain one."""
     ratios = {
-        f"{way}_ratio": turn[f"{way}_us"] / turn["plain_us"]
-        for way in formats()
-        if f"{way}_us" in turn
+        f"{name.removesuffix('_us')}_ratio": cost / turn["plain_us"]
+        for name, cost in turn.items()
+        if name != "plain_us"
     }
     return turn | ratios
 
@@ -48,12 +55,25 @@ def members_of(session: Session, way: str, name: str, members: int, keeps: bool)
     if way == PLAIN:
         kind = ("kept" if keeps else "ruled") if session.contender.ours else "self"
         return session.group(kind, name, members)
-    stream, wire = Stream(), wire_of(way, name, keeps=keeps)
-    port, target = session.server.port, wire.target("", "")
+    stream, port = Stream(), session.server.port
+    if way == PUSHER:
+        # Nobody gets back what they send: one more, so that as many receive.
+        said = pusher_wire(name)
+        target = said.target("", "")
+        sender = Place(port, target, stream, True, False, said)
+        return [sender, *[Place(port, target, stream, False, True, said)] * members]
+    wire = wire_of(way, name, keeps=keeps)
+    target = wire.target("", "")
     return [Place(port, target, stream, number == 0, True, wire) for number in range(members)]
 
 
-def spoken(groups: int, members: int, in_flight: int, keeps: bool = False) -> Measure:
+def spoken(
+    groups: int,
+    members: int,
+    in_flight: int,
+    keeps: bool = False,
+    ways: Callable[[Contender], list[str]] = ways_of,
+) -> Measure:
     """
     So many groups of so many, one of whom sends to all, itself too: CPU per delivery. The
     ways take turns.
@@ -63,7 +83,7 @@ def spoken(groups: int, members: int, in_flight: int, keeps: bool = False) -> Me
         count = bench.count(members, members)
         with bench.loaded(contender) as session:
             streams = {}
-            for way in ways_of(contender):
+            for way in ways(contender):
                 names = [
                     f"{KEPT if keeps else ''}{way}{n:04}"
                     for n in range(bench.count(groups, groups))

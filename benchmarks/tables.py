@@ -48,4 +48,6 @@ def table(results: Results, columns: Sequence[Column]) -> str:
         cells = [cell(results.spread(c.scenario, name, c.metric)) for c in columns]
         if any(text != MISSING for text in cells):
             rows.append([f"**{contender.title}**" if contender.ours else contender.title, *cells])
+    if not rows:
+        return "Not measured yet."
     return markdown(["", *(column.heading for column in columns)], rows)

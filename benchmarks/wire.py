@@ -75,6 +75,10 @@ class Wire:
         """Whether that is what the server was expected to say."""
         return payload.startswith(expected)
 
+    def reply(self, payload: bytes, answer: bytes | None) -> bytes | None:
+        """What is answered to a greeting: ``answer``, unless it depends on what was said."""
+        return answer
+
     def target(self, kind: str, group: str) -> str:
         return f"/{kind}/{group}/" if group else f"/{kind}/"
 

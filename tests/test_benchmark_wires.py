@@ -1,17 +1,19 @@
-"""How the load speaks the Centrifuge protocol, and comes back to socket.io; no server, no clock."""
+"""How the load speaks protocols, and comes back to socket.io; no server, no clock."""
 
 import json
 import socket
 
 import pytest
 
-from benchmarks import centrifuge, spoken
+from benchmarks import centrifuge, pusher, spoken
 from benchmarks.clients import UNKNOWN, Client, LoadError, Place, Stream
 from benchmarks.contenders import BY_NAME, PAYLOAD, RECOVERING
 from benchmarks.scenarios import SCENARIOS
+from benchmarks.servers.site_settings import PUSHER_APP
 from benchmarks.wire import BINARY, MASK, TEXT, ReturningWire, build_frame, take_frames
 from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF, Publication
 from filtered_websocket.codecs.data import Data
+from filtered_websocket.pusher.apps import App
 
 from .test_benchmarks import Ends
 from .waiting import LIMIT
@@ -157,6 +159,50 @@ def test_without_its_runtime_protobuf_is_not_measured(monkeypatch):
     assert [*centrifuge.formats()] == ["json"]
 
 
+# The Pusher protocol
+
+
+def told(event, **data):
+    return build_frame(json.dumps({"event": event, "data": json.dumps(data)}).encode())
+
+
+def test_a_client_of_pusher_signs_for_the_socket_that_it_has_got(client_of):
+    app = App(id="1", key=PUSHER_APP["KEY"], secret=PUSHER_APP["SECRET"])
+    client, server = client_of(pusher.pusher_wire("room"))
+    assert not client.greet(UPGRADED)
+    frame = b'{"event":"pusher:connection_established","data":"{\\"socket_id\\":\\"1.2\\"}"}'
+    assert not client.greet(build_frame(frame))
+    masked = server.recv(65_536)
+    start = 8 if masked[1] & 0x7F == 126 else 6
+    said = json.loads(unmasked(masked[start:]))
+    assert said["event"] == "pusher:subscribe" and said["data"]["channel"] == "private-room"
+    assert app.has_authorized(said["data"]["auth"], "1.2:private-room")
+    frame = b'{"event":"pusher_internal:subscription_succeeded","data":"{}"}'
+    assert client.greet(build_frame(frame))
+
+
+def test_a_subscription_of_pusher_that_is_refused_is_an_error(client_of):
+    client, _ = client_of(pusher.pusher_wire("room"))
+    client.greet(UPGRADED)
+    with pytest.raises(LoadError, match="greeted with"):
+        client.greet(told("pusher:error", code=4001))
+
+
+def test_what_pusher_sends_is_a_message_or_a_ping():
+    wire = pusher.pusher_wire("room")
+    said = json.loads(unmasked(wire.outgoing[8:]))
+    assert said["event"] == "client-message" and said["channel"] == "private-room"
+    assert said["data"] == PAYLOAD.decode()
+    assert wire.delivers(json.dumps(said, separators=(",", ":")).encode())
+    assert not wire.delivers(b'{"event":"pusher:pong","data":"{}"}')
+    assert json.loads(wire.answer(b'{"event":"pusher:ping","data":"{}"}'))["event"] == "pusher:pong"
+    assert wire.answer(b'{"event":"pusher:error"}') is None and wire.incoming == b""
+
+
+def unmasked(payload):
+    return bytes(byte ^ MASK[at % 4] for at, byte in enumerate(payload))
+
+
 # socket.io that recovers connections
 
 
@@ -184,12 +230,16 @@ def test_who_comes_back_says_who_it_was_and_what_it_had():
 def test_each_way_is_compared_with_the_plain_one():
     turn = spoken.with_ratios({"plain_us": 2.0, "json_us": 3.0})
     assert turn == {"plain_us": 2.0, "json_us": 3.0, "json_ratio": 1.5}
+    turn = spoken.with_ratios({"plain_us": 2.0, "pusher_us": 5.0})
+    assert turn["pusher_ratio"] == 2.5
     assert spoken.medians([{"a": 1.0}, {"a": 9.0}, {"a": 2.0}]) == {"a": 2.0}
 
 
 def test_peers_speak_in_one_way():
     assert spoken.ways_of(BY_NAME["node-socketio-recovery"]) == ["plain"]
     assert spoken.ways_of(BY_NAME["ours-daphne-redis"]) == ["plain", "json", "protobuf"]
+    assert spoken.ways_of_pusher(BY_NAME["node-socketio"]) == ["plain"]
+    assert spoken.ways_of_pusher(BY_NAME["ours-daphne-redis"]) == ["plain", "pusher"]
 
 
 def test_who_stands_apart_takes_part_where_it_is_named():

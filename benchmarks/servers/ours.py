@@ -64,6 +64,10 @@ application = with_websockets(
                 protocol="centrifuge", filters=(), group_rules=RULES, personal=False
             ),
         ),
+        path(
+            "app/<path:key>",
+            FilteredWebSocketConsumer.as_asgi(protocol="pusher", filters=(), group_rules=RULES),
+        ),
         path("look/<str:group>/", LookConsumer.as_asgi()),
         path("each/<str:group>/", EachConsumer.as_asgi()),
     ],

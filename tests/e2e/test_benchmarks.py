@@ -23,6 +23,8 @@ FIGURES = {
     "spoken-groups": {"plain_us", "json_ratio", "protobuf_ratio"},
     "spoken-history": {"plain_us", "json_ratio", "protobuf_ratio"},
     "spoken-recovery": {"plain_us", "json_ratio", "protobuf_ratio"},
+    "pusher-200": {"plain_us", "pusher_us", "pusher_ratio"},
+    "pusher-groups": {"plain_us", "pusher_us", "pusher_ratio"},
     "users-5000": {"first_us", "next_us", "all_us"},
     "users-5000-gc": {"first_us", "next_us", "all_us"},
     "connect": {"connect_rate", "connect_cpu_us"},
