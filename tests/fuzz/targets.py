@@ -4,19 +4,22 @@ broken. The first byte of an input chooses the function, so that one run serves 
 """
 
 import asyncio
+import hashlib
 import itertools
 import json
 import re
+import time
 
 import msgpack
 from channels.layers import get_channel_layer
-from django.test import override_settings
-from django.urls import register_converter
+from django.test import RequestFactory, override_settings
+from django.urls import register_converter, resolve
 
 from filtered_websocket import Drop, WebSocketDataFilter, WebSocketMessageFilter
 from filtered_websocket.auth.credentials import credentials, without_credentials
 from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF, BadFrame
 from filtered_websocket.codecs.data import Data, from_bytes
+from filtered_websocket.codecs.pusher import SYSTEM_PREFIXES
 from filtered_websocket.codecs.pusher import BadFrame as BadEvent
 from filtered_websocket.codecs.pusher import read as read_event
 from filtered_websocket.codecs.schema import protobuf_class
@@ -35,10 +38,11 @@ from filtered_websocket.layer.envelope import (
     unseal,
 )
 from filtered_websocket.publish import apublish
+from filtered_websocket.pusher.apps import make_app
 from filtered_websocket.testing import Client, Closed
 
+from ..pusher.clients import APP, routed, with_app
 from ..pusher.clients import app as pusher_app
-from ..pusher.clients import routed, with_app
 from ..waiting import LIMIT
 
 #: Deeper than this, whose stack is short decides.
@@ -350,7 +354,7 @@ class PusherClient:
     """A client of the Pusher protocol, connected."""
 
     def __init__(self):
-        self.client, self.app = None, None
+        self.client, self.app, self.socket_id = None, None, ""
 
     async def open(self):
         if self.client is None or self.client.close_code is not None:
@@ -359,7 +363,8 @@ class PusherClient:
                     self.app = routed(pusher_app([Look]), "app-key")
                 self.client = Client(self.app, scope(b"/app", b"protocol=7"))
                 await self.client.open()
-                await self.client.receive()
+                told = json.loads(await self.client.receive())
+            self.socket_id = json.loads(told["data"])["socket_id"]
         return self.client
 
     async def close(self):
@@ -371,18 +376,21 @@ class PusherClient:
 pusher_client = PusherClient()
 
 
-async def _say(text):
-    """What is sent for a frame; None at its end if the connection was closed with 4009."""
+async def _say(*texts):
+    """What is sent for frames; None at its end if the connection was closed with 4009."""
     client = await pusher_client.open()
     # Answered with its name, whether there are too many groups or not.
     name = f"marker-{next(_markers)}"
-    await client.send(text)
+    for text in texts:
+        await client.send(text)
     await client.send(json.dumps({"event": "pusher:subscribe", "data": {"channel": name}}))
     await client.send(json.dumps({"event": "pusher:unsubscribe", "data": {"channel": name}}))
     heard = []
     try:
         while (message := json.loads(await client.receive())).get("channel") != name:
-            heard.append(message)
+            # Others are what was published to a channel that an earlier input has subscribed to.
+            if message["event"].startswith(SYSTEM_PREFIXES):
+                heard.append(message)
     except Closed:
         assert client.close_code == 4009, client.close_code
         heard.append(None)
@@ -406,9 +414,95 @@ def pusher_events(data):
     assert all(one is None or isinstance(one["event"], str) for one in heard)
 
 
+PUSHER_APP = make_app(APP, 0)
+ROOM = "presence-fuzzed"
+
+
+def _event(event, data, **fields):
+    return json.dumps({"event": event, "data": data, **fields})
+
+
+def _subscribe(channel_data):
+    """As a client whose site has signed whatever ``channel_data`` is."""
+    auth = PUSHER_APP.authorize(f"{pusher_client.socket_id}:{ROOM}:{channel_data}")
+    fields = {"channel": ROOM, "channel_data": channel_data, "auth": auth}
+    return _event("pusher:subscribe", fields)
+
+
+async def _say_signed(kind, text):
+    await pusher_client.open()
+    leave = _event("pusher:unsubscribe", {"channel": ROOM})
+    if kind == 0:
+        return await _say(_subscribe(text), leave)
+    if kind == 1:
+        auth = PUSHER_APP.authorize(f"{pusher_client.socket_id}::user::{text}")
+        return await _say(_event("pusher:signin", {"user_data": text, "auth": auth}))
+    joins = _subscribe('{"user_id": "5"}')
+    return await _say(joins, _event("client-fuzzed", text, channel=ROOM), leave)
+
+
+def pusher_signed(data):
+    """
+    What a site has signed, whatever it is: a member, a user, and the data of an event of a member.
+    Each is answered once; who is told to be subscribed is a member by the id that was signed.
+    """
+    try:
+        text = data[1:].decode()
+    except UnicodeDecodeError:
+        return
+    kind = data[0] % 3 if data else 0
+    heard = bench.run(_say_signed(kind, text))
+    events = [one["event"] for one in heard if one is not None]
+    if kind == 0:
+        [event] = events
+        assert event in ("pusher_internal:subscription_succeeded", "pusher:subscription_error")
+        if event == "pusher_internal:subscription_succeeded":
+            user, told = json.loads(text)["user_id"], json.loads(heard[0]["data"])["presence"]
+            assert told["ids"] == [str(user)] and told["count"] == 1, told
+    elif kind == 1:
+        assert events in (["pusher:signin_success"], ["pusher:error"])
+        assert (events == ["pusher:error"]) == (heard[-1] is None), heard
+    else:
+        # The second one if there are too many of them.
+        assert events[0] == "pusher_internal:subscription_succeeded", heard
+        assert all(one["data"]["code"] == 4301 for one in heard[1:]), heard
+
+
+def _ask(method, path, query, body):
+    """The status of an answer of the HTTP API, in a thread as Django runs its views."""
+    request = RequestFactory().generic(method, path, body, QUERY_STRING=query)
+    found = resolve(path, "filtered_websocket.api.pusher")
+
+    def answer():
+        with override_settings(FILTERED_WEBSOCKET=with_app()):
+            return found.func(request, **found.kwargs).status_code
+
+    return bench.run(asyncio.to_thread(answer))
+
+
+def pusher_requests(data):
+    """
+    Requests to the HTTP API: a body that is signed is published or refused, and a query that
+    nobody has signed is refused.
+    """
+    path = ("/apps/1/events", "/apps/1/batch_events")[data[0] % 2 if data else 0]
+    body = data[1:]
+    about = {
+        "auth_key": PUSHER_APP.key,
+        "auth_timestamp": str(int(time.time())),
+        "auth_version": "1.0",
+        "body_md5": hashlib.md5(body, usedforsecurity=False).hexdigest(),
+    }
+    query = "&".join(f"{key}={about[key]}" for key in sorted(about))
+    signature = PUSHER_APP.sign(f"POST\n{path}\n{query}")
+    status = _ask("POST", path, f"{query}&auth_signature={signature}", body)
+    assert status in (200, 400, 413), status
+    assert _ask("GET", "/apps/1/channels", body.decode("latin-1"), b"") == 401
+
+
 TARGETS = (
     *(frames, documents, envelopes, handshakes, keys, json_commands, protobuf_commands),
-    pusher_events,
+    *(pusher_events, pusher_signed, pusher_requests),
 )
 
 
