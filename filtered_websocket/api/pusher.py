@@ -8,6 +8,7 @@ The HTTP API of Pusher Channels, for its packages for servers.
     POST apps/1/events, apps/1/batch_events              publish
     GET  apps/1/channels, apps/1/channels/news           who is there
     GET  apps/1/channels/presence-room/users
+    GET  apps/1/connections                              how many clients are connected
     POST apps/1/users/5/terminate_connections
 
 A request is signed with the secret of its app: method, path and query, and the body by its MD5.
@@ -144,6 +145,7 @@ urlpatterns = [
     path("apps/<app_id>/channels", _view("GET", calls.channels)),
     path("apps/<app_id>/channels/<channel>", _view("GET", calls.channel)),
     path("apps/<app_id>/channels/<channel>/users", _view("GET", calls.users)),
+    path("apps/<app_id>/connections", _view("GET", calls.connections)),
     path("apps/<app_id>/users/<path:user>/terminate_connections", _terminate),
     # The package for Python leaves the app out.
     path("users/<path:user>/terminate_connections", _terminate),

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..auth.tenants import personal_group
 from ..codecs.pusher import SYSTEM_PREFIXES, data_told
-from ..control.counts import count_members
+from ..control.counts import count_in_all, count_members
 from ..control.orders import close
 from ..history import history
 from ..history.base import Retention
@@ -28,7 +28,7 @@ from ..pusher.channels import (
     user_group,
 )
 from ..pusher.codes import UNAUTHORIZED
-from ..pusher.connection import connection_of
+from ..pusher.connection import CONNECTIONS, connection_of
 from ..pusher.subscribing import order_name
 from .methods import UNANSWERED, is_alone
 from .publishing import Finish, send
@@ -161,6 +161,14 @@ def users(app: App, fields: Mapping[str, str], channel: str) -> Result:
         raise Refused("users are those of a channel that begins with 'presence-'")
     found = {info.user for info in presence(group_of(app, channel)).values()} - {None}
     return {"users": [{"id": user} for user in sorted(map(str, found))]}
+
+
+def connections(app: App, fields: Mapping[str, str]) -> Result:
+    """How many connections an app has in all processes."""
+    found = 0 if is_alone() else count_in_all(CONNECTIONS, app.key)
+    if found is None:
+        raise ApiError(100, UNANSWERED)
+    return {"connections": found}
 
 
 def _named(info: str) -> list[str]:

@@ -58,6 +58,16 @@ def count_members(pattern: str) -> Mapping[str, int] | None:
     return sum((Counter(answer.groups) for answer in answers), Counter())
 
 
+def count_in_all(key: str, value: Any) -> int | None:
+    """
+    The sum of what all processes answer to a question that ``hub.registry.asked`` has a
+    function for, which replies with a number of the same name. None as of
+    :func:`count_connections`.
+    """
+    answers = _ask({key: value})
+    return sum(int(answer.event.get(key, 0)) for answer in answers) if answers else None
+
+
 def describe_processes(
     inside: bool = False, seconds: float | None = None
 ) -> list[dict[str, Any]] | None:

@@ -19,6 +19,8 @@ from ..threads.result import Result
 #: What frames without a channel have between the name of the event and the data.
 NO_CHANNEL = b',"data":'
 _HALF = 1 << 64
+#: A question to all processes: how many connections have the key of an app.
+CONNECTIONS = "pusher_connections"
 
 
 def socket_id_of(connection: str) -> str:

@@ -1,16 +1,18 @@
 """The Pusher protocol, for routes that name it: ``as_asgi(protocol="pusher")``."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from ..codecs.data import Data, from_bytes
 from ..codecs.frames import BYTES, dump_json
+from ..hub.registry import asked
 from ..pipelines.rules import Rules
 from ..transports import AsgiTransport
 from ..types import Scope
 from .channels import ChannelRules
 from .codes import translate
-from .connection import PusherConnection
+from .connection import CONNECTIONS, PusherConnection
 from .pushes import Pushes
 from .session import Session
 
@@ -57,3 +59,13 @@ class Pusher:
 
 
 PUSHER = Pusher()
+
+
+def _count(hub: Any, key: str, reply: Callable[[dict[str, Any]], None]) -> None:
+    """How many connections of this process have the key of an app."""
+    pushes = [view.pushes for view in hub.views.values()]
+    counts = [one.apps[key] for one in pushes if isinstance(one, Pushes)]
+    reply({CONNECTIONS: sum(counts)})
+
+
+asked[CONNECTIONS] = _count

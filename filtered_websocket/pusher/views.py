@@ -24,15 +24,23 @@ from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_POST
 
+from ..auth.addresses import address_of, scope_of
+from ..auth.authenticators import HeaderAuthenticator, identity_of, load_authenticators
+from ..auth.credentials import credentials
+from ..auth.throttle import Throttle
 from ..codecs.frames import dump_json
 from ..connections.client import Client
 from ..exceptions import NotAllowed
 from ..groups import GroupRule
+from ..logs import get_logger
+from ..models import Token
 from ..pipelines.keeping import site_rules
 from ..pipelines.permissions import ask, ask_blocking, has_permission, is_blocking
 from .apps import App, app_of_id, site_apps
 from .channels import group_of, is_channel, kind_of
 
+logger = get_logger(__name__)
+_throttle = Throttle()
 _SOCKET_ID = re.compile(r"[0-9]{1,20}\.[0-9]{1,20}", re.ASCII)
 #: Laravel Echo sends here what Django reads in ``X-CSRFToken``.
 ECHO_HEADER = "HTTP_X_CSRF_TOKEN"
@@ -47,14 +55,18 @@ class Refused(Exception):
 
 
 def _endpoint(answer: Callable[[HttpRequest, App], dict[str, Any]]) -> Callable[..., HttpResponse]:
-    """A view of what answers a POST that passes Django's check against forged requests."""
+    """
+    A view of what answers a POST that passes Django's check against forged requests, or has a
+    token: no page of another site can send one.
+    """
 
-    @csrf_protect
-    def checked(request: HttpRequest, app_id: str) -> HttpResponse:
+    def serve(request: HttpRequest, app_id: str) -> HttpResponse:
         try:
             return JsonResponse(answer(request, _app(app_id)))
         except Refused as refusal:
-            return HttpResponse(f"{refusal}\n", "text/plain", refusal.status)
+            return _answer(refusal)
+
+    checked = csrf_protect(serve)
 
     # Its own check knows one header more than that of the site's middleware.
     @csrf_exempt
@@ -65,11 +77,59 @@ def _endpoint(answer: Callable[[HttpRequest, App], dict[str, Any]]) -> Callable[
     def view(request: HttpRequest, app_id: str = "") -> HttpResponse:
         if ECHO_HEADER in request.META:
             request.META.setdefault(settings.CSRF_HEADER_NAME, request.META[ECHO_HEADER])
-        response: HttpResponse = checked(request, app_id)
+        try:
+            has_token = _identify(request)
+        except Refused as refusal:
+            return _answer(refusal)
+        response: HttpResponse = (serve if has_token else checked)(request, app_id)
         return response
 
     view.login_required = False  # type: ignore[attr-defined]
     return view
+
+
+def _answer(refusal: Refused) -> HttpResponse:
+    return HttpResponse(f"{refusal}\n", "text/plain", refusal.status)
+
+
+@sensitive_variables()
+def _identify(request: HttpRequest) -> bool:
+    """
+    Whether the request has a token in ``Authorization``, as a handshake may have; then its user
+    is that of the token, whoever is logged in. :exc:`Refused` for one that is not valid.
+    """
+    header = request.META.get("HTTP_AUTHORIZATION", "").encode("latin-1", "replace")
+    scope = scope_of(request.META)
+    offered = credentials({**scope, "headers": [(b"authorization", header)]})
+    if not offered or not any(
+        isinstance(one, HeaderAuthenticator) for one in load_authenticators()
+    ):
+        return False
+    address = address_of(scope)
+    if _throttle.is_over(address):
+        raise Refused("too many bad tokens from this address", 429)
+    token = _find(offered[0].secret)
+    if token is None:
+        _throttle.note(address)
+        raise Refused("the token is not valid", 401)
+    identity = identity_of(token)
+    request.user, request.fws_identity = identity.user, identity  # type: ignore[attr-defined]
+    return True
+
+
+@sensitive_variables()
+def _find(key: str) -> Token | None:
+    """The token of ``key``, if it is valid now."""
+    try:
+        token = Token.objects.find(key)
+        if token is None or token.flaw:
+            return None
+        Token.objects.note_used({token.pk})
+    except Exception as error:
+        # Not raised as it is: a report would show the frames with the key.
+        logger.error("cannot look a token up: %s: %s", type(error).__name__, error)
+        raise Refused("the token cannot be looked up now", 503) from None
+    return token
 
 
 def _app(app_id: str) -> App:
@@ -137,6 +197,11 @@ def _check_rule(request: HttpRequest, group: str) -> None:
     _ = user is not None and user.is_authenticated  # read here, as a rule may be async
     session = getattr(request, "session", None)
     client = Client({"path": request.path, "user": user, "session": session, "headers": []})
+    identity = getattr(request, "fws_identity", None)
+    if identity is not None:
+        client.identify(identity)
+    if not client.may_subscribe:
+        raise Refused("this token may not subscribe")
     try:
         allowed = _may_join(match.rule, client, match.captured)
     except NotAllowed:

@@ -6,8 +6,10 @@ import pytest
 from asgiref.sync import sync_to_async
 
 from filtered_websocket.api import pusher_calls
+from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.history import ahistory, memory
 from filtered_websocket.publish import publish_to_user
+from filtered_websocket.testing import connect
 
 from ..pusher.clients import speak
 from .pusher_calling import SITE, URLS, answer, get, post, trigger
@@ -120,6 +122,15 @@ def test_a_wrong_batch(batch):
 # Who is there
 
 
+async def test_connections_of_an_app():
+    where = "/apps/1/connections"
+    assert answer(await later(get, where)) == {"connections": 0}
+    plain = FilteredWebSocketConsumer.as_asgi(filters=[])
+    async with speak(), speak(), speak(key="other-key"), connect(plain):
+        assert answer(await later(get, where)) == {"connections": 2}
+        assert answer(await later(get, "/apps/2/connections", app=2)) == {"connections": 1}
+
+
 async def test_channels_that_have_subscribers():
     async with speak() as ann, speak() as bob, speak(key="other-key") as other:
         await ann.subscribe("news")
@@ -162,6 +173,8 @@ def test_nobody_answers(monkeypatch):
     monkeypatch.setattr(pusher_calls, "is_alone", lambda: False)
     monkeypatch.setattr(pusher_calls, "count_members", lambda pattern: None)
     assert get("/apps/1/channels").status_code == 503
+    monkeypatch.setattr(pusher_calls, "count_in_all", lambda *question: None)
+    assert get("/apps/1/connections").status_code == 503
     monkeypatch.setattr(pusher_calls, "close", lambda *arguments: False)
     assert post("/apps/1/users/5/terminate_connections", {}).status_code == 503
 

@@ -40,7 +40,7 @@ def test_the_pages_that_sign_have_a_path(site):
     assert isinstance(pages, URLResolver) and len(pages.url_patterns) == 2
     label = "end of urls.py, for the API"
     [api] = site.run(PAGE, label, urlpatterns=[], path=path, include=include).urlpatterns
-    assert len(api.url_patterns) == 7
+    assert len(api.url_patterns) == 8
 
 
 def test_a_backend(site, monkeypatch):

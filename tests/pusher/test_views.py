@@ -9,7 +9,9 @@ from django.test import Client, override_settings
 from django.urls import include, path
 
 from filtered_websocket import NotAllowed
+from filtered_websocket.auth.throttle import Throttle
 from filtered_websocket.groups import group
+from filtered_websocket.models import Token
 from filtered_websocket.pusher import views
 from filtered_websocket.pusher.apps import app_of_id
 
@@ -32,6 +34,10 @@ def is_ann_blocking(connection):
     return User.objects.filter(pk=connection.user.pk, username="ann").exists()
 
 
+def is_device(connection):
+    return connection.token is not None and connection.token.name == "device"
+
+
 is_ann_blocking.blocking = True
 grouppatterns = [
     group("private-room-<room>", join=is_ann),
@@ -39,6 +45,7 @@ grouppatterns = [
     group("private-blocking", join=is_ann_blocking),
     group("private-permitted", join="auth.view_user"),
     group("private-closed", join=False),
+    group("private-device", join=is_device),
     group("private-encrypted-a"),
     group("private-open"),
     group("presence-open"),
@@ -53,7 +60,8 @@ SOCKET = "1234.1234"
 
 
 @pytest.fixture(autouse=True)
-def site(settings, db):
+def site(settings, db, monkeypatch):
+    monkeypatch.setattr(views, "_throttle", Throttle())
     settings.ROOT_URLCONF = __name__
     settings.FILTERED_WEBSOCKET = with_app(site={"GROUPS": __name__})
 
@@ -155,3 +163,78 @@ def test_a_page_sends_its_token_in_either_header(header):
 def test_answers_are_kept_nowhere(ann):
     assert "no-store" in ask(ann, "private-open")["Cache-Control"]
     assert views.auth.login_required is False
+
+
+# A token instead of a cookie
+
+
+def by_token(key, channel="presence-open", scheme="Bearer", **options):
+    client = Client(enforce_csrf_checks=True, **options)
+    return ask(client, channel, headers={"authorization": f"{scheme} {key}"})
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "Token", "bearer"])
+def test_an_app_without_cookies_sends_a_token(scheme):
+    ann = User.objects.create_user("ann")
+    _, key = Token.objects.create_key(name="app", user=ann)
+    answer = by_token(key, scheme=scheme).json()
+    assert json.loads(answer["channel_data"]) == {"user_id": str(ann.pk)}
+    assert by_token(key, "private-room-1", scheme).status_code == 200
+    assert by_token(key, "private-closed", scheme).status_code == 403
+
+
+def test_a_token_comes_before_a_session(ann):
+    bob = User.objects.create_user("bob")
+    _, key = Token.objects.create_key(name="app", user=bob)
+    answer = ask(ann, "presence-open", headers={"authorization": f"Bearer {key}"}).json()
+    assert json.loads(answer["channel_data"]) == {"user_id": str(bob.pk)}
+
+
+def test_rules_see_the_token():
+    token, key = Token.objects.create_key(name="device")
+    assert by_token(key, "private-device").status_code == 200
+    token.name = "other"
+    token.save()
+    assert by_token(key, "private-device").status_code == 403
+    assert by_token(key).content == b"nobody is logged in\n"
+
+
+def test_a_token_that_is_not_valid_is_refused_whoever_is_logged_in(ann, caplog):
+    token, key = Token.objects.create_key(name="app", user=User.objects.get())
+    token.revoke()
+    for bad in (key, "nonsense", ""):
+        response = ask(ann, "presence-open", headers={"authorization": f"Bearer {bad}"})
+        assert (response.status_code, response.content) == (401, b"the token is not valid\n")
+    assert str(key) not in caplog.text
+
+
+def test_a_token_that_may_not_subscribe():
+    _, key = Token.objects.create_key(name="sensor", can_subscribe=False)
+    assert by_token(key, "private-open").content == b"this token may not subscribe\n"
+
+
+def test_another_scheme_is_no_token(ann):
+    assert ask(ann, "presence-open", headers={"authorization": "Basic YTpi"}).status_code == 200
+    assert by_token("YTpi", scheme="Basic").status_code == 403  # and needs the CSRF token
+
+
+def test_who_guesses_is_refused_without_a_query(settings, django_assert_num_queries):
+    settings.FILTERED_WEBSOCKET = with_app(site={"GROUPS": __name__, "GUESS_LIMIT": 2})
+    for _ in range(2):
+        assert by_token("fws_" + "a" * 43).status_code == 401
+    with django_assert_num_queries(0):
+        assert by_token("fws_" + "b" * 43).status_code == 429
+
+
+def test_where_the_site_takes_no_tokens_in_headers_none_is_looked_at(settings):
+    site = {"GROUPS": __name__, "AUTHENTICATORS": ["filtered_websocket.auth.SessionAuthenticator"]}
+    settings.FILTERED_WEBSOCKET = with_app(site=site)
+    _, key = Token.objects.create_key(name="app", user=User.objects.create_user("ann"))
+    assert by_token(key).status_code == 403
+
+
+def test_where_the_database_does_not_answer_nobody_is_refused_for_good(monkeypatch, caplog):
+    monkeypatch.setattr(Token.objects, "find", lambda key: 1 / 0)
+    _, key = Token.objects.create_key(name="app")
+    assert by_token(key).status_code == 503
+    assert "cannot look a token up" in caplog.text and str(key) not in caplog.text
