@@ -21,8 +21,10 @@ from filtered_websocket import (
 )
 from filtered_websocket.chains import stalls
 from filtered_websocket.chains.chain import Chain
+from filtered_websocket.connections.client import Client
 from filtered_websocket.connections.refusals import log_accepted, log_refused
 from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
 from filtered_websocket.logs import FIELDS, LogThrottle
 from filtered_websocket.models import Token
 from filtered_websocket.routing import websocket_application
@@ -73,8 +75,14 @@ async def test_where_nobody_reads_such_lines_none_is_made(caplog, monkeypatch):
     caplog.set_level(logging.WARNING, "filtered_websocket")
     made = []
     monkeypatch.setattr(logging.Logger, "makeRecord", lambda self, *args, **kw: made.append(args))
-    async with connect([], user=user(), headers=HEADERS):
-        pass
+    monkeypatch.setattr(Client, "log_fields", property(made.append))
+    app = FilteredWebSocketConsumer.as_asgi(filters=[BroadcastMessagesFilter], groups=["g"])
+    async with connect(app, user=user(), headers=HEADERS) as ann, connect(app) as bob:
+        await ann.send("x")
+        assert await bob.receive() == "x"
+    refused = await connect([message_filter(raise_(Drop()), WebSocketConnectFilter)])
+    assert not refused.accepted
+    await refused.close()
     assert made == []
 
 
