@@ -154,15 +154,11 @@ class Reader:
             traffic.frames_in += 1
             traffic.bytes_in += len(event[0])
             steps = self.handle(*event)
-            if steps is None:
-                pass
-            elif awaits:
-                await self._handle_watched(steps)
-            else:
+            if steps is not None:
                 if inbox is not None and inbox.items:
-                    # Nothing is awaited before the next message is handled.
-                    transport.hold()
-                await steps
+                    # Often nothing is awaited before the next message is handled.
+                    transport.hold(awaits)
+                await (self._handle_watched(steps) if awaits else steps)
             # With what it took to parse the next ones, where that was done meanwhile.
             began, ended = ended, time.perf_counter()
             worked += ended - began

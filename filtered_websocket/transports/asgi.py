@@ -104,8 +104,8 @@ class AsgiTransport:
         """What ``receive`` would return, if it is the server's own and its queue is known."""
         return None
 
-    def hold(self) -> None:
-        """From now on, what is written may wait for :meth:`release`."""
+    def hold(self, awaits: bool = False) -> None:
+        """From now on, what is written may wait for :meth:`release`; see :class:`.lane.Lane`."""
 
     def release(self) -> None:
         """Send what is held back; before anything is awaited."""

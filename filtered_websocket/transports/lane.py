@@ -65,14 +65,17 @@ class Lane(AsgiTransport):
             if transport not in skipped:
                 transport.write(frame)
 
-    def hold(self) -> None:
+    def hold(self, awaits: bool = False) -> None:
         """
         Send what is written from now on together, at :meth:`release`, which must be called
-        before anything is awaited. Saves a system call per frame.
+        before anything is awaited. Saves a system call per frame. Who may await says so: then
+        it is sent as soon as the event loop goes on.
         """
         if self._idle and self._direct:
             self._idle = False
             self._held = []
+            if awaits:
+                asyncio.get_running_loop().call_soon(self.release)
 
     def release(self) -> None:
         """Send what is held back. Does nothing without :meth:`hold`."""

@@ -19,11 +19,11 @@ async def begin():
     """Starts connections whose messages come from queues that are known."""
     begun = []
 
-    def begin(name, note=lambda name: None):
+    def begin(name, note=lambda name: None, awaits=False):
         """Start one; what is made of its messages is in ``handled``, and ``note`` is called."""
         queue = asyncio.Queue()
         assert make_small(queue, MessageQueue)
-        made = SimpleNamespace(queue=queue, handled=[], ends=[])
+        made = SimpleNamespace(queue=queue, handled=[], ends=[], holds=[])
         begun.append(made)
 
         async def receive():
@@ -38,10 +38,15 @@ async def begin():
             made.reader.end(*end)
 
         transport = SimpleNamespace(
-            closed=None, inbox_of=lambda way: queue, hold=int, release=int, lost=lost
+            closed=None,
+            inbox_of=lambda way: queue,
+            hold=made.holds.append,
+            release=int,
+            lost=lost,
         )
         connection = SimpleNamespace(id=name, transport=transport, running=None, has_queued=False)
-        made.reader = Reader(connection, receive, handle, None, None, awaits=False)
+        stalls = SimpleNamespace(begin=id, end=id)
+        made.reader = Reader(connection, receive, handle, None, stalls, awaits)
         made.task = asyncio.ensure_future(made.reader.run())
         return made
 
@@ -69,6 +74,15 @@ async def test_a_message_is_handled_as_the_bytes_that_came(one):
         await one.task
     assert one.handled == [(b"\xc3\xa9", True), (b"\xff", False), (b"next", True)]
     assert one.ends == [(1001, "")] and one.reader.lost
+
+
+@pytest.mark.parametrize("awaits", [False, True])
+async def test_answers_are_held_back_while_more_messages_are_there(begin, awaits):
+    one = begin("1", awaits=awaits)
+    for payload in (b"1", b"2", b"3"):
+        one.queue.put_message(payload, True)
+    await until(lambda: len(one.handled) == 3)
+    assert one.holds == [awaits, awaits]
 
 
 async def test_what_comes_as_its_task_is_cancelled_stays_in_the_queue(one):

@@ -106,6 +106,19 @@ async def test_what_is_written_while_held_leaves_in_one_write_in_order(held):
     assert held.got() == wire("4")
 
 
+async def test_who_may_await_holds_until_the_event_loop_goes_on(held):
+    held.transport.release()
+    held.transport.hold(awaits=True)
+    for part in ("1", "2"):
+        held.transport.write(text(part))
+        held.transport.hold(awaits=True)
+    assert held.sends.sent == []
+    await asyncio.sleep(0)
+    assert held.sends.sent == [held.got()] == [wire("1", "2")]
+    held.transport.write(text("3"))
+    assert held.got() == wire("3")
+
+
 async def test_nothing_or_one_frame_leaves_as_without_a_hold(held):
     held.transport.release()
     held.transport.release()
@@ -242,6 +255,16 @@ class AsyncEcho(Echo):
         Echo.filter(web_socket_instance, message)
 
 
+class SlowEcho(Echo):
+    """The same, which then waits for something."""
+
+    @classmethod
+    async def filter(cls, web_socket_instance, message):
+        Echo.filter(web_socket_instance, message)
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+
 class Echoing(Serving):
     """A whole connection, by daphne's objects, with what each system call sends."""
 
@@ -348,8 +371,11 @@ async def test_a_connection_that_waits_for_a_message_ends_with_its_close_frame(e
     assert one.task.done() and connection.close_code == 4000
 
 
-async def test_the_answers_of_a_filter_that_awaits_are_not_held(echoing, short_messages):
+async def test_answers_wait_for_no_filter_that_awaits(echoing, short_messages):
     one = await echoing(AsyncEcho)
+    one.protocol.dataReceived(frames("1", "2"))
+    assert await one.take() == [wire("1", "2")]
+    one = await echoing(SlowEcho)
     one.protocol.dataReceived(frames("1", "2"))
     assert await one.take() == [wire("1"), wire("2")]
 
