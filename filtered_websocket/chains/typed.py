@@ -36,8 +36,8 @@ MOST_FOUND = 100
 LONGEST_FIELD, LONGEST_WORDS = 60, 160
 #: What may be as it came from JSON.
 OF_JSON = (dict, list, str)
-#: The modules in the text of an annotation, and the functions that a class is defined in.
-_MODULES = re.compile(r"(?:[\w<>]+\.)+(?=\w)")
+#: A name in the text of an annotation, with its module and what it is defined in.
+_DOTTED = re.compile(r"[\w<>.]+")
 _ONE_VALUE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -229,7 +229,9 @@ def has_model(hint: Any, seen: tuple[Any, ...] = ()) -> bool:
 
 def name_of(hint: Any) -> str:
     """An annotation as one writes it, but for modules."""
-    return hint.__name__ if isinstance(hint, type) else _MODULES.sub("", str(hint))
+    if isinstance(hint, type):
+        return hint.__name__
+    return _DOTTED.sub(lambda found: found[0].rpartition(".")[2], str(hint))
 
 
 def adapter_of(hint: Any, where: str) -> Any:
