@@ -77,6 +77,12 @@ SPOKEN_BY_PUSHER = tuple(
         ("ratio", "pusher_ratio"),
     )
 )
+#: By WebSockets, HTTP streams and server-sent events.
+STREAMS = tuple(
+    Column(f"{words}{unit}", "streams-200", f"{way}_{metric}")
+    for metric, unit in (("us", ", us / delivery"), ("kb", ", KiB / connection"))
+    for way, words in (("socket", "WebSockets"), ("stream", "streams"), ("sse", "events"))
+)
 CROWDS = (
     Column("5 000 connect, s", "drain-5000", "arrived_s"),
     Column("5 000 are back, s", "drain-5000", "back_s"),

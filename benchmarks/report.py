@@ -16,6 +16,7 @@ from .columns import (
     SIZES,
     SPOKEN,
     SPOKEN_BY_PUSHER,
+    STREAMS,
     USERS,
 )
 from .contenders import BY_NAME
@@ -118,6 +119,7 @@ BLOCKS = {
     "history": lambda results: table(results, HISTORY),
     "spoken": lambda results: table(results, SPOKEN),
     "pusher": lambda results: table(results, SPOKEN_BY_PUSHER),
+    "streams": lambda results: table(results, STREAMS),
     "crowds": lambda results: table(results, CROWDS),
     "curves": growth.table,
     "costs": costs,

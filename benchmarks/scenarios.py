@@ -18,6 +18,7 @@ from .messages import (
     to_itself,
 )
 from .spoken import returning, spoken, ways_of_pusher
+from .streams import streams
 
 #: Why a contender has no figures in a scenario, or None.
 Excuse = Callable[[Contender], str | None]
@@ -125,6 +126,13 @@ SCENARIOS = (
         spoken(500, 3, 32, ways=ways_of_pusher),
         2,
         SPEAKING_PUSHER,
+    ),
+    Scenario(
+        "streams-200",
+        "200 clients of the Centrifuge protocol, by WebSockets and by HTTP",
+        streams,
+        2,
+        ("ours-daphne", "ours-uvicorn"),
     ),
     # Fewer at once: so many clients make a queue of every message.
     Scenario("fanout-3000", "3 000 clients in one group", fan_out(3000, 4, 30), 2),

@@ -71,4 +71,5 @@ application = with_websockets(
         path("look/<str:group>/", LookConsumer.as_asgi()),
         path("each/<str:group>/", EachConsumer.as_asgi()),
     ],
+    protocols=True,
 )
