@@ -70,7 +70,8 @@ def preflight(methods: str) -> Headers:
 
 async def read_body(receive: Receive, most: int) -> bytes:
     """The body of a request; :exc:`Refused` 413 where it is longer, 408 where it does not come."""
-    body: bytes = b""
+    # Not bytes: of many small parts each would be copied again and again.
+    body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             while True:
@@ -81,7 +82,7 @@ async def read_body(receive: Receive, most: int) -> bytes:
                 if len(body) > most:
                     raise Refused(413, f"at most {most} bytes")
                 if not event.get("more_body"):
-                    return body
+                    return bytes(body)
     except TimeoutError:
         raise Refused(408, "the body did not come in time") from None
 
