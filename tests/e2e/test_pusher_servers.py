@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import itertools
 import json
+import urllib.request
 
 import pusher
 import pytest
 import pytest_asyncio
 import websockets
-from pusher.errors import PusherBadRequest
+from pusher.errors import PusherBadAuth, PusherBadRequest, PusherForbidden
 
 from ..javascript.clients import InNode, install
 from ..waiting import limited
@@ -22,7 +23,8 @@ NAMES = itertools.count()
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     install()
-    site = PusherSite(tmp_path_factory.mktemp("pusher"), 2)
+    settings = json.dumps({"PUSHER_APPS_IN_ADMIN": True})
+    site = PusherSite(tmp_path_factory.mktemp("pusher"), 2, TEST_SETTINGS=settings)
     yield site
     site.stop()
 
@@ -218,3 +220,38 @@ async def test_a_cache_gives_the_last_event(js, site, python, kind):
     await bob.subscribe(channel)
     assert (await bob.hears("order", channel=channel))["data"] == {"n": 1}
     assert "pusher:cache_miss" not in [one["event"] for one in bob.heard]
+
+
+def change(server, step):
+    """An app of the admin, changed by a view of one process; its id, key and secret."""
+    with urllib.request.urlopen(server.http(f"/admin-app/{step}")) as answer:
+        return json.load(answer)
+
+
+def backend_of(server, app):
+    where = {"host": "127.0.0.1", "port": server.port, "ssl": False, "timeout": 60}
+    return pusher.Pusher(app["id"], app["key"], app["secret"], **where)
+
+
+async def test_an_app_of_the_admin_changes_in_all_processes_at_once(js, site):
+    made = await ask(change, site.first, "make")
+    ann = await PusherClient.connect(js, site.second, key=made["key"])
+    await ann.subscribe("sales", "order")
+    old = backend_of(site.second, made)
+    await ask(old.trigger, "sales", "order", {"n": 1})
+    assert (await ann.hears("order", channel="sales"))["data"] == {"n": 1}
+
+    new = backend_of(site.second, await ask(change, site.first, "secret"))
+    await ann.hears("error", code=4200)
+    for event in ("connecting", "connected", "pusher:subscription_succeeded"):
+        await ann.hears(event)
+    with pytest.raises(PusherBadAuth):
+        await ask(old.trigger, "sales", "order", {"n": 2})
+    await ask(new.trigger, "sales", "order", {"n": 3})
+    assert (await ann.hears("order", channel="sales"))["data"] == {"n": 3}
+
+    await ask(change, site.first, "disable")
+    await ann.hears("error", code=4003)
+    await ann.hears("disconnected")
+    with pytest.raises(PusherForbidden):
+        await ask(new.trigger, "sales", "order", {"n": 4})
