@@ -78,9 +78,10 @@ class Typed:
             return self._adapter.validate_json(text)
         except pydantic.ValidationError as error:
             if is_model(data):
+                # Made by the codec or a filter: not the client's mistake.
                 raise TypeError(
-                    f"it takes {name_of(self.hint)}, and a filter before it has returned"
-                    f" {type(data).__name__}"
+                    f"it takes {name_of(self.hint)}, and gets {type(data).__name__} from what is"
+                    " before it"
                 ) from None
             raise InvalidData(problems_of(error)) from None
 
@@ -231,7 +232,7 @@ def name_of(hint: Any) -> str:
     """An annotation as one writes it, but for modules."""
     if isinstance(hint, type):
         return hint.__name__
-    return _DOTTED.sub(lambda found: found[0].rpartition(".")[2], str(hint))
+    return _DOTTED.sub(lambda found: found[0].rpartition(".")[2] or found[0], str(hint))
 
 
 def adapter_of(hint: Any, where: str) -> Any:

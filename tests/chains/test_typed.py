@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typing_extensions import TypeAliasType
 
 from filtered_websocket import (
@@ -22,9 +24,23 @@ from filtered_websocket import (
     current,
 )
 from filtered_websocket.chains.stage import Later
-from filtered_websocket.chains.typed import MOST_FOUND, data_hint, has_model
+from filtered_websocket.chains.typed import (
+    MOST_FOUND,
+    MOST_TOLD,
+    data_hint,
+    has_model,
+    name_of,
+    typed_of,
+)
+from filtered_websocket.codecs.copies import is_model
 from filtered_websocket.consumers import FilteredWebSocketConsumer
-from filtered_websocket.exceptions import FilterError, InvalidData, NoSuchMethod
+from filtered_websocket.exceptions import (
+    LONGEST_REASON,
+    LONGEST_TEXT,
+    FilterError,
+    InvalidData,
+    NoSuchMethod,
+)
 from filtered_websocket.pipelines.entries import PipelineError
 from filtered_websocket.pipelines.pipeline import Pipeline
 from filtered_websocket.testing import connect
@@ -235,6 +251,12 @@ async def test_what_a_decorator_hides_may_be_left_without_a_warning():
     assert await Later(asyncio.sleep(0, 2), 1) == 2
 
 
+def test_an_annotation_is_named_as_one_writes_it():
+    hints = [Said, Said | None, list[Said], tuple[Moved, ...], typing.Optional[Moved]]  # noqa: UP045
+    named = ["Said", "Said | None", "list[Said]", "tuple[Moved, ...]", "Optional[Moved]"]
+    assert list(map(name_of, hints)) == named
+
+
 # What is no instance
 
 
@@ -264,6 +286,31 @@ async def told(hint, data):
 async def test_the_field_and_what_is_wrong_are_told_and_not_the_value(hint, data, words):
     said = str(await told(hint, data))
     assert said.startswith(words) and "secret" not in said
+
+
+#: What a JSON codec may make of a client's message.
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(st.sampled_from(["kind", "text", "at", "x"]) | st.text(), inner)
+    ),
+    max_leaves=8,
+)
+ALL = [typed_of(taking(hint)[0]) for hint in (Said, Moved, Event, Said | Left, Strict, list[Moved])]
+
+
+@settings(max_examples=60, deadline=None)
+@given(ANYTHING, st.sampled_from(ALL))
+def test_whatever_comes_is_an_instance_or_told_within_bounds(data, typed):
+    try:
+        made = typed.read(None, data)
+    except InvalidData as error:
+        assert 0 < len(str(error)) <= LONGEST_TEXT and str(error).isprintable()
+        assert len(error.reason.encode()) <= LONGEST_REASON
+        assert 0 < len(error.problems) <= MOST_TOLD
+    else:
+        assert all(map(is_model, made if isinstance(made, list) else [made]))
 
 
 async def test_what_a_validator_of_the_site_says_is_told():
@@ -309,7 +356,7 @@ async def test_what_a_filter_before_has_returned_is_no_mistake_of_the_client():
     typed, seen = taking(Said)
     with pytest.raises(FilterError) as caught:
         await through([before, typed], {"text": "a"})
-    words = "it takes Said, and a filter before it has returned Left"
+    words = "it takes Said, and gets Left from what is before it"
     assert str(caught.value.__cause__) == words and seen == []
 
 
