@@ -77,7 +77,7 @@ def hand_over(stream: "Stream", command: bytes | str, cookie: str, user: str | N
     ``user`` who is logged in by it, where that was looked up. What came of it.
     """
     connection: Any = stream.connection
-    if connection is None or stream.is_over or connection.closing:
+    if stream.is_over or connection.closing:
         return UNKNOWN
     has_session = connection.user_id is not None and connection.session is not None
     own = cookie_of(stream.scope) if has_session else ""

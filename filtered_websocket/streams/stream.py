@@ -78,8 +78,6 @@ class Stream:
         finally:
             sessions.forget(self)
             self._inbox.close()
-            # Else only the garbage collector would find that nothing refers to them.
-            self.connection, self.scope = None, {}
             try:
                 await self._finish(watching)
             finally:

@@ -6,6 +6,8 @@ from urllib.parse import quote
 
 import pytest
 from django.urls import path
+from hypothesis import given
+from hypothesis import strategies as st
 
 from filtered_websocket.codecs.schema import protobuf_class
 from filtered_websocket.routing import with_websockets
@@ -219,6 +221,16 @@ async def test_what_is_no_command_is_refused(site, body):
     assert await Request(site, "POST", "/emulation", body).answer() == 400
     binary = [(b"content-type", b"application/octet-stream")]
     assert await Request(site, "POST", "/emulation", b"\xff\xff", headers=binary).answer() == 400
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_any_bytes_are_a_command_or_refused(body, binary):
+    try:
+        command = commands.read(body, binary)
+    except requests.Refused as refused:
+        assert refused.status == 400
+    else:
+        assert {type(part) for part in command} <= {str, bytes}
 
 
 async def test_what_a_client_begins_with_is_not_in_the_log_of_a_server(site):

@@ -90,6 +90,20 @@ async def test_a_refusal_by_a_filter_is_told_in_the_stream(site):
     assert json.loads(request.body)["push"]["disconnect"]["code"] == 3507
 
 
+async def test_streams_count_as_connections_and_their_commands_as_frames(settings):
+    settings.FILTERED_WEBSOCKET = {"MAX_CONNECTIONS": 1}
+    limit = {"NAME": "filtered_websocket.filters.rate_limit", "OPTIONS": {"rate": "1/h"}}
+    site = with_websockets(None, [path("connection/websocket", app([limit]))], protocols=True)
+    async with Streamed(site) as ann:
+        body = lines({"id": 1, "connect": {}})
+        request = Request(site, "POST", "/connection/http_stream", body)
+        assert await request.answer() == 200
+        assert json.loads(request.body)["push"]["disconnect"]["code"] == 4100
+        assert "subscribe" in await ann.ask(subscribe={"channel": "news"})
+        answer = await ann.ask(publish={"channel": "news", "data": 1})
+        assert answer["error"]["code"] == 111
+
+
 @pytest.mark.parametrize("way", ["403", "close"])
 async def test_a_process_that_ends_says_when_to_come_back(site, way, settings, monkeypatch):
     settings.FILTERED_WEBSOCKET = {"REFUSE_WITH": way}
