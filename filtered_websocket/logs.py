@@ -109,6 +109,8 @@ def printable(data: Any) -> str:
     if isinstance(data, bytes | bytearray):
         data = data.decode("utf-8", "backslashreplace")
     text = str(data)
+    if text.isprintable():
+        return text
     unprintable = (char for char in set(text) if not char.isprintable())
     return text.translate(
         {ord(char): char.encode("unicode_escape").decode() for char in unprintable}

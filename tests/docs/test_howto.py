@@ -17,6 +17,7 @@ from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.testing import WebsocketCommunicator
 from django.apps import apps
 from django.conf import settings as django_settings
+from django.contrib import admin
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.asgi import get_asgi_application
 from django.db import connection
@@ -278,6 +279,7 @@ def tokens_of_drf(monkeypatch):
     installed = [*django_settings.INSTALLED_APPS, "rest_framework.authtoken"]
     # Its models ask the settings whether they are to be there.
     monkeypatch.setattr(django_settings, "INSTALLED_APPS", installed)
+    registered = set(admin.site._registry)
     apps.set_installed_apps(installed)
     try:
         from rest_framework.authtoken.models import Token
@@ -288,6 +290,9 @@ def tokens_of_drf(monkeypatch):
         with connection.schema_editor() as editor:
             editor.delete_model(Token)
     finally:
+        # The admin has found its models.
+        for model in set(admin.site._registry) - registered:
+            admin.site.unregister(model)
         apps.unset_installed_apps()
 
 
@@ -424,7 +429,7 @@ def test_an_app_moves_with_its_key(site, settings, monkeypatch):
     assert {one.id for one in check_pusher()} <= {"filtered_websocket.W027"}
     assert check_settings() == [] and app_of_key("the-key-of-clients").client_events
     urls = site.run(moving, "end of urls.py", urlpatterns=[]).urlpatterns
-    assert [len(one.url_patterns) for one in urls] == [2, 7]
+    assert [len(one.url_patterns) for one in urls] == [2, 8]
     sent = []
     monkeypatch.setattr("pusher.requests.RequestsBackend.send_request", sent.append)
     monkeypatch.setattr("pusher.requests.RequestsBackend.__init__", lambda *_, **options: None)
