@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
+import sys
 
 import pytest
 import pytest_asyncio
@@ -11,7 +12,7 @@ from playwright.async_api import expect
 from websockets.exceptions import ConnectionClosed
 
 from ..waiting import limited, look_again
-from .processes import Daphne, run_python
+from .processes import Daphne, Process
 from .sockets import connect
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -21,9 +22,9 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 
 
 def in_django(env, code):
-    """What some code of Django prints, with the database of the servers."""
-    setup = "import django; django.setup()\n"
-    return run_python(env, "-W", "ignore", "-c", setup + code)
+    """Run some code of Django, with the database of the servers."""
+    process = Process([sys.executable, "-c", f"import django; django.setup()\n{code}"], env=env)
+    assert process.wait() == 0, process.output
 
 
 @pytest.fixture(scope="module")
