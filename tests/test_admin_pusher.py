@@ -162,3 +162,12 @@ def test_a_mistake_makes_no_app_and_no_notice(admin):
     response = admin.post(ADD, form(webhooks='[{"URL": "ftp://a"}]'))
     assert "Write a list of webhooks" in text_of(response) and notices(response) == []
     assert not PusherApp.objects.exists()
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]"])
+def test_an_app_may_have_no_webhooks(admin, app, text):
+    assert admin.post(page(app), form(name="market", webhooks=text)).status_code == 302
+    again = PusherApp.objects.get()
+    assert (again.name, again.webhooks) == ("market", [])
+    assert shown_secret(admin.post(ADD, form(app_id="78", key="other", webhooks=text)))
+    assert PusherApp.objects.get(app_id="78").webhooks == []

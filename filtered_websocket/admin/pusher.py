@@ -24,6 +24,10 @@ else:
 class PusherAppForm(_Form):
     """Ids and keys of ``PUSHER_APPS`` are not given again."""
 
+    def clean_webhooks(self) -> Any:
+        """An empty field, and null, are none."""
+        return self.cleaned_data["webhooks"] or []
+
     def clean(self) -> None:
         super().clean()
         for field, name in (("app_id", "id"), ("key", "key")):
@@ -42,6 +46,11 @@ class PusherAppAdmin(StepsAdmin):
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return conf.PUSHER_APPS_IN_ADMIN and super().has_module_permission(request)
+
+    def get_fields(self, request: HttpRequest, obj: PusherApp | None = None) -> tuple[str, ...]:
+        # In the order of the model, also those that are read only.
+        names = [one.name for one in self.opts.fields if one.editable and not one.primary_key]
+        return tuple(names) if obj is None else (*names, "created")
 
     def get_readonly_fields(
         self, request: HttpRequest, obj: PusherApp | None = None

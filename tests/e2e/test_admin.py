@@ -244,3 +244,18 @@ async def test_a_page_is_closed_with_4401_when_its_token_is_revoked(page, server
     refused = await user.evaluate(f"({CONNECT})({key!r}).catch(error => error.message)")
     assert refused == "refused"
     assert not re.search(re.escape(key[12:]), server.output)
+
+
+async def test_the_secret_of_a_pusher_app_and_its_master_key_are_copied(page):
+    await page.goto("/admin/filtered_websocket/pusherapp/add/")
+    await page.fill("#id_name", "shop")
+    await page.click("[name=_save]")
+    secret = await page.inner_text("#fws-key")
+    assert re.fullmatch(r"fws_[\w-]{43}", secret)
+    assert await copied(page) == ("Copied", secret)
+    await page.click("[data-copies=fws-master]")
+    master = await page.inner_text("#fws-master")
+    assert await page.evaluate("navigator.clipboard.readText()") == master and len(master) == 44
+    await page.click(".closelink")
+    await expect(page.locator("#id_name")).to_have_value("shop")
+    assert secret not in await page.content()

@@ -173,6 +173,7 @@ def test_tokens_tickets_admin_and_migrations_work_there_too(postgres):
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-cov"),
         *("tests/test_models.py", "tests/auth/test_tickets.py", "tests/management"),
         *("tests/test_admin.py", "tests/auth/test_validity.py"),
+        *("tests/test_models_pusher.py", "tests/test_admin_pusher.py"),
     )
     assert " passed" in out and " skipped" not in out
     run_python(
