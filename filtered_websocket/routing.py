@@ -37,7 +37,7 @@ from .hub.registry import note_serving
 from .logs import LogThrottle, get_logger
 from .pipelines.route import Route
 from .protocols.serving import find_protocol, served_protocols
-from .streams.application import Streams
+from .streams.application import EVENTS_PATH, Streams
 from .transports import open_transport
 from .transports.listening import limit_accepts
 from .types import ASGIApplication, Receive, Scope, Send
@@ -237,20 +237,24 @@ def websocket_application(routes: Sequence[Any] | None = None) -> ASGIApplicatio
 
 
 def with_websockets(
-    http: ASGIApplication, routes: Sequence[Any] | None = None, *, protocols: bool = False
+    http: ASGIApplication,
+    routes: Sequence[Any] | None = None,
+    *,
+    protocols: bool = False,
+    events: str = EVENTS_PATH,
 ) -> ASGIApplication:
     """
-    A site's ASGI application: ``http`` unchanged, and WebSockets; with ``protocols`` also at
-    the usual paths of each protocol, unless a route is there; and where the admin's console is.
+    A site's ASGI application: ``http`` unchanged, WebSockets, and the admin's console; with
+    ``protocols`` also the usual paths of each protocol, unless a route is there, and ``events``,
+    where pages listen by ``EventSource``; empty: nowhere.
 
-    Call it after ``get_asgi_application()``, as it needs Django's apps. Raises
-    ImproperlyConfigured for a pipeline that cannot be built.
+    Call it after ``get_asgi_application()``. Raises as :func:`websocket_application`.
     """
     served = websocket_urlpatterns if routes is None else routes
     if protocols:
         served = [*served, *protocol_urlpatterns()]
     websocket = websocket_application([*console_urlpatterns(), *served])
-    return _by_protocol(Streams(http, websocket) if protocols else http, websocket)
+    return _by_protocol(Streams(http, websocket, events) if protocols else http, websocket)
 
 
 def standalone_application(

@@ -33,6 +33,8 @@ class Publication(NamedTuple):
     #: Who published, as JSON; empty where nobody did who has a connection.
     info: str = ""
     tags: Mapping[str, str] = {}
+    #: Its name, which clients of this protocol are not told.
+    event: str = ""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -137,7 +139,7 @@ class Json:
 
 def _published(told: Publication) -> bytes:
     """The fields of a publication in JSON, from its data on."""
-    data, offset, info, tags = told
+    data, offset, info, tags, _ = told
     rest = f',"info":{info}' if info else ""
     if offset:
         rest = f',"offset":{offset}{rest}'

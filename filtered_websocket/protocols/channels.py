@@ -18,7 +18,7 @@ from ..codecs.frames import Frame
 from ..conf import conf
 from ..groups import channel_name
 from ..history.base import Position, check_position
-from ..layer.envelope import INFO, TAGS
+from ..layer.envelope import EVENT, INFO, TAGS
 from ..presence.base import shown_of, unpack_info
 from ..publishing.fan_out import Members
 from ..threads.budget import OVERHEAD
@@ -210,7 +210,8 @@ class Channel:
 def told_of(data: Data, meta: Mapping[str, Any], position: Position | None) -> Publication:
     """What is told of a message to a group."""
     offset = 0 if position is None else position.offset
-    return Publication(data, offset, meta.get(INFO, ""), meta.get(TAGS, NO_TAGS))
+    info, tags, event = meta.get(INFO, ""), meta.get(TAGS, NO_TAGS), meta.get(EVENT, "")
+    return Publication(data, offset, info, tags, event)
 
 
 def frame_of(group: str, channel: Channel | None, told: Publication, way: Way) -> Frame | None:

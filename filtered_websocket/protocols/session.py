@@ -51,6 +51,8 @@ class Session:
         self.id = connection.id
         self.format: Format
         self.format, self.subprotocol = choose(consumer.scope.get("subprotocols", ()))
+        # A page that only listens is written to in another way.
+        self.format = getattr(consumer.scope.get(STREAM), "codec", self.format)
         connection.format = self.format
         #: Whether the connect command was answered.
         self.is_connected = False

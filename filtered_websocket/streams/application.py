@@ -4,6 +4,7 @@ The paths of streams, in front of a site's HTTP application::
     POST /connection/http_stream      a stream, of JSON or Protobuf
     GET  /connection/sse?cf_connect=  the same as server-sent events; or by POST
     POST /emulation                   what their clients send from then on
+    GET  /events/?group=              messages alone, for EventSource
 
 A stream is a connection of the route of the Centrifuge protocol: the WebSocket application
 checks, authenticates and serves it.
@@ -22,7 +23,7 @@ from ..connections.refusals import cure_of, log_refusal
 from ..logs import LogThrottle
 from ..protocols.serving import PROTOCOLS
 from ..types import ASGIApplication, Receive, Scope, Send
-from . import commands
+from . import commands, listening
 from .formats import EVENTS, LENGTHS, LINES, Format
 from .requests import (
     Gone,
@@ -42,6 +43,8 @@ BINARY = b"application/octet-stream"
 FIRST = b"cf_connect"
 #: What a page of this site's own would have to do, which browsers name no origin for.
 BY_SCRIPT = "Only scripts of allowed origins may send this, by fetch() or EventSource."
+#: Where pages listen that do nothing else.
+EVENTS_PATH = "/events/"
 #: Headers about the body, which a WebSocket has not.
 OF_BODIES = (b"content-length", b"content-type", b"transfer-encoding", b"expect")
 #: What a WebSocket's scope has not.
@@ -63,7 +66,9 @@ class Endpoint(NamedTuple):
 class Streams:
     """``http``, and streams that the WebSocket application serves."""
 
-    def __init__(self, http: ASGIApplication, websocket: ASGIApplication) -> None:
+    def __init__(
+        self, http: ASGIApplication, websocket: ASGIApplication, events: str = EVENTS_PATH
+    ) -> None:
         self._http = http
         self._websocket = websocket
         self._throttle = LogThrottle()
@@ -72,10 +77,14 @@ class Streams:
             "/connection/sse": Endpoint(self._serve_events, ("GET", "POST")),
             "/emulation": Endpoint(self._carry_out, ("POST",)),
         }
+        self._events = events
+        self._listening = Endpoint(self._serve_listener, ("GET",))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(script_name(scope))
         endpoint = self._endpoints.get(path)
+        if path and path == self._events and listening.is_asked(scope):
+            endpoint = self._listening
         if endpoint is None:
             await self._http(scope, receive, send)
             return
@@ -134,6 +143,18 @@ class Streams:
         scope["query_string"] = clean_query(inside)
         await self._serve(inside, receive, send, EVENTS, text_of(command), more)
 
+    async def _serve_listener(
+        self, scope: Scope, receive: Receive, send: Send, more: Headers
+    ) -> None:
+        groups, last = listening.asked(scope)
+        if last == listening.FINAL:
+            await answer(send, 204, more)
+            return
+        inside = as_websocket(scope, EVENTS, self._events)
+        scope["query_string"] = clean_query(inside)
+        stream = listening.Listening(inside, send, groups, last, more)
+        await stream.serve(self._websocket, receive)
+
     async def _serve(
         self,
         scope: Scope,
@@ -178,8 +199,11 @@ def take_first(query: bytes) -> tuple[bytes, bytes]:
     return command, b"&".join(rest)
 
 
-def as_websocket(scope: Scope, form: Format) -> Scope:
-    """The handshake of a WebSocket at the path of the protocol, with what a request has sent."""
+def as_websocket(scope: Scope, form: Format, path: str = "/connection/") -> Scope:
+    """
+    The handshake of a WebSocket at the path of the protocol, with what a request has sent to
+    ``path``, or below.
+    """
     protocol = PROTOCOLS["centrifuge"]
     inside = {key: value for key, value in scope.items() if key not in OF_HTTP}
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
@@ -189,7 +213,7 @@ def as_websocket(scope: Scope, form: Format) -> Scope:
         "type": "websocket",
         "scheme": "wss" if scope.get("scheme") == "https" else "ws",
         "path": script_name(scope) + own,
-        "raw_path": raw[: raw.rfind(b"/connection/")] + own.encode(),
+        "raw_path": raw[: raw.rfind(path.encode())] + own.encode(),
         "headers": [pair for pair in scope["headers"] if pair[0] not in OF_BODIES],
         "subprotocols": [form.codec.subprotocol],
     }

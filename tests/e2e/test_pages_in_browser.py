@@ -158,6 +158,13 @@ async def test_a_page_whose_socket_fails_gets_a_stream(pages):
     assert await seen(page, "log") == ["http_stream"]
 
 
+async def test_a_page_that_only_listens(pages, site):
+    page = await pages.open(named("docs/streams.md")["listen"])
+    async with Other(site) as other:
+        await other.say_when_there("room:7", {"text": "hello"})
+    assert await seen(page, "show") == [{"text": "hello"}]
+
+
 async def test_a_script_comes_back_by_itself(pages, monkeypatch):
     """The server of the page is this test: it restarts once, and then has closed for good."""
     opened = asyncio.Queue()

@@ -129,6 +129,45 @@ async def test_a_stream_that_the_server_ends_tells_the_code(js, site, name):
     await asyncio.to_thread(server.said, r'"GET /connection/sse( HTTP/1.1)?" 200')
 
 
+#: A page that only listens; ``heard`` is what it has.
+LISTENS = """
+(query) => {
+  window.heard = [];
+  window.events = new EventSource(`/events/?${query}`);
+  const note = (event) => heard.push(event.data === undefined ? event.type : event.data);
+  for (const name of ["open", "message", "error", "gap"]) events.addEventListener(name, note);
+}
+"""
+
+
+async def test_a_page_that_listens_misses_nothing_when_its_server_is_killed(js, new_context, site):
+    group = f"kept:{next(NAMES)}"
+    bob = await Client.connect(js, site.uvicorn)
+    page = await (await new_context()).new_page()
+    await page.goto(site.daphne.http())
+    await page.evaluate(LISTENS, f"group={group}")
+    await page.wait_for_function("heard.includes('open')")
+    await bob.do("publish", group, 0)
+    await page.wait_for_function("heard.includes('0')")
+    site.kill_daphne()
+    try:
+        await page.wait_for_function("heard.includes('error')")
+        for number in range(1, 4):
+            await bob.do("publish", group, number)
+    finally:
+        site.revive_daphne()
+    await page.wait_for_function("heard.includes('3')")
+    numbers = "heard.filter((one) => one.length === 1)"
+    assert await page.evaluate(numbers) == ["0", "1", "2", "3"]
+    assert not await page.evaluate("heard.includes('gap')")
+    # What is final, a browser takes for the end.
+    for query in (f"group={group}&last_event_id=!", "group=nothing"):
+        await page.evaluate("events.close()")
+        await page.evaluate(LISTENS, query)
+        await page.wait_for_function("heard.includes('error')")
+        assert await page.evaluate("events.readyState") == 2
+
+
 # Behind proxies
 
 
