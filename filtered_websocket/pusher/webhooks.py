@@ -21,6 +21,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterable
+from http.client import HTTPException
 from typing import Any, NamedTuple
 
 from ..codecs.frames import dump_json
@@ -125,9 +126,10 @@ class Sender:
                 batch = self._that_are_true(batch)
                 if batch:
                     self._deliver([one.fields for one in batch])
-            except Exception:
+            except Exception as error:
                 if _throttle.note("webhook"):
                     logger.exception("webhook %s failed", self._hook.url)
+                self._drop(len(batch), repr(error))
 
     def _next(self) -> list[Waiting] | None:
         """What is due, once anything is; None where nothing has come for a while."""
@@ -167,7 +169,7 @@ class Sender:
             try:
                 self._post(body)
                 return
-            except (OSError, ValueError) as error:  # URLError and HTTPException are such
+            except (OSError, ValueError, HTTPException) as error:  # URLError is an OSError
                 pause = min(2.0**failures, MAX_PAUSE)
                 failures += 1
                 if self._is_closing or time.monotonic() + pause > until:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from http.client import BadStatusLine, InvalidURL, LineTooLong
 
 import pytest
 
@@ -209,6 +210,26 @@ def test_a_batch_is_sent_again_as_it_was_until_it_is_taken(caplog):
     assert webhooks.counts["dropped"] == 0
 
 
+@pytest.mark.parametrize(
+    "error", [BadStatusLine("garbage"), LineTooLong("header line"), InvalidURL("no port")]
+)
+def test_what_is_no_http_is_asked_again(error, monkeypatch):
+    post, errors = Sender._post, [error]
+
+    def answer(self, body):
+        if errors:
+            raise errors.pop()
+        post(self, body)
+
+    monkeypatch.setattr(Sender, "_post", answer)
+    with Receiver() as receiver:
+        one = sender(receiver.url)
+        one.put(miss())
+        assert receiver.told(1) == [miss()]
+        one.close().join()
+    assert webhooks.counts["dropped"] == 0
+
+
 def test_what_nobody_takes_is_dropped_in_the_end(monkeypatch, caplog):
     monkeypatch.setattr(webhooks, "GIVE_UP", 0.2)
     one = sender("http://127.0.0.1:9/")
@@ -277,7 +298,8 @@ def test_an_error_of_ours_ends_no_thread(monkeypatch, caplog):
         for number in range(2):
             one.put(miss(number), gone=("presence-a", str(number)))
             assert wait_until(lambda: not one._waiting)
-        assert wait_until(lambda: "failed" in caplog.text)
+        assert wait_until(lambda: webhooks.counts["dropped"] == 2)
+        assert caplog.text.count("failed") == 1
         one.put(miss(2))
         assert receiver.told(1) == [miss(2)]
         one.close()
