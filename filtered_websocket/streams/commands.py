@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any, NamedTuple
 
+from ..auth.addresses import address_of
 from ..auth.sessions import session_of, session_user
 from ..codecs.schema import has_protobuf, protobuf_class
 from ..conf import conf
@@ -72,9 +73,10 @@ def _of_protobuf(body: bytes) -> Command:
 async def carry_out(scope: Scope, command: Command) -> None:
     """Hand a command to its stream. :exc:`.Refused` where that is not possible."""
     cookie = sessions.cookie_of(scope)
-    outcome = await _hand_over(command, cookie, None)
+    address = address_of(scope)
+    outcome = await _hand_over(command, cookie, None, address)
     if outcome == sessions.WHOSE and cookie:
-        outcome = await _hand_over(command, cookie, await _user_of(scope))
+        outcome = await _hand_over(command, cookie, await _user_of(scope), address)
     if outcome != sessions.TAKEN:
         raise _refusal(outcome)
 
@@ -89,11 +91,11 @@ def _refusal(outcome: str) -> Refused:
     return Refused(404, "no such session")
 
 
-async def _hand_over(command: Command, cookie: str, user: str | None) -> str:
+async def _hand_over(command: Command, cookie: str, user: str | None, address: str) -> str:
     session, node, data = command
     stream = sessions.find(session)
     if stream is None or stream.loop is not asyncio.get_running_loop():
-        return await elsewhere.hand_over(session, node, data, cookie, user)
+        return await elsewhere.hand_over(session, node, data, cookie, user, address)
     outcome = sessions.hand_over(stream, data, cookie, user)
     if outcome == sessions.TAKEN:
         # Who sends faster than its commands are handled waits for the answers.

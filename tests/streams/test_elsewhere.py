@@ -1,7 +1,8 @@
 """Commands to the streams of other processes."""
 
 import asyncio
-import json
+import sys
+import threading
 from collections import Counter
 
 import pytest
@@ -13,7 +14,8 @@ from filtered_websocket.layer.envelope import CONTROL
 from filtered_websocket.publishing.items import new_item
 from filtered_websocket.routing import with_websockets
 from filtered_websocket.streams import commands, elsewhere, sessions
-from filtered_websocket.streams.elsewhere import Waiting
+from filtered_websocket.streams.elsewhere import BUSY, Waiting
+from filtered_websocket.streams.sessions import UNKNOWN
 from filtered_websocket.types import TokenUser
 
 from ..layer.test_wire import Link
@@ -97,7 +99,7 @@ async def test_a_version_without_streams_ignores_it(site, monkeypatch, settings)
     settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.05}
     monkeypatch.delitem(told, elsewhere.COMMAND)
     async with Streamed(site) as ann:
-        assert await ann.say(PING) == 404
+        assert await ann.say(PING) == 503
         assert "bad_envelope" not in get_hub().counts
 
 
@@ -139,17 +141,52 @@ async def test_a_stream_of_another_event_loop_is_left_to_that(site, settings):
     async with Streamed(site) as ann:
         stream = sessions.find(ann.connected["session"])
         stream.loop, own = None, stream.loop
-        assert await ann.say(PING) == 404
+        assert await ann.say(PING) == 503
         stream.loop = own
 
 
-@pytest.mark.parametrize("is_lost", [False, True])
-async def test_where_nobody_answers_it_depends_on_the_layer(site, settings, is_lost, monkeypatch):
+async def test_where_the_layer_is_away_another_try_may_help(site, settings, monkeypatch):
     settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.01}
     async with Streamed(site) as ann:
-        monkeypatch.setattr(get_hub(), "send_control", lambda event: None)
-        monkeypatch.setattr(get_hub(), "layer_is_lost", is_lost)
-        assert await ann.say(PING) == (503 if is_lost else 404)
+        with monkeypatch.context() as away:
+            away.setattr(get_hub(), "send_control", lambda event: None)
+            away.setattr(get_hub(), "layer_is_lost", True)
+            assert await ann.say(PING) == 503
+        settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
+        assert await ann.say(PING) == 204
+
+
+async def test_a_process_that_did_not_answer_once_is_asked_again(site, settings, monkeypatch):
+    settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.01}
+    async with Streamed(site) as ann:
+        lost = []
+        with monkeypatch.context() as away:
+            away.setattr(get_hub(), "send_control", lost.append)
+            for _ in range(3):
+                assert await ann.say(PING) == 503
+        assert len(lost) == 1  # the others were not held up
+        settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": LIMIT}
+        monkeypatch.setattr(elsewhere, "PAUSE", 0.0)
+        elsewhere.waiting.no_answer(process_uid(), 0.0)
+        monkeypatch.setattr(elsewhere, "PAUSE", 2.0)
+        for _ in range(2):
+            assert await ann.say(PING) == 204
+
+
+def test_a_process_that_stays_silent_has_ended(monkeypatch):
+    monkeypatch.setattr(elsewhere, "MOST_SILENT", 2)
+    waiting = Waiting()
+    assert waiting.problem("a", 0.0) is None and waiting.no_answer("a", 2.0) == BUSY
+    assert waiting.problem("a", 3.9) == BUSY
+    # One command asks again, and the others do not wait with it.
+    assert waiting.problem("a", 4.0) is None and waiting.problem("a", 4.0) == BUSY
+    assert waiting.no_answer("a", 33.0) == UNKNOWN and waiting.problem("a", 34.0) == UNKNOWN
+    assert waiting.problem("a", 35.0) is None
+    waiting.answers("a")
+    assert waiting.no_answer("a", 36.0) == BUSY
+    for node in "bc":
+        waiting.no_answer(node, 36.0)
+    assert [waiting.problem(node, 37.0) for node in "abc"] == [None, BUSY, BUSY]
 
 
 async def test_without_other_processes_nobody_is_asked(site, monkeypatch):
@@ -174,19 +211,48 @@ async def test_what_waits_for_other_processes_is_bounded(site, monkeypatch):
             assert await ann.hear() == PING
 
 
-def test_their_number_their_bytes_and_those_of_one_session_count(monkeypatch):
-    for name, most in (("MOST", 3), ("MOST_BYTES", 100), ("MOST_OF_ONE", 2), ("MOST_ENDED", 2)):
+def test_their_number_their_bytes_and_those_of_one_client_count(monkeypatch):
+    for name, most in (("MOST", 4), ("MOST_BYTES", 100), ("MOST_OF_ONE", 2), ("MOST_ENDED", 2)):
         monkeypatch.setattr(elsewhere, name, most)
     waiting = Waiting()
-    assert not waiting.admits("a", 101)
-    waiting.note("a", 40)
-    waiting.note("a", 40)
-    assert not waiting.admits("a", 1) and waiting.admits("b", 20) and not waiting.admits("b", 21)
-    waiting.note("b", 0)
-    assert not waiting.admits("c", 0)
-    for _ in range(2):
-        waiting.note("a", 40, -1)
-    assert waiting.admits("c", 100) and json.dumps(waiting._sessions) == '{"b": 1}'
+    assert not waiting.take("a", "", 101)
+    assert waiting.take("a", "", 40) and waiting.take("a", "", 40)
+    assert not waiting.take("a", "", 1) and not waiting.take("b", "::1", 21)
+    # Four sessions of one client do not have all.
+    assert waiting.take("b", "::1", 20) and waiting.take("c", "::1", 0)
+    assert not waiting.take("d", "::1", 0)
+    waiting.give_back("b", "::1", 20)
+    assert waiting.take("d", "::1", 0) and not waiting.take("e", "", 0)
+    for session, address, size in (("a", "", 40), ("a", "", 40), ("c", "::1", 0)):
+        waiting.give_back(session, address, size)
+    assert waiting.take("e", "", 100) and waiting._counts == {"d": 1, "::1": 1, "e": 1}
+    assert waiting._counts.keys() == {"d", "::1", "e"}
     for session in "abc":
         waiting.end(session)
     assert [waiting.has_ended(session) for session in "abc"] == [False, True, True]
+
+
+def test_all_event_loops_of_a_process_share_them():
+    waiting, failed = Waiting(), []
+    for number in range(150):
+        waiting.take(f"held-{number}", "", 1)
+
+    def work(own):
+        try:
+            for number in range(2000):
+                assert waiting.take(f"{own}-{number % 200}", "", 9)
+                waiting.give_back(f"{own}-{number % 200}", "", 9)
+        except Exception as error:
+            failed.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=work, args=(own,)) for own in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not failed and waiting._size == waiting._counts.total() == 150
