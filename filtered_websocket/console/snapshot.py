@@ -21,7 +21,7 @@ from ..conf import conf
 from ..hub.drain import ending
 from ..hub.hub import Hub
 from ..hub.registry import hubs
-from ..layer.process import ProcessLink
+from ..layer.links import ProcessLink
 from ..logs import LogThrottle, get_logger, recent
 from ..observe import FilterStats
 from ..pipelines.pipeline import Pipeline

@@ -17,8 +17,7 @@ from redis.exceptions import RedisError
 from ..conf import conf
 from ..layer.envelope import check_group, group_key
 from ..layer.health import LOST
-from ..layer.links import RedisLink
-from ..layer.process import ProcessLink
+from ..layer.links import ProcessLink, RedisLink
 from ..layer.redis_layer import RedisLayer, redis_layer
 from .base import HistoryStore, Page, Position, check_position
 from .memory import MemoryHistory, process_history, use_history

@@ -10,8 +10,7 @@ from ..conf import conf
 from ..exceptions import NotAllowed
 from ..groups import GroupRule
 from ..layer.envelope import group_key
-from ..layer.links import Link
-from ..layer.process import ProcessLink
+from ..layer.links import Link, ProcessLink
 from ..logs import get_logger
 from ..threads.tasks import Tasks
 from .base import Event, Info, Store, seal_events, unseal_events

@@ -13,7 +13,7 @@ from ..history.base import HistoryStore, Position, Retention
 from ..history.memory import process_history
 from ..layer.envelope import CONTROL, Batch, Item
 from ..layer.health import is_away
-from ..layer.process import hand_over
+from ..layer.links import hand_over
 
 #: Most messages, and about the most bytes, of one batch.
 MAX_BATCH = 256

@@ -12,7 +12,7 @@ from filtered_websocket import history as wing
 from filtered_websocket.history import ahistory, memory, stores
 from filtered_websocket.history.memory import MemoryHistory, process_history
 from filtered_websocket.history.redis import RedisHistory
-from filtered_websocket.layer.process import ProcessLink
+from filtered_websocket.layer.links import ProcessLink
 from filtered_websocket.layer.redis_layer import redis_layer
 from filtered_websocket.publishing import direct_history
 

@@ -6,11 +6,10 @@ import threading
 import pytest
 from channels.layers import InMemoryChannelLayer
 
-from filtered_websocket.layer import process
+from filtered_websocket.layer import links
 from filtered_websocket.layer.envelope import Batch
 from filtered_websocket.layer.link import LayerLink
-from filtered_websocket.layer.links import open_link
-from filtered_websocket.layer.process import ProcessLink
+from filtered_websocket.layer.links import ProcessLink, open_link
 from filtered_websocket.publishing.items import new_item
 
 BATCH = Batch("o", "a", 0, [new_item("x")])
@@ -19,7 +18,7 @@ BATCH = Batch("o", "a", 0, [new_item("x")])
 @pytest.fixture(autouse=True)
 def nothing_is_left_joined():
     yield
-    assert process._joined == {}
+    assert links._joined == {}
 
 
 async def test_a_batch_goes_to_those_that_have_joined_its_group():
@@ -87,7 +86,7 @@ def test_a_hub_whose_loop_was_closed_is_forgotten():
     async def send():
         await ProcessLink(lambda batch: None).send(BATCH)
 
-    assert "a" in process._joined
+    assert "a" in links._joined
     asyncio.run(send())
 
 
@@ -132,7 +131,7 @@ async def test_a_send_costs_the_same_with_any_number_of_groups(monkeypatch):
         link.want(str(number))
     link.want("a")
     with monkeypatch.context() as patch:
-        patch.setattr(process, "_joined", Counting(process._joined))
+        patch.setattr(links, "_joined", Counting(links._joined))
         await link.send(BATCH)
     assert looks == 1
     await link.stop()
