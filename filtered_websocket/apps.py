@@ -10,6 +10,7 @@ from django.core import checks
 
 from .checks.api import check_api
 from .checks.application import check_application
+from .checks.channels import check_channels
 from .checks.environment import check_environment
 from .checks.groups import check_groups
 from .checks.metrics import check_metrics
@@ -30,6 +31,7 @@ CHECKS = (
     check_access,
     check_filters,
     check_groups,
+    check_channels,
     check_protocols,
     check_pusher,
     check_application,

@@ -16,9 +16,10 @@ The first rule whose pattern matches a name decides; converters are those of
 what a rule allows and nothing else.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 #: Who may do something: everybody, nobody, who has a permission, or whom a function allows:
 #: ``(connection, **captured) -> bool``, ``def`` on the event loop, ``async def``, or a ``def``
@@ -180,3 +181,45 @@ def personal(
         latest=latest,
         binary=binary,
     )
+
+
+# Groups of Channels
+
+#: Those that Channels accepts, with ``*`` for any characters.
+_CHANNELS_PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,99}")
+#: What Channels makes the name of a consumer's method, by ``_`` for each dot.
+_HANDLER = re.compile(r"[A-Za-z]\w*(\.\w+)*", re.ASCII)
+
+
+def is_channels_pattern(pattern: Any) -> bool:
+    """Whether it is the name of a group that Channels accepts, or ``*`` stands for a part of it."""
+    return isinstance(pattern, str) and _CHANNELS_PATTERN.fullmatch(pattern) is not None
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What :func:`forward` returns; its fields are its arguments."""
+
+    pattern: str
+    type: str
+
+
+def forward(pattern: str, type: str = "filtered_websocket.message") -> Forward:
+    """
+    For ``CHANNELS_GROUPS``: what is published to the groups of this name, as ``"orders-*"``, is
+    sent to the group of Channels that has the same name, too. ``type`` names the handler of its
+    consumers: ``"chat.message"`` is their method ``chat_message``.
+
+    ValueError for a name that Channels does not accept, and for what no handler is called.
+    """
+    if not is_channels_pattern(pattern):
+        raise ValueError(
+            f"forward({pattern!r:.120}): a group of Channels has a name of 1 to 99 of the"
+            " characters A-Z a-z 0-9 - _ . and here * stands for any of them"
+        )
+    if not (isinstance(type, str) and _HANDLER.fullmatch(type)):
+        raise ValueError(
+            f"forward({pattern!r}, type={type!r:.80}): type names a method of consumers, as"
+            " 'chat.message' names chat_message, which does not begin with an underscore"
+        )
+    return Forward(pattern, type)

@@ -42,6 +42,7 @@ from .pipelines.keeping import site_keep
 from .publishing.batches import Keep, append_here
 from .publishing.direct import close_senders, sender_for
 from .publishing.items import captures, new_item, with_event
+from .publishing.queue import forward_here
 from .publishing.thread import PublisherThread
 from .threads.tasks import runs_a_loop
 
@@ -214,7 +215,10 @@ def send_now(group: str, item: Item, keep: Keep | None = None) -> Position | Non
     if layer is None or isinstance(layer, InMemoryChannelLayer):
         if group != CONTROL:
             _warn_not_received()
-        return None if keep is None else append_here(group_key(group), item, keep)
+        position = None if keep is None else append_here(group_key(group), item, keep)
+        if conf.CHANNELS_GROUPS and layer and not (position and position.repeated):
+            forward_here(group, item, layer, get_hub)
+        return position
     sender = sender_for(layer)
     if sender is not None:
         return sender.send(group, item, keep)

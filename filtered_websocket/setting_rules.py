@@ -63,6 +63,11 @@ STORAGE = Rule(
     '{"BACKEND": "dotted.path", "OPTIONS": {...}}',
 )
 
+#: Its entries are checked with the channel layer.
+ENTRIES = Rule(
+    lambda value: isinstance(value, list | tuple),
+    "a list of names of groups, as 'chat' or 'orders-*', and of forward(...)",
+)
 #: Their options are checked with them.
 APPS = Rule(lambda value: isinstance(value, list | tuple), "a list of dicts")
 PATHS = Rule(

@@ -28,7 +28,7 @@ KEEPS_PRESENCE = (InMemoryChannelLayer, RedisChannelLayer, RedisPubSubChannelLay
 def check_groups(**kwargs: Any) -> Iterable[CheckMessage]:
     """Group rules: those of ``GROUPS``, and of every route."""
     found: dict[tuple[str | None, str], CheckMessage] = {}
-    for rules in _all_rules():
+    for rules in all_rules():
         checked = *_check_permissions(rules), *_check_layer(rules), *_check_site(rules)
         for message in checked:
             found[message.id, message.msg] = message
@@ -38,7 +38,8 @@ def check_groups(**kwargs: Any) -> Iterable[CheckMessage]:
     return list(found.values())
 
 
-def _all_rules() -> Iterable[Rules]:
+def all_rules() -> Iterable[Rules]:
+    """Those of ``GROUPS``, and of every route."""
     # check_filters reports what cannot be loaded, check_application what cannot be imported.
     with contextlib.suppress(PipelineError, SettingError):
         load_application()

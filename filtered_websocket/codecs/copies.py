@@ -39,6 +39,12 @@ def key_of(result: Any) -> tuple[type, bytes] | None:
         return None
 
 
+class EventBytes(bytes):
+    """The payload of an event of Channels: its JSON, and what filters get a copy of."""
+
+    event: dict[str, Any]
+
+
 class Encoder(DjangoJSONEncoder):
     """Django's, which also writes models and dataclasses."""
 

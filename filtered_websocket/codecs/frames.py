@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from ..types import Codec
-from .copies import Encoder, is_model
+from .copies import Encoder, EventBytes, copy_of, is_model
 
 #: Whether the event whose chains run now was text (True), binary (False) or neither (None).
 text_event: ContextVar[bool | None] = ContextVar("fws_text_event", default=None)
@@ -264,6 +264,8 @@ def pack(message: Any, text: bool | None) -> Packed:
 def unpack(packed: Packed, codec: Codec | None) -> tuple[Any, bool]:
     """The message for the group chain, and whether it is text."""
     kind, payload = packed
+    if type(payload) is EventBytes:
+        return copy_of(payload.event), True
     if codec is None:
         return bytearray(payload), kind != "b"
     if kind == "b":

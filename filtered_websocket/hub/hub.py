@@ -207,6 +207,7 @@ class Hub:
             self._link = open_link(
                 self.tasks,
                 on_batch=self._deliver,
+                name_of=self.groups.name_of,
                 on_lost=self._layer_lost,
                 on_back=self._layer_back,
                 on_bad_envelope=self.events.bad_envelope,

@@ -18,10 +18,11 @@ from django.core.exceptions import ImproperlyConfigured
 from ..conf import conf
 from ..threads.tasks import Tasks
 from ..types import ChannelLayer, GroupLayer
+from .bridge import Bridge
 from .envelope import Batch, seal
 from .health import LOST
 from .link import LayerLink
-from .names import explain
+from .names import check_entries, explain, names
 from .redis_host import OnDone
 from .redis_layer import RedisLayer, redis_layer
 from .subscriptions import Subscriptions
@@ -255,25 +256,37 @@ Link: TypeAlias = LayerLink | ProcessLink
 
 
 def open_link(
-    supervisor: Tasks, on_batch: Callable[[Batch], None], **callbacks: Callable[..., None]
+    supervisor: Tasks,
+    on_batch: Callable[[Batch], None],
+    name_of: Callable[[str], str | None] = lambda key: None,
+    **callbacks: Callable[..., None],
 ) -> Link:
     """
     A link to the channel layer of ``CHANNEL_LAYER``; a :class:`ProcessLink` where that leads
-    to no other process.
+    to no other process. Groups of which ``name_of`` gives the name may be in ``CHANNELS_GROUPS``.
 
-    ``callbacks`` are those of :class:`LayerLink`. Raises :exc:`ImproperlyConfigured` if the
-    setting names a layer that ``CHANNEL_LAYERS`` does not have.
+    ``callbacks`` are those of :class:`LayerLink`. Raises :exc:`ImproperlyConfigured` if a
+    setting names what ``CHANNEL_LAYERS`` does not have, or Channels does not accept.
     """
     alias = conf.CHANNEL_LAYER
     layer = get_channel_layer(alias)
-    # Not a subclass, which may do more.
-    if layer is not None and type(layer) is not InMemoryChannelLayer:
-        return link_to(layer, supervisor, on_batch, **callbacks)
     if layer is None and alias != DEFAULT_CHANNEL_LAYER:
         raise ImproperlyConfigured(
             f"FILTERED_WEBSOCKET['CHANNEL_LAYER'] is {alias!r}, which CHANNEL_LAYERS does not have."
         )
-    return ProcessLink(on_batch)
+    check_entries()
+    if layer is None or not names().receives_any:
+        return _open(layer, supervisor, on_batch, **callbacks)
+    bridge = Bridge(layer, supervisor, name_of, on_batch, callbacks)
+    link: Link = bridge.attach(_open(layer, supervisor, on_batch, **bridge.callbacks))
+    return link
+
+
+def _open(layer: Any, supervisor: Tasks, on_batch: Any, **callbacks: Any) -> Link:
+    # Not a subclass, which may do more.
+    if layer is None or type(layer) is InMemoryChannelLayer:
+        return ProcessLink(on_batch)
+    return link_to(layer, supervisor, on_batch, **callbacks)
 
 
 def link_to(layer: ChannelLayer, *args: Any, **callbacks: Any) -> LayerLink:

@@ -1,6 +1,7 @@
 """
 What the names of this package in Redis need: the rights of its user (ACL), and that no
-process of the site uses other names.
+process of the site uses other names. And those of groups of Channels, with the format of what
+is sent there.
 
 Redis answers ``No permissions to access a channel`` and does not say which. channels_redis
 notices refused subscriptions only in its receiving task, logs a traceback and goes on: the
@@ -8,19 +9,28 @@ process would receive nothing, and its log would not say why.
 """
 
 import asyncio
+import base64
+import json
 import logging
+import re
 import weakref
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from channels_redis.utils import create_pool
+from django.core.exceptions import ImproperlyConfigured
 from redis.asyncio import Redis
 from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
 from redis.exceptions import MovedError, NoPermissionError
 from redis.sentinel import MasterNotFoundError
 
+from ..codecs.copies import Encoder, EventBytes
+from ..codecs.frames import BYTES
 from ..conf import DATABASE_0, conf, default_namespace
+from ..groups import Forward, is_channels_pattern
 from ..logs import get_logger
-from .envelope import control_key
+from .envelope import EVENT, BadEnvelope, Item, control_key
 from .health import LOST
 
 logger = get_logger(__name__)
@@ -68,10 +78,13 @@ def explain(error: Exception, layer: Any) -> Exception:
 def needed_rights(layer: Any) -> str:
     """The least rules of Redis' ACL for ``layer``, as far as it shows its names."""
     prefix = getattr(layer, "prefix", "asgi")
+    entries = [getattr(one, "pattern", one) for one in conf.CHANNELS_GROUPS or ()]
+    groups = dict.fromkeys((f"{conf.NAMESPACE}.*", *entries))
     if hasattr(layer, "_get_group_channel_name"):
-        names = f"&{prefix}__group__{conf.NAMESPACE}.* &{prefix}specific.*"
-        return f"{names} +subscribe +unsubscribe +publish"
-    return f"~{prefix}:group:{conf.NAMESPACE}.* ~{prefix}specific.* +@all -@admin -@dangerous"
+        words = [f"&{prefix}__group__{group}" for group in groups]
+        return " ".join([*words, f"&{prefix}specific.* +subscribe +unsubscribe +publish"])
+    words = [f"~{prefix}:group:{group}" for group in groups]
+    return " ".join([*words, f"~{prefix}specific.* +@all -@admin -@dangerous"])
 
 
 def watch(health: Health) -> None:
@@ -140,3 +153,105 @@ async def warn_of_old_name(layer: Any) -> None:
             DATABASE_0,
             conf.NAMESPACE,
         )
+
+
+# Groups of Channels
+
+#: The key of an event that this package has sent.
+MARK = "filtered_websocket"
+_is_name = re.compile(r"[A-Za-z0-9._-]{1,99}").fullmatch
+#: A type of an event that can be the name of one for clients of protocols.
+_is_event = re.compile(r"[\w.]{1,200}", re.ASCII).fullmatch
+
+
+class _Encoder(Encoder):
+    """Events may have bytes, which JSON has not."""
+
+    def default(self, o: Any) -> Any:
+        return base64.b64encode(o).decode() if isinstance(o, BYTES) else super().default(o)
+
+
+_encode = _Encoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+class Names:
+    """What ``CHANNELS_GROUPS`` says of the name of a group."""
+
+    def __init__(self, entries: Sequence[Any]) -> None:
+        known = [one for one in entries if is_entry(one)]
+        received = [_regex(one) for one in known if isinstance(one, str)]
+        #: Whether events of Channels are received at all.
+        self.receives_any = bool(received)
+        self._received = re.compile("|".join(received))
+        self._forwards = [
+            (re.compile(_regex(one.pattern)), one.type) for one in known if isinstance(one, Forward)
+        ]
+        #: The type of the events that what is published to a group is forwarded as, or None.
+        self.type_of = lru_cache(1024)(self._find_type)
+
+    def receives(self, group: str) -> bool:
+        """Whether the group of Channels with this name is this one, too."""
+        return _is_name(group) is not None and self._received.fullmatch(group) is not None
+
+    def _find_type(self, group: str) -> str | None:
+        for pattern, kind in self._forwards if _is_name(group) else ():
+            if pattern.fullmatch(group):
+                return kind
+        return None
+
+
+def is_entry(entry: Any) -> bool:
+    """Whether ``CHANNELS_GROUPS`` may have it."""
+    return isinstance(entry, Forward) or is_channels_pattern(entry)
+
+
+def _regex(pattern: str) -> str:
+    return re.escape(pattern).replace(r"\*", ".*")
+
+
+_names: tuple[Any, Names] = (), Names(())
+
+
+def names() -> Names:
+    """Of the setting as it is now."""
+    global _names
+    entries = conf.CHANNELS_GROUPS
+    if _names[0] is not entries:
+        _names = entries, Names(entries or ())
+    return _names[1]
+
+
+def check_entries() -> None:
+    """:exc:`ImproperlyConfigured` where the setting has what it may not."""
+    for entry in conf.CHANNELS_GROUPS or ():
+        if not is_entry(entry):
+            raise ImproperlyConfigured(
+                f"FILTERED_WEBSOCKET['CHANNELS_GROUPS'] has {entry!r:.120}, which is no name that"
+                " Channels accepts for a group, and no forward(...)."
+            )
+
+
+def event_of(item: Item, kind: str) -> dict[str, Any]:
+    """What consumers get of a message: the keys of a dict, anything else as ``message``."""
+    message: Any = item.payload if item.kind == "b" else item.payload.decode()
+    if item.kind == "j":
+        message = json.loads(message)
+    fields = message if isinstance(message, dict) else {"message": message}
+    return {**fields, "type": kind, MARK: 1}
+
+
+def item_of(event: Any) -> Item | None:
+    """What the members of a group get of an event; None where this package has sent it."""
+    kind = event.get("type") if isinstance(event, dict) else None
+    if not isinstance(kind, str):
+        raise BadEnvelope(f"an event of Channels is a dict with a type, not {event!r:.80}")
+    if MARK in event:
+        return None
+    payload = EventBytes(_encode(event).encode())
+    if len(payload) > conf.MAX_MESSAGE_SIZE:
+        raise BadEnvelope(
+            f"an event of type {kind!r:.80} has {len(payload)} bytes: MAX_MESSAGE_SIZE is"
+            f" {conf.MAX_MESSAGE_SIZE}"
+        )
+    payload.event = event
+    return Item(0, "j", "", payload, {EVENT: kind} if _is_event(kind) else {})

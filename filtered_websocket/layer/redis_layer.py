@@ -219,12 +219,13 @@ class RedisLayer:
             self._groups.pop(name, None)
         return not members
 
-    def listen(self, channel: str, on_data: OnData, on_lost: OnLost) -> None:
+    def listen(self, channel: str, on_data: OnData, on_lost: OnLost) -> Callable[[], object]:
         """
         Call ``on_data`` with each message to the groups that ``channel`` is in, and
-        ``on_lost`` when messages may have been missed.
+        ``on_lost`` when messages may have been missed. What it returns ends that.
         """
         self._listeners[channel] = on_data, on_lost
+        return partial(self._listeners.pop, channel, None)
 
     def ignore(self, channel: str) -> None:
         """Undo :meth:`listen`, and leave every group, of which ``channel`` is told nothing."""

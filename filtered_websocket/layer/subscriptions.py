@@ -9,12 +9,14 @@ import asyncio
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from ..conf import conf
-from ..threads.tasks import pause
+from ..threads.tasks import Tasks, end_tasks, pause
 from ..transports import settle
 from ..types import GroupLayer
+from .health import LOST
 
 
 class AbandonedChannel(NamedTuple):
@@ -224,3 +226,75 @@ class Subscriptions:
                 self._to_report.discard(key)
                 if key in self._joined:
                     self._on_joined_late(key)
+
+
+# Groups of Channels
+
+#: Called with the name of a group, and an event that was sent to it.
+Receive = Callable[[str, Any], None]
+
+
+class Boxes:
+    """
+    A channel for each group, from which events are received: as a layer of Channels has groups,
+    for :class:`Subscriptions`. By a task each, on layers of which nothing else is known.
+    """
+
+    def __init__(self, layer: Any, tasks: Tasks, receive: Receive) -> None:
+        self._layer, self._tasks, self._receive = layer, tasks, receive
+        self.group_expiry = getattr(layer, "group_expiry", None)
+        self._channels: dict[str, str] = {}
+        self._listening: dict[str, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def new_channel(self) -> str:
+        """Each group has another one."""
+        return ""
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Receive what is sent to ``group``."""
+        if group not in self._channels:
+            self._channels[group] = await self._open(group)
+        await self._join(group, self._channels[group])
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Undo :meth:`group_add`."""
+        await self._part(group, self._channels[group])
+        self._close(self._channels.pop(group))
+
+    async def close(self) -> None:
+        """Receive nothing any more."""
+        for channel in self._channels.values():
+            self._close(channel)
+        await end_tasks(self._ending)
+
+    async def _open(self, group: str) -> str:
+        channel: str = await self._layer.new_channel()
+        listen = partial(self._listen, group, channel)
+        self._listening[channel] = self._tasks.start(listen, f"fws-bridge {group:.40}")
+        return channel
+
+    async def _join(self, group: str, channel: str) -> None:
+        await self._layer.group_add(group, channel)
+
+    async def _part(self, group: str, channel: str) -> None:
+        await self._layer.group_discard(group, channel)
+
+    def _close(self, channel: str) -> None:
+        task = self._listening.pop(channel)
+        task.cancel()
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _listen(self, group: str, channel: str) -> None:
+        failures = 0
+        while True:
+            try:
+                event = await self._layer.receive(channel)
+                failures = 0
+            except Exception as error:
+                event = error  # which is no event
+                failures += 1
+            if not isinstance(event, LOST):
+                self._receive(group, event)
+            await asyncio.sleep(pause(failures) if failures else 0)

@@ -101,8 +101,13 @@ MESSAGES = (
     counter(
         "fws_dropped_messages_total",
         "Messages that had no room: in the outbox of a slow reader, or before a group or consumer"
-        " chain.",
-        total_of(outbox="dropped", group="group_dropped", consumer="event_dropped"),
+        " chain; or that could not be forwarded to consumers of Channels.",
+        total_of(
+            outbox="dropped",
+            group="group_dropped",
+            consumer="event_dropped",
+            forward="not_forwarded",
+        ),
         "queue",
     ),
     counter(

@@ -12,6 +12,7 @@ the message; and under gevent a greenlet stays a greenlet.
 
 import os
 import time
+from functools import partial
 from typing import Any
 
 import redis
@@ -25,6 +26,7 @@ from ..history.scripts import Arguments, Script
 from ..layer.envelope import CONTROL, Item, group_key, unseal
 from .batches import Keep
 from .direct_host import Host
+from .queue import forward_now
 
 #: (process, layer) -> its sender, or None. No lock: one could be held at a fork.
 _senders: "dict[tuple[int, Any], DirectSender | None]" = {}
@@ -82,7 +84,14 @@ class DirectSender:
         if group == CONTROL and host.is_away:
             # A script that saves many users would wait each time. RECHECK finds the change.
             raise PublishError("not sent: Redis did not answer a moment ago")
-        return host.send(channel, key, item, keep)
+        position = host.send(channel, key, item, keep)
+        if conf.CHANNELS_GROUPS and not (position and position.repeated):
+            forward_now(group, item, partial(self._send_event, group))
+        return position
+
+    def _send_event(self, group: str, event: dict[str, Any]) -> None:
+        channel, _ = self._find(group)
+        self.execute(group, ("PUBLISH", channel, self.layer.serialize(event)))
 
     def ask(self, item: Item, seconds: float) -> list[Item]:
         """

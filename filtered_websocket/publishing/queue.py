@@ -4,6 +4,7 @@ The queue of what this hub publishes: bounded in messages and bytes, for all gro
 ::
 
     admit (any thread) -> put_admitted -> Sender -> the channel layer
+                                            '-> Forwarder -> a group of Channels, if it has one
 """
 
 import asyncio
@@ -11,15 +12,29 @@ import queue
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
+from typing import Any
 
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+
+from ..conf import conf
 from ..exceptions import PublishError
 from ..history.base import Position
 from ..layer.envelope import CONTROL, Item
+from ..layer.names import event_of, names
+from ..layer.redis_layer import redis_layer
+from ..logs import LogThrottle, get_logger
+from ..observe import totals
 from ..threads.budget import Budget
-from ..threads.tasks import Tasks
+from ..threads.serial_queue import SerialQueue
+from ..threads.tasks import Tasks, runs_a_loop
 from .batches import Done, Entry, Histories, Keep, Link
 from .items import captures, on_publish
 from .sender import Sender
+
+logger = get_logger(__name__)
+_throttle = LogThrottle()
 
 
 class PublishQueue:
@@ -39,10 +54,10 @@ class PublishQueue:
         histories: Histories | None = None,
     ) -> None:
         self.budget = Budget(limits_count=True)
-        self._sender = Sender(tasks, link, on_failed, self._release, histories)
-        self.settled = self._sender.settled
-        self.sent = self._sender.sent
-        self.give_up = self._sender.give_up
+        #: What was sent goes on to groups of Channels, if any.
+        self.forwarder = Forwarder(tasks)
+        forward = self.forwarder.put
+        self._sender = Sender(tasks, link, on_failed, self._release, histories, forward)
 
     @property
     def origin(self) -> str:
@@ -122,4 +137,101 @@ class PublishQueue:
     @property
     def is_settled(self) -> bool:
         """Whether nothing is queued, except for the end of an outage."""
-        return self._sender.is_settled
+        return self._sender.is_settled and not self.forwarder.busy
+
+    async def settled(self) -> None:
+        """Return when nothing is queued, except for the end of an outage."""
+        await self._sender.settled()
+        await self.forwarder.settled()
+
+    async def sent(self) -> None:
+        """Return when nothing is queued and no send is in progress."""
+        await self._sender.sent()
+        await self.forwarder.settled()
+
+    async def give_up(self) -> None:
+        """Fail what is queued, because the process or hub ends."""
+        await self._sender.give_up()
+        await self.forwarder.give_up()
+
+
+class Forwarder:
+    """
+    Sends what was published to a group on to that of Channels with the same name, if the site
+    forwards it: in order, each once, or not at all where that fails. Belongs to one event loop.
+    """
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._queue: SerialQueue[tuple[str, Item, str, float]] = SerialQueue(
+            tasks,
+            Budget(),
+            self._send,
+            lambda waiting: waiting[1].size,
+            bound=conf.PUBLISH_QUEUE,
+            name="fws-forward",
+        )
+        self._has_ended = False
+
+    def put(self, group: str, items: Sequence[Item]) -> None:
+        """Messages were published to ``group``."""
+        kind = names().type_of(group)
+        for item in items if kind else ():
+            try:
+                self._queue.put((group, item, str(kind), time.monotonic()))
+            except queue.Full:
+                not_forwarded(group, "too many wait for the channel layer")
+
+    async def _send(self, waiting: tuple[str, Item, str, float]) -> None:
+        group, item, kind, since = waiting
+        layer: Any = get_channel_layer(conf.CHANNEL_LAYER)
+        if layer is None:
+            return  # manage.py check reports it
+        try:
+            if self._has_ended or time.monotonic() - since > conf.PUBLISH_MAX_AGE:
+                raise TimeoutError("the channel layer took too long")
+            async with asyncio.timeout(conf.LAYER_TIMEOUT):
+                await (redis_layer(layer) or layer).group_send(group, event_of(item, kind))
+        except Exception as error:
+            not_forwarded(group, repr(error))
+
+    @property
+    def busy(self) -> bool:
+        return self._queue.busy
+
+    async def settled(self) -> None:
+        """Return when nothing waits."""
+        await self._queue.settled()
+
+    async def give_up(self) -> None:
+        """Drop what waits."""
+        self._has_ended = True
+        await self.settled()
+        self._has_ended = False
+
+
+def not_forwarded(group: str, why: str) -> None:
+    """A message did not go on to the group of Channels, which is counted and logged."""
+    totals["not_forwarded"] += 1
+    if _throttle.note("forward"):
+        count = totals["not_forwarded"]
+        logger.error(
+            "not forwarded to the group %.99r of Channels: %s (%d so far)", group, why, count
+        )
+
+
+def forward_now(group: str, item: Item, send: Callable[[dict[str, Any]], object]) -> None:
+    """Call ``send`` with the event for what no hub has queued, if the site forwards it."""
+    kind = names().type_of(group)
+    if kind is not None:
+        try:
+            send(event_of(item, kind))
+        except Exception as error:
+            not_forwarded(group, repr(error))
+
+
+def forward_here(group: str, item: Item, layer: Any, get_hub: Callable[[], Any]) -> None:
+    """:func:`forward_now` to consumers of this process, by a layer that leads to no other."""
+    if runs_a_loop():
+        get_hub().publish_queue.forwarder.put(group, [item])
+    else:
+        forward_now(group, item, partial(async_to_sync(layer.group_send), group))

@@ -42,9 +42,9 @@ AGE_CHECK = 0.1
 
 class Sender:
     """
-    Each group has one batch on its way at most. What cannot be sent within ``PUBLISH_MAX_AGE``
-    is reported to its own future or to ``on_failed``; ``on_released`` is called with what is no
-    longer queued.
+    Each group has one batch on its way at most. What cannot be sent within ``PUBLISH_MAX_AGE`` is
+    told to its own future or ``on_failed``; ``on_released`` gets what is no longer queued, and
+    ``forward`` what was sent, where ``CHANNELS_GROUPS`` is set.
     """
 
     def __init__(
@@ -54,10 +54,11 @@ class Sender:
         on_failed: Callable[[str, list[Item], PublishError], None],
         on_released: Callable[[Sequence[Entry]], None],
         histories: Histories | None,
+        forward: Callable[[str, Sequence[Item]], None],
     ) -> None:
         self._tasks = tasks
         self._link = link
-        self._histories = histories
+        self._histories, self._forward = histories, forward
         self._on_failed = on_failed
         self._release = on_released
         self.stamper = Stamper()
@@ -157,10 +158,10 @@ class Sender:
         else:
             for number, (_, _, done) in enumerate(entries, 1 - len(entries)):
                 if done is not None and not done.done():
-                    place = (
-                        None if answer is None else answer._replace(offset=answer.offset + number)
-                    )
+                    place = answer and answer._replace(offset=answer.offset + number)
                     done.set_result(place)
+            if conf.CHANNELS_GROUPS and not (answer and answer.repeated):
+                self._forward(group, [item for item, _, _ in entries])
         del self._on_the_way[group]
         self._release(entries)
         if group in self._waiting:

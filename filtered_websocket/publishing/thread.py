@@ -52,7 +52,7 @@ class PublisherThread:
         """As :meth:`DirectSender.send <filtered_websocket.publishing.direct.DirectSender.send>`."""
         sending = asyncio.run_coroutine_threadsafe(self._send(group, item, keep), self._loop)
         try:
-            return sending.result()
+            position = sending.result()
         except (*LOST, TypeError, ValueError) as error:
             raise PublishError(
                 f"the channel layer did not confirm the message: {type(error).__name__}: {error}"
@@ -60,6 +60,9 @@ class PublisherThread:
         except BaseException:
             sending.cancel()
             raise
+        if conf.CHANNELS_GROUPS and not (position and position.repeated):
+            self.hub.call(self.hub.publish_queue.forwarder.put, group, [item])
+        return position
 
     async def _send(self, group: str, item: Item, keep: Keep | None) -> Position | None:
         failures = 0

@@ -64,6 +64,7 @@ WRONG = {
     "AUTHENTICATORS": [None, "filtered_websocket.auth.HeaderAuthenticator", [object], [None]],
     "BLOCKING_THREADS": [0, -1, 1.5, "8", True, None],
     "CALLS": [0, -1, 1.5, "8", True, None],
+    "CHANNELS_GROUPS": ["chat", None, {"chat": "x"}, 3],
     "CHANNEL_LAYER": [3, None],
     "CODEC": [3, []],
     "CONSOLE_TENANT": [3, ["a"], True],

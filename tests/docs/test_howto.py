@@ -8,6 +8,7 @@ import sys
 import tomllib
 import types
 import unittest
+from functools import partial
 
 import celery
 import jwt
@@ -198,25 +199,40 @@ def test_a_token_for_an_audience_is_refused(settings):
 # Coming from Channels
 
 
+CHAT = "docs/coming-from-channels.md"
+
+
 class Conversation:
-    """Ann and Bob, in a room of the consumer or of its route."""
+    """Ann and Bob, in a room of the consumer or of its route; each may come by another path."""
 
-    def __init__(self, application):
-        self.application = application
+    def __init__(self, routes, *paths):
+        self.application = URLRouter(routes)
+        self.paths = paths
 
-    async def hold(self):
+    async def hold(self, *texts):
+        """What each of them hears, with what the site says."""
         names = ("ann", "bob")
         # In the database, as a user whom a middleware has set is looked for there.
         people = [(await User.objects.aget_or_create(username=name))[0] for name in names]
         async with contextlib.AsyncExitStack() as stack:
-            ann, bob = [await self.enter(stack, user) for user in people]
-            assert await self.enter(stack, AnonymousUser()) is None
-            for text in ("  hi ", "   ", "all"):
+            ann, bob = [
+                await self.enter(stack, user, way)
+                for user, way in zip(people, self.paths, strict=True)
+            ]
+            for way in set(self.paths):
+                assert await self.enter(stack, AnonymousUser(), way) is None
+            for text in ("  hi ", "   "):
                 await ann.send_to(text_data=json.dumps({"text": text}))
-            return [[json.loads(await who.receive_from(LIMIT)) for _ in "12"] for who in (ann, bob)]
+            assert await heard(ann, bob) == [{"from": "ann", "text": "hi"}] * 2
+            await bob.send_to(text_data=json.dumps({"text": "all"}))
+            assert await heard(ann, bob) == [{"from": "bob", "text": "all"}] * 2
+            for say in texts:
+                await say()
+                assert await heard(ann, bob) == [{"from": "the site", "text": "hello"}] * 2
+            assert await ann.receive_nothing() and await bob.receive_nothing()
 
-    async def enter(self, stack, user):
-        client = WebsocketCommunicator(self.application, "/chat/1/")
+    async def enter(self, stack, user, way):
+        client = WebsocketCommunicator(self.application, way)
         client.scope["user"] = user
         accepted, _ = await client.connect(timeout=LIMIT)
         if accepted:
@@ -224,20 +240,31 @@ class Conversation:
         return client if accepted else None
 
 
-async def test_a_chat_says_the_same_as_a_consumer_and_as_a_route(site):
-    moving = "docs/coming-from-channels.md"
-    site(moving, "consumers.py")
-    before = site.run(moving, "asgi.py, before")
-    _, _ = site(moving, "filters.py", "routes.py")
-    after = site.run(moving, "asgi.py, after")
-    assert isinstance(before.application, ProtocolTypeRouter) and callable(after.application)
-    said = await Conversation(URLRouter(before.routes)).hold()
-    assert said == [[{"from": "ann", "text": text} for text in ("hi", "all")]] * 2
-    # Where a consumer was, its route can be.
-    assert await Conversation(URLRouter(after.routes)).hold() == said
-    with published() as sent:
-        await sync_to_async(site.run)(moving, "publish")
-    assert [one.group for one in sent] == ["chat:1"]
+async def heard(*clients):
+    return [json.loads(await client.receive_from(LIMIT)) for client in clients]
+
+
+async def test_a_chat_moves_from_a_consumer_to_a_route_and_each_step_runs(site, settings):
+    site(CHAT, "consumers.py")
+    before = site.run(CHAT, "asgi.py, before")
+    assert isinstance(before.application, ProtocolTypeRouter)
+    group_send, publish = (
+        partial(sync_to_async(site.run), CHAT, label) for label in ("group_send", "publish")
+    )
+    await Conversation(before.routes, "/chat/1/", "/chat/1/").hold(group_send)
+    site(CHAT, "filters.py", "routes.py")
+    [chosen] = site(CHAT, "settings.py")
+    settings.FILTERED_WEBSOCKET = chosen.FILTERED_WEBSOCKET
+    both = site.run(CHAT, "asgi.py, both")
+    assert isinstance(both.application, ProtocolTypeRouter)
+    for ways in (("/chat/1/", "/live/1/"), ("/live/1/", "/chat/1/"), ("/live/1/", "/live/1/")):
+        await Conversation(both.routes, *ways).hold(group_send, publish)
+    # With the setting the new code alone works as well, and without it.
+    after = site.run(CHAT, "asgi.py, after")
+    assert callable(after.application)
+    await Conversation(after.routes, "/chat/1/", "/chat/1/").hold(group_send, publish)
+    settings.FILTERED_WEBSOCKET = {}
+    await Conversation(after.routes, "/chat/1/", "/chat/1/").hold(publish)
 
 
 # Coming from Centrifugo
