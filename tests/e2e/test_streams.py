@@ -232,6 +232,45 @@ async def test_in_a_browser_behind_a_proxy_without_upgrades_a_stream_gets_throug
         assert (await ann.hears("publication"))["data"] == {"n": 1}
 
 
+#: A page with client.js; what it hears, and by what it has asked.
+OURS = """
+async (group) => {
+  const { connect } = await import("/static/filtered_websocket/client.js");
+  window.heard = [];
+  window.client = connect();
+  const ready = new Promise((onsubscribe) =>
+    client.subscribe(group, { onsubscribe, onmessage: (data) => heard.push(data) }));
+  await ready;
+}
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_client_js_goes_on_by_a_stream_by_itself(new_context, site, way):
+    async with Proxy(site.uvicorn) as proxy:
+        page = await (await new_context()).new_page()
+        wrong, asked = [], []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url.partition("?")[0]))
+        if way == "sse":
+            await page.route("**/http_stream", lambda route: route.abort())
+        await page.goto(proxy.http())
+        await page.evaluate(OURS, f"room:{next(NAMES)}")
+        asks = "client.publish([...client.subscriptions.keys()][0], { shout: 'grüße' })"
+        await page.evaluate(f"Promise.all([client.call('add', [1, 2]), {asks}])")
+        await page.wait_for_function("heard.length")
+        assert await page.evaluate("heard") == [{"shout": "GRÜSSE"}]
+        assert proxy.http(f"/connection/{way}") in asked and proxy.http("/emulation") in asked
+        # The way that was found is used again.
+        tries = asked.count(proxy.http("/connection/http_stream"))
+        await page.evaluate("client.close()")
+        await page.evaluate(OURS, f"room:{next(NAMES)}")
+        assert asked.count(proxy.http(f"/connection/{way}")) == 2
+        again = 1 if way == "http_stream" else 0
+        assert asked.count(proxy.http("/connection/http_stream")) == tries + again
+        assert wrong == []
+
+
 @pytest.mark.parametrize("kind", PROXIES)
 async def test_proxies_pass_on_at_once(kind, folder, site):
     ports = [site.daphne.port, site.uvicorn.port]

@@ -4,7 +4,8 @@ import assert from "node:assert/strict";
 import { beforeEach, mock, test } from "node:test";
 
 import {
-  accepted, begin, client as module, dialled, introduced, noting, pass, settled, sockets,
+  accepted, begin, client as module, dialled, introduced, noting, pass, requests, settled, sockets,
+  sources,
 } from "./page.mjs";
 
 const { connect, Client, RequestError, isFinal, TIMEOUT, LOST, CLOSED } = module;
@@ -643,4 +644,155 @@ test("its types name what it exports", async () => {
   const named = [...types.matchAll(/^export (?:class|const|function) (\w+)/gm)].map(([, name]) => name);
   assert.deepEqual(named.sort(), Object.keys(module).sort());
   assert.equal(new Client("/ws").state, "closed");
+});
+
+// Where no WebSocket gets through
+
+// Loaded before the first test, which cannot tell how many turns that takes.
+await import(new URL("./streams.js", process.env.CLIENT_JS));
+
+const SERVED = { client: "me", ping: 25, pong: true, session: "s", node: "n" };
+let sites = 0;
+
+/** A client whose WebSocket has never opened, of an address that no other test has. */
+async function blocked(...handlers) {
+  const site = `https://${(sites += 1)}.example`;
+  const calls = [];
+  const client = connect(`${site}/app/connection/websocket?ticket=t`, noting(calls, ...handlers));
+  (await dialled()).end(1006);
+  await arrived(requests, 1);
+  return { client, site, calls };
+}
+
+/** Wait until it is so: what reads a stream takes some turns. */
+async function until(isSo) {
+  for (let turn = 0; !isSo(); turn += 1) {
+    if (turn > 1000) throw new Error(`never: ${isSo}`);
+    await pass(0);
+  }
+}
+
+/** Wait for so many, and return the last one. */
+async function arrived(made, count) {
+  await until(() => made.length >= count);
+  return made[count - 1];
+}
+
+test("where a WebSocket never opens, it goes on by an HTTP stream", async () => {
+  const { client, site, calls } = await blocked("onclose", "onopen");
+  const [begun] = requests;
+  assert.equal(begun.url, `${site}/app/connection/http_stream?ticket=t`);
+  assert.deepEqual([begun.method, begun.credentials], ["POST", "include"]);
+  const { id, connect: who } = JSON.parse(begun.body);
+  assert.equal(who.name, "client.js");
+  assert.equal(client.state, "connecting");
+  begun.stream().say({ id, connect: SERVED });
+  await until(() => client.state === "open");
+  assert.deepEqual(calls.map(([name, { delay }]) => [name, delay]), [["onclose", 0], ["onopen", undefined]]);
+  // Commands are requests, one at a time; those that wait go together.
+  const heard = [];
+  client.subscribe("room", { onmessage: (data) => heard.push(data) });
+  const sent = [1, "x".repeat(40_000), 2, 3].map((data) => fails(client.publish("room", data), CLOSED));
+  await arrived(requests, 2);
+  assert.equal(requests[1].url, `${site}/app/emulation`);
+  const said = () => requests.slice(1).map(({ body }) => JSON.parse(body));
+  for (const count of [3, 4, 5]) {
+    requests[count - 2].done();
+    await arrived(requests, count);
+  }
+  assert.deepEqual(said().map(({ session, node }) => session + node), ["sn", "sn", "sn", "sn"]);
+  assert.deepEqual(said().map(({ data }) => data.split("\n").length), [1, 1, 1, 2]);
+  // Messages come in any pieces.
+  begun.say({ id: 2, subscribe: {} });
+  const bytes = Buffer.from(`${JSON.stringify({ push: { channel: "room", pub: { data: "grüße" } } })}\n`);
+  begun.bytes(...[...bytes].map((byte) => [byte]));
+  await until(() => heard.length > 0);
+  assert.deepEqual(heard, ["grüße"]);
+  // A ping is answered.
+  requests[4].done();
+  begun.say({});
+  await arrived(requests, 6);
+  assert.equal(said().at(-1).data, "{}");
+  requests[5].done();
+  // The last message tells the code.
+  begun.say({ push: { disconnect: { code: 3500, reason: "revoked" } } });
+  await until(() => client.state === "closed");
+  assert.deepEqual(calls.at(-1), ["onclose", { code: 3500, reason: "revoked", delay: null }]);
+  assert.equal(begun.signal.aborted, true);
+  await Promise.all(sent);
+});
+
+test("the way that was found is used until the page ends", async () => {
+  const { client, site, calls } = await blocked("onclose");
+  requests[0].stream().say({ id: JSON.parse(requests[0].body).id, connect: SERVED });
+  await until(() => client.state === "open");
+  requests[0].response.close();
+  await until(() => client.state === "waiting");
+  assert.equal(calls.at(-1)[1].code, 1006);
+  assert.equal(calls.at(-1)[1].delay, 500);
+  await pass(500);
+  await arrived(requests, 2);
+  assert.equal(sockets.length, 1);
+  client.close();
+  assert.equal(requests[1].signal.aborted, true);
+  connect(`${site}/app/connection/websocket?ticket=t`);
+  await arrived(requests, 3);
+  assert.equal(sockets.length, 1);
+});
+
+test("where no HTTP stream gets through either, it goes on by server-sent events", async () => {
+  const { client, site, calls } = await blocked("onclose");
+  requests[0].done(403);
+  const source = await arrived(sources, 1);
+  const { href, searchParams } = source.url;
+  assert.ok(href.startsWith(`${site}/app/connection/sse?ticket=t&cf_connect=`));
+  assert.equal(source.withCredentials, true);
+  source.say({ id: JSON.parse(searchParams.get("cf_connect")).id, connect: SERVED });
+  assert.equal(client.state, "open");
+  const lost = fails(client.publish("room", 1), LOST);
+  await arrived(requests, 2);
+  assert.equal(requests[1].url, `${site}/app/emulation`);
+  // A stream that the server does not know any more has ended.
+  requests[1].done(404);
+  await lost;
+  assert.deepEqual(calls.at(-1)[1], { code: 1006, reason: "Error: emulation: HTTP 404", delay: 500 });
+  assert.equal(source.isClosed, true);
+});
+
+test("where nothing gets through, it begins again with a WebSocket, later", async () => {
+  const { client, calls } = await blocked("onclose");
+  await pass(10_000);  // an HTTP stream that says nothing
+  (await arrived(sources, 1)).onerror();
+  assert.deepEqual(calls.map(([, { delay }]) => delay), [0, 0, 500]);
+  assert.equal(client.state, "waiting");
+  assert.equal(requests[0].signal.aborted, true);
+  await pass(500);
+  assert.equal(sockets.length, 2);
+  await accepted();
+  sockets[1].end(1006);
+  assert.equal(calls.at(-1)[1].delay, 500);
+  await pass(500);
+  assert.deepEqual([sockets.length, requests.length], [3, 1]);
+});
+
+test("a server that has said why, or has no streams, is not asked for one", async () => {
+  const calls = [];
+  connect("https://said.example/connection/websocket", noting(calls, "onclose"));
+  (await introduced()).end(4100, "full");
+  connect("https://other.example/ws", noting(calls, "onclose"));
+  (await dialled()).end(1006);
+  assert.deepEqual(calls.map(([, { delay }]) => delay), [500, 500]);
+  assert.equal(requests.length, 0);
+});
+
+test("where streams.js cannot be used, the next attempt is by a WebSocket", async () => {
+  const calls = [];
+  connect("https://no.example/connection/websocket", noting(calls, "onclose"));
+  globalThis.fetch = undefined;
+  globalThis.EventSource = undefined;
+  (await dialled()).end(1006);
+  await arrived(calls, 3);
+  assert.equal(calls[2][1].delay, 500);
+  await pass(500);
+  assert.equal(sockets.length, 2);
 });

@@ -64,6 +64,49 @@ export class FakeWebSocket {
   }
 }
 
+export const requests = [];
+
+/** A request of `fetch`, which a test answers. */
+class FakeRequest {
+  constructor(url, options) {
+    Object.assign(this, { url: String(url), ...options });
+    requests.push(this);
+    this.answered = new Promise((answer, fail) => Object.assign(this, { answer, fail }));
+    options.signal?.addEventListener("abort", () => this.fail(new Error("aborted")));
+  }
+
+  /** The answer to a command. */
+  done(status = 204) { this.answer(new Response(null, { status })); }
+
+  /** Begin a response that goes on. */
+  stream() {
+    this.answer(new Response(new ReadableStream({ start: (response) => { this.response = response; } })));
+    return this;
+  }
+
+  /** Bytes as they come: not as messages begin and end. */
+  bytes(...some) { for (const one of some) this.response.enqueue(new Uint8Array(one)); }
+
+  say(...messages) {
+    this.bytes(Buffer.from(messages.map((one) => `${JSON.stringify(one)}\n`).join("")));
+  }
+}
+
+export const sources = [];
+
+class FakeEventSource {
+  isClosed = false;
+
+  constructor(url, options) {
+    Object.assign(this, { url: new URL(url), ...options });
+    sources.push(this);
+  }
+
+  say(message) { this.onmessage({ data: JSON.stringify(message) }); }
+
+  close() { this.isClosed = true; }
+}
+
 /** Until nothing is left to do at this moment. */
 export function settled() {
   return new Promise(setImmediate);
@@ -98,13 +141,15 @@ export async function pass(milliseconds) {
 
 /** Begin a test with a page of this address, and chance that always gives the most. */
 export function begin(href = "https://example.com/chat/") {
-  sockets.length = 0;
+  for (const made of [sockets, requests, sources]) made.length = 0;
   mock.timers.reset();
   mock.timers.enable({ apis: ["setTimeout"] });
   mock.restoreAll();
   mock.method(Math, "random", () => 1);
   globalThis.location = { href };
   globalThis.WebSocket = FakeWebSocket;
+  globalThis.EventSource = FakeEventSource;
+  globalThis.fetch = (url, options) => new FakeRequest(url, options).answered;
   const heard = new EventTarget();
   for (const name of ["addEventListener", "removeEventListener", "dispatchEvent"]) {
     globalThis[name] = heard[name].bind(heard);

@@ -8,6 +8,7 @@
  *   await client.publish("room:1", { text: "hello" });
  *
  * It speaks the JSON format of the Centrifuge protocol. client.d.ts has all that is for pages.
+ * Where no WebSocket gets through, streams.js beside it is loaded, and connects by HTTP.
  */
 
 // Milliseconds. reconnect.js, which has the same rule, says why delays grow like this.
@@ -18,6 +19,11 @@ const [ANSWER, SLACK] = [10_000, 10_000];
 const LONGEST = 2 ** 31 - 1;
 // Codes of the server: an error, and two ends of a subscription.
 const [TOKEN_EXPIRED, UNSUBSCRIBED, COMES_BACK] = [109, 2000, 2500];
+
+// Where the server has streams, too; and how many ways there are: a WebSocket first.
+const [HAS_STREAMS, WAYS] = [/\/connection\/websocket$/, 3];
+// Address -> the way by which a server has answered, for as long as the page is there.
+const known = new Map();
 
 /** Codes of a RequestError that did not come from the server. */
 export const [TIMEOUT, LOST, CLOSED] = [1, 2, 3];
@@ -196,6 +202,9 @@ export class Client {
   #options;
   #socket = null;
   #attempts = new Attempts();
+  // The number of the way that is tried, and whether another may get through if this one fails.
+  #way = 0;
+  #hasOthers = false;
   // The answer to connect.
   #greeting = {};
   // Of the last command; and { name, line, done, timer, waits } of each without an answer.
@@ -215,10 +224,18 @@ export class Client {
     for (const type of ["online", "offline"]) globalThis.addEventListener?.(type, this);
     this.#attempts.begin();
     const failed = this.#attempts.only((error) => this.closed(1006, String(error)));
-    const dial = this.#attempts.only(([url, token]) => this.#dial(url, token));
+    const dial = this.#attempts.only(([url, token, Socket]) => this.#dial(url, token, Socket));
     this.#attempts.after("next", ANSWER, () => failed("no answer"));
-    Promise.all([this.#url, this.#options.token].map(valueOf)).then(dial).catch(failed);
+    this.#hasOthers = false;
+    const needed = [this.#url, this.#options.token, () => this.#socketClass()];
+    Promise.all(needed.map(valueOf)).then(dial).catch(failed);
     return this;
+  }
+
+  async #socketClass() {
+    this.#way = known.get(this.#url) ?? this.#way;
+    if (this.#way > 0) return (await import("./streams.js")).ways[this.#way - 1];
+    return this.#options.WebSocket ?? WebSocket;
   }
 
   close() { if (this.state !== "closed") this.closed(1000, "", true); }
@@ -282,8 +299,10 @@ export class Client {
     this.#answered({ id, error: { code, message: `${name}: ${why}` } });
   }
 
-  #dial(url, token) {
-    const socket = new (this.#options.WebSocket ?? WebSocket)(address(url));
+  #dial(url, token, Socket) {
+    const found = address(url);
+    this.#hasOthers = HAS_STREAMS.test(new URL(found).pathname) && !known.has(this.#url);
+    const socket = new Socket(found);
     this.#socket = socket;
     socket.onopen = () => this.#introduce(token);
     socket.onmessage = ({ data }) => this.#read(data);
@@ -308,6 +327,8 @@ export class Client {
     this.state = "open";
     this.id = result.client;
     this.#greeting = result;
+    known.set(this.#url, this.#way);
+    this.#hasOthers = false;
     this.#attempts.after("next", STABLE, () => this.#attempts.succeeded());
     this.#expectPing();
     this.#renew(result);
@@ -392,7 +413,9 @@ export class Client {
       if (isLast) this.#fail(id, CLOSED, "the client is closed");
       else if (!waits) this.#fail(id, LOST, "the connection was lost: it may have arrived");
     }
-    const delay = isLast ? null : this.#attempts.delay();
+    // Where nothing was heard, another way may get through: at once, up to the last one.
+    this.#way = this.#hasOthers && code === 1006 ? (this.#way + 1) % WAYS : 0;
+    const delay = isLast ? null : this.#way > 0 ? 0 : this.#attempts.delay();
     if (!isLast) this.#attempts.after("next", delay, () => this.open());
     else for (const type of ["online", "offline"]) globalThis.removeEventListener?.(type, this);
     tell(this.#options.onclose, { code, reason, delay });
