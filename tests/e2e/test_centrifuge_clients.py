@@ -37,31 +37,43 @@ COUNT, ALL = 62, 185
 #: unittest, with as many seconds for each step of those that connect to a server as anything may
 #: take. Its clients and tests give a step five. If one takes longer, the client connects again:
 #: then the second client may be there before the first one, and the test waits for ever for what
-#: the first one is told of the second. And a client that disconnects gets the replies to its
-#: subscribes first: its test of recovery does not wait for them, and while one process is busy
-#: the other may have answered what came later. Then the first one has nothing to recover from,
-#: and the test waits for ever for what it missed.
+#: the first one is told of the second. And before a client connects or disconnects, those that
+#: are there get the replies to their subscribes: its tests do not wait for them, and while one
+#: process is busy the other may have answered what came later. Then the first client is not told
+#: of the second, or has nothing to recover from, and the test waits for ever for that.
 WITH_TIME = f"""
-import asyncio, unittest
+import asyncio, unittest, weakref
 import centrifuge
 import tests.centrifugo
 
-begin, end = centrifuge.Client.__init__, centrifuge.Client.disconnect
+begin = centrifuge.Client.__init__
 wait_for = asyncio.wait_for
+clients = weakref.WeakSet()
 
 def begin_with_time(client, *arguments, timeout={LIMIT}, **options):
     begin(client, *arguments, timeout=timeout, **options)
+    clients.add(client)
 
-async def end_subscribed(client):
-    if client.state != centrifuge.ClientState.DISCONNECTED:
-        waiting = [one for one in client._subs.values() if one.state.value == "subscribing"]
-        await asyncio.gather(*(one.ready({LIMIT}) for one in waiting), return_exceptions=True)
-    await end(client)
+def subscribed(step):
+    async def take(client):
+        waiting = [
+            one.ready({LIMIT})
+            for other in clients
+            if other.state != centrifuge.ClientState.DISCONNECTED
+            for one in other._subs.values()
+            if one.state.value == "subscribing"
+        ]
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await step(client)
+
+    return take
 
 async def wait_long(what, timeout):
     return await wait_for(what, {LIMIT})
 
-centrifuge.Client.__init__, centrifuge.Client.disconnect = begin_with_time, end_subscribed
+centrifuge.Client.__init__ = begin_with_time
+centrifuge.Client.connect = subscribed(centrifuge.Client.connect)
+centrifuge.Client.disconnect = subscribed(centrifuge.Client.disconnect)
 asyncio.wait_for = wait_long
 tests.centrifugo.require_centrifugo.__defaults__ = ({LIMIT},)
 unittest.main(module=None)
