@@ -42,7 +42,7 @@ def project_urls(url):
     files = f"{url}/blob/{tag()}"
     return {
         "Source": url,
-        "Documentation": f"{files}/docs/README.md",
+        "Documentation": f"{files}/README.md#documentation",
         "Changelog": f"{files}/CHANGELOG.md",
         "Issues": f"{url}/issues",
         "Security": f"{files}/SECURITY.md",

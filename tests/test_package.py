@@ -137,6 +137,15 @@ def test_of_a_release_they_lead_to_its_tag(setup, monkeypatch):
     assert setup.project_urls(URL)["Changelog"] == f"{URL}/blob/v1.2.3/CHANGELOG.md"
 
 
+def test_the_labels_of_the_package_lead_to_files_and_headings_that_exist(setup):
+    files = [url for url in setup.project_urls(URL).values() if "/blob/" in url]
+    assert len(files) == 3
+    for target in files:
+        path, _, heading = target.removeprefix(f"{URL}/blob/HEAD/").partition("#")
+        text = (ROOT / path).read_text()
+        assert not heading or f"## {heading}\n" in text.lower(), target
+
+
 def test_where_nobody_says_where_the_repository_is_no_link_leads_nowhere(setup):
     text = setup.for_package_pages(README, "")
     assert all(target.startswith("https://") for target in links(text))
