@@ -95,7 +95,7 @@ def check_query(query):
         assert re.search(r"by \(le\b", query), query
 
 
-def test_the_dashboard_is_one_that_grafana_imports():
+def test_the_dashboard_has_no_panel_on_another_and_no_unknown_variable():
     assert BOARD["title"] and BOARD["uid"] and BOARD["schemaVersion"] >= 36
     ids = [panel["id"] for panel in BOARD["panels"]]
     assert len(ids) == len(set(ids))
