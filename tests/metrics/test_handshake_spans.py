@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.contrib.auth.models import User
 from django.contrib.sessions.backends.db import SessionStore
 from django.urls import path
 from opentelemetry import context, propagate, trace
@@ -18,6 +19,7 @@ from filtered_websocket import (
     routing,
     tracing,
 )
+from filtered_websocket.auth.tickets import issue
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.hub.drain import ending
 from filtered_websocket.metrics import handshake_spans
@@ -375,16 +377,17 @@ def fail(connection, handshake):
 
 @sync_to_async
 def secrets_of_a_site():
-    """A key, and the key of a session."""
+    """A key, the key of a session, and a ticket."""
     _, key = Token.objects.create_key(name="till")
     session = SessionStore()
     session["cart"] = "s3cret-cart"
     session.create()
-    return str(key), session.session_key
+    ticket = issue(User.objects.create(username="ann"), SessionStore())
+    return str(key), session.session_key, ticket
 
 
 async def test_no_span_shows_a_key_a_cookie_a_query_or_a_payload(spans):
-    key, session = await secrets_of_a_site()
+    key, session, ticket = await secrets_of_a_site()
     headers = [
         ("cookie", f"sessionid={session}; other=s3cret-cookie".encode()),
         ("x-api-key", b"s3cret-header"),
@@ -393,6 +396,7 @@ async def test_no_span_shows_a_key_a_cookie_a_query_or_a_payload(spans):
         {"headers": [*headers, ("authorization", f"Token {key}".encode())]},
         {"headers": headers, "subprotocols": ["fws", f"fws.token.{key}"]},
         {"headers": headers, "query": "q=s3cret-query"},
+        {"query": f"ticket={ticket}"},
     ]
     for offer in offers:
         client = await shake_hands(
@@ -416,5 +420,5 @@ async def test_no_span_shows_a_key_a_cookie_a_query_or_a_payload(spans):
     for name in ("message /chat/<int:room>/", "publish", "process"):
         assert len(spans.named(name)) == len(offers)
     assert "is no room" in told and "no WebSocket route for /fws_" in told
-    for secret in ("s3cret", key, PLAIN_KEY, PLAIN_KEY[:24], session):
+    for secret in ("s3cret", key, PLAIN_KEY, PLAIN_KEY[:24], session, ticket, ticket[:24]):
         assert secret not in told
