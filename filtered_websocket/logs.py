@@ -11,8 +11,11 @@ import time
 import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
+
+from .quoting import HIDDEN, is_quoted, secrets_of, without_quotes
 
 #: At most one line per subject in this time, seconds.
 EVERY = 10.0
@@ -90,8 +93,11 @@ def _one_line(value: Any) -> Any:
 
 
 def safe_traceback(error: BaseException) -> str:
-    """The traceback of ``error``; a message of an exception cannot add lines to it."""
-    return "\n".join(map(_safe, traceback.format_exception(error)))
+    """
+    The traceback of ``error``; a message of an exception cannot add lines to it, and is left
+    out where it quotes the data of a filter.
+    """
+    return "\n".join(map(_safe, without_quotes(traceback.format_exception(error), error)))
 
 
 def _safe(chunk: str) -> str:
@@ -251,16 +257,25 @@ class Incidents:
         return self._by_key.get(key)
 
 
+def text_of(error: BaseException, secrets: set[str]) -> str:
+    """What ``error`` says, on one line, unless it quotes one of ``secrets``."""
+    with suppress(Exception):
+        if is_quoted(str(error), secrets):
+            return HIDDEN
+    return str(OneLine(error))
+
+
 def trace_of(error: BaseException) -> list[dict[str, str]]:
     """Each exception of a chain, as Python prints them: class, message, the innermost frames."""
     found: list[dict[str, str]] = []
+    secrets = secrets_of(error)
     next_one: BaseException | None = error
     while next_one is not None and len(found) < MAX_CAUSES:
         frames = traceback.extract_tb(next_one.__traceback__, limit=-MAX_FRAMES).format()
         found.append(
             {
                 "kind": type(next_one).__name__,
-                "message": str(OneLine(next_one)),
+                "message": text_of(next_one, secrets),
                 "frames": "".join(frames).rstrip("\n"),
             }
         )

@@ -28,6 +28,7 @@ from weakref import WeakSet
 
 from .exceptions import Close, Drop
 from .logs import LogThrottle, get_logger
+from .quoting import keep_secret
 
 logger = get_logger(__name__)
 _throttle = LogThrottle()
@@ -220,6 +221,8 @@ class WatchedStage:
         self, kind: object, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         seconds = clock() - self._began
+        if error is not None:
+            keep_secret(error, self.data)
         self._watches.tell("end_stage", None if error else self.data, seconds, error)
 
 

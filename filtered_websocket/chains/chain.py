@@ -5,6 +5,7 @@ from typing import Any
 
 from ..exceptions import Close, Drop, FilterError, ends_the_task
 from ..observe import QUICK, Watcher, Watches, add_chain, begin, clock
+from ..quoting import keep_secret
 from ..threads.blocking import run_blocking
 from .stage import Check, FilterClass, Stage, as_bytearray, make_stage
 
@@ -90,6 +91,7 @@ class Chain:
         except BaseException as error:
             # Of any class: a SystemExit would end the process, not this event.
             stats.stopped(clock() - began, error)
+            keep_secret(error, data)
             raise FilterError(path) from error
         return data
 
@@ -126,6 +128,7 @@ class Chain:
             if ends_the_task(error):
                 raise
             stats.stopped(clock() - began, error)
+            keep_secret(error, data)
             raise FilterError(path) from error
         return data
 

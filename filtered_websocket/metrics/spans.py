@@ -20,6 +20,7 @@ from ..groups import PERSONAL_PREFIX, TOKEN_PREFIX
 from ..layer.envelope import Item
 from ..logs import LogThrottle, get_logger, printable, safe_traceback
 from ..pipelines.keeping import site_rules
+from ..quoting import HIDDEN, is_quoted, secrets_of
 
 logger = get_logger(__name__)
 _throttle = LogThrottle()
@@ -151,7 +152,8 @@ def _class_of(error: BaseException) -> str:
 
 def _exception(error: BaseException, kind: str) -> Attributes:
     try:
-        text = short(error, MAX_TEXT)
+        quoting = is_quoted(str(error), secrets_of(error))
+        text = HIDDEN if quoting else short(error, MAX_TEXT)
     except Exception:
         text = ""  # its own __str__ fails
     return {

@@ -25,6 +25,7 @@ from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilte
 from filtered_websocket.groups import group
 from filtered_websocket.metrics import chain_spans
 from filtered_websocket.publish import apublish
+from filtered_websocket.quoting import HIDDEN
 from filtered_websocket.routing import websocket_application
 from filtered_websocket.testing import connect
 from filtered_websocket.types import Call
@@ -199,6 +200,22 @@ async def test_an_error_of_a_filter_is_on_its_span_with_its_traceback(spans, kin
     assert event.attributes["exception.message"] == r"'no such\nroom'"
     assert "in function" in event.attributes["exception.stacktrace"]
     assert chain.events == ()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_neither_a_span_nor_the_log_quotes_the_message(spans, caplog, kind):
+    read = filter_of(WebSocketMessageFilter, "Read", lambda _, data: int(data), kind)
+    async with connect([read]) as ann:
+        await ann.send("what-ann-says")
+        await ann.settle()
+    [event] = spans.one("Read").events
+    assert event.attributes["exception.type"] == "ValueError"
+    assert event.attributes["exception.message"] == HIDDEN
+    assert event.attributes["exception.stacktrace"].endswith(f"ValueError: {HIDDEN}")
+    [line] = [one for one in caplog.records if "raised ValueError" in one.getMessage()]
+    assert "in <lambda>" in line.exc_text and line.exc_text.endswith(f"ValueError: {HIDDEN}")
+    told = "".join(str(event.attributes) for span in spans.all for event in span.events)
+    assert "what-ann" not in told + line.exc_text
 
 
 class Unprintable(Exception):

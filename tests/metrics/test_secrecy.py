@@ -13,7 +13,7 @@ from filtered_websocket.auth.tickets import issue
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
 from filtered_websocket.json_codec import JSONCodec
-from filtered_websocket.logs import JSONFormatter
+from filtered_websocket.logs import JSONFormatter, recent
 from filtered_websocket.metrics import prometheus
 from filtered_websocket.metrics.access import DIRECTORY
 from filtered_websocket.metrics.prometheus import Files, expose
@@ -111,6 +111,19 @@ async def test_neither_has_a_key_a_cookie_a_ticket_or_a_message(
     for name, secret in {**secrets, "message": SAID, "broken": BROKEN[2:]}.items():
         assert secret not in told, name
         assert secret[-16:] not in told, name
+
+
+async def test_the_log_does_not_have_a_message_that_an_exception_quotes(caplog):
+    read = message_filter(lambda web_socket_instance, data: int(bytes(data)))
+    before = recent.total
+    async with connect([read]) as client:
+        await client.send(SAID)
+        await client.settle()
+    lines = [JSONFormatter().format(one) for one in caplog.records]
+    assert any("ValueError: (its text quotes the message)" in line for line in lines)
+    assert recent.total == before + 1
+    remembered = [(one.row(), one.trace) for one in recent.newest()]
+    assert SAID not in f"{lines} {remembered}"
 
 
 def test_a_formatter_shows_no_attribute_that_others_add():
