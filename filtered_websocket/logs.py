@@ -11,11 +11,10 @@ import time
 import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from .quoting import HIDDEN, is_quoted, secrets_of, without_quotes
+from .quoting import without_quotes
 
 #: At most one line per subject in this time, seconds.
 EVERY = 10.0
@@ -257,25 +256,16 @@ class Incidents:
         return self._by_key.get(key)
 
 
-def text_of(error: BaseException, secrets: set[str]) -> str:
-    """What ``error`` says, on one line, unless it quotes one of ``secrets``."""
-    with suppress(Exception):
-        if is_quoted(str(error), secrets):
-            return HIDDEN
-    return str(OneLine(error))
-
-
 def trace_of(error: BaseException) -> list[dict[str, str]]:
     """Each exception of a chain, as Python prints them: class, message, the innermost frames."""
     found: list[dict[str, str]] = []
-    secrets = secrets_of(error)
     next_one: BaseException | None = error
     while next_one is not None and len(found) < MAX_CAUSES:
         frames = traceback.extract_tb(next_one.__traceback__, limit=-MAX_FRAMES).format()
         found.append(
             {
                 "kind": type(next_one).__name__,
-                "message": text_of(next_one, secrets),
+                "message": str(OneLine(next_one)),
                 "frames": "".join(frames).rstrip("\n"),
             }
         )
