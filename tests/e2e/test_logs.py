@@ -25,6 +25,7 @@ SERVERS = {
     "daphne": lambda env: Daphne(env=env),
     "uvicorn": lambda env: Uvicorn(env=env),
     "uvicorn, websockets": lambda env: Uvicorn(env=env, options=("--ws", "websockets")),
+    "gunicorn": other("gunicorn"),
     "hypercorn": other("hypercorn"),
     "granian": other("granian"),
 }
