@@ -1,5 +1,6 @@
 """The site that docs/tutorial.md builds, from its own blocks, in a browser."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -20,6 +21,15 @@ ADDED = {
 }
 #: Nobody will steal these passwords: to hash them well takes seconds in all.
 FAST = '\nPASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]\n'
+#: Access is asked for again so soon, not after a minute.
+SOON = '\nFILTERED_WEBSOCKET["RECHECK"] = 1\n'
+#: What the last step of the page has done in the admin.
+CHANGED = """
+import django
+django.setup()
+from django.contrib.auth.models import Group, User
+Group.objects.get(name="kitchen").user_set.set(User.objects.filter(username__in=["ann", "eve"]))
+"""
 #: The commands of the page that say something, in one process.
 COMMANDS = """
 import django
@@ -47,7 +57,7 @@ def folder(tmp_path_factory):
         with open(site / "mysite" / name, "a") as file:
             file.write("\n" + PAGE[label])
             if name == "settings.py":
-                file.write(FAST)
+                file.write(FAST + SOON)
     for label in ("mysite/groups.py", "mysite/filters.py", "mysite/templates/room.html"):
         (site / label).parent.mkdir(exist_ok=True)
         (site / label).write_text(PAGE[label])
@@ -113,7 +123,9 @@ class Window:
         await expect(self.page.locator("#log li")).to_have_text(lines)
 
 
-async def test_members_chat_and_miss_nothing_and_others_stay_outside(server, new_context):
+async def test_members_chat_and_miss_nothing_and_others_stay_outside(
+    server, new_context, folder, env
+):
     windows = []
     for _ in range(3):
         context = await new_context()
@@ -141,4 +153,11 @@ async def test_members_chat_and_miss_nothing_and_others_stay_outside(server, new
         await window.shows("ann, bob", *everything)
     await eve.come(server, "eve")
     await eve.shows("permission denied")
+    # Who is no longer a member is out, and who has become one is in.
+    await asyncio.to_thread(run_python, env, "-c", CHANGED, cwd=folder)
+    await bob.shows("server unsubscribe", *everything)
+    await ann.shows("ann", *everything)
+    await eve.page.reload()
+    for window in (ann, eve):
+        await window.shows("ann, eve", *everything)
     assert [window.wrong for window in windows] == [[]] * 3
