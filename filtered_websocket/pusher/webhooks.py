@@ -215,11 +215,13 @@ def tell(app: App, fields: dict[str, Any], gone: Key | None = None) -> None:
 
 
 def _sender(app: App, hook: Hook) -> Sender:
-    key = app.id, hook.url, json.dumps([hook.events, hook.prefix, hook.suffix])
+    about = [hook.events, hook.prefix, hook.suffix, sorted(hook.headers.items())]
+    key = app.id, hook.url, json.dumps(about)
     with _lock:
         found = _senders.get(key)
-        if found is None or found._app is not app:
+        if found is None:
             found = _senders[key] = Sender(app, hook)
+        found._app = app  # as it is now: it signs with its secret
         return found
 
 

@@ -168,6 +168,22 @@ def test_a_hook_is_told_of_its_channels_only(settings):
         assert headers["X-Pusher-Signature"] == app_of_id("1").sign(body)
 
 
+def test_an_app_that_is_changed_keeps_its_sender_which_signs_with_the_new_secret():
+    with Receiver() as receiver:
+        hook = {"URL": receiver.url}
+        for number, secret in enumerate(("old", "new")):
+            changed = make_app({**APP, "SECRET": secret, "WEBHOOKS": [hook]}, 0)
+            webhooks.tell(changed, miss(number))
+            receiver.told(number + 1)
+        headers, body = receiver.requests[1]
+        assert headers["X-Pusher-Signature"] == changed.sign(body)
+        assert len(webhooks._senders) == len(hook_threads()) == 1
+        other = make_app({**APP, "WEBHOOKS": [{**hook, "HEADERS": {"X-Own": "yes"}}]}, 0)
+        webhooks.tell(other, miss(2))
+        receiver.told(3)
+        assert receiver.requests[2][0]["X-Own"] == "yes"
+
+
 async def test_nobody_is_told_without_a_hook(settings):
     note_presence("presence-a", [event("join", "ann")])
     webhooks.tell(app_of_id("1"), {"name": "cache_miss", "channel": "a"})
