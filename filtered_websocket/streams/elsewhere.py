@@ -196,9 +196,9 @@ async def _ask(hub: Hub, event: dict[str, Any]) -> str | None:
     asked[nonce] = outcome
     try:
         hub.send_control({**_answer(nonce), COMMAND: event})
-        async with asyncio.timeout(conf.LAYER_TIMEOUT):
-            return await outcome.told
-    except TimeoutError:
+        await asyncio.wait([outcome.told], timeout=conf.LAYER_TIMEOUT)
+        if outcome.told.done():
+            return outcome.told.result()
         return BUSY if hub.layer_is_lost else None
     finally:
         del asked[nonce]

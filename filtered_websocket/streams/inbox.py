@@ -11,7 +11,7 @@ from ..types import Event
 #: Past ``MAX_INBOX`` commands, or ``MAX_BYTES``, requests are not answered until there is room.
 #: A client that goes on, past so many times as many, has its stream closed.
 MOST = 16
-#: The same in bytes.
+#: The same in bytes; more where ``MAX_MESSAGE_SIZE`` is more.
 MOST_BYTES = 2 * MAX_BYTES
 #: What a text takes besides its bytes.
 OVERHEAD = 256
@@ -38,7 +38,8 @@ class Inbox:
     def put(self, event: Event, size: int) -> bool:
         """Take an event with so many bytes; False if there is too much already."""
         events = self._events = self._events or deque()
-        if len(events) >= MOST * conf.MAX_INBOX or self._size + size > MOST_BYTES:
+        most_bytes = max(MOST_BYTES, conf.MAX_MESSAGE_SIZE)
+        if len(events) >= MOST * conf.MAX_INBOX or self._size + size > most_bytes:
             return False
         self.add(event, size + OVERHEAD)
         return True

@@ -79,7 +79,11 @@ def hand_over(stream: "Stream", command: bytes | str, cookie: str, user: str | N
     connection: Any = stream.connection
     if stream.is_over or connection.closing:
         return UNKNOWN
-    has_session = connection.user_id is not None and connection.session is not None
+    identity = connection.identity
+    # Who has come by a token is not known by the cookie, which may change.
+    is_by_token = identity is not None and not identity.session_key
+    has_session = connection.session is not None and not is_by_token
+    has_session = has_session and connection.user_id is not None
     own = cookie_of(stream.scope) if has_session else ""
     if own and cookie != own and user != connection.user_id:
         return WHOSE

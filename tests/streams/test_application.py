@@ -223,6 +223,19 @@ async def test_what_is_no_command_is_refused(site, body):
     assert await Request(site, "POST", "/emulation", b"\xff\xff", headers=binary).answer() == 400
 
 
+@pytest.mark.parametrize("more", [b'"x":[[],[]]', b'"x":""', b'"session":{}', b'"session":1'])
+def test_json_that_is_no_command_is_not_read(more, monkeypatch):
+    monkeypatch.setattr(commands.json, "loads", None)
+    body = b'{"session":"a","node":"b","data":"c",%b}' % more
+    with pytest.raises(requests.Refused, match="no session, node and data"):
+        commands._of_json(body)
+
+
+def test_a_command_may_have_spaces_and_escapes():
+    body = rb""" { "session" : "a" , "node":"b\"\\" ,"data":"\u00e9" } """
+    assert commands.read(body, False) == ("a", 'b"\\', "\u00e9")
+
+
 @given(st.binary(max_size=200), st.booleans())
 def test_any_bytes_are_a_command_or_refused(body, binary):
     try:

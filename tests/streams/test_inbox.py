@@ -66,3 +66,9 @@ async def test_the_end_comes_in_any_case():
     last = None
     while last is None or last["type"] != "websocket.disconnect":
         last = await inbox.take()
+
+
+async def test_the_longest_message_that_is_allowed_is_taken(settings):
+    settings.FILTERED_WEBSOCKET = {"MAX_INBOX": 2, "MAX_MESSAGE_SIZE": 2 * MOST_BYTES}
+    inbox = Inbox()
+    assert inbox.put(event(), 2 * MOST_BYTES) and not inbox.put(event(), 1)

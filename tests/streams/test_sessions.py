@@ -8,10 +8,12 @@ from django.contrib.auth.models import User
 from django.test import Client as Browser
 from django.urls import path
 
+from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.hub.registry import process_uid
 from filtered_websocket.routing import with_websockets
 from filtered_websocket.streams import commands, sessions
 from filtered_websocket.streams.sessions import is_genuine
+from filtered_websocket.types import Identity, TokenUser
 
 from ..protocols.clients import app, speak
 from .clients import Request, Streamed
@@ -92,3 +94,11 @@ async def test_a_socket_is_told_no_session(site):
         assert not {"session", "node"} & ann.connected["connect"].keys()
     body = json.dumps({"session": "", "node": "", "data": "{}"}).encode()
     assert await Request(site, "POST", "/emulation", body).answer() == 404
+
+
+async def test_who_has_come_by_a_token_is_asked_for_no_cookie(site):
+    ping = {"id": 2, "ping": {}}
+    async with Streamed(site, headers=[(b"cookie", b"sessionid=basket")]) as client:
+        get_hub().connections[client.id].identify(Identity(user=TokenUser("7")))
+        for headers in ([], [(b"cookie", b"sessionid=rotated")]):
+            assert await client.say(ping, headers=headers) == 204
