@@ -131,6 +131,24 @@ def test_saving_encrypts_a_secret_again_that_an_old_key_has_encrypted(admin, app
     assert PusherApp.objects.get().secret == secret
 
 
+def test_that_does_not_undo_a_new_secret(admin, app, settings, monkeypatch):
+    settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
+    settings.SECRET_KEY = "another"
+    browser, save, made = browser_of(admin_user("second")), PusherApp.save, []
+
+    def late_save(self, **how):
+        monkeypatch.undo()
+        other = PusherApp.objects.get()
+        made.append(other.set_new_secret())
+        save(other, update_fields=["encrypted_secret"])
+        save(self, **how)
+
+    monkeypatch.setattr(PusherApp, "save", late_save)
+    browser.post(page(app), form(name="market"))
+    again = PusherApp.objects.get()
+    assert [again.secret] == made and again.name == "market"
+
+
 def admin_user(name):
     return User.objects.create_superuser(name)
 
@@ -152,10 +170,19 @@ def test_who_may_not_see_apps_is_led_to_the_index():
     assert 'href="/admin/">Done' in text_of(staff("add_pusherapp").post(ADD, form()))
 
 
-def test_it_is_offered_only_where_the_site_has_such_apps(admin, settings):
+def test_it_is_offered_only_where_the_site_has_such_apps(admin, app, settings):
     assert "Pusher apps" in text_of(admin.get("/admin/"))
     settings.FILTERED_WEBSOCKET = {}
     assert "Pusher apps" not in text_of(admin.get("/admin/"))
+    for path in (LIST, ADD, page(app), page(app, "secret"), page(app, "delete")):
+        assert admin.get(path).status_code == 403
+
+
+def test_a_mistake_in_the_settings_is_told_in_the_form(admin, settings):
+    settings.FILTERED_WEBSOCKET = {**SITE, "PUSHER_APPS": [{"ID": 7}]}
+    response = admin.post(ADD, form())
+    assert response.status_code == 200 and "PUSHER_APPS" in text_of(response)
+    assert not PusherApp.objects.exists()
 
 
 def test_a_mistake_makes_no_app_and_no_notice(admin):

@@ -10,9 +10,9 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 
 from ..auth.keys import Key
-from ..conf import conf
+from ..conf import SettingError, conf
 from ..models import PusherApp
-from ..pusher.apps import site_apps
+from ..pusher.apps import app_rows, site_apps
 from .steps import StepsAdmin
 
 if TYPE_CHECKING:
@@ -30,8 +30,12 @@ class PusherAppForm(_Form):
 
     def clean(self) -> None:
         super().clean()
+        try:
+            apps = site_apps()
+        except SettingError as error:
+            raise ValidationError(str(error)) from error
         for field, name in (("app_id", "id"), ("key", "key")):
-            taken = {getattr(app, name) for app in site_apps()}
+            taken = {getattr(app, name) for app in apps}
             if self.cleaned_data.get(field) in taken:
                 self.add_error(field, ValidationError(_("An app of PUSHER_APPS has it.")))
 
@@ -47,6 +51,18 @@ class PusherAppAdmin(StepsAdmin):
     def has_module_permission(self, request: HttpRequest) -> bool:
         return conf.PUSHER_APPS_IN_ADMIN and super().has_module_permission(request)
 
+    def has_view_permission(self, request: HttpRequest, obj: PusherApp | None = None) -> bool:
+        return conf.PUSHER_APPS_IN_ADMIN and super().has_view_permission(request, obj)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return conf.PUSHER_APPS_IN_ADMIN and super().has_add_permission(request)
+
+    def has_change_permission(self, request: HttpRequest, obj: PusherApp | None = None) -> bool:
+        return conf.PUSHER_APPS_IN_ADMIN and super().has_change_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: PusherApp | None = None) -> bool:
+        return conf.PUSHER_APPS_IN_ADMIN and super().has_delete_permission(request, obj)
+
     def get_fields(self, request: HttpRequest, obj: PusherApp | None = None) -> tuple[str, ...]:
         # In the order of the model, also those that are read only.
         names = [one.name for one in self.opts.fields if one.editable and not one.primary_key]
@@ -61,21 +77,25 @@ class PusherAppAdmin(StepsAdmin):
     def save_model(self, request: HttpRequest, obj: PusherApp, form: Any, change: bool) -> None:
         if change:
             # Not the other fields, which may have changed meanwhile.
-            obj.save(update_fields=[*form.changed_data, *self._renew(obj)])
+            obj.save(update_fields=form.changed_data)
+            self._renew(obj)
         else:
             # For response_add. As an attribute of obj, receivers of post_save would see it.
             request.fws_key = obj.set_new_secret()  # type: ignore[attr-defined]
             super().save_model(request, obj, form, change)
 
-    def _renew(self, app: PusherApp) -> list[str]:
+    def _renew(self, app: PusherApp) -> None:
         """Encrypt its secret with ``SECRET_KEY``, where a fallback is needed to read it."""
+        stored = app.encrypted_secret
         try:
-            if app.is_of_an_old_key:
-                app.encrypt_again()
-                return ["encrypted_secret"]
+            if not app.is_of_an_old_key:
+                return
+            app.encrypt_again()
         except ValueError:
-            pass  # it is lost
-        return []
+            return  # it is lost
+        # Unless it has been given a new one since it was read.
+        rows = app_rows().filter(pk=app.pk, encrypted_secret=stored)
+        rows.update(encrypted_secret=app.encrypted_secret)
 
     def response_add(
         self, request: HttpRequest, obj: PusherApp, post_url_continue: str | None = None

@@ -61,10 +61,10 @@ def _of_json(body: bytes) -> Command:
     if _THREE_TEXTS.fullmatch(body.strip()) is None:
         raise Refused(400, "no session, node and data")
     fields: Any = json.loads(body)
-    command = Command(fields["session"], fields["node"], fields["data"])
-    for part in command:
+    parts = [fields[name] for name in Command._fields]
+    for part in parts:
         part.encode()  # half of a surrogate pair is no text
-    return command
+    return Command(*parts)
 
 
 def _of_protobuf(body: bytes) -> Command:
