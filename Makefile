@@ -10,7 +10,7 @@ DOCS_PORT ?= 9009
 BEFORE = $(shell sed -n 's/^BEFORE = "\(.*\)"/\1/p' benchmarks/needs.py)
 FUZZ_SECONDS ?= 600
 # Tests side by side: most of them wait for a server more than they compute.
-WORKERS ?= 5
+WORKERS ?= 6
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 

@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Error, expect
 
-from .processes import manage
+from .processes import Daphne, manage
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 LIST = "/admin/filtered_websocket/token/"
@@ -48,9 +48,11 @@ async def session(browser, server, superuser):
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def page(new_context, server, session):
+async def page(request, new_context, session):
     """A window of the admin that may use the clipboard."""
-    context = await new_context(base_url=server.http(), storage_state=session)
+    name = getattr(request, "param", "server")
+    base_url = request.getfixturevalue(name).http()
+    context = await new_context(base_url=base_url, storage_state=session)
     await context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = await context.new_page()
     wrong = []
@@ -246,6 +248,14 @@ async def test_a_page_is_closed_with_4401_when_its_token_is_revoked(page, server
     assert not re.search(re.escape(key[12:]), server.output)
 
 
+@pytest.fixture
+def with_apps(database):
+    server = Daphne(env={**database, "DJANGO_SETTINGS_MODULE": "tests.e2e.admin_settings"})
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("page", ["with_apps"], indirect=True)
 async def test_the_secret_of_a_pusher_app_and_its_master_key_are_copied(page):
     await page.goto("/admin/filtered_websocket/pusherapp/add/")
     await page.fill("#id_name", "shop")

@@ -73,11 +73,16 @@ def site(database):
     server.stop()
 
 
+def nginx():
+    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if found is None:
+        pytest.skip("no nginx on this machine: apt-get install nginx-light")
+    return found
+
+
 @pytest.fixture(scope="module", params=SITES)
 def proxy(request, site, tmp_path_factory):
-    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if nginx is None:
-        pytest.skip("no nginx on this machine: apt-get install nginx-light")
+    program = nginx()
     folder = tmp_path_factory.mktemp("nginx")
     static = folder / "static"
     static.mkdir()
@@ -93,7 +98,7 @@ def proxy(request, site, tmp_path_factory):
     # Its workers are nobody's otherwise, and may not read this folder.
     user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""
     (folder / "nginx.conf").write_text(AROUND.format(site=config, user=user))
-    command = [nginx, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr"]
+    command = [program, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr"]
     process = Process(command)
     try:
         process.listens_on(port)
@@ -138,9 +143,19 @@ class Browser:
 
 
 def test_every_configuration_is_run():
-    blocks = [code for page in PAGES for code in re.findall(r"```nginx\n", page.read_text())]
+    # A part of a file says that it is one.
+    whole = re.compile(r"^(?!<!-- not run).*\n```nginx\n", re.MULTILINE)
+    blocks = [code for page in PAGES for code in whole.findall(page.read_text())]
     # What is in deploy/ is run by test_proxies.py.
     assert len(blocks) - len(list((ROOT / "deploy/nginx").iterdir())) == len(SITES) > 0
+
+
+def test_nginx_takes_the_part_for_metrics(tmp_path):
+    [part] = re.findall(r"```nginx\n(.*?)```", (ROOT / "docs/metrics.md").read_text(), re.DOTALL)
+    (tmp_path / "nginx.conf").write_text(AROUND.format(user="", site=f"server {{\n{part}}}"))
+    command = [nginx(), "-t", "-e", "stderr", "-p", tmp_path, "-c", "nginx.conf"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("query", ["", "?next=/admin/", "?next=https://x.example/", "?a=1;b=//"])
