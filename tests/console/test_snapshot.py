@@ -165,7 +165,8 @@ async def test_an_answer_with_many_pipelines_leaves_out_histograms_and_then_pipe
     assert not any(
         "times" in stage for one in fitting["pipelines"] for stage in stages_of(one).values()
     )
-    few = snapshot._fitting(described[:1])
+    # Other tests' routes, which may be there still, may have no filters.
+    few = snapshot._fitting([one for one in described if stages_of(one)][:1])
     assert few["left_out"] == 0 and "times" in next(iter(stages_of(few["pipelines"][0]).values()))
 
 
