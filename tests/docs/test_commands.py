@@ -15,6 +15,7 @@ from filtered_websocket import pipe
 from filtered_websocket.checks.api import check_api
 from filtered_websocket.models import Token
 from filtered_websocket.server import build_server, parse
+from filtered_websocket.storage_objects import use_storage_object
 
 from ..snippets import PAGES, ROOT, all_blocks, named
 
@@ -90,6 +91,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
+    # A server sets up its whole process.
+    use_storage_object(None)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("my", "myfilters")]:
         del sys.modules[name]
 
