@@ -18,7 +18,9 @@ import pytest
 
 import filtered_websocket
 from filtered_websocket import publish
+from filtered_websocket.checks.application import load_application
 from filtered_websocket.hub.drain import SIGNALS, Drain
+from filtered_websocket.pipelines import route
 
 from .e2e.processes import Valkey
 from .waiting import LIMIT
@@ -85,6 +87,22 @@ def no_publisher_is_left_behind():
     """The thread that publishes for a process without connections ends with the test."""
     yield
     publish._close()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def routes_of_the_site():
+    """The example's and the package's own routes are made once in a process, and stay."""
+    load_application()
+
+
+@pytest.fixture(autouse=True)
+def no_route_is_left_behind(routes_of_the_site):
+    """A route is known until it is collected, whenever that is: a test's ends with the test."""
+    first = next(route._numbers)
+    yield
+    for made in route.known_routes():
+        if made.number > first:
+            route._routes.discard(made)
 
 
 @pytest.fixture(scope="session")

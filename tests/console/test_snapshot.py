@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-from weakref import WeakSet
 
 import pytest
 
@@ -23,19 +22,11 @@ from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilte
 from filtered_websocket.filters.rate_limit import RateLimitFilter
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.json_codec import JSONCodec
-from filtered_websocket.pipelines import route as routes
 from filtered_websocket.testing import connect
 
 from .crowds import asked
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture(autouse=True)
-def no_other_routes(monkeypatch):
-    """Those of earlier tests may not be collected yet, and an answer has room for so many."""
-    kept = WeakSet(one for one in routes._routes if one.is_own)
-    monkeypatch.setattr(routes, "_routes", kept)
 
 
 class Greets(WebSocketConnectFilter):
@@ -174,7 +165,7 @@ async def test_an_answer_with_many_pipelines_leaves_out_histograms_and_then_pipe
     assert not any(
         "times" in stage for one in fitting["pipelines"] for stage in stages_of(one).values()
     )
-    # Other tests' routes, which may be there still, may have no filters.
+    # The site's own routes may have no filters.
     few = snapshot._fitting([one for one in described if stages_of(one)][:1])
     assert few["left_out"] == 0 and "times" in next(iter(stages_of(few["pipelines"][0]).values()))
 

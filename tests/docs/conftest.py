@@ -1,13 +1,8 @@
 """A site as pages of the documentation have it, in this process."""
 
 import sys
-import weakref
-from unittest import mock
 
 import pytest
-
-from filtered_websocket.checks.application import load_application
-from filtered_websocket.pipelines import route
 
 from .modules import make_module, make_package
 
@@ -28,12 +23,8 @@ class Site:
 
 @pytest.fixture
 def site():
-    load_application()  # its routes stay
-    # What a test adds to the modules and to the routes is gone after it, whoever still holds it.
-    routes = weakref.WeakSet(route.known_routes())
     before = set(sys.modules)
-    with mock.patch.object(route, "_routes", routes):
-        yield Site()
+    yield Site()
     # Modules of libraries stay: a package that has one already would get another one of it.
     for name in sys.modules.keys() - before:
         if getattr(sys.modules[name], "__spec__", None) is None:
