@@ -166,6 +166,18 @@ CLAIMS: tuple[Claim, ...] = (
         bound=0.3,
     ),
     *on_both(
+        "5 000 groups of 1, from another process, with Python's own garbage collection,"
+        f" all in one go, CPU per delivery: ours on {{}} through Redis / as of {COMMIT}",
+        *("users-5000-gc", "all_us", REDIS, BEFORE),
+        bound=0.3,
+    ),
+    *on_both(
+        "5 000 groups of 1, from another process, with garbage collection as advised,"
+        f" all in one go, CPU per delivery: ours on {{}} through Redis / as of {COMMIT}",
+        *("users-5000", "all_us", REDIS, BEFORE),
+        bound=0.3,
+    ),
+    *on_both(
         "1 client to itself, CPU per message: ours on {} / `websockets`, in memory",
         *("self-1", "cpu_us"),
         over="websockets",
