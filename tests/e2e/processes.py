@@ -259,7 +259,9 @@ TAKES_ITS_TIME = ("--websocket_connect_timeout", str(int(LIMIT)))
 
 
 class Daphne(Process):
-    """``daphne APPLICATION``, on a free port unless told which."""
+    """
+    ``daphne APPLICATION``, on a free port unless told which, or on a socket that listens.
+    """
 
     def __init__(
         self,
@@ -269,13 +271,17 @@ class Daphne(Process):
         cwd=ROOT,
         port=0,
         options=(),
+        listening=None,
     ):
-        endpoint = f"tcp:port={port}:interface=127.0.0.1"
+        endpoint, shared = f"tcp:port={port}:interface=127.0.0.1", ()
+        if listening is not None:
+            endpoint, shared = f"fd:fileno={listening.fileno()}", (listening.fileno(),)
         options = (*TAKES_ITS_TIME, *options)
         super().__init__(
             [sys.executable, "-m", "daphne", "-e", endpoint, *options, application],
             env=env,
             cwd=cwd,
+            pass_fds=shared,
         )
         self.port = int(self.starts(r"Listening on TCP address 127\.0\.0\.1:(\d+)")[1])
 

@@ -2,17 +2,21 @@
 
 import json
 import signal
+import socket
 import urllib.request
 
 from ..javascript.clients import HERE, PACKAGES, Client
 from ..waiting import LIMIT, limited
-from .processes import Daphne, Valkey
+from .processes import Daphne, Valkey, free_port
 
 APPLICATION = "tests.pusher_site:application"
 
 
 class PusherSite:
-    """So many processes; tests kill the first one, and Redis."""
+    """
+    So many processes; tests kill the first one, and Redis. Their sockets listen all the while,
+    as where systemd holds them: pusher-js tries only every 15 seconds where nobody does.
+    """
 
     def __init__(self, folder, count, server=Daphne, **environment):
         self._server = server
@@ -23,10 +27,11 @@ class PusherSite:
             "PUSHER_DB": str(folder / "db.sqlite3"),
             **environment,
         }
-        self.servers = [self._start() for _ in range(count)]
+        self._listening = [listen() for _ in range(count)]
+        self.servers = [self._start(number) for number in range(count)]
 
-    def _start(self, **where):
-        return self._server(APPLICATION, env=self._env, **where)
+    def _start(self, number):
+        return self._server(APPLICATION, env=self._env, listening=self._listening[number])
 
     @property
     def first(self):
@@ -43,7 +48,7 @@ class PusherSite:
 
     def revive(self):
         """Start it again, at the same address."""
-        self.servers[0] = self._start(port=self.first.port)
+        self.servers[0] = self._start(0)
 
     def drain(self):
         """End the first process as a supervisor does, and start it again."""
@@ -58,6 +63,16 @@ class PusherSite:
     def stop(self):
         for process in (*self.servers, self._valkey):
             process.stop()
+        for listening in self._listening:
+            listening.close()
+
+
+def listen():
+    """A socket that listens on a free port."""
+    listening = socket.create_server(("127.0.0.1", free_port()))
+    # As NoDelay= of systemd: uvicorn does not do so itself with a socket that it is given.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def say(server, where, text):
@@ -133,10 +148,7 @@ class PusherPage:
         told = json.loads(await self.page.inner_text("body"))
         self.id, self.csrf = told["id"], told["csrf"]
         await self.page.goto(self._server.http("/"))
-        for path in (
-            "pusher-js/dist/web/pusher-with-encryption.js",
-            "laravel-echo/dist/echo.iife.js",
-        ):
+        for path in SCRIPTS:
             await self.page.add_script_tag(path=PACKAGES / path)
         source = (HERE / "pusher_remote.mjs").read_text().replace("export ", "")
         await self.page.evaluate(IN_PAGE, source)
@@ -152,9 +164,6 @@ class PusherPage:
         """A client whose subscriptions the pages of the site sign, as a site's own page asks."""
         sign = {
             name: {"endpoint": f"/pusher/{path}", "headers": {"X-CSRFToken": self.csrf}}
-            for name, path in (
-                ("channelAuthorization", "auth"),
-                ("userAuthentication", "user-auth"),
-            )
+            for name, path in PAGES.items()
         }
         return await PusherClient.connect(self, server or self._server, **sign, **options)

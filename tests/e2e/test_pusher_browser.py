@@ -5,6 +5,7 @@ import itertools
 
 import pusher
 import pytest
+import pytest_asyncio
 
 from ..javascript.clients import install
 from ..waiting import limited
@@ -24,6 +25,25 @@ def site(tmp_path_factory):
     site.stop()
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def windows(browser, site):
+    async with (
+        PusherPage(browser, site.first, "ann") as ann,
+        PusherPage(browser, site.second, "bob") as bob,
+    ):
+        yield ann, bob
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def pages(windows):
+    """Ann's, of the first process, and Bob's, of the second one: without the clients of others."""
+    yield windows
+    for page in windows:
+        async with limited():
+            await page.carry_out("end")
+            await page.page.evaluate("window.echo?.disconnect()")
+
+
 @pytest.fixture
 def backend(site):
     options = {"host": "127.0.0.1", "port": site.second.port, "ssl": False, "timeout": 60}
@@ -32,69 +52,77 @@ def backend(site):
     )
 
 
-async def test_all_kinds_of_channels(browser, site, backend):
+async def trigger(backend, *arguments):
+    async with limited():
+        await asyncio.to_thread(backend.trigger, *arguments)
+
+
+async def test_all_kinds_of_channels(pages, site, backend):
+    ann_s, bob_s = pages
     number = next(NAMES)
-    async with (
-        PusherPage(browser, site.first, "ann") as ann_s,
-        PusherPage(browser, site.second, "bob") as bob_s,
-    ):
-        ann, bob = await ann_s.connect(), await bob_s.connect()
-        kinds = ("", "private-", "presence-", "cache-", "private-encrypted-")
-        channels = [f"{kind}{number}" for kind in kinds]
-        for channel in channels:
-            for one in (ann, bob):
-                await one.subscribe(channel, "client-typed")
-            async with limited():
-                await asyncio.to_thread(backend.trigger, channel, "order", {"n": "grüße"})
-            for one in (ann, bob):
-                assert (await one.hears("order", channel=channel))["data"] == {"n": "grüße"}
-        await ann.do("trigger", channels[1], "client-typed", {"a": 1})
-        heard = await bob.hears("client-typed", channel=channels[1])
-        assert heard["data"] == {"a": 1} and heard["user"] is None
-        await ann.do("trigger", channels[2], "client-typed", "text")
-        heard = await bob.hears("client-typed", channel=channels[2])
-        assert heard["data"] == "text" and heard["user"] == ann_s.id
-        here = await bob.do("members", channels[2])
-        assert here["members"] == {ann_s.id: {"name": "ann"}, bob_s.id: {"name": "bob"}}
+    ann, bob = await ann_s.connect(), await bob_s.connect()
+    kinds = ("", "private-", "presence-", "cache-", "private-encrypted-")
+    channels = [f"{kind}{number}" for kind in kinds]
+    for channel in channels:
+        for one in (ann, bob):
+            await one.subscribe(channel, "client-typed")
+            if channel.startswith("cache-"):
+                await one.hears("pusher:cache_miss", channel=channel)
+        await trigger(backend, channel, "order", {"n": "grüße"})
+        for one in (ann, bob):
+            assert (await one.hears("order", channel=channel))["data"] == {"n": "grüße"}
+    await ann.do("trigger", channels[1], "client-typed", {"a": 1})
+    heard = await bob.hears("client-typed", channel=channels[1])
+    assert heard["data"] == {"a": 1} and heard["user"] is None
+    await ann.do("trigger", channels[2], "client-typed", "text")
+    heard = await bob.hears("client-typed", channel=channels[2])
+    assert heard["data"] == "text" and heard["user"] == ann_s.id
+    here = await bob.do("members", channels[2])
+    assert here["members"] == {ann_s.id: {"name": "ann"}, bob_s.id: {"name": "bob"}}
 
-        # A tab is no user.
-        tab = await ann_s.connect(site.first)
-        assert (await tab.subscribe(channels[2]))["data"]["count"] == 2
-        await tab.do("disconnect")
-        await ann.do("disconnect")
-        removed = await bob.hears("pusher:member_removed", channel=channels[2])
-        assert removed["data"]["id"] == ann_s.id
-
-        assert (await bob.do("sign_in"))["id"] == bob_s.id
-        await bob.do("hear_user", "message")
-        await bob.hears("frame", of="pusher_internal:subscription_succeeded")
-        say(site.first, f"user:{bob_s.id}", "you")
-        assert (await bob.hears("message", of="user"))["data"] == {"said": "you"}
-        refused = await bob.refused("private-closed-1")
-        assert refused["type"] == "AuthError" and refused["status"] == 403
+    # A tab is no user.
+    tab = await ann_s.connect(site.second)
+    assert (await tab.subscribe(channels[2]))["data"]["count"] == 2
+    # It comes when the event of the cache is there.
+    await tab.subscribe(channels[3])
+    assert (await tab.hears("order", channel=channels[3]))["data"] == {"n": "grüße"}
+    assert "pusher:cache_miss" not in [one["event"] for one in tab.heard]
+    await tab.do("disconnect")
+    await ann.do("disconnect")
+    removed = await bob.hears("pusher:member_removed", channel=channels[2])
+    assert removed["data"]["id"] == ann_s.id
+    told = [one["event"] for one in bob.heard if one.get("channel") == channels[2]]
+    assert told.count("pusher:member_removed") == 1 and "pusher:member_added" not in told
 
 
-async def test_it_comes_back_after_a_kill(browser, site):
-    room = f"private-{next(NAMES)}"
-    # The page is the other process's, which signs all the while.
-    async with PusherPage(browser, site.second, "ann") as ann_s:
-        ann = await ann_s.connect(site.first)
-        await ann.subscribe(room)
-        for end in (site.kill, site.drain):
-            end()
-            if end == site.kill:
-                site.revive()
-            await ann.hears("connecting")
-            await ann.hears("pusher:subscription_succeeded", channel=room)
-            say(site.second, room, "again")
-            assert (await ann.hears("message", channel=room))["data"] == {"said": "again"}
+async def test_a_user_signs_in_and_is_sent_away(pages, site, backend):
+    ann_s, bob_s = pages
+    ann, bob, tab = await ann_s.connect(), await bob_s.connect(), await bob_s.connect(site.first)
+    for one, page in ((ann, ann_s), (bob, bob_s), (tab, bob_s)):
+        assert (await one.do("sign_in"))["id"] == page.id
+        await one.do("hear_user", "message")
+        await one.hears("frame", of="pusher_internal:subscription_succeeded")
+    say(site.first, f"user:{bob_s.id}", "you")
+    for one in (bob, tab):
+        assert (await one.hears("message", of="user"))["data"] == {"said": "you"}
+    async with limited():
+        await asyncio.to_thread(backend.send_to_user, ann_s.id, "message", {"said": "ann"})
+        await asyncio.to_thread(backend.terminate_user_connections, bob_s.id)
+    for one in (bob, tab):
+        await one.hears("error", code=4009)
+        await one.hears("disconnected")
+    assert (await ann.hears("message", of="user"))["data"] == {"said": "ann"}
+    assert await ann.do("state") == "connected"
+    # The site has not signed this one.
+    refused = await ann.refused("private-closed-1")
+    assert refused["type"] == "AuthError" and refused["status"] == 403
 
 
 ECHO = """
-async ([port, csrf, number]) => {
+([port, csrf]) => {
   window.seen = [];
   window.wake = () => {};
-  const note = (...what) => { seen.push(what); wake(); };
+  window.note = (name) => (what) => { seen.push([name, what]); wake(); };
   window.next = async (name) => {
     for (;;) {
       const at = seen.findIndex(([of]) => of === name);
@@ -106,13 +134,39 @@ async ([port, csrf, number]) => {
     broadcaster: "reverb", key: "app-key", wsHost: "127.0.0.1", wsPort: port, wssPort: port,
     forceTLS: false, enabledTransports: ["ws"], csrfToken: csrf, disableStats: true,
   });
-  echo.channel(`news-${number}`).listen(".order", (data) => note("public", data))
-    .subscribed(() => note("subscribed"));
+}
+"""
+JOIN = """
+(number) => {
+  echo.channel(`news-${number}`).listen(".order", note("public")).subscribed(note("subscribed"));
   window.room = echo.join(`room-${number}`)
-    .here((users) => note("here", users)).joining((user) => note("joining", user))
-    .leaving((user) => note("leaving", user))
-    .listenForWhisper("typing", (data) => note("whisper", data));
-  echo.private(`closed-${number}`).error((error) => note("error", error.status));
+    .here(note("here")).joining(note("joining")).leaving(note("leaving"))
+    .listenForWhisper("typing", note("whisper"));
+  echo.private(`closed-${number}`).error((error) => note("error")(error.status));
+}
+"""
+SUBSCRIBE = """
+(number) => {
+  const { connector } = echo;
+  echo.private(`open-${number}`).listen(".order", note("private"))
+    .listenForWhisper("typing", note("typing")).subscribed(note("subscribed"));
+  echo.encryptedPrivate(number).listen(".order", note("encrypted")).subscribed(note("subscribed"));
+  for (const channel of [echo.channel(`cache-${number}`), echo.private(`cache-${number}`)])
+    channel.listen(".order", note(channel.name)).on("pusher:cache_miss", note("miss"))
+      .subscribed(note("subscribed"));
+  // Echo leaves what a user is sent to pusher-js.
+  connector.pusher.user.bind("message", note("user"));
+  connector.pusher.connection.bind("message", ({ channel, event }) => {
+    if (channel?.startsWith("#") && event === "pusher_internal:subscription_succeeded")
+      note("signed in")(channel);
+  });
+  connector.signin();
+}
+"""
+COME_BACK = """
+(number) => {
+  echo.connector.onConnectionChange(note("status"));
+  echo.private(number).listen(".message", note("message")).subscribed(note("subscribed"));
 }
 """
 
@@ -122,31 +176,100 @@ async def heard(page, name):
         return await page.page.evaluate("name => next(name)", name)
 
 
-async def test_laravel_echo(browser, site, backend):
+async def seen(page):
+    return await page.page.evaluate("seen.map(([name]) => name)")
+
+
+async def echo(page, server, script, number):
+    """Laravel Echo in a page, and what it does there."""
+    await page.page.evaluate(ECHO, [server.port, page.csrf])
+    await page.page.evaluate(script, str(number))
+
+
+async def test_laravel_echo_joins_a_room(pages, site, backend):
+    (ann, bob), number = pages, next(NAMES)
+    await echo(ann, site.first, JOIN, number)
+    assert await heard(ann, "here") == [[{"name": "ann"}]]
+    await echo(bob, site.second, JOIN, number)
+    [here] = await heard(bob, "here")
+    assert sorted(user["name"] for user in here) == ["ann", "bob"]
+    assert await heard(ann, "joining") == [{"name": "bob"}]
+    assert await heard(ann, "error") == [403]
+    for page in pages:
+        await heard(page, "subscribed")
+    await trigger(backend, f"news-{number}", "order", {"n": 1})
+    for page in pages:
+        assert await heard(page, "public") == [{"n": 1}]
+    await bob.page.evaluate("room.whisper('typing', {who: 'bob'})")
+    assert await heard(ann, "whisper") == [{"who": "bob"}]
+    own = await ann.page.evaluate("echo.socketId()")
+    await trigger(backend, f"news-{number}", "order", {"n": 2}, own)
+    assert await heard(bob, "public") == [{"n": 2}]
+    # A name stands for all its kinds of channels; who has left one is in the others.
+    await bob.page.evaluate("number => echo.leave(`room-${number}`)", number)
+    assert await heard(ann, "leaving") == [{"name": "bob"}]
+    await trigger(backend, f"news-{number}", "order", {"n": 3})
+    for page in pages:
+        assert await heard(page, "public") == [{"n": 3}]
+    await bob.page.evaluate(
+        "number => { echo.leave(`news-${number}`);"
+        " echo.channel(`other-${number}`).listen('.order', note('other'))"
+        ".subscribed(note('subscribed')) }",
+        number,
+    )
+    await heard(bob, "subscribed")
+    await trigger(backend, [f"news-{number}", f"other-{number}"], "order", {"n": 4})
+    assert await heard(ann, "public") == await heard(bob, "other") == [{"n": 4}]
+    assert "public" not in await seen(bob)
+
+
+async def test_laravel_echo_has_all_kinds_of_channels(pages, site, backend):
+    (ann, bob), number = pages, next(NAMES)
+    await echo(ann, site.first, SUBSCRIBE, number)
+    for name in (*("subscribed",) * 4, "miss", "miss"):
+        await heard(ann, name)
+    private, encrypted = f"private-open-{number}", f"private-encrypted-{number}"
+    caches = [f"cache-{number}", f"private-cache-{number}"]
+    for channel in (private, encrypted, *caches):
+        await trigger(backend, channel, "order", {"n": "grüße"})
+    for name in ("private", "encrypted", *caches):
+        assert await heard(ann, name) == [{"n": "grüße"}]
+    await echo(bob, site.second, SUBSCRIBE, number)
+    for name in caches:
+        assert await heard(bob, name) == [{"n": "grüße"}]
+    for _ in range(4):
+        await heard(bob, "subscribed")
+    assert "miss" not in await seen(bob) and "private" not in await seen(bob)
+    await bob.page.evaluate(f"echo.private('open-{number}').whisper('typing', 'bob')")
+    assert await heard(ann, "typing") == ["bob"]
+    for page in pages:
+        assert await heard(page, "signed in") == [f"#server-to-user-{page.id}"]
+    say(site.first, f"user:{bob.id}", "you")
+    assert await heard(bob, "user") == [{"said": "you"}]
+    assert "user" not in await seen(ann) and "typing" not in await seen(bob)
+
+
+async def test_they_come_back_after_a_kill_and_a_drain(pages, site):
+    """Pages of the other process, which signs all the while."""
+    _, bob = pages
     number = next(NAMES)
-    async with (
-        PusherPage(browser, site.first, "ann") as ann,
-        PusherPage(browser, site.second, "bob") as bob,
-    ):
-        await ann.page.evaluate(ECHO, [site.first.port, ann.csrf, number])
-        assert await heard(ann, "here") == [[{"name": "ann"}]]
-        await bob.page.evaluate(ECHO, [site.second.port, bob.csrf, number])
-        [here] = await heard(bob, "here")
-        assert sorted(user["name"] for user in here) == ["ann", "bob"]
-        assert await heard(ann, "joining") == [{"name": "bob"}]
-        assert await heard(ann, "error") == [403]
-        for page in (ann, bob):
-            await heard(page, "subscribed")
-        async with limited():
-            await asyncio.to_thread(backend.trigger, f"news-{number}", "order", {"n": 1})
-        for page in (ann, bob):
-            assert await heard(page, "public") == [{"n": 1}]
-        await bob.page.evaluate("room.whisper('typing', {who: 'bob'})")
-        assert await heard(ann, "whisper") == [{"who": "bob"}]
-        own = await ann.page.evaluate("echo.socketId()")
-        async with limited():
-            await asyncio.to_thread(backend.trigger, f"news-{number}", "order", {"n": 2}, own)
-        assert await heard(bob, "public") == [{"n": 2}]
-        await bob.page.evaluate("echo.disconnect()")
-        assert await heard(ann, "leaving") == [{"name": "bob"}]
-        assert "public" not in await ann.page.evaluate("seen.map(([name]) => name)")
+    room = f"private-{number}"
+    client = await bob.connect(site.first)
+    await client.subscribe(room)
+    await echo(bob, site.first, COME_BACK, number)
+    await heard(bob, "subscribed")
+    for end in (site.kill, site.drain):
+        await bob.page.evaluate("seen.length = 0")
+        end()
+        if end == site.kill:
+            site.revive()
+        await client.hears("connecting")
+        await client.hears("pusher:subscription_succeeded", channel=room)
+        await heard(bob, "subscribed")
+        statuses = await bob.page.evaluate(
+            "seen.filter(([name]) => name === 'status').map(([, status]) => status)"
+        )
+        assert "connecting" in statuses and statuses[-1] == "connected"
+        say(site.second, room, "again")
+        assert (await client.hears("message", channel=room))["data"] == {"said": "again"}
+        assert await heard(bob, "message") == [{"said": "again"}]
