@@ -190,6 +190,9 @@ _CHANNELS_PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,99}")
 #: What Channels makes the name of a consumer's method, by ``_`` for each dot.
 _HANDLER = re.compile(r"[A-Za-z]\w*(\.\w+)*", re.ASCII)
 
+#: How the types of events begin that a server sends to a consumer.
+_OF_SERVERS = ("websocket.", "websocket_", "http.", "http_")
+
 
 def is_channels_pattern(pattern: Any) -> bool:
     """Whether it is the name of a group that Channels accepts, or ``*`` stands for a part of it."""
@@ -221,5 +224,10 @@ def forward(pattern: str, type: str = "filtered_websocket.message") -> Forward:
         raise ValueError(
             f"forward({pattern!r}, type={type!r:.80}): type names a method of consumers, as"
             " 'chat.message' names chat_message, which does not begin with an underscore"
+        )
+    if type.startswith(_OF_SERVERS):
+        raise ValueError(
+            f"forward({pattern!r}, type={type!r:.80}): consumers would take it for what their"
+            " server sends; name a method of your own, as 'chat.message'"
         )
     return Forward(pattern, type)

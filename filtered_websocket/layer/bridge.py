@@ -13,6 +13,7 @@ second message.
 
 import asyncio
 import contextlib
+import contextvars
 import secrets
 from collections import Counter
 from collections.abc import Callable
@@ -46,8 +47,8 @@ class _Sink:
         self._receive = receive
 
     def put_nowait(self, event: Any) -> None:
-        # Consumers of this process get the same object.
-        self._receive(copy_of(event))
+        # Consumers of this process get the same object; and it may be in the context of one.
+        contextvars.Context().run(self._receive, copy_of(event))
 
 
 class CoreBoxes(Boxes):
@@ -200,7 +201,7 @@ class Bridge:
 
     async def _stop(self) -> None:
         self._groups.unsubscribe_all()
-        if self._groups.channel is not None:
+        if self._groups.channel is not None and self._link.is_available:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(conf.LAYER_TIMEOUT):
                     await self._groups.up_to_date.wait()
@@ -246,14 +247,17 @@ class Bridge:
 
     def _receive(self, group: str, event: Any) -> None:
         """Never raises: it may be called by a layer, which would not go on."""
+        key = group_key(group)
+        if key not in self._joined:
+            return  # it was left meanwhile
         try:
-            item = item_of(event)
+            item = item_of(group, event)
         except Exception as error:
             self._on_bad(error)
             return
         if item is None:
             return
-        batch = Batch(ORIGIN, group_key(group), self._counts[group], [item])
+        batch = Batch(ORIGIN, key, self._counts[group], [item])
         self._counts[group] += 1
         try:
             self._on_batch(batch)

@@ -192,7 +192,8 @@ def unseal(envelope: Any) -> Batch:
     """The batch in ``envelope``; raises :exc:`BadEnvelope` for anything else."""
     try:
         version = envelope["v"]
-        if version not in (VERSION, HISTORY_VERSION):
+        # With a type it is an event of Channels, whose other keys a client may have chosen.
+        if version not in (VERSION, HISTORY_VERSION) or "type" in envelope:
             raise BadEnvelope(f"envelope version {version!r:.80}")
         origin, key, first = envelope["o"], envelope["g"], envelope["s"]
         epoch = "" if version == VERSION else _open_epoch(envelope["e"], first)

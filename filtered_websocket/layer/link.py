@@ -224,7 +224,7 @@ class LayerLink:
 
     def _handle(self, envelope: Any) -> None:
         try:
-            if isinstance(envelope, dict):
+            if isinstance(envelope, dict) and "type" not in envelope:
                 if envelope.get("v") == VERSION and PROBE in envelope:
                     self._probes.handle(envelope[PROBE])
                     return

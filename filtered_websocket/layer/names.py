@@ -30,7 +30,7 @@ from ..codecs.frames import BYTES
 from ..conf import DATABASE_0, conf, default_namespace
 from ..groups import Forward, is_channels_pattern
 from ..logs import get_logger
-from .envelope import EVENT, BadEnvelope, Item, control_key
+from .envelope import EVENT, BadEnvelope, Item, control_key, group_key
 from .health import LOST
 
 logger = get_logger(__name__)
@@ -157,8 +157,10 @@ async def warn_of_old_name(layer: Any) -> None:
 
 # Groups of Channels
 
-#: The key of an event that this package has sent.
+#: The key of an event that this package has sent. Its value is the name on the layer of the group
+#: whose members have the message already; earlier versions say 1, and pass by whatever has it.
 MARK = "filtered_websocket"
+_EARLIER = 1
 _is_name = re.compile(r"[A-Za-z0-9._-]{1,99}").fullmatch
 #: A type of an event that can be the name of one for clients of protocols.
 _is_event = re.compile(r"[\w.]{1,200}", re.ASCII).fullmatch
@@ -191,10 +193,10 @@ class Names:
 
     def receives(self, group: str) -> bool:
         """Whether the group of Channels with this name is this one, too."""
-        return _is_name(group) is not None and self._received.fullmatch(group) is not None
+        return _is_of_channels(group) and self._received.fullmatch(group) is not None
 
     def _find_type(self, group: str) -> str | None:
-        for pattern, kind in self._forwards if _is_name(group) else ():
+        for pattern, kind in self._forwards if _is_of_channels(group) else ():
             if pattern.fullmatch(group):
                 return kind
         return None
@@ -203,6 +205,11 @@ class Names:
 def is_entry(entry: Any) -> bool:
     """Whether ``CHANNELS_GROUPS`` may have it."""
     return isinstance(entry, Forward) or is_channels_pattern(entry)
+
+
+def _is_of_channels(group: str) -> bool:
+    """Whether Channels accepts the name, and this package has no group of that name there."""
+    return _is_name(group) is not None and not group.startswith(f"{conf.NAMESPACE}.")
 
 
 def _regex(pattern: str) -> str:
@@ -231,22 +238,25 @@ def check_entries() -> None:
             )
 
 
-def event_of(item: Item, kind: str) -> dict[str, Any]:
+def event_of(group: str, item: Item, kind: str) -> dict[str, Any]:
     """What consumers get of a message: the keys of a dict, anything else as ``message``."""
     message: Any = item.payload if item.kind == "b" else item.payload.decode()
     if item.kind == "j":
         message = json.loads(message)
     fields = message if isinstance(message, dict) else {"message": message}
-    return {**fields, "type": kind, MARK: 1}
+    return {**fields, "type": kind, MARK: group_key(group)}
 
 
-def item_of(event: Any) -> Item | None:
-    """What the members of a group get of an event; None where this package has sent it."""
+def item_of(group: str, event: Any) -> Item | None:
+    """What the members of a group get of an event; None where they have its message already."""
     kind = event.get("type") if isinstance(event, dict) else None
     if not isinstance(kind, str):
         raise BadEnvelope(f"an event of Channels is a dict with a type, not {event!r:.80}")
     if MARK in event:
-        return None
+        if event[MARK] in (group_key(group), _EARLIER):
+            return None
+        # A consumer has sent it on, from another group.
+        event = {key: value for key, value in event.items() if key != MARK}
     payload = EventBytes(_encode(event).encode())
     if len(payload) > conf.MAX_MESSAGE_SIZE:
         raise BadEnvelope(

@@ -40,8 +40,7 @@ class Subscriptions:
     layer ends within ``LAYER_TIMEOUT``.
     """
 
-    #: How many groups are joined or left concurrently.
-    at_once = 32
+    at_once = 32  #: How many groups are joined or left concurrently.
 
     def __init__(
         self,
@@ -200,6 +199,7 @@ class Subscriptions:
         async with asyncio.timeout(conf.LAYER_TIMEOUT):
             if key in self._wanted:
                 if key not in self._joined:
+                    self._unclean.add(key)  # without an answer it may be joined later
                     await self._layer.group_add(key, channel)
                     self._joined.add(key)
             elif key in self._joined or key in self._unclean:

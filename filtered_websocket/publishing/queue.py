@@ -190,7 +190,7 @@ class Forwarder:
             if self._has_ended or time.monotonic() - since > conf.PUBLISH_MAX_AGE:
                 raise TimeoutError("the channel layer took too long")
             async with asyncio.timeout(conf.LAYER_TIMEOUT):
-                await (redis_layer(layer) or layer).group_send(group, event_of(item, kind))
+                await (redis_layer(layer) or layer).group_send(group, event_of(group, item, kind))
         except Exception as error:
             not_forwarded(group, repr(error))
 
@@ -224,7 +224,7 @@ def forward_now(group: str, item: Item, send: Callable[[dict[str, Any]], object]
     kind = names().type_of(group)
     if kind is not None:
         try:
-            send(event_of(item, kind))
+            send(event_of(group, item, kind))
         except Exception as error:
             not_forwarded(group, repr(error))
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from contextvars import ContextVar
 
 import msgpack
 import pytest
@@ -245,7 +246,11 @@ async def test_consumers_hear_what_is_published_and_members_get_it_once(layer, m
         await apublish(message, "chat")
         await apublish("not forwarded", "orders-1")
         heard = await ann.receive()
-        assert await events.get() == {**event, "type": "chat.message", "filtered_websocket": 1}
+        assert await events.get() == {
+            **event,
+            "type": "chat.message",
+            "filtered_websocket": group_key("chat"),
+        }
         # What comes back over Channels comes before the next event.
         await group_send("chat", type="chat.message", text="end")
         assert await events.get() == {"type": "chat.message", "text": "end"}
@@ -257,6 +262,49 @@ async def test_consumers_hear_what_is_published_and_members_get_it_once(layer, m
             message,
         )
         assert await ann.received_nothing() and events.empty()
+
+
+async def test_what_a_consumer_sends_on_from_one_group_reaches_the_other(layer):
+    async with (
+        consumer("chat") as events,
+        connect(route()) as ann,
+        connect(route(groups=["orders-1"])) as bob,
+    ):
+        if layer == "redis-py":
+            await until(lambda: numsub("chat") == 1)
+        await apublish({"text": "hi"}, "chat")
+        assert json.loads(await ann.receive()) == {"text": "hi"}
+        await group_send("orders-1", **await events.get())
+        assert json.loads(await bob.receive()) == {"text": "hi", "type": "chat.message"}
+        assert await ann.received_nothing()
+
+
+async def test_what_earlier_versions_have_forwarded_is_no_second_message(settings):
+    use(settings, "memory")
+    async with connect(route()) as ann:
+        await group_send("chat", type="chat.message", text="hi", filtered_websocket=1)
+        await group_send("chat", type="x")
+        assert json.loads(await ann.receive()) == {"type": "x"}
+
+
+async def test_what_a_client_publishes_is_never_sent_as_what_crosses_the_layer(valkey, settings):
+    """The key of a group is the name of one in Channels, and a message has the client's keys."""
+    use(settings, "pubsub", valkey.url, CHANNELS_GROUPS=["*", forward("*")])
+    said = {"v": 1, "p": [], "probe": "x", "o": "o", "g": group_key("chat"), "s": 9, "m": []}
+    async with connect(route()) as ann, connect(route(groups=["of.all"])) as bob:
+        key = group_key("chat")
+        await apublish(said, key)
+        hub = get_hub()
+        await hub.publish_queue.sent()
+        await ann.connection.join(key)
+        assert key not in hub.link.bridge._boxes._channels
+        await group_send("of.all", type="x")
+        assert json.loads(await bob.receive()) == {"type": "x"}
+        assert hub.counts["bad_envelope"] == 0
+        # From a site with another NAMESPACE, say.
+        await group_send(key, type="y", **said)
+        await until(lambda: hub.counts["bad_envelope"] == 1)
+        assert hub.counts["gap"] == 0 and await ann.received_nothing()
 
 
 # Several processes
@@ -413,6 +461,7 @@ def test_names_are_those_that_channels_accepts():
         (("chat", ""), "type=''"),
         (("chat", None), "type=None"),
         (("chat", "a..b"), "chat_message"),
+        (("chat", "websocket.disconnect"), "what their server sends"),
     ],
 )
 def test_a_wrong_forward_is_refused_at_once(arguments, words):
@@ -488,6 +537,72 @@ async def test_a_layer_that_hangs_does_not_hold_up_the_end(settings):
         await group_send("chat", type="x")
         assert json.loads(await ann.receive()) == {"type": "x"}
     assert get_channel_layer().groups["chat"]
+
+
+async def test_a_group_that_was_joined_late_is_left_with_its_last_member(valkey, settings):
+    """Redis is silent when the only member comes, and when it goes."""
+    use(settings, "pubsub", valkey.url, LAYER_TIMEOUT=0.05)
+    async with connect(route(groups=["other"])) as ann:
+        boxes = get_hub().link.bridge._boxes
+        join, gate = boxes._join, asyncio.Event()
+
+        async def join_late(*args):
+            await gate.wait()
+            await join(*args)
+
+        boxes._join = join_late
+        assert not await ann.connection.join("chat")
+        ann.connection.leave("chat")
+        gate.set()
+        await until(lambda: not boxes._channels)
+        await until(lambda: not numsub("chat"))
+
+
+async def test_what_comes_for_a_group_that_was_left_is_kept_nowhere(settings):
+    use(settings, "memory")
+    async with connect(route(groups=["other"])) as ann:
+        await ann.connection.join("chat")
+        bridge = get_hub().link.bridge
+        ann.connection.leave("chat")
+        bridge._receive("chat", {"type": "late"})
+        assert not bridge._counts
+        await ann.connection.join("chat")
+        await group_send("chat", type="x")
+        assert json.loads(await ann.receive()) == {"type": "x"}
+
+
+async def test_filters_do_not_run_in_the_context_of_a_consumer(valkey, settings):
+    """Whoever receives from channels_redis.core hands on what comes for others."""
+    use(settings, "core", valkey.url)
+    whose, seen = ContextVar("whose", default="nobody's"), []
+
+    class Note(WebSocketGroupFilter):
+        @classmethod
+        def filter(cls, hub, message):
+            seen.append(whose.get())
+
+    async with connect(route(Note)) as ann:
+        bridge = get_hub().link.bridge
+        [channel] = bridge._boxes._channels.values()
+        whose.set("a consumer's")
+        get_channel_layer().receive_buffer[channel].put_nowait({"type": "x"})
+        assert json.loads(await ann.receive()) == {"type": "x"}
+    assert seen == ["nobody's"]
+
+
+async def test_an_end_without_redis_does_not_wait_for_it(settings):
+    server = await asyncio.to_thread(Valkey)
+    use(settings, "pubsub", server.url)
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(connect(route()))
+            await asyncio.to_thread(server.kill)
+            await until(lambda: get_hub().layer_is_lost)
+            async with limited(LIMIT / 2):  # the whole is LAYER_TIMEOUT
+                await stack.aclose()
+            assert get_hub().over
+    finally:
+        await asyncio.to_thread(server.stop)
 
 
 async def test_a_link_that_has_not_begun_can_end(layer):

@@ -11,6 +11,7 @@ from channels.layers import InMemoryChannelLayer, get_channel_layer
 from filtered_websocket import publish as publish_module
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.groups import History, forward, group
+from filtered_websocket.layer.envelope import group_key
 from filtered_websocket.logs import LogThrottle
 from filtered_websocket.observe import totals
 from filtered_websocket.publish import apublish, publish
@@ -26,7 +27,7 @@ from ..waiting import LIMIT, limited, until
 
 #: As GROUPS names them.
 grouppatterns = [group("chat", history=History(size=5, ttl=60))]
-EVENT_OF_TEXT = {"type": "chat.message", "filtered_websocket": 1}
+EVENT_OF_TEXT = {"type": "chat.message", "filtered_websocket": group_key("chat")}
 EVENT = {"text": "hi", **EVENT_OF_TEXT}
 CHANNEL = "specific.test!one"
 
