@@ -212,7 +212,8 @@ class Reader:
         finally:
             if self._handling:
                 self._end()
-            await self._stop_looking()
+            if self._looking is not None:
+                await self._stop_looking()
 
     def _begin(self) -> None:
         self._handling = True
@@ -256,10 +257,10 @@ class Reader:
             self._lose({"code": ABNORMAL})
 
     async def _stop_looking(self) -> None:
+        assert self._looking is not None
         looking, self._looking = self._looking, None
-        if looking is not None:
-            looking.cancel()
-            await asyncio.wait({looking})
+        looking.cancel()
+        await asyncio.wait({looking})
 
     def _lose(self, event: Event) -> None:
         self.lost = True

@@ -96,8 +96,7 @@ class Limits:
     def identified(self, connection: Connection) -> Refusal | None:
         """Count it for its user, after authentication; a refusal if a limit is reached."""
         most = conf.MAX_CONNECTIONS_PER_USER
-        user = connection.user_id
-        if most is None or user is None:
+        if most is None or (user := connection.user_id) is None:
             return None
         key = ("user", connection.tenant, user)
         if self._counts[key] >= most:

@@ -178,10 +178,10 @@ def send_at_once(transport: Any) -> None:
     """
     Have the system send each write of asyncio's connection, not wait for an answer to the one
     before: that may take 40 ms. asyncio does so, but not for a socket that uvicorn was given
-    (``--fd``), which it takes for one of another family. Where it is none of TCP, or cannot
-    be found, it stays as it is.
+    (``--fd``), which it takes for one of another family; uvloop does. Where it is none of TCP,
+    or cannot be found, it stays as it is.
     """
-    # Of uvloop, TypeError.
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        endpoint = transport.get_extra_info("socket")
-        endpoint.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if isinstance(transport, asyncio.BaseTransport):
+        with contextlib.suppress(AttributeError, OSError):
+            endpoint = transport.get_extra_info("socket")
+            endpoint.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

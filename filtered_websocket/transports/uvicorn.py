@@ -291,7 +291,7 @@ def find_uvicorn(
             error,
         )
         return None
-    if {type(extension).__name__ for extension in extensions} - {"PerMessageDeflate"}:
+    if extensions and {type(one).__name__ for one in extensions} != {"PerMessageDeflate"}:
         return None
     limit = COMPRESS_FROM if extensions else NEVER
     return UvicornLane(protocol, limit, send, max_unsent, on_end)
