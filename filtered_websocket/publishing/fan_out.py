@@ -4,10 +4,10 @@ Sends one message to many members of a group: encoded once, written to each sock
 Writing never raises, never waits and never removes a member: see ``transports``.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ..codecs.frames import Bundle, Frame, to_frame
+from ..codecs.frames import Bundle, Frame, Joined, to_frame
 from ..conf import conf
 from ..layer.envelope import EXCLUDE, Item
 from ..transports import AsgiTransport, write_all
@@ -52,28 +52,48 @@ def write_items(members: Members, items: Sequence[Item], is_kept: bool = False) 
     Write messages for which there is neither a group chain nor a codec: one write per
     member, not one per message. ``is_kept`` is that of :class:`Frame`.
     """
+
+    def make(run: Sequence[Item]) -> Frame | Bundle:
+        if len(run) == 1:
+            return Frame(run[0].payload, run[0].kind != "b", is_kept)
+        return Bundle([(item.payload, item.kind != "b") for item in run], is_kept)
+
     if len(items) == 1:
-        [item] = items
-        frame = Frame(item.payload, item.kind != "b", is_kept)
-        write(members, frame, item.meta.get(EXCLUDE, ()))
+        write(members, make(items), items[0].meta.get(EXCLUDE, ()))
         return
     for run in runs_of(items):
-        _write_run(members, run, is_kept)
+        _write_run(members, run, run, make)
 
 
-def _write_run(members: Members, items: Sequence[Item], is_kept: bool) -> None:
-    contents = [(item.payload, item.kind != "b") for item in items]
-    exclude = [item.meta.get(EXCLUDE, ()) for item in items]
-    if len(contents) == 1:
-        write(members, Frame(*contents[0], is_kept), exclude[0])
+def write_frames(members: Members, frames: Sequence[Frame], items: Sequence[Item]) -> None:
+    """The same of messages that are encoded already: the frame of each of the items."""
+    if len(frames) == 1:
+        write(members, frames[0], items[0].meta.get(EXCLUDE, ()))
         return
+    left = iter(items)
+    for run in runs_of(frames):
+        _write_run(members, run, [next(left) for _ in run], _joined)
+
+
+def _joined(frames: Sequence[Frame]) -> Frame | Bundle:
+    return frames[0] if len(frames) == 1 else Joined(frames)
+
+
+def _write_run(
+    members: Members,
+    pieces: Sequence[Piece],
+    items: Sequence[Item],
+    make: Callable[[Sequence[Piece]], Frame | Bundle],
+) -> None:
+    """Write to each member, at once, those of the pieces whose items do not leave it out."""
+    exclude = [item.meta.get(EXCLUDE, ()) for item in items]
     some = frozenset().union(*exclude)
-    write(members, Bundle(contents, is_kept), some)
+    write(members, make(pieces), some)
     for key in some & members.keys():
-        pairs = zip(contents, exclude, strict=True)
-        rest = [content for content, left_out in pairs if key not in left_out]
+        pairs = zip(pieces, exclude, strict=True)
+        rest = [piece for piece, left_out in pairs if key not in left_out]
         if rest:
-            write_all((members[key],), Bundle(rest, is_kept), NOBODY)
+            write_all((members[key],), make(rest), NOBODY)
 
 
 def runs_of(items: Iterable[Piece]) -> Iterator[list[Piece]]:

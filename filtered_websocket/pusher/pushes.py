@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 from ..chains.current import About
 from ..codecs.data import Data, data_to_send
-from ..codecs.frames import Frame, Joined, Kind
+from ..codecs.frames import Frame, Kind
 from ..codecs.pusher import CLIENT_PREFIX, DEFAULT_EVENT, event_frame, head_of, system_frame
 from ..conf import conf
 from ..history.base import Position
 from ..layer.envelope import EVENT, EXCLUDE, INFO, Item
 from ..presence.base import Event
-from ..publishing.fan_out import NOBODY, Members, runs_of, write
+from ..publishing.fan_out import NOBODY, Members, write, write_frames
 from ..transports import AsgiTransport, write_all
 from .apps import App
 from .channels import kind_of
@@ -243,30 +243,18 @@ class Pushes:
         channel = self._channels.get(group)
         if channel is None:
             return
-        frames = [channel.frame(Data(one.payload, one.kind), one.sender, one.meta) for one in items]
-        if len(items) == 1:
-            self._send(channel, frames[0], items[0].meta.get(EXCLUDE, ()))
-        elif channel.waiting or any([EXCLUDE in item.meta for item in items]):
-            self._send_together(channel, items, frames)
-        else:
-            made = [frame for frame in frames if frame is not None]
-            self._counts["not_json"] += (len(frames) - len(made)) * len(channel.members)
-            for run in runs_of(made):
-                write(channel.members, Joined(run), ())
-
-    def _send_together(
-        self, channel: Channel, items: Sequence[Item], frames: Sequence[Frame | None]
-    ) -> None:
-        """Not all members get all of them; what each one gets leaves in one write."""
-        transports = tuple(channel.standing)
-        for transport in transports:
-            transport.hold()
-        try:
-            for item, frame in zip(items, frames, strict=True):
-                self._send(channel, frame, item.meta.get(EXCLUDE, ()))
-        finally:
-            for transport in transports:
-                transport.release()
+        made = [
+            (item, frame)
+            for item in items
+            if (frame := channel.frame(Data(item.payload, item.kind), item.sender, item.meta))
+            is not None
+        ]
+        self._counts["not_json"] += (len(items) - len(made)) * len(channel.members)
+        for waiting in channel.waiting.values():
+            for item, frame in made:
+                if waiting.session.id not in item.meta.get(EXCLUDE, ()):
+                    self._wait(waiting, frame)
+        write_frames(channel.members, [frame for _, frame in made], [item for item, _ in made])
 
     def write_all(
         self, transports: Iterable[AsgiTransport], push: Push, skipped: Collection[AsgiTransport]

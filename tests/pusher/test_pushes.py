@@ -23,19 +23,14 @@ class Transport:
     closed = None
 
     def __init__(self):
-        self.written, self.overflows, self.held = [], 0, 0
+        self.written, self.writes, self.overflows = [], [], 0
 
     def write(self, frame):
+        self.writes.append(frame)
         self.written += [json.loads(part.payload) for part in frame.parts]
 
     def overflow(self, is_kept=False):
         self.overflows += 1
-
-    def hold(self):
-        self.held += 1
-
-    def release(self):
-        self.held -= 1
 
 
 @pytest.fixture
@@ -95,20 +90,38 @@ def test_what_a_history_gives_is_not_told_twice(pushes):
 
 def test_many_messages_leave_in_one_write(pushes):
     ann, bob = (subscriber(pushes, name, "news") for name in ("ann", "bob"))
-    writes = []
-    ann.transport.write = lambda frame: writes.append(len(frame.parts))
     pushes.write_items("news", [item(b"1"), item(b"\xff", "b"), item(b"2")], None)
-    assert writes == [2] and data(bob) == ["1", "2"]
+    assert ann.transport.writes == bob.transport.writes
+    assert [len(frame.parts) for frame in ann.transport.writes] == [2]
+    assert data(bob) == ["1", "2"]
     assert pushes._counts["not_json"] == 2
 
 
-def test_some_of_many_messages_are_not_for_all(pushes):
-    ann, bob = (subscriber(pushes, name, "news") for name in ("ann", "bob"))
-    items = [item(b"1", **{EXCLUDE: ["ann"]}), item(b"\xff", "b"), item(b"2", **{EVENT: "e"})]
+def test_many_messages_that_are_not_for_all_leave_in_one_write_to_each(pushes):
+    names = ("ann", "bob", "cy", "dan")
+    ann, bob, cy, dan = (subscriber(pushes, name, "news") for name in names)
+    pushes.begin(eve := subscriber(pushes, "eve"), "news")
+    items = [
+        item(b"1", **{EXCLUDE: ["ann", "dan"]}),
+        item(b"\xff", "b"),
+        item(b"2", **{EVENT: "e", EXCLUDE: ["eve", "dan"]}),
+        item(b"3", **{EXCLUDE: ["ann", "dan", "nobody"]}),
+    ]
     pushes.write_items("news", items, None)
-    assert data(ann) == ["2"] and data(bob) == ["1", "2"]
-    assert [frame["event"] for frame in bob.transport.written] == ["message", "e"]
-    assert ann.transport.held == bob.transport.held == 0
+    pushes.stand(eve, "news")
+    assert data(bob) == data(cy) == ["1", "2", "3"]
+    assert data(ann) == ["2"] and data(dan) == [] and data(eve) == ["1", "3"]
+    assert [frame["event"] for frame in bob.transport.written] == ["message", "e", "message"]
+    assert [len(one.transport.writes) for one in (ann, bob, cy, dan)] == [1, 1, 1, 0]
+    # The same object for all: it is encoded once.
+    assert bob.transport.writes == cy.transport.writes
+    assert pushes._counts["not_json"] == 4
+
+
+def test_where_no_message_is_left_nothing_is_written(pushes):
+    ann = subscriber(pushes, "ann", "news")
+    pushes.write_items("news", [item(b"\xff", "b"), item(b"\xfe", "b")], None)
+    assert ann.transport.writes == [] and pushes._counts["not_json"] == 2
 
 
 def test_groups_without_subscribers_cost_nothing(pushes):
