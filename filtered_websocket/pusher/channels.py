@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ..groups import GroupRule
+from ..groups import Allowed, GroupRule
 from ..pipelines.rules import Match, Rules
 from .apps import App
 
@@ -122,6 +122,11 @@ class ChannelRules(Rules):
         if rule is None:
             rule = self._present[found.rule] = replace(found.rule, presence=True, join_leave=True)
         return Match(rule, found.captured)
+
+    def who_publishes(self, group: str, channel: str) -> Allowed | None:
+        """Who may send client events to a channel, which is this group; None: nobody, ever."""
+        found = self.find(group) if kind_of(channel).takes_client_events else None
+        return None if found is None else found.rule.publish
 
 
 def _rule_of(kind: Kind) -> GroupRule:

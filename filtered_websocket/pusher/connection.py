@@ -70,6 +70,8 @@ class PusherConnection(Connection):
     signed_in: SignedIn | None = None
     #: Channel with presence -> who it is there: user and info.
     members: Mapping[str, Info] = {}
+    #: What others were told last of who publishes: the user, and all of it.
+    _publisher: tuple[str | None, str] | None = None
 
     @property
     def socket_id(self) -> str:
@@ -109,8 +111,11 @@ class PusherConnection(Connection):
         """What others are told of who published to ``group``, as JSON."""
         known = self.members.get(group)
         user = self.user_id if known is None else known.user
-        fields = {"client": self.id, "user": user}
-        return dump_json({key: value for key, value in fields.items() if value is not None})
+        if self._publisher is None or self._publisher[0] != user:
+            fields = {"client": self.id, "user": user}
+            told = {key: value for key, value in fields.items() if value is not None}
+            self._publisher = user, dump_json(told)
+        return self._publisher[1]
 
 
 def _message(message: Any) -> Frame:

@@ -38,6 +38,7 @@ class Subscriber(Protocol):
     def left(self, group: str) -> None: ...
     def occupy(self, channel: str, is_occupied: bool) -> None: ...
     def channel_of(self, group: str) -> str: ...
+    def who_publishes(self, group: str, channel: str) -> Any: ...
     def renew_app(self, app: App | None) -> None: ...
 
 
@@ -75,10 +76,12 @@ class Waiting:
 class Channel:
     """The subscribers of one group."""
 
-    __slots__ = ("has_presence", "head", "members", "name", "standing", "waiting")
+    __slots__ = ("has_presence", "head", "members", "name", "standing", "waiting", "who_publishes")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, who_publishes: Any) -> None:
         self.name = name
+        #: Who may send client events, as in a group rule.
+        self.who_publishes = who_publishes
         self.head = head_of(name)
         self.has_presence = kind_of(name).has_presence
         self.members: Members = {}
@@ -135,9 +138,15 @@ class Pushes:
         """A connection has joined: what comes for it waits."""
         channel = self._channels.get(group)
         if channel is None:
-            channel = self._channels[group] = Channel(session.channel_of(group))
-            session.occupy(channel.name, True)
+            name = session.channel_of(group)
+            channel = Channel(name, session.who_publishes(group, name))
+            self._channels[group] = channel
+            session.occupy(name, True)
         channel.waiting[session.transport] = Waiting(session)
+
+    def who_publishes(self, group: str) -> Any:
+        """Who may send client events to a channel with subscribers, as in a group rule."""
+        return self._channels[group].who_publishes
 
     def has_waiting(self, session: Subscriber, group: str) -> bool:
         """Whether an event waits until the client is told."""
@@ -232,8 +241,16 @@ class Pushes:
     def send(self, about: About, push: Push) -> None:
         """Send a message that came out of the group chain to all subscribers."""
         channel = self._channels.get(about.group)
-        if channel is not None:
-            self._send(channel, push.frame, about.meta.get(EXCLUDE, ()))
+        if channel is None:
+            return
+        if push.frame is None:
+            self._counts["not_json"] += len(channel.members)
+            return
+        exclude = about.meta.get(EXCLUDE, ())
+        for waiting in channel.waiting.values():
+            if waiting.session.id not in exclude:
+                self._wait(waiting, push.frame)
+        write(channel.members, push.frame, exclude)
 
     def write_items(self, group: str, items: Sequence[Item], first: Position | None) -> None:
         """
@@ -270,15 +287,6 @@ class Pushes:
                 self._wait(channel.waiting[transport], push.frame)
             elif transport in channel.standing:
                 write_all((transport,), push.frame, NOBODY)
-
-    def _send(self, channel: Channel, frame: Frame | None, exclude: Collection[str]) -> None:
-        if frame is None:
-            self._counts["not_json"] += len(channel.members)
-            return
-        for waiting in channel.waiting.values():
-            if waiting.session.id not in exclude:
-                self._wait(waiting, frame)
-        write(channel.members, frame, exclude)
 
     def _wait(self, waiting: Waiting, frame: Frame) -> None:
         """Keep it until the client is told, where there is room."""

@@ -34,7 +34,6 @@ from ..protocols.requests import has_chains, through_chains
 from ..transports import AsgiTransport, write_one
 from . import codes, webhooks
 from .apps import App
-from .channels import kind_of
 from .codes import Code, app_of, refusal_of
 from .connection import NamedEvent, PusherConnection
 from .pushes import Pushes
@@ -70,6 +69,7 @@ class Session:
         # Called by the pushes.
         self.joined, self.left = subscribing.joined, subscribing.left
         self.channel_of = subscribing.channel_of
+        self.who_publishes = view.pipeline.rules.who_publishes
         #: When it was heard last, by the loop's clock; and what looks after that.
         self._heard = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -243,8 +243,7 @@ class Session:
             self.error(codes.REFUSED, problem)
             return None
         event = NamedEvent(group, said.event)
-        match = self._view.pipeline.rules.find(group)
-        if match.rule.publish is True and not self._has_chains:
+        if self.pushes.who_publishes(group) is True and not self._has_chains:
             self._publish(event, data)
             return None
         return self._relay_later(event, data)
@@ -252,10 +251,10 @@ class Session:
     def _why_no_event(self, said: Said, group: str, data: Data) -> str | None:
         if not self.app.client_events:
             return "this app takes no client events"
-        if not kind_of(said.channel).takes_client_events:
-            return "client events are for private channels, and for those with presence"
         if not self._subscribing.stands(group):
             return f"not subscribed to {said.channel!r:.80}"
+        if self.pushes.who_publishes(group) is None:
+            return "client events are for private channels, and for those with presence"
         if len(said.event) > MAX_EVENT_NAME:
             return f"the name of an event has at most {MAX_EVENT_NAME} characters"
         if len(data.payload) > self.app.max_event_size:

@@ -79,3 +79,18 @@ def test_rules_of_the_site_and_of_kinds():
     assert rules.find("private-encrypted-a").rule.publish is False
     assert rules.find("other").rule.publish is False
     assert any(rule.presence for rule in ChannelRules(None))
+
+
+def test_who_may_send_client_events():
+    rules = ChannelRules(make_rules([group("private-silent", publish=False)], "the rules"))
+    for channel, allowed in (
+        ("private-a", True),
+        ("presence-a", True),
+        ("private-silent", False),
+        ("news", None),
+        ("private-encrypted-a", None),
+        ("#server-to-user-5", None),
+        ("private-no:channel", None),
+    ):
+        assert rules.who_publishes(channel, channel) is allowed
+    assert rules.who_publishes("2:private-a", "private-a") is True

@@ -44,6 +44,7 @@ def subscriber(pushes, name, *stands_in):
         transport=Transport(),
         app=SimpleNamespace(key="k"),
         channel_of=lambda group: group,
+        who_publishes=lambda group, channel: None,
         occupy=lambda channel, is_occupied: None,
     )
     pushes.add(one)
@@ -74,6 +75,20 @@ def test_what_comes_before_the_client_is_told_waits_within_a_bound(pushes, setti
     assert ann.transport.overflows == 1
     pushes.stand(ann, "news")
     assert data(ann) == ["one", "two"]
+
+
+def test_what_comes_out_of_a_chain_waits_as_well(pushes):
+    ann, bob = (subscriber(pushes, name) for name in ("ann", "bob"))
+    pushes.begin(ann, "news")
+    pushes.begin(bob, "news")
+    pushes.stand(bob, "news")
+    for text, exclude in (("one", []), ("two", ["ann"]), ("three", ["bob"])):
+        about = About("news", "", {EXCLUDE: exclude})
+        pushes.send(about, pushes.publication(about, text, True))
+    pushes.send(about, pushes.publication(about, b"\xff", False))
+    pushes.stand(ann, "news")
+    assert data(ann) == ["one", "three"] and data(bob) == ["one", "two"]
+    assert pushes._counts["not_json"] == 1
 
 
 def test_what_a_history_gives_is_not_told_twice(pushes):

@@ -1,6 +1,7 @@
 """A connection that speaks the Pusher protocol, from its handshake to its end."""
 
 import asyncio
+import json
 import math
 import uuid
 
@@ -20,6 +21,7 @@ from filtered_websocket.disconnect import disconnect_connection
 from filtered_websocket.exceptions import PublishError
 from filtered_websocket.filters.rate_limit import RateLimitFilter
 from filtered_websocket.pusher import session as sessions
+from filtered_websocket.pusher.channels import ChannelRules
 from filtered_websocket.pusher.connection import connection_of, socket_id_of
 from filtered_websocket.testing import published
 
@@ -257,6 +259,44 @@ async def test_many_client_events_of_one_moment_leave_in_order():
             await ann.say("client-n", number, channel="private-a")
         heard = [await bob.hears("client-n", channel="private-a") for _ in range(8)]
         assert heard == list(range(8)) and await ann.quiet()
+
+
+async def test_the_rule_of_a_channel_is_found_once_for_all_its_client_events(monkeypatch):
+    asked = []
+    find = ChannelRules.find
+
+    def note(self, name):
+        asked.append(name)
+        return find(self, name)
+
+    async with speak() as ann, speak() as bob:
+        for one in (ann, bob):
+            await one.subscribe("private-a")
+        for number in range(3):
+            await ann.say("client-n", number, channel="private-a")
+            assert await bob.hears("client-n", channel="private-a") == number
+            # After the first one: a publish asks once how the group is kept.
+            monkeypatch.setattr(ChannelRules, "find", note)
+        assert asked == []
+
+
+async def test_a_group_of_the_route_that_is_no_channel_takes_no_client_events():
+    async with speak(application=app(groups=["private-no:channel"])) as ann:
+        await ann.say("client-a", 1, channel="private-no:channel")
+        assert await ann.error() == 4301
+
+
+async def test_what_others_are_told_of_a_publisher_changes_with_its_user():
+    async with speak() as ann:
+        connection = ann.client.connection
+        nobody = {"client": connection.id}
+        assert json.loads(connection.publisher("private-a")) == nobody
+        assert connection.publisher("news") is connection.publisher("private-a")
+        await ann.sign_in(id="5")
+        await ann.hears("pusher:signin_success")
+        await ann.subscribe("presence-a", "ann")
+        assert json.loads(connection.publisher("private-a")) == nobody | {"user": "5"}
+        assert json.loads(connection.publisher("presence-a")) == nobody | {"user": "ann"}
 
 
 async def test_client_events_that_are_refused(settings):
