@@ -6,6 +6,7 @@ Their own programs run those of nginx, Caddy and Redis (tests/e2e/test_proxies.p
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,56 @@ def test_the_page_shows_every_file_as_it_is():
     assert shown == FILES
     found = [path for path in DEPLOY.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     assert sorted(path.relative_to(ROOT).as_posix() for path in found) == NAMES
+
+
+# What others read: Docker, compose and Kubernetes are not there, their rules are
+
+#: File -> the program that reads it, and how often it does, with which arguments.
+READERS = {
+    "deploy/Dockerfile": [["hadolint"]],
+    "deploy/compose.yml": [["check-jsonschema", "--builtin-schema", "vendor.compose-spec"]],
+    "deploy/kubernetes.yml": [
+        ["kubernetes-validate", "--strict", "-k", version] for version in ("1.25", "1.37")
+    ],
+}
+
+
+def lint(name, path):
+    """Of each reader of the file whether it finds nothing, and what it says."""
+    for program, *arguments in READERS[name]:
+        found = Path(sys.executable).with_name(program)
+        done = subprocess.run(
+            [found, *arguments, path], capture_output=True, text=True, check=False
+        )
+        said = done.stdout + done.stderr
+        # A kind that this version of Kubernetes does not know is a warning there.
+        yield done.returncode == 0 and "WARN" not in said, said
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_docker_compose_and_kubernetes_understand_their_file(name):
+    for fine, said in lint(name, ROOT / name):
+        assert fine, said
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong", "word"),
+    [
+        ("deploy/Dockerfile", "python:3.13-slim-bookworm AS", "python AS", "DL3006"),
+        ("deploy/Dockerfile", 'CMD ["venv/bin/daphne", ', "CMD venv/bin/daphne ", "DL3025"),
+        ("deploy/compose.yml", "stop_grace_period", "stop_grace", "'stop_grace'"),
+        ("deploy/compose.yml", ": service_started", ": service_begun", "'service_begun'"),
+        ("deploy/kubernetes.yml", "readinessProbe:", "readinesProbe:", "'readinesProbe'"),
+        ("deploy/kubernetes.yml", "policy/v1", "policy/v1beta1", "v1beta1"),
+    ],
+)
+def test_a_mistake_in_a_file_is_found(name, right, wrong, word, tmp_path):
+    text = FILES[name]
+    assert right in text
+    path = tmp_path / Path(name).name
+    path.write_text(text.replace(right, wrong))
+    for fine, said in lint(name, path):
+        assert not fine and word in said, said
 
 
 # systemd
