@@ -8,7 +8,8 @@ from ..auth.tenants import personal_group
 from ..codecs.data import Data
 from ..codecs.frames import Frame
 from ..codecs.pusher import DEFAULT_EVENT, BadFrame, event_frame, head_of, parse_text
-from ..exceptions import ends_the_task
+from ..conf import conf
+from ..exceptions import NotAllowed, ends_the_task
 from ..groups import PERSONAL_PREFIX, TOKEN_PREFIX
 from ..hub.joining import enter, join
 from ..layer.envelope import EVENT, group_key
@@ -91,6 +92,8 @@ class Subscribing:
         if self.stands(group):
             self._succeed(group, channel, kind, None)
             return
+        if len(self._connection.joined) >= conf.MAX_GROUPS:  # also with a signature
+            raise NotAllowed(f"at most {conf.MAX_GROUPS} groups (MAX_GROUPS)", group)
         if member is not None:
             await self._check_members(group, member)
             self._connection.members = {**self._connection.members, group: member}

@@ -108,6 +108,19 @@ async def test_more_groups_than_allowed(settings):
         assert await ann.refused(channel="c") == (401, "not allowed")
 
 
+async def test_a_signature_needs_room_as_well(settings):
+    settings.FILTERED_WEBSOCKET = with_app(site={"MAX_GROUPS": 2})
+    async with speak() as ann:
+        await ann.subscribe("private-a")
+        await ann.subscribe("presence-b", user="ann")
+        assert await ann.refused(**ann.signed("private-c")) == (401, "not allowed")
+        assert await ann.refused(**ann.signed("presence-d", user="ann")) == (401, "not allowed")
+        assert ann.client.connection.groups == {"private-a", "presence-b"}
+        await ann.subscribe("private-a")  # once more
+        await ann.say("pusher:unsubscribe", {"channel": "private-a"})
+        await ann.subscribe("private-c")
+
+
 # Filters
 
 
