@@ -69,6 +69,14 @@ if not settings.configured:
                 APP | json.loads(os.environ.get("PUSHER_APP", "{}")),
                 {"ID": "2", "KEY": "other-key", "SECRET": "other-secret"},
                 {"ID": "3", "KEY": "disabled-key", "SECRET": "disabled-secret", "ENABLED": False},
+                {"ID": "4", "KEY": "tls-key", "SECRET": "tls-secret", "TLS_ONLY": True},
+                {"ID": "5", "KEY": "small-key", "SECRET": "small-secret", "MAX_CONNECTIONS": 1},
+                {
+                    "ID": "6",
+                    "KEY": "elsewhere-key",
+                    "SECRET": "elsewhere-secret",
+                    "ALLOWED_ORIGINS": ["https://elsewhere.example"],
+                },
             ],
             # Processes need little time to subscribe again, where tests wait for them.
             "LAYER_SETTLE": 0.1,
@@ -80,7 +88,7 @@ from django.core.asgi import get_asgi_application
 
 http = get_asgi_application()
 
-from django.contrib.auth import get_user_model, login  # noqa: E402
+from django.contrib.auth import get_user_model, login, logout  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 from django.http import HttpResponse, JsonResponse  # noqa: E402
 from django.middleware.csrf import get_token  # noqa: E402
@@ -140,6 +148,11 @@ def log_in(request, name):
     return JsonResponse({"id": str(user.pk), "csrf": get_token(request)})
 
 
+def log_out(request):
+    logout(request)
+    return JsonResponse({})
+
+
 def say(request, where):
     """What a view of the site publishes; to a user where it begins with "user:"."""
     data = {"said": request.GET["text"]}
@@ -170,6 +183,7 @@ urlpatterns = [
     path("admin-app/<step>", change_app),
     path("close/<socket_id>/<int:code>", close),
     path("login/<name>", log_in),
+    path("logout", log_out),
     path("say/<where>", say),
     path("pusher/", include("filtered_websocket.pusher.views")),
     path("", include("filtered_websocket.api.pusher")),

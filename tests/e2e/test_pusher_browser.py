@@ -118,6 +118,17 @@ async def test_a_user_signs_in_and_is_sent_away(pages, site, backend):
     assert refused["type"] == "AuthError" and refused["status"] == 403
 
 
+async def test_they_give_up_where_the_app_is_for_other_pages_and_after_a_logout(browser, site):
+    async with PusherPage(browser, site.second, "cy") as page:
+        elsewhere = await page.connect(site.first, key="elsewhere-key", waits=False)
+        # The session comes with the handshake, which is to the page's own host.
+        cy = await page.connect(site.first)
+        await page.page.evaluate("fetch('/logout')")
+        for one in (elsewhere, cy):
+            await one.hears("error", code=4009)
+            await one.hears("disconnected")
+
+
 ECHO = """
 ([port, csrf]) => {
   window.seen = [];

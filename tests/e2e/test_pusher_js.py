@@ -1,23 +1,32 @@
 """The package ``pusher-js`` of npm, unmodified, in Node."""
 
+import contextlib
 import itertools
+import json
 import urllib.request
 
+import jwt
 import pytest
 import pytest_asyncio
+from websockets.exceptions import InvalidStatus
 
-from ..javascript.clients import InNode, install
+from ..javascript.clients import Client, InNode, install
 from ..waiting import limited
 from .pusher_processes import PusherClient, PusherSite, User, say
+from .sockets import connect
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 NAMES = itertools.count()
+KEY = "a secret of 32 characters or more"
+#: Connections of a process.
+MOST = 40
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     install()
-    site = PusherSite(tmp_path_factory.mktemp("pusher"), 2)
+    settings = json.dumps({"MAX_CONNECTIONS": MOST, "JWT_KEY": KEY})
+    site = PusherSite(tmp_path_factory.mktemp("pusher"), 2, TEST_SETTINGS=settings)
     yield site
     site.stop()
 
@@ -99,10 +108,11 @@ async def test_they_come_back_after_a_kill_and_a_drain(js, site):
     ann = await PusherClient.connect(js, site.first, User(site.second, "ann"))
     await ann.subscribe(room)
     before = await ann.do("socket_id")
-    for end in (site.kill, site.drain):
+    for end, code in ((site.kill, 1006), (site.drain, 4200)):
         end()
         if end == site.kill:
             site.revive()
+        assert (await ann.hears("error"))["code"] == code
         await ann.hears("connecting")
         await ann.hears("connected")
         await ann.hears("pusher:subscription_succeeded", channel=room)
@@ -113,39 +123,161 @@ async def test_they_come_back_after_a_kill_and_a_drain(js, site):
         assert (await ann.hears("message", channel=room))["data"] == {"said": "again"}
 
 
-@pytest.mark.parametrize(("key", "code"), [("nobody", 4001), ("disabled-key", 4003)])
-async def test_they_give_up_where_there_is_no_app(js, site, key, code):
-    ann = await PusherClient.connect(js, site.first, key=key, waits=False)
-    assert (await ann.hears("error"))["code"] == code
-    await ann.hears("disconnected")
-    assert await ann.do("state") == "disconnected"
+# Codes: which the server sends when, and what the package does then
 
 
-def close(server, socket_id, code):
-    urllib.request.urlopen(server.http(f"/close/{socket_id}/{code}")).close()
+async def gives_up(client, code):
+    assert (await client.hears("error"))["code"] == code
+    await client.hears("disconnected")
+    assert await client.do("state") == "disconnected"
 
 
-@pytest.mark.parametrize("code", [4001, 4003, 4004, 4005, 4006, 4007, 4008, 4009, 4301, 4302])
-async def test_after_these_codes_they_stay_away(js, site, code):
-    ann = await PusherClient.connect(js, site.first)
-    close(site.second, await ann.do("socket_id"), code)
-    await ann.hears("disconnected")
-    assert await ann.do("state") == "disconnected"
+@pytest.mark.parametrize(
+    ("key", "code"),
+    [
+        ("nobody", 4001),
+        ("disabled-key", 4003),
+        ("app-key/and-more", 4005),
+        # What the package says of its version comes after that of the key.
+        ("app-key?protocol=seven&was=", 4006),
+        ("app-key?protocol=4&was=", 4007),
+        ("app-key?was=", 4008),
+    ],
+)
+async def test_they_give_up_where_they_are_refused(js, site, key, code):
+    await gives_up(await PusherClient.connect(js, site.first, key=key, waits=False), code)
 
 
-@pytest.mark.parametrize("code", [1000, 4100, 4101, 4102, 4200, 4201, 4202, 4203, 4500])
-async def test_after_these_codes_they_come_back(js, site, code):
-    ann = await PusherClient.connect(js, site.first)
-    before = await ann.do("socket_id")
-    close(site.second, before, code)
-    await ann.hears("connecting")
-    await ann.hears("connected")
-    assert await ann.do("socket_id") != before
+async def test_they_give_up_where_an_app_has_all_its_connections(js, site):
+    await PusherClient.connect(js, site.first, key="small-key")
+    await gives_up(
+        await PusherClient.connect(js, site.first, key="small-key", waits=False),
+        4004,
+    )
+
+
+async def test_they_give_up_with_the_signature_of_another_user(js, site):
+    signed = {"auth": f"app-key:{'0' * 64}", "user_data": '{"id":"1"}'}
+    ann = await PusherClient.connect(js, site.first, signed=signed)
+    await ann.do("ask_to_sign_in")
+    await gives_up(ann, 4009)
 
 
 async def test_where_only_tls_is_served_they_try_that(js, site):
-    ann = await PusherClient.connect(js, site.first)
-    close(site.second, await ann.do("socket_id"), 4000)
+    ann = await PusherClient.connect(js, site.first, key="tls-key", waits=False)
+    assert (await ann.hears("error"))["code"] == 4000
     # There is none here: they go on trying.
-    await ann.hears("connecting")
     assert await ann.do("uses_tls")
+
+
+async def test_where_a_process_is_full_they_come_back_after_a_second(js, site):
+    async with contextlib.AsyncExitStack() as others:
+        with contextlib.suppress(InvalidStatus):
+            for _ in range(MOST + 1):
+                url = site.second.ws("/plain/full")
+                await others.enter_async_context(connect(url))
+        ann = await PusherClient.connect(js, site.second, waits=False)
+        assert (await ann.hears("error"))["code"] == 4100
+    await ann.hears("connected")
+    assert await ann.do("pause") == 1_000
+
+
+def urlopen(server, path):
+    urllib.request.urlopen(server.http(path)).close()
+
+
+# Whatever closes them, of the site or of a filter; ours are translated.
+
+
+@pytest.mark.parametrize(
+    ("code", "is_told"),
+    [
+        *((code, code) for code in (4001, 4003, 4004, 4005, 4006, 4007, 4008, 4009, 4301, 4302)),
+        *((code, 4009) for code in (4401, 4403)),
+    ],
+)
+async def test_after_these_codes_they_stay_away(js, site, code, is_told):
+    ann = await PusherClient.connect(js, site.first)
+    urlopen(site.second, f"/close/{await ann.do('socket_id')}/{code}")
+    await gives_up(ann, is_told)
+
+
+@pytest.mark.parametrize(
+    ("code", "is_told", "pause"),
+    [
+        (1000, None, 1_000),
+        (4150, 4150, 1_000),
+        *((code, code, 0) for code in (4200, 4201)),
+        *((code, 4200, 0) for code in (4101, 4102, 4202, 4203, 4500)),
+    ],
+)
+async def test_after_these_codes_they_come_back(js, site, code, is_told, pause):
+    ann = await PusherClient.connect(js, site.first)
+    before = await ann.do("socket_id")
+    urlopen(site.second, f"/close/{before}/{code}")
+    await ann.hears("connecting")
+    await ann.hears("connected")
+    assert await ann.do("socket_id") != before
+    told = {one["code"] for one in ann.heard if one["event"] == "error"}
+    assert told == (set() if is_told is None else {is_told})
+    assert await ann.do("pause") == pause
+
+
+async def test_they_are_told_of_a_mistake_and_stay(js, site):
+    room = f"private-{next(NAMES)}"
+    ann = await PusherClient.connect(js, site.first, User(site.first, "ann"))
+    bob = await PusherClient.connect(js, site.second, User(site.first, "bob"))
+    for client in (ann, bob):
+        await client.subscribe(room, "client-typed")
+    own = await ann.do("socket_id")
+    await ann.do("say", "no-event-of-the-protocol", {})
+    await ann.hears("error", code=4200)
+    await ann.do("trigger", room, "client-typed", "x" * 10_241)
+    await ann.hears("error", code=4301)
+    # More than ten a second.
+    for n in range(100):
+        await ann.do("trigger", room, "client-typed", n)
+    await ann.hears("error", code=4301)
+    assert (await bob.hears("client-typed", channel=room))["data"] == 0
+    say(site.second, room, "hello")
+    assert (await ann.hears("message", channel=room))["data"] == {"said": "hello"}
+    assert await ann.do("socket_id") == own and await ann.do("state") == "connected"
+    told = [one["data"] for one in bob.heard if one["event"] == "client-typed"]
+    assert len(told) < 100
+
+
+# One group, other protocols
+
+
+async def test_plain_clients_those_of_centrifuge_and_the_site_hear_them_and_are_heard(js, site):
+    """Each on another process than the one before."""
+    user, room = User(site.first, "ann"), f"private-{next(NAMES)}"
+    key = jwt.encode({"sub": user.id}, KEY, "HS256")
+    async with (
+        InNode("json") as node,
+        connect(site.second.ws(f"/plain/{room}")) as plain,
+    ):
+        centrifuge = await Client.connect(node, site.second, tokens=[key])
+        await centrifuge.subscribe(room)
+        ann = await PusherClient.connect(js, site.first, user)
+        bob = await PusherClient.connect(js, site.second, user)
+        for client in (ann, bob):
+            await client.subscribe(room, "client-typed")
+
+        await plain.send('{"from": "plain"}')
+        await centrifuge.do("publish", room, {"from": "centrifuge"})
+        say(site.first, room, "site")
+        for client in (ann, bob):
+            told = [(await client.hears("message", channel=room))["data"] for _ in range(3)]
+            assert sorted(told, key=str) == [
+                {"from": "centrifuge"},
+                {"from": "plain"},
+                {"said": "site"},
+            ]
+        await ann.do("trigger", room, "client-typed", {"from": "pusher"})
+        assert (await bob.hears("client-typed", channel=room))["data"] == {"from": "pusher"}
+        heard = [await centrifuge.hears("publication", channel=room) for _ in range(4)]
+        assert {"from": "pusher"} in [one["data"] for one in heard]
+        async with limited():
+            said = [json.loads(await plain.recv()) for _ in range(3)]
+        assert {"from": "pusher"} in said and {"from": "plain"} not in said

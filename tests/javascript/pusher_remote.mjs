@@ -10,9 +10,9 @@ export class Remote {
 
   /**
    * Connect to a site as who has these cookies. In Node these are sent by hand; a page has its
-   * own, and asks the endpoints itself.
+   * own, and asks the endpoints itself. `signed` is what it shows as its user's signature.
    */
-  connect(key, { cookie, auth, ...options } = {}) {
+  connect(key, { cookie, auth, signed, ...options } = {}) {
     const noted = { events: [], wake: () => {}, channels: {} };
     const post = (name, fields, done) => {
       const body = new URLSearchParams(fields);
@@ -32,6 +32,7 @@ export class Remote {
         customHandler: ({ socketId }, done) => post("user-auth", { socket_id: socketId }, done),
       };
     }
+    if (signed) options.userAuthentication = { customHandler: (_, done) => done(null, signed) };
     const client = new this.#Pusher(key, {
       cluster: "", enabledTransports: ["ws"], disableStats: true, ...options,
     });
@@ -82,6 +83,11 @@ export class Remote {
     return this.#clients[number].channels[channel].trigger(event, data);
   }
 
+  /** An event of the client that is none of a channel's. */
+  say(number, event, data) {
+    return this.#clients[number].client.send_event(event, data);
+  }
+
   members(number, channel) {
     const { members } = this.#clients[number].channels[channel];
     return { count: members.count, members: members.members, me: members.me };
@@ -93,6 +99,11 @@ export class Remote {
     user.bind_global?.((event, data) => this.#note(noted, { event, of: "user", data: data ?? null }));
     noted.client.signin();
     return user.signinDonePromise?.then(() => user.user_data ?? null) ?? null;
+  }
+
+  /** The same, without waiting for an answer. */
+  ask_to_sign_in(number) {
+    this.#clients[number].client.signin();
   }
 
   /** What comes for the user who has signed in. */
@@ -107,6 +118,12 @@ export class Remote {
 
   uses_tls(number) {
     return this.#clients[number].client.connection.usingTLS;
+  }
+
+  /** For how long it has waited before it tried again, at the least, in milliseconds. */
+  pause(number) {
+    const { events } = this.#clients[number].client.timeline;
+    return Math.min(...events.filter(({ action }) => action === "retry").map(({ delay }) => delay));
   }
 
   state(number) {
