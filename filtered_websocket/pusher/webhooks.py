@@ -15,6 +15,7 @@ Who has gone is told ``SETTLE`` seconds later, unless somebody has come back mea
 import asyncio
 import atexit
 import json
+import math
 import os
 import threading
 import time
@@ -24,13 +25,15 @@ from collections.abc import Iterable
 from http.client import HTTPException
 from typing import Any, NamedTuple
 
+from django.db import connections
+
 from ..codecs.frames import dump_json
 from ..hub.registry import hubs
 from ..logs import LogThrottle, get_logger
 from ..presence import presence
 from ..presence.base import Event, Info
 from ..presence.of_hub import HubPresence
-from .apps import App, Hook, apps_with_webhooks
+from .apps import App, Hook, app_of_id, apps_with_webhooks
 from .channels import channel_of, is_channel, kind_of
 
 logger = get_logger(__name__)
@@ -78,14 +81,19 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 _opener = urllib.request.build_opener(_NoRedirects)
 
+#: Of each app and hook that is told something now; by what they are, as apps are read again.
+_senders: dict[Any, "Sender"] = {}
+_lock = threading.RLock()
+
 
 class Sender:
-    """Tells one hook of an app, from a thread of its own, which runs while there is something."""
+    """Tells one hook of an app, by a thread that runs while there is something, and as long."""
 
     def __init__(self, app: App, hook: Hook) -> None:
         self._app, self._hook = app, hook
         self._waiting: list[Waiting] = []
-        self._changed = threading.Condition()
+        # None gets an event while it ends.
+        self._changed = threading.Condition(_lock)
         self._thread: threading.Thread | None = None
         self._is_closing = False
 
@@ -106,10 +114,9 @@ class Sender:
     def take_back(self, key: Key) -> bool:
         """Whether it was to tell that this user has gone; it does not."""
         with self._changed:
-            left = [one for one in self._waiting if one.gone != key]
-            was = len(left) < len(self._waiting)
-            self._waiting = left
-        return was
+            before = len(self._waiting)
+            self._waiting = [one for one in self._waiting if one.gone != key]
+            return len(self._waiting) < before
 
     def close(self) -> threading.Thread | None:
         """Send what is due now, and end; the thread, if there is one."""
@@ -135,43 +142,40 @@ class Sender:
         """What is due, once anything is; None where nothing has come for a while."""
         with self._changed:
             while True:
-                now = time.monotonic()
-                due = [one for one in self._waiting if one.due <= now or self._is_closing]
-                if due:
+                now = math.inf if self._is_closing else time.monotonic()
+                if any([one.due <= now for one in self._waiting]):
                     # What does not have to wait for anything goes with it.
-                    due = [one for one in self._waiting if one in due or one.gone is None]
+                    due = [one for one in self._waiting if one.due <= now or one.gone is None]
                     batch = due[:MAX_BATCH]
                     taken = set(map(id, batch))
                     self._waiting = [one for one in self._waiting if id(one) not in taken]
                     return batch
                 pause = min([one.due - now for one in self._waiting], default=IDLE)
-                is_awake = self._changed.wait(pause)
-                if not self._waiting and (self._is_closing or not is_awake):
+                if self._is_closing or not (self._changed.wait(pause) or self._waiting):
                     self._thread = None
+                    for key in [key for key, one in _senders.items() if one is self]:
+                        del _senders[key]
                     return None
 
     def _that_are_true(self, batch: list[Waiting]) -> list[Waiting]:
         """Without those who have come back by way of another process."""
         groups = {one.gone[0] for one in batch if one.gone is not None}
         try:
-            here = {
-                (group, str(info.user)) for group in groups for info in presence(group).values()
-            }
+            found = {group: presence(group).values() for group in groups}
+            here = {(group, str(one.user)) for group, infos in found.items() for one in infos}
         except OSError:  # Redis does not answer: nobody can know
             here = set()
         return [one for one in batch if one.gone not in here]
 
     def _deliver(self, events: list[dict[str, Any]]) -> None:
-        """Send a batch until it is taken, or for ``GIVE_UP`` seconds."""
+        """Send a batch until it is taken, for ``GIVE_UP`` seconds, or its app has changed."""
         body = dump_json({"time_ms": int(time.time() * 1000), "events": events})
-        until, failures = time.monotonic() + GIVE_UP, 0
-        while True:
+        until, pause = time.monotonic() + GIVE_UP, min(1.0, MAX_PAUSE)
+        while self._renew():
             try:
                 self._post(body)
                 return
             except (OSError, ValueError, HTTPException) as error:  # URLError is an OSError
-                pause = min(2.0**failures, MAX_PAUSE)
-                failures += 1
                 if self._is_closing or time.monotonic() + pause > until:
                     self._drop(len(events), repr(error))
                     return
@@ -179,6 +183,18 @@ class Sender:
                     logger.warning("webhook %s: %r; it is sent again", self._hook.url, error)
             with self._changed:
                 self._changed.wait_for(lambda: self._is_closing, pause)
+            pause = min(2 * pause, MAX_PAUSE)
+
+    def _renew(self) -> bool:
+        """Take the app as it is now, to sign with its secret; whether it still has the address."""
+        try:
+            app = app_of_id(self._app.id)
+            connections.close_all()
+        except Exception:  # the database does not answer: what is known stays
+            return True
+        self._app = app or self._app
+        hooks = app.webhooks if app is not None and app.enabled else ()
+        return self._hook.url in [hook.url for hook in hooks]
 
     def _post(self, body: str) -> None:
         headers = {
@@ -194,35 +210,19 @@ class Sender:
     def _drop(self, count: int, why: str) -> None:
         counts["dropped"] += count
         if _throttle.note(f"drop {self._hook.url}"):
-            logger.error(
-                "webhook %s: events were not told: %s (%d so far)",
-                self._hook.url,
-                why,
-                counts["dropped"],
-            )
-
-
-#: Of each app and hook that was told something; by what they are, as settings are read again.
-_senders: dict[Any, Sender] = {}
-_lock = threading.Lock()
+            words = "webhook %s: events were not told: %s (%d so far)"
+            logger.error(words, self._hook.url, why, counts["dropped"])
 
 
 def tell(app: App, fields: dict[str, Any], gone: Key | None = None) -> None:
     """Tell of an event, whoever is to be told of it. Never waits."""
     for hook in app.webhooks:
         if hook.takes(fields):
-            _sender(app, hook).put(fields, gone)
-
-
-def _sender(app: App, hook: Hook) -> Sender:
-    about = [hook.events, hook.prefix, hook.suffix, sorted(hook.headers.items())]
-    key = app.id, hook.url, json.dumps(about)
-    with _lock:
-        found = _senders.get(key)
-        if found is None:
-            found = _senders[key] = Sender(app, hook)
-        found._app = app  # as it is now: it signs with its secret
-        return found
+            about = [hook.events, hook.prefix, hook.suffix, sorted(hook.headers.items())]
+            key = app.id, hook.url, json.dumps(about)
+            with _lock:
+                sender = _senders[key] = _senders.get(key) or Sender(app, hook)
+                sender.put(fields, gone)
 
 
 # Channels and their members
@@ -255,7 +255,8 @@ def _note(app: App, names: tuple[str, str], kind: str, key: Key, fields: dict[st
     # All are asked, as each hook has been told of its own events.
     with _lock:
         senders = [sender for (app_id, *_), sender in _senders.items() if app_id == app.id]
-    if not any([sender.take_back(key) for sender in senders]):
+        is_back = any([sender.take_back(key) for sender in senders])
+    if not is_back:
         tell(app, {"name": names[0], **fields})
 
 
@@ -280,16 +281,15 @@ def close() -> None:
         senders = list(_senders.values())
         _senders.clear()
     until = time.monotonic() + AT_EXIT
-    for thread in [sender.close() for sender in senders]:
-        if thread is not None:
-            thread.join(max(0.0, until - time.monotonic()))
+    for thread in filter(None, [sender.close() for sender in senders]):
+        thread.join(max(0.0, until - time.monotonic()))
 
 
 def _forget() -> None:
     """After a fork the threads are the parent's."""
     global _lock
     _senders.clear()
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 atexit.register(close)
