@@ -5,7 +5,7 @@ subscribers where it can, else it is sent with the position that it got.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias, cast
 
@@ -20,6 +20,8 @@ MAX_BATCH = 256
 MAX_BATCH_BYTES = 262_144
 #: Most messages have no idempotency key.
 NO_KEYS: Mapping[int, str] = {}
+#: Nor are most messages left out of a history.
+NO_IDS: frozenset[int] = frozenset()
 
 
 class Done(Protocol):
@@ -66,45 +68,63 @@ class Keeps:
     """How what waits to be sent is kept, for the groups with history."""
 
     def __init__(self) -> None:
-        self._by_group: dict[str, Keep] = {}
+        self.by_group: dict[str, Keep] = {}
         #: Id of a message -> its idempotency key: it is sent alone.
         self.keys: dict[int, str] = {}
+        #: Ids of messages to these groups that are not kept all the same.
+        self.left_out: set[int] = set()
 
-    def add(self, group: str, item: Item, keep: Keep) -> None:
-        self._by_group[group] = keep
+    def add(
+        self, group: str, item: Item, keep: Keep | None, waiting: Sequence[Entry] | None = None
+    ) -> None:
+        """``item`` is sent after those that are ``waiting`` for the same group."""
+        if keep is None:
+            self.left_out.add(item.id)
+            return
+        if waiting and group not in self.by_group:
+            self.left_out.update([entry[0].id for entry in waiting])
+        self.by_group[group] = keep
         if keep.idempotency_key:
             self.keys[item.id] = keep.idempotency_key
 
     def take(self, group: str, items: Sequence[Item], is_last: bool) -> Keep | None:
         """How a batch is kept; ``is_last`` where nothing else waits for its group."""
-        if group not in self._by_group:
+        if group not in self.by_group:
             return None
-        keep = self._by_group.pop(group) if is_last else self._by_group[group]
+        keep = self.by_group.pop(group) if is_last else self.by_group[group]
+        if self.left_out and items[0].id in self.left_out:
+            self.left_out.difference_update([item.id for item in items])
+            return None
         return Keep(keep.retention, self.keys.pop(items[0].id, ""))
 
     def drop(self, group: str, entries: Sequence[Entry], is_last: bool) -> None:
         """Those are not sent."""
         if is_last:
-            self._by_group.pop(group, None)
+            self.by_group.pop(group, None)
         for item, _, _ in entries:
             self.keys.pop(item.id, None)
+            self.left_out.discard(item.id)
 
 
 def first_batch(
-    waiting: list[Entry], keys: Mapping[int, str] = NO_KEYS
+    waiting: list[Entry],
+    keys: Mapping[int, str] = NO_KEYS,
+    left_out: Collection[int] = NO_IDS,
 ) -> tuple[list[Entry], list[Entry]]:
     """
     What of ``waiting`` is sent together, and the rest. A message whose id is in ``keys`` is
-    sent alone.
+    sent alone; one that is ``left_out`` of the history with others that are, too.
     """
     if len(waiting) == 1:
         return waiting, []
-    size = 0
+    size, is_out = 0, waiting[0][0].id in left_out
     for count, entry in enumerate(waiting):
         if count == MAX_BATCH or size >= MAX_BATCH_BYTES:
             return waiting[:count], waiting[count:]
         if keys and entry[0].id in keys:
             return waiting[: count or 1], waiting[count or 1 :]
+        if left_out and (entry[0].id in left_out) != is_out:
+            return waiting[:count], waiting[count:]
         size += len(entry[0].payload)
     return waiting, []
 

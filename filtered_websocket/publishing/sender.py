@@ -78,9 +78,9 @@ class Sender:
 
     def put(self, group: str, entry: Entry, keep: Keep | None = None) -> None:
         """Send ``entry`` after those that wait for the same group."""
-        if keep is not None:
-            self._keeps.add(group, entry[0], keep)
         waiting = self._waiting.get(group)
+        if keep is not None or group in self._keeps.by_group:
+            self._keeps.add(group, entry[0], keep, waiting)
         if waiting is not None:
             waiting.append(entry)
             return
@@ -119,7 +119,7 @@ class Sender:
                 self._drop_stale(group, waiting, oldest)
                 if not waiting:
                     continue
-            entries, rest = first_batch(waiting, self._keeps.keys)
+            entries, rest = first_batch(waiting, self._keeps.keys, self._keeps.left_out)
             if rest:
                 self._waiting[group] = rest
             else:

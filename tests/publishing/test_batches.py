@@ -11,6 +11,7 @@ from filtered_websocket.exceptions import PublishError
 from filtered_websocket.history.base import Position, Retention
 from filtered_websocket.history.hosts import SlotMoving
 from filtered_websocket.history.memory import MemoryHistory
+from filtered_websocket.layer.envelope import group_key
 from filtered_websocket.publishing import batches, sender
 from filtered_websocket.publishing.batches import Keep, append_once
 from filtered_websocket.publishing.items import new_item
@@ -66,7 +67,7 @@ async def test_each_message_has_the_position_of_its_own():
     [batch] = link.posted
     assert (batch.first, len(batch.items)) == (1, 3) and batch.epoch
     assert offsets(await link.publish("d")) == [4]
-    assert link.queue._sender._keeps._by_group == {}
+    assert link.queue._sender._keeps.by_group == {}
 
 
 async def test_what_the_store_publishes_is_not_sent_again():
@@ -143,6 +144,32 @@ async def test_a_key_is_of_one_message_and_known_the_next_time():
     assert [len(batch.items) for batch in link.posted] == [2, 1, 1]
     [again] = await link.publish("y", keep=keyed)
     assert again == (*answers[2][:2], True) and len(link.posted) == 3
+
+
+@pytest.mark.parametrize(
+    ("kept", "sent"), [("yny", [1, 1, 1]), ("nyyn", [1, 2, 1]), ("nnyn", [2, 1, 1])]
+)
+async def test_what_is_not_to_be_kept_is_not_kept_with_others(kept, sent):
+    link = Link(store := MemoryHistory())
+    done = [asyncio.get_running_loop().create_future() for _ in kept]
+    for one, letter in zip(done, kept, strict=True):
+        link.queue.put("room", new_item(letter), one, KEEP if letter == "y" else None)
+    positions = await asyncio.gather(*done)
+    assert [position is not None for position in positions] == [one == "y" for one in kept]
+    assert [len(batch.items) for batch in link.posted] == sent
+    page = await store.read(group_key("room"))
+    assert {one.data for one in page.publications} == {b"y"}
+    keeps = link.queue._sender._keeps
+    assert not (keeps.by_group or keeps.left_out)
+
+
+async def test_what_is_too_old_and_was_not_to_be_kept_is_forgotten():
+    keeps = batches.Keeps()
+    first, second = new_item("x"), new_item("y")
+    keeps.add("room", second, KEEP, [(first, 0.0, None)])
+    assert keeps.left_out == {first.id}
+    keeps.drop("room", [(first, 0.0, None)], is_last=False)
+    assert not keeps.left_out and keeps.take("room", [second], is_last=True) == KEEP
 
 
 async def test_what_is_too_old_is_forgotten_with_its_key(monkeypatch):
