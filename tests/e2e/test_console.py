@@ -9,7 +9,7 @@ import sys
 import pytest
 import pytest_asyncio
 from playwright.async_api import expect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ..waiting import limited, look_again
 from .processes import Daphne, Process
@@ -22,9 +22,10 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 
 
 def in_django(env, code):
-    """Run some code of Django, with the database of the servers."""
+    """What some code of Django prints, with the database of the servers."""
     process = Process([sys.executable, "-c", f"import django; django.setup()\n{code}"], env=env)
     assert process.wait() == 0, process.output
+    return process.output
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +269,64 @@ async def test_a_connection_is_closed_after_a_question_and_the_admin_remembers(w
         await expect(window.detail).to_contain_text("It has ended.")
     await window.page.goto("/admin/")
     await expect(window.page.locator("#recent-actions-module")).to_contain_text("connection ")
+
+
+async def test_a_token_is_revoked_and_all_connections_of_a_user_are_closed(
+    window, server, database
+):
+    printed = in_django(
+        database,
+        "from django.contrib.auth.models import User\n"
+        "from filtered_websocket.models import Token\n"
+        "for name in ('ann', 'bob'):\n"
+        "    user = User.objects.create_user(f'{name} of tokens')\n"
+        "    print('pk', user.pk)\n"
+        "    for number in (1, 2):\n"
+        "        token, key = Token.objects.create_key(name=f'{name} {number}', user=user)\n"
+        "        print('key', key)",
+    )
+    keys = re.findall(r"^key (\S+)$", printed, re.MULTILINE)
+    ann = re.search(r"^pk (\d+)$", printed, re.MULTILINE)[1]
+
+    def connect_by(key, room):
+        headers = {"Authorization": f"Token {key}"}
+        return connect(server.ws(f"/rooms/{room}/"), additional_headers=headers)
+
+    async def click(room, button):
+        await window.page.fill("#fws-connections [name=search]", f"/rooms/{room}/")
+        await window.row(f"/rooms/{room}/").click()
+        await window.detail.get_by_role("button", name=button).click()
+        await window.detail.get_by_role("button", name="Yes").click()
+
+    async with (
+        connect_by(keys[0], "revoked") as revoked,
+        connect_by(keys[1], "other-token") as other_token,
+        connect_by(keys[1], "another") as another,
+        connect_by(keys[2], "bob") as bob,
+    ):
+        await window.look("connections")
+        await click("revoked", "Revoke token")
+        assert await closed(revoked) == 4401
+        await expect(window.detail).to_contain_text("It has ended.")
+        await window.page.keyboard.press("Escape")
+        await click("other-token", "Close all of this user")
+        assert await closed(other_token) == await closed(another) == 4401
+        await window.page.keyboard.press("Escape")
+        # Neither was for somebody else.
+        await window.page.fill("#fws-connections [name=search]", "/rooms/bob/")
+        await expect(window.row("/rooms/bob/")).to_have_count(1)
+        async with limited():
+            await (await bob.ping())
+    with pytest.raises(InvalidStatus):
+        await connect_by(keys[0], "revoked").__aenter__()
+    # Its connections were closed; the token is good.
+    async with connect_by(keys[1], "other-token"):
+        pass
+    await window.page.goto("/admin/filtered_websocket/token/?q=ann+1")
+    await expect(window.page.locator(".fws-revoked")).to_have_count(1)
+    await window.page.goto("/admin/")
+    for done in ("ann 1", f"user {ann}"):
+        await expect(window.page.locator("#recent-actions-module")).to_contain_text(done)
 
 
 async def test_a_group_is_taken_away_and_a_message_published(window, server):
