@@ -23,6 +23,8 @@ if not settings.configured:
             "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
             "CONFIG": {"hosts": [URL]},
         }
+    # Pages of the admin, for "boss", where a test looks at them.
+    ADMIN = "PUSHER_ADMIN" in os.environ
     DATABASE = os.environ.get("PUSHER_DB")
     if DATABASE is None:
         folder = tempfile.TemporaryDirectory(prefix="fws-pusher-")
@@ -48,11 +50,27 @@ if not settings.configured:
             "django.contrib.sessions",
             "channels",
             "filtered_websocket",
+            *(["django.contrib.admin", "django.contrib.messages"] if ADMIN else []),
+        ],
+        STATIC_URL="/static/",
+        TEMPLATES=[
+            {
+                "BACKEND": "django.template.backends.django.DjangoTemplates",
+                "APP_DIRS": True,
+                "OPTIONS": {
+                    "context_processors": [
+                        "django.template.context_processors.request",
+                        "django.contrib.auth.context_processors.auth",
+                        "django.contrib.messages.context_processors.messages",
+                    ],
+                },
+            },
         ],
         MIDDLEWARE=[
             "django.contrib.sessions.middleware.SessionMiddleware",
             "django.middleware.csrf.CsrfViewMiddleware",
             "django.contrib.auth.middleware.AuthenticationMiddleware",
+            *(["django.contrib.messages.middleware.MessageMiddleware"] if ADMIN else []),
         ],
         DATABASES={
             "default": {
@@ -143,7 +161,8 @@ def page(request):
 
 def log_in(request, name):
     """The id of a user, who is made, and the token for forms."""
-    user, _ = get_user_model().objects.get_or_create(username=name)
+    rights = {"is_staff": True, "is_superuser": True} if name == "boss" else {}
+    user, _ = get_user_model().objects.get_or_create(rights, username=name)
     login(request, user, "django.contrib.auth.backends.ModelBackend")
     return JsonResponse({"id": str(user.pk), "csrf": get_token(request)})
 
@@ -190,6 +209,11 @@ urlpatterns = [
     # Where Laravel Echo looks for it.
     path("broadcasting/", include("filtered_websocket.pusher.views")),
 ]
+
+if "django.contrib.admin" in settings.INSTALLED_APPS:
+    from django.contrib import admin
+
+    urlpatterns.append(path("admin/", admin.site.urls))
 
 # In a thread: a server may import this on its event loop.
 migrating = threading.Thread(target=call_command, args=("migrate",), kwargs={"verbosity": 0})

@@ -2,10 +2,12 @@
 
 import asyncio
 import itertools
+import json
 
 import pusher
 import pytest
 import pytest_asyncio
+from pusher.errors import PusherForbidden
 
 from ..javascript.clients import install
 from ..waiting import limited
@@ -13,6 +15,7 @@ from .pusher_processes import PusherPage, PusherSite, say
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 NAMES = itertools.count()
+APPS = "/admin/filtered_websocket/pusherapp/"
 MASTER = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
 
@@ -20,7 +23,12 @@ MASTER = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 def site(tmp_path_factory):
     install()
     # Pages of one process may connect to the other.
-    site = PusherSite(tmp_path_factory.mktemp("pusher"), 2)
+    site = PusherSite(
+        tmp_path_factory.mktemp("pusher"),
+        2,
+        PUSHER_ADMIN="1",
+        TEST_SETTINGS=json.dumps({"PUSHER_APPS_IN_ADMIN": True}),
+    )
     yield site
     site.stop()
 
@@ -44,12 +52,14 @@ async def pages(windows):
             await page.page.evaluate("window.echo?.disconnect()")
 
 
+def backend_of(site, *app, **more):
+    options = {"host": "127.0.0.1", "port": site.second.port, "ssl": False, "timeout": 60}
+    return pusher.Pusher(*app, **options, **more)
+
+
 @pytest.fixture
 def backend(site):
-    options = {"host": "127.0.0.1", "port": site.second.port, "ssl": False, "timeout": 60}
-    return pusher.Pusher(
-        "1", "app-key", "app-secret", encryption_master_key_base64=MASTER, **options
-    )
+    return backend_of(site, "1", "app-key", "app-secret", encryption_master_key_base64=MASTER)
 
 
 async def trigger(backend, *arguments):
@@ -127,6 +137,39 @@ async def test_they_give_up_where_the_app_is_for_other_pages_and_after_a_logout(
         for one in (elsewhere, cy):
             await one.hears("error", code=4009)
             await one.hears("disconnected")
+
+
+async def test_an_app_is_made_in_the_admin_and_disabled_while_clients_are_there(browser, site):
+    async with PusherPage(browser, site.first, "boss") as boss:
+        admin = await boss.page.context.new_page()
+        await admin.goto(site.first.http(f"{APPS}add/"))
+        await admin.fill("#id_name", "shop")
+        await admin.fill("#id_max_connections", "1")
+        app_id, key = [await admin.input_value(f"#id_{name}") for name in ("app_id", "key")]
+        await admin.click("[name=_save]")
+        secret = await admin.inner_text("#fws-key")
+        assert secret.startswith("fws_")
+
+        client = await boss.connect(site.second, key=key)
+        full = await boss.connect(site.second, key=key, waits=False)
+        await full.hears("error", code=4004)
+        await full.hears("disconnected")
+        await client.subscribe("sales")
+        backend = backend_of(site, app_id, key, secret)
+        await trigger(backend, "sales", "order", {"n": 1})
+        assert (await client.hears("order", channel="sales"))["data"] == {"n": 1}
+
+        await admin.goto(site.first.http(APPS))
+        assert secret not in await admin.content()
+        await admin.click("text=shop")
+        await admin.wait_for_selector("#id_enabled")
+        assert key in await admin.content() and secret not in await admin.content()
+        await admin.uncheck("#id_enabled")
+        await admin.click("[name=_save]")
+        await client.hears("error", code=4003)
+        await client.hears("disconnected")
+        with pytest.raises(PusherForbidden):
+            await trigger(backend, "sales", "order", {"n": 2})
 
 
 ECHO = """
