@@ -46,11 +46,11 @@ class Pushes:
     # Subscribers
 
     def begin(self, session: Subscriber, group: str) -> None:
-        """A connection has joined: what comes for it waits."""
+        """A connection has joined: what comes for it waits. By two joins at once, once."""
         channel = self._channels.get(group)
         if channel is None:
             channel = self._channels[group] = Channel(group)
-        channel.waiting[session.transport] = Waiting(session)
+        channel.waiting.setdefault(session.transport, Waiting(session))
 
     def number_of(self, group: str) -> int:
         """What stands for the group's name."""

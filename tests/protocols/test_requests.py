@@ -20,7 +20,7 @@ from filtered_websocket import (
     WebSocketMessageFilter,
     WebSocketSendFilter,
 )
-from filtered_websocket.groups import group
+from filtered_websocket.groups import History, group
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.presence import apresence
 from filtered_websocket.protocols import subscribing, tokens
@@ -224,6 +224,32 @@ async def test_a_subscription_that_the_layer_does_not_confirm_may_be_tried_again
         assert (await ann.ask(subscribe={"channel": "news"}))["error"]["temporary"] is True
         monkeypatch.undo()
         assert await subscribed(ann, "news") == {}
+
+
+@pytest.mark.parametrize("history", [None, History(10, 60)])
+async def test_nothing_is_lost_that_comes_while_the_server_has_subscribed_it_before_its_rule(
+    history,
+):
+    asked, answers = asyncio.Event(), asyncio.Event()
+
+    async def rule(connection):
+        asked.set()
+        await answers.wait()
+        return True
+
+    async with speak(rules=[group("slow", join=rule, history=history)]) as ann:
+        await ann.say({"id": 9, "subscribe": {"channel": "slow"}})
+        await asked.wait()
+        own = ann.client.connection
+        await own.join("slow", trusted=True)
+        await own.apublish([1], "slow", to_self=True)
+        answers.set()
+        told = (await ann.hear())["subscribe"]
+        await own.apublish([2], "slow", to_self=True)
+        for number in (1, 2):
+            pub = (await ann.push())["pub"]
+            assert (pub["data"], pub.get("offset", 0)) == ([number], number if history else 0)
+        assert told.get("offset", 0) == 0
 
 
 # Tokens of subscriptions
