@@ -86,6 +86,28 @@ async def test_a_connect_filter_refuses(settings, error, code, how, caplog):
     assert ("refuse raised KeyError" in caplog.text) is isinstance(error, KeyError)
 
 
+@pytest.mark.parametrize(
+    ("answer", "name"), [(False, "False"), (Drop, "Drop"), (Close(4401), "Close")]
+)
+@pytest.mark.parametrize("how", ["def", "async def", "hidden"])
+async def test_a_connect_filter_that_returns_a_refusal_lets_nobody_in(answer, name, how, caplog):
+    async def later(web_socket_instance, handshake):
+        return answer
+
+    def hidden(web_socket_instance, handshake):
+        return later(web_socket_instance, handshake)
+
+    def refuse(web_socket_instance, handshake):
+        return answer
+
+    function = {"def": refuse, "async def": later, "hidden": hidden}[how]
+    client = await connect([message_filter(function, WebSocketConnectFilter)])
+    assert (client.accepted, client.close_code) == (False, 4500)
+    await client.close()
+    cure = f"TypeError: it returned {name}: to refuse, 'raise Drop' or 'raise Close(code, reason)'"
+    assert cure in caplog.text
+
+
 async def test_a_connect_filter_may_refuse_by_closing():
     def refuse(web_socket_instance, handshake):
         web_socket_instance.close(4001, "no")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from asgiref.sync import iscoroutinefunction
 
+from ..exceptions import Close, Drop
 from ..observe import FilterStats
 from ..types import Call
 from .typed import method_of, typed_of
@@ -71,6 +72,8 @@ def make_stage(
         def call(web_socket_instance: Any, data: Any) -> Any:
             return function(web_socket_instance)
 
+    if inspect.isgeneratorfunction(raw.__func__) or inspect.isasyncgenfunction(raw.__func__):
+        raise TypeError(f"{path}.filter is a generator, as it has 'yield': use 'return'")
     is_async = iscoroutinefunction(raw.__func__) or iscoroutinefunction(function)
     if is_async and cls.blocking:
         raise TypeError(f"{path} is blocking and its filter is async: choose one")
@@ -169,8 +172,43 @@ def check_call(cls: "type[FilterClass]", call: CallFilter, is_async: bool) -> Ca
     return arun if is_async else run
 
 
-#: Chain -> how its filters are called, of those that a client's data reaches.
+# What decides who may come in
+
+
+def check_gate(cls: "type[FilterClass]", call: CallFilter, is_async: bool) -> CallFilter:
+    """
+    How a chain calls a filter that refuses by an exception: TypeError if it returns False, or
+    that exception, which would let everybody in.
+    """
+
+    def run(web_socket_instance: Any, data: Any) -> Any:
+        result = call(web_socket_instance, data)
+        return _awaited(result) if hasattr(result, "__await__") else _no_refusal(result)
+
+    async def arun(web_socket_instance: Any, data: Any) -> Any:
+        return _no_refusal(await call(web_socket_instance, data))
+
+    return arun if is_async else run
+
+
+async def _awaited(result: Any) -> Any:
+    return _no_refusal(await result)
+
+
+def _no_refusal(result: Any) -> Any:
+    kind = result if isinstance(result, type) else type(result)
+    if result is False or issubclass(kind, Drop | Close):
+        what = "False" if result is False else kind.__name__
+        raise TypeError(
+            f"it returned {what}: to refuse, 'raise Drop' or 'raise Close(code, reason)'"
+        )
+    return result
+
+
+#: Chain -> how its filters are called, of those that let in, or that a client's data reaches.
 CHECKS: dict[str, Check] = {
+    "connect": check_gate,
+    "join": check_gate,
     "message": check_message,
     "call": check_call,
 }

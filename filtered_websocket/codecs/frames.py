@@ -256,9 +256,10 @@ def pack(message: Any, text: bool | None) -> Packed:
         return message.kind, message.payload
     if is_model(message):
         return "j", dump_json(message).encode()
-    raise TypeError(
-        f"a message is str, bytes, dict or list, not {type(message).__name__}: {message!r:.80}"
-    )
+    # Without its repr, which may quote a client, and would be hidden together with this.
+    kind: type = message if isinstance(message, type) else type(message)
+    cure = ": 'raise' it, do not return it" if issubclass(kind, BaseException) else ""
+    raise TypeError(f"a message is str, bytes, dict or list, not {kind.__name__}{cure}")
 
 
 def unpack(packed: Packed, codec: Codec | None) -> tuple[Any, bool]:

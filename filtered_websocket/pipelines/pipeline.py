@@ -11,7 +11,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from ..chains.chain import Chain
 from ..chains.stage import CHECKS, FilterClass
 from ..conf import SettingError, conf
-from ..exceptions import FilterError
+from ..exceptions import FilterError, PublishError
 from ..filters import base
 from ..logs import REMEMBERED, LogThrottle, fields_of, get_logger, place_of, recent
 from ..types import Codec
@@ -33,12 +33,50 @@ CHAINS: dict[str, tuple[Any, bool]] = {
     "leave": (base.WebSocketLeaveFilter, False),
     "disconnect": (base.WebSocketDisconnectFilter, False),
 }
-#: Ends the log line of a filter that uses the database, or the like, on the event loop.
+#: Of a filter that uses the database, or the like, on the event loop.
 BLOCKING = (
-    ": set 'blocking = True' on the filter, or on the function of the group rule, a 'def', which"
+    "set 'blocking = True' on the filter, or on the function of the group rule, a 'def', which"
     " then runs in a thread; or make it"
     " 'async def' and await Django's async methods, as aget()"
 )
+#: Of one that takes the bytes of a message for text, or for what JSON makes of it.
+BYTES = (
+    "a message is a bytearray: data.decode() is its text;"
+    " with FILTERED_WEBSOCKET['CODEC'] = 'filtered_websocket.json_codec.JSONCodec', or that as the"
+    " codec= of the route, it is what JSON makes of it"
+)
+#: Class of an exception, a part of its text ("": any) -> what ends the log line of the filter.
+CURES: tuple[tuple[type[BaseException], str, str], ...] = (
+    (SynchronousOnlyOperation, "", BLOCKING),
+    (TypeError, '(not "bytearray") to str', BYTES),
+    (TypeError, "can't concat str to bytearray", BYTES),
+    (TypeError, "bytearray indices must be integers", BYTES),
+    (AttributeError, "'bytearray' object has no attribute", BYTES),
+    (
+        TypeError,
+        "NoneType can't be used in 'await' expression",
+        "push, publish and close return at once: only send, apublish, join and leave are awaited",
+    ),
+    (
+        RuntimeError,
+        "asyncio.run() cannot be called",
+        "make the filter 'async def' and use 'await'",
+    ),
+    (
+        AttributeError,
+        "'HubView' object has no attribute",
+        "a group or consumer filter gets the hub, as it runs once for all recipients: a"
+        " WebSocketSendFilter gets each of them",
+    ),
+    (
+        AttributeError,
+        "'str' object has no attribute 'push'",
+        "users has ids: use web_socket_instance.users.values()",
+    ),
+)
+BUNDLED = "filtered_websocket.filters."
+#: Of a bundled filter that publishes what came out of the one before it.
+RETURNED = "what a filter returns is the next one's input: look at the filters before it"
 #: The home group of a route that names neither filters nor groups.
 DEFAULT_GROUP = "default"
 
@@ -147,11 +185,22 @@ class Pipeline:
         recent.failed(path, cause, line, place)
         if not (self._throttle.note(f"{path} {kind} {line}") or settings.DEBUG):
             return
-        cure = BLOCKING if isinstance(cause, SynchronousOnlyOperation) else ""
+        cure = _cure_of(path, cause)
         count = self.failures[path]
         text = "%s raised %s on %s (%d so far)%s"
         told = {REMEMBERED: True, **fields_of(where)}
         logger.error(text, path, kind, place, count, cure, exc_info=cause, extra=told)
+
+
+def _cure_of(path: str, error: BaseException) -> str:
+    """The end of the line of the log about a mistake that many make, or nothing."""
+    if isinstance(error, PublishError) and path.startswith(BUNDLED):
+        return f": {RETURNED}" if isinstance(error.__cause__, TypeError) else ""
+    words = error.args[0] if error.args else ""
+    for kind, part, cure in CURES:
+        if isinstance(error, kind) and (not part or (isinstance(words, str) and part in words)):
+            return f": {cure}"
+    return ""
 
 
 def _line_of(error: BaseException) -> str:

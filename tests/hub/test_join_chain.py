@@ -17,6 +17,7 @@ from filtered_websocket import (
 )
 from filtered_websocket.chains import stalls as stalls_module
 from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.exceptions import FilterError
 from filtered_websocket.groups import group
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.testing import connect
@@ -51,6 +52,17 @@ def route(*filters, groups=("home",), **options):
 
 
 # Join
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_join_filter_that_returns_false_lets_nobody_in(kind, caplog):
+    def allow(web_socket_instance, subscription):
+        return False if subscription.group == "room:5" else None
+
+    async with connect(route(join_filter(allow, kind))) as ann:
+        with pytest.raises(FilterError):
+            await ann.connection.join("room:5")
+        assert ann.connection.groups == {"home"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

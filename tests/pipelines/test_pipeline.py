@@ -1,5 +1,6 @@
 """From settings to pipelines: entries, options, pipeline, route."""
 
+import asyncio
 import itertools
 import logging
 import re
@@ -11,12 +12,12 @@ from typing import Any, Literal
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from filtered_websocket import WebSocketMessageFilter
+from filtered_websocket import Drop, PublishError, WebSocketGroupFilter, WebSocketMessageFilter
 from filtered_websocket.consumers import FilteredWebSocketConsumer
 from filtered_websocket.exceptions import FilterError
 from filtered_websocket.pipelines.entries import PipelineError, entry_name, load_entry
 from filtered_websocket.pipelines.options import describe_hint, fits
-from filtered_websocket.pipelines.pipeline import Pipeline
+from filtered_websocket.pipelines.pipeline import RETURNED, Pipeline
 from filtered_websocket.pipelines.route import Route, name_of
 from filtered_websocket.testing import connect
 
@@ -24,6 +25,9 @@ from .. import examples
 from ..connections.test_connection import message_filter
 from ..lone_filter import Pop
 from ..snippets import ROOT
+from ..waiting import until
+
+BROADCAST = "filtered_websocket.filters.broadcast_messages"
 
 
 def names(entry):
@@ -480,6 +484,101 @@ async def test_a_filter_that_uses_the_database_on_the_event_loop_is_told_what_to
         await ann.send("x")
         await ann.settle()
     assert "on the filter, or on the function of the group rule" in caplog.records[0].getMessage()
+
+
+def _text_before(web_socket_instance, data):
+    return "he said " + data
+
+
+def _text_after(web_socket_instance, data):
+    return data + " he said"
+
+
+def _field(web_socket_instance, data):
+    return data["text"]
+
+
+async def _awaited_push(web_socket_instance, data):
+    await web_socket_instance.push("x")
+
+
+def _run(web_socket_instance, data):
+    later = asyncio.sleep(0)
+    try:
+        asyncio.run(later)
+    finally:
+        later.close()
+
+
+def _keys(web_socket_instance, data):
+    for one in web_socket_instance.users:
+        one.push(data)
+
+
+def _returned_class(web_socket_instance, data):
+    return Drop
+
+
+def _returned_number(web_socket_instance, data):
+    return 5
+
+
+@pytest.mark.parametrize(
+    ("function", "cure"),
+    [
+        (_text_before, "data.decode() is its text"),
+        (_text_after, "data.decode() is its text"),
+        (_field, "'filtered_websocket.json_codec.JSONCodec'"),
+        (lambda web_socket_instance, data: data.encode(), "data.decode() is its text"),
+        (_awaited_push, "only send, apublish, join and leave are awaited"),
+        (_run, "make the filter 'async def' and use 'await'"),
+        (_keys, "users.values()"),
+        (_returned_class, f"{RETURNED}\nTraceback"),
+        (_returned_class, "dict or list, not Drop: 'raise' it, do not return it\n"),
+        (_returned_number, f"{RETURNED}\nTraceback"),
+    ],
+    ids=["text", "after", "field", "encode", "await", "run", "keys", "blame", "drop", "number"],
+)
+async def test_the_log_has_the_cure_of_a_mistake_that_many_make(function, cure, caplog):
+    async with connect([message_filter(function), BROADCAST]) as ann:
+        await ann.send("hi there")
+        await until(lambda: "Traceback" in caplog.text)
+    assert cure in caplog.text
+
+
+async def test_a_group_filter_that_takes_the_hub_for_a_connection_is_told(caplog):
+    def name(web_socket_instance, data):
+        return web_socket_instance.user.username
+
+    async with connect([message_filter(name, WebSocketGroupFilter), BROADCAST]) as ann:
+        await ann.send("hi")
+        await until(lambda: "'HubView' object" in caplog.text)
+    assert "a WebSocketSendFilter gets each of them\n" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [PublishError("too long"), TypeError(object()), TypeError("of a filter"), KeyError()],
+    ids=["long", "object", "own", "none"],
+)
+def test_any_other_error_has_no_cure(cause, caplog):
+    error = FilterError(f"{BROADCAST}.BroadcastMessagesFilter")
+    error.__cause__ = cause
+    Pipeline([]).failed(error, "connection x")
+    kind = type(cause).__name__
+    assert f"BroadcastMessagesFilter raised {kind} on connection x (1 so far)\n" in caplog.text
+
+
+def test_a_filter_with_yield_is_a_mistake():
+    def upper(web_socket_instance, data):
+        yield data.upper()
+
+    async def later(web_socket_instance, data):
+        yield data.upper()
+
+    for function in (upper, later):
+        with pytest.raises(PipelineError, match="is a generator, as it has 'yield': use 'return'"):
+            Pipeline([message_filter(function)])
 
 
 def test_as_asgi_refuses_what_it_does_not_take_and_what_cannot_be_built():
