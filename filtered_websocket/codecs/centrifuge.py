@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from . import protobuf
 from .data import PARSER, Data, as_json
 from .frames import Frame, dump_json
-from .protobuf import field, fill, length, parse, varint
+from .protobuf import field, fill, length, parse, varint, varint_once
 from .publishes import Publish, read_publish
 from .schema import BadFrame, has_protobuf, protobuf_class, read
 
@@ -176,8 +176,11 @@ class Protobuf:
         fill(message, reply)
         return _delimited(message)
 
+    # What is sent most is put together from bytes: Google's runtime takes several times as long.
     def published(self, number: int) -> Frame:
-        return self.reply({"id": number, "publish": {}})
+        """As of :class:`Format`."""
+        said = varint_once(number)
+        return Frame(b"%c\x08%b\x42\0" % (3 + len(said), said), False)
 
     def can_say(self, data: Data) -> bool:
         return True
@@ -192,17 +195,18 @@ class Protobuf:
         head: bytes = push.SerializeToString()
         return head
 
-    # Put together from bytes: a message begins with its first fields, in any order.
+    # A message begins with its first fields, in any order.
     def publication(self, head: bytes, told: Publication) -> Frame:
         """As of :class:`Format`."""
-        pub = protobuf_class("Publication")()
-        pub.data = told.data.payload
-        if told.offset:
-            pub.offset = told.offset
-        if told.tags:
-            fill(pub, {"tags": dict(told.tags)})
-        info = _info_bytes(told.info) if told.info else b""
-        body = field(4, head + field(4, pub.SerializeToString() + info))
+        data, offset, info, tags, _ = told
+        pub = field(4, data.payload) if data.payload else b""
+        if offset:
+            pub += b"\x30" + varint_once(offset)
+        if tags:
+            pub += _tags_bytes(tags)
+        if info:
+            pub += _info_bytes(info)
+        body = field(4, head + field(4, pub))
         return Frame(varint(len(body)) + body, False)
 
     def fields(self, told: Publication) -> Any:
@@ -218,6 +222,14 @@ def _delimited(message: Any) -> Frame:
 def info_of(text: str) -> dict[str, Any]:
     """A publisher's info, which travels as JSON."""
     return read("ClientInfo", json.loads(text), _data_of)
+
+
+def _tags_bytes(tags: Mapping[str, str]) -> bytes:
+    """The tags of a publication."""
+    pub = protobuf_class("Publication")()
+    fill(pub, {"tags": dict(tags)})
+    made: bytes = pub.SerializeToString()
+    return made
 
 
 @lru_cache(1024)

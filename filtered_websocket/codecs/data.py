@@ -46,12 +46,11 @@ def data_to_send(message: Any, text: bool) -> Data:
 
 def from_bytes(payload: bytes) -> Data:
     """JSON where the bytes are JSON."""
-    data = Data(payload)
     try:
-        data.value  # noqa: B018 - raises
+        PARSER.parse(payload.decode())
     except (ValueError, RecursionError):
         return Data(payload, "b")
-    return data
+    return Data(payload)
 
 
 def as_json(data: Data) -> bytes:

@@ -17,6 +17,8 @@ LONGEST_LENGTH = 5
 
 def length(payload: bytes, at: int) -> tuple[int, int]:
     """The number that a varint says, and where it ends."""
+    if at < len(payload) and (number := payload[at]) < 0x80:
+        return number, at + 1  # most lengths are one byte
     number = 0
     for count, byte in enumerate(payload[at : at + LONGEST_LENGTH]):
         number |= (byte & 0x7F) << (7 * count)
@@ -132,7 +134,14 @@ def field(number: int, content: bytes) -> bytes:
 
 @lru_cache(256)
 def varint(number: int) -> bytes:
-    """A number, as of a length."""
+    """A number that comes again, as of a length."""
+    return varint_once(number)
+
+
+def varint_once(number: int) -> bytes:
+    """A number that does not, as of a command."""
+    if number < 0x80:
+        return bytes((number,))
     made = bytearray()
     while number > 0x7F:
         made.append(number & 0x7F | 0x80)

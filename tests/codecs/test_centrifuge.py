@@ -10,6 +10,7 @@ import pytest
 from filtered_websocket.codecs import centrifuge, protobuf
 from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF, BadFrame, Publication
 from filtered_websocket.codecs.data import PARSER, Data, as_json, data_of, from_bytes
+from filtered_websocket.codecs.schema import protobuf_class
 
 from ..costs import ends, is_linear
 
@@ -210,6 +211,25 @@ def test_a_publication_is_the_same_push_in_both_formats(number, offset, info, ta
     assert push["pub"].get("offset", 0) == int(other["push"]["pub"].get("offset", 0)) == offset
     assert ("info" in push["pub"]) == ("info" in other["push"]["pub"]) == bool(info)
     assert push["pub"].get("tags", {}) == other["push"]["pub"].get("tags", {}) == tags
+
+
+@pytest.mark.parametrize("number", [1, 127, 128, 300, 2**32 - 1])
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 20_000])
+def test_what_is_sent_most_in_protobuf_is_what_googles_runtime_writes(number, size, monkeypatch):
+    info = '{"client":"c"}'
+    made = protobuf_class("Reply")()
+    pub, made.push.channel = made.push.pub, "room"
+    pub.data, pub.offset, pub.info.client = b"x" * size, number, "c"
+    known = PROTOBUF.reply({"id": number, "publish": {}}).payload
+    told = Publication(Data(b"x" * size, "b"), number, info)
+    head = PROTOBUF.head("room", 0)
+    PROTOBUF.publication(head, told)  # the info is kept
+    monkeypatch.delattr(centrifuge, "protobuf_class")
+    assert PROTOBUF.published(number).payload == known
+    sent = PROTOBUF.publication(head, told).payload
+    length, start = protobuf.length(sent, 0)
+    assert len(sent) == start + length
+    assert type(made).FromString(sent[start:]) == made
 
 
 def test_a_reply_in_json_has_data_as_it_is(monkeypatch):
