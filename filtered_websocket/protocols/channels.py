@@ -8,13 +8,13 @@ meanwhile waits, within ``MAX_OUTBOX``.
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from ..codecs.centrifuge import Format, Publication
 from ..codecs.data import Data, data_of
-from ..codecs.frames import Frame
+from ..codecs.frames import Bundle, Frame
 from ..conf import conf
 from ..groups import channel_name
 from ..history.base import Position, check_position
@@ -94,6 +94,7 @@ class Subscriber(Protocol):
     def transport(self) -> AsgiTransport: ...
     def joined(self, group: str, joined: bool | Awaitable[bool]) -> None: ...
     def left(self, group: str) -> None: ...
+    def take(self, group: str, last: int) -> Frame | Bundle | None: ...
     def came(self, group: str, last: int | None = None) -> bool: ...
     def sent(self) -> None: ...
     def answered(self, group: str) -> None: ...
@@ -266,3 +267,23 @@ def without_room(transports: Iterable[AsgiTransport], size: int) -> list[AsgiTra
     """Those that cannot take so many bytes of publications beside what is unsent."""
     room = conf.MAX_OUTBOX * SHARE - size
     return [transport for transport in transports if (unsent := transport.unsent) and unsent > room]
+
+
+def lose_slow(
+    channel: Channel, group: str, members: Members, size: int, exclude: Collection[str] = ()
+) -> None:
+    """Members that have no room for so many bytes of publications have to ask for them."""
+    for transport in without_room(members.values(), size):
+        session = channel.ways[transport][1]
+        if session.id not in exclude:
+            session.lose(group)
+
+
+def wait(waiting: Waiting, push: Push) -> None:
+    """Keep it until the reply, where there is room."""
+    if waiting.add(push):
+        return
+    if push.is_kept:
+        waiting.session.lose(push.group)
+    else:
+        waiting.session.transport.overflow()

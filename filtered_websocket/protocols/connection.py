@@ -6,14 +6,14 @@ has published and was not answered yet.
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from contextvars import Context, ContextVar
-from typing import Any
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import markcoroutinefunction
 
 from ..codecs.centrifuge import JSON, Format
 from ..codecs.data import Data, as_json, data_of
-from ..codecs.frames import Frame, dump_json
+from ..codecs.frames import Bundle, Frame, Joined, dump_json
 from ..connections.connection import Connection, Exclude
 from ..exceptions import PublishError
 from ..history.base import Position
@@ -21,9 +21,9 @@ from ..layer.envelope import INFO
 from ..threads.result import Result
 from ..transports.scheduling import settle
 
-#: How long a reply waits at most for the publication that it answers, seconds. Longer than a
-#: busy process takes, and nobody waits so long but where a publication is lost.
-MOST_LATE = 0.05
+if TYPE_CHECKING:
+    from .timers import Late
+
 #: So many publishes of a client wait at most for the layer, before the next one is handled.
 MOST_UNANSWERED = 64
 
@@ -164,33 +164,6 @@ class Receipt:
             self.set_exception(error)
 
 
-class Late:
-    """
-    Who has replies that wait for the publications that they answer, so that both leave in one
-    write: ``MOST_LATE`` seconds at most, as those may never come.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: set[Unanswered] = set()
-        self._will_end = False
-
-    def add(self, one: "Unanswered") -> None:
-        self._waiting.add(one)
-        if not self._will_end:
-            self._will_end = True
-            loop = asyncio.get_running_loop()
-            loop.call_later(MOST_LATE, self._end, context=Context())
-
-    def remove(self, one: "Unanswered") -> None:
-        self._waiting.discard(one)
-
-    def _end(self) -> None:
-        self._will_end = False
-        waiting, self._waiting = self._waiting, set()
-        for one in waiting:
-            one.hurry()
-
-
 class Unanswered:
     """
     The publishes of one client that the layer has not taken yet. They are answered in their
@@ -198,7 +171,7 @@ class Unanswered:
     client gets them, too.
     """
 
-    def __init__(self, session: Any, loop: asyncio.AbstractEventLoop, late: Late) -> None:
+    def __init__(self, session: Any, loop: asyncio.AbstractEventLoop, late: "Late") -> None:
         self._session, self._loop, self._late = session, loop, late
         self._waiting: deque[Receipt] = deque()
         self._will_look = False
@@ -244,6 +217,26 @@ class Unanswered:
         for receipt in self._waiting:
             receipt.group = ""
         self.look_soon()
+
+    def take(self, group: str, last: int) -> Frame | Bundle | None:
+        """
+        The replies to all that was published, where nothing but publications up to this id was
+        waited for: for the same write. Else None, and :meth:`came` is to be called.
+        """
+        waiting = self._waiting
+        for one in waiting:
+            comes = not one.group or (one.group == group and one.item <= last)
+            if not (comes and one.is_done) or one.error is not None:
+                return None
+        try:
+            frames = [self._session.format.published(receipt.number) for receipt in waiting]
+        except Exception:
+            return None  # :meth:`sent` tells of it
+        if frames:
+            self._late.remove(self)
+        while waiting:
+            settle(waiting.popleft().answered)
+        return None if not frames else frames[0] if len(frames) == 1 else Joined(frames)
 
     def came(self, group: str, last: int | None = None) -> bool:
         """

@@ -14,7 +14,7 @@ from ..history.base import Position
 from ..layer.envelope import EXCLUDE, Item
 from ..presence.base import Event
 from ..publishing.fan_out import NOBODY, Members, runs_of, write
-from ..transports import AsgiTransport, write_all, write_one
+from ..transports import AsgiTransport, write_all, write_one, write_with
 from .channels import (
     Channel,
     Push,
@@ -23,13 +23,15 @@ from .channels import (
     Way,
     client_info,
     frame_of,
+    lose_slow,
     plain_push,
     push_of,
     told_of,
+    wait,
     without_room,
 )
 from .codes import UNSUBSCRIBED
-from .connection import Late
+from .timers import Late
 
 
 class Pushes:
@@ -47,8 +49,7 @@ class Pushes:
 
     def begin(self, session: Subscriber, group: str) -> None:
         """A connection has joined: what comes for it waits. By two joins at once, once."""
-        channel = self._channels.get(group)
-        if channel is None:
+        if (channel := self._channels.get(group)) is None:
             channel = self._channels[group] = Channel(group)
         channel.waiting.setdefault(session.transport, Waiting(session))
 
@@ -79,8 +80,7 @@ class Pushes:
 
     def joined(self, connection: Any, group: str, joined: bool | Awaitable[bool]) -> None:
         """A connection has become a member, in whatever way."""
-        session = self.sessions.get(connection.id)
-        if session is not None:
+        if (session := self.sessions.get(connection.id)) is not None:
             session.joined(group, joined)
 
     def answered(self, connection: Any, group: str) -> None:
@@ -106,8 +106,7 @@ class Pushes:
 
     def left(self, connection: Any, group: str) -> None:
         """A connection is no member any more, in whatever way."""
-        session = self.sessions.get(connection.id)
-        if session is not None:
+        if (session := self.sessions.get(connection.id)) is not None:
             session.left(group)
 
     def cannot_take(self, connection: Any, about: About) -> None:
@@ -116,8 +115,7 @@ class Pushes:
         others ``SLOW_READER`` says what follows.
         """
         is_kept = about.position is not None
-        session = self.sessions.get(connection.id)
-        if is_kept and session is not None:
+        if is_kept and (session := self.sessions.get(connection.id)) is not None:
             session.lose(about.group)
         else:
             connection.transport.overflow(is_kept=is_kept)
@@ -149,11 +147,8 @@ class Pushes:
         """Joins and leaves."""
         for event in events:
             info = client_info(event.connection, event.packed)
-            self._send(
-                group,
-                plain_push(group, self._channels.get(group), {event.kind: {"info": info}}),
-                (),
-            )
+            push: dict[str, Any] = {event.kind: {"info": info}}
+            self._send(group, plain_push(group, self._channels.get(group), push), ())
 
     def unpack(self, packed: tuple[Kind, bytes], codec: Any) -> tuple[Any, bool]:
         """A message that goes through no chain: nobody looks at its data."""
@@ -179,6 +174,9 @@ class Pushes:
         channel = self._channels.get(group)
         if channel is None:
             return
+        if len(items) == 1 and not channel.waiting and EXCLUDE not in items[0].meta:
+            self._write_item(channel, group, items[0], first)
+            return
         told = [
             told_of(Data(item.payload, item.kind), item.meta, nth(first, number))
             for number, item in enumerate(items)
@@ -197,12 +195,38 @@ class Pushes:
                 return
             for waiting in channel.waiting.values():
                 for push in pushes:
-                    self._wait(waiting, push)
+                    wait(waiting, push)
             for way, frames in zip(ways, made, strict=True):
                 self._write_together(channel, group, channel.members.get(way, {}), frames)
         finally:
             for session in publishers:
                 session.sent()
+
+    def _write_item(self, channel: Channel, group: str, item: Item, place: Position | None) -> None:
+        """One message to all subscribers, as most come: of one, lists cost more than the rest."""
+        told = told_of(Data(item.payload, item.kind), item.meta, place)
+        made = [(of, frame_of(group, channel, told, way)) for way, of in channel.members.items()]
+        publisher, replies, comes_back = self.sessions.get(item.sender), None, False
+        if publisher is not None:
+            replies = publisher.take(group, item.id)
+            comes_back = replies is None and publisher.came(group, item.id)
+        try:
+            for members, frame in made:
+                if frame is None:
+                    self._counts["not_json"] += len(members)
+                    continue
+                if frame.is_kept:
+                    lose_slow(channel, group, members, len(frame))
+                own = None if replies is None else members.get(item.sender)
+                write_all(members.values(), frame, NOBODY if own is None else {own})
+                if own is not None and replies is not None:
+                    write_with(own, frame, replies)
+                    replies = None
+        finally:
+            if publisher is not None and replies is not None:
+                write_one(publisher.transport, replies)
+            if publisher is not None and comes_back:
+                publisher.sent()
 
     def _publishers(self, group: str, items: Sequence[Item]) -> list[Subscriber]:
         """Those here who have published some of the items, and are told so in the same write."""
@@ -217,7 +241,7 @@ class Pushes:
         self._counts["not_json"] += (len(made) - len(frames)) * len(members)
         for run in runs_of(frames):
             if run[0].is_kept:
-                self._lose_slow(channel, group, members, sum(map(len, run)))
+                lose_slow(channel, group, members, sum(map(len, run)))
             write(members, run[0] if len(run) == 1 else Joined(run), ())
 
     def publication(self, about: About, message: Any, text: bool) -> Push:
@@ -237,7 +261,7 @@ class Pushes:
                 way, session = channel.ways[transport]
                 self._write(session, way, push)
             elif transport in channel.waiting:
-                self._wait(channel.waiting[transport], push)
+                wait(channel.waiting[transport], push)
 
     def _send(self, group: str, push: Push, exclude: Collection[str]) -> None:
         channel = self._channels.get(group)
@@ -245,49 +269,25 @@ class Pushes:
             return
         for waiting in channel.waiting.values():
             if waiting.session.id not in exclude:
-                self._wait(waiting, push)
+                wait(waiting, push)
         for way, members in tuple(channel.members.items()):
             frame = push.frame(way)
             if frame is None:
                 self._counts["not_json"] += len(members)
                 continue
             if push.is_kept:
-                self._lose_slow(channel, group, members, len(frame), exclude)
+                lose_slow(channel, group, members, len(frame), exclude)
             write(members, frame, exclude)
-
-    def _lose_slow(
-        self,
-        channel: Channel,
-        group: str,
-        members: Members,
-        size: int,
-        exclude: Collection[str] = (),
-    ) -> None:
-        """Members that have no room for so many bytes of publications have to ask for them."""
-        for transport in without_room(members.values(), size):
-            session = channel.ways[transport][1]
-            if session.id not in exclude:
-                session.lose(group)
-
-    def _wait(self, waiting: Waiting, push: Push) -> None:
-        """Keep it until the reply, where there is room."""
-        if waiting.add(push):
-            return
-        if push.is_kept:
-            waiting.session.lose(push.group)
-        else:
-            waiting.session.transport.overflow()
 
     def _write(self, session: Subscriber, way: Way, push: Push) -> None:
         """Send to one subscriber; one that cannot take a publication has to ask for it."""
         frame, transport = push.frame(way), session.transport
         if frame is None:
             self._counts["not_json"] += 1
-            return
-        if push.is_kept and without_room((transport,), len(frame)):
+        elif push.is_kept and without_room((transport,), len(frame)):
             session.lose(push.group)
-            return
-        write_all((transport,), frame, NOBODY)
+        else:
+            write_all((transport,), frame, NOBODY)
 
     def unsubscribed(
         self, session: Subscriber, group: str, why: tuple[int, str] = UNSUBSCRIBED

@@ -66,6 +66,7 @@ class Session:
         self.answered, self.lose = requests.answered, requests.lose
         self._unanswered = Unanswered(self, view.loop, self.pushes.late)
         self.came, self.sent = self._unanswered.came, self._unanswered.sent
+        self.take = self._unanswered.take
         #: Whether what clients publish reaches the subscribers as it is.
         self._is_direct = not (view.pipeline.group or view.pipeline.send)
         self.pings, self.expiry = Pings(self, view.loop), Expiry(self, view.loop)

@@ -1,9 +1,10 @@
 """
 What ends a connection in time: no connect command, a ping without an answer, the end of its
-token.
+token. And the end of the time that replies wait for publications.
 """
 
 import asyncio
+from contextvars import Context
 from typing import Any
 
 from ..exceptions import Close
@@ -18,6 +19,9 @@ VERSION = "filtered_websocket"
 PING, PONG = 25, 8.0
 #: How long it may take from the handshake to its connect command, seconds.
 STALE = 10.0
+#: How long a reply waits at most for the publication that it answers, seconds. Longer than a
+#: busy process takes, and nobody waits so long but where a publication is lost.
+MOST_LATE = 0.05
 
 
 def cancel(timer: asyncio.TimerHandle | None) -> None:
@@ -117,3 +121,30 @@ class Expiry:
         if at != self._until:  # an order comes back by the layer
             fields = self.set(Claims("", "", at, None, ()))
             self._session.reply({"push": {"refresh": fields}})
+
+
+class Late:
+    """
+    Who has replies that wait for the publications that they answer, so that both leave in one
+    write: ``MOST_LATE`` seconds at most, as those may never come. Each is an ``Unanswered``.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: set[Any] = set()
+        self._will_end = False
+
+    def add(self, one: Any) -> None:
+        self._waiting.add(one)
+        if not self._will_end:
+            self._will_end = True
+            loop = asyncio.get_running_loop()
+            loop.call_later(MOST_LATE, self._end, context=Context())
+
+    def remove(self, one: Any) -> None:
+        self._waiting.discard(one)
+
+    def _end(self) -> None:
+        self._will_end = False
+        waiting, self._waiting = self._waiting, set()
+        for one in waiting:
+            one.hurry()

@@ -24,7 +24,7 @@ from ..logs import get_logger
 from ..types import Send
 from .asgi import AsgiTransport
 from .daphne import find_daphne
-from .lane import Lane, watch_writes, write_all, write_one
+from .lane import Lane, watch_writes, write_all, write_one, write_with
 from .scheduling import settle
 from .uvicorn import find_uvicorn
 from .wrappers import Response, describe, find_response, unwrap
@@ -39,6 +39,7 @@ __all__ = [
     "watch_writes",
     "write_all",
     "write_one",
+    "write_with",
 ]
 
 logger = get_logger(__name__)

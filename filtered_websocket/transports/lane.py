@@ -142,6 +142,15 @@ def watch_writes(
     transport._idle = is_free and on_write is None
 
 
+def write_with(transport: AsgiTransport, frame: Frame, own: Frame | Bundle) -> None:
+    """Write what the members of a group get, and ``own`` for this one alone, in one write."""
+    traffic.delivered += 1
+    traffic.pushed += own.count
+    traffic.bytes_out += frame.size + own.size
+    lane = type(transport) if isinstance(transport, Lane) else Lane
+    lane.write_directly((transport,), Joined((frame, own)))
+
+
 def write_one(transport: AsgiTransport, frame: Frame | Bundle) -> None:
     """``transport.write(frame)``, which is counted as a frame to this client alone."""
     traffic.pushed += frame.count

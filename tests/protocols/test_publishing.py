@@ -19,8 +19,9 @@ from filtered_websocket.history.base import Position
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.hub.view import HubView
 from filtered_websocket.layer.envelope import EXCLUDE, INFO, Item
+from filtered_websocket.observe import traffic
 from filtered_websocket.pipelines.rules import Rules
-from filtered_websocket.protocols import connection, session
+from filtered_websocket.protocols import connection, session, timers
 from filtered_websocket.protocols.connection import Unanswered
 from filtered_websocket.protocols.pushes import Pushes
 from filtered_websocket.protocols.requests import NULL
@@ -388,6 +389,8 @@ class Wire(Lane):
     @staticmethod
     def write_directly(transports, frame, skipped=()):
         for one in transports:
+            if one in skipped:
+                continue
             if not one._idle:
                 one.write(frame)
                 continue
@@ -407,7 +410,7 @@ class Own:
 
     def __init__(self, monkeypatch):
         self.receipts = []
-        monkeypatch.setattr(connection, "MOST_LATE", 10 * LIMIT)
+        monkeypatch.setattr(timers, "MOST_LATE", 10 * LIMIT)
         monkeypatch.setattr(consumers, "open_transport", Wire)
         monkeypatch.setattr(HubView, "submit_now", self.submit_now)
 
@@ -519,6 +522,44 @@ async def test_a_publication_of_a_group_that_somebody_joins_takes_its_reply_alon
         assert own.written(ann) == [["pub [1]", 1], ["pub [2]", 2]]
 
 
+async def test_what_a_publication_answers_leaves_with_it_and_is_not_held_back(own, monkeypatch):
+    held = []
+    async with subscribed("room") as ann, subscribed("room") as bob:
+        await own.publish(ann, 2)
+        own.take()
+        monkeypatch.setattr(Wire, "hold", lambda one, *args: held.append(one))
+        before = traffic.delivered, traffic.pushed, traffic.bytes_out
+        own.come(ann, 2)  # and the first one, as they are of one group
+        assert own.written(ann) == [["pub 2", 1, 2]] and own.written(bob) == [["pub 2"]]
+        assert held == [] and not session_of(ann)._unanswered
+        size = sum(len(one) for _, sent in Wire.writes for one in sent)
+        after = traffic.delivered, traffic.pushed, traffic.bytes_out
+        assert [now - then for now, then in zip(after, before, strict=True)] == [2, 2, size]
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_reply_leaves_alone_where_its_publication_does_not_come_back(own, leaves):
+    async with subscribed("room") as ann, subscribed("room"):
+        await own.publish(ann)
+        own.take()
+        if leaves:
+            session_of(ann).connection.leave("room")
+            Wire.writes.clear()
+        item = Item(101, "j" if leaves else "b", ann.id, b"1" if leaves else b"\xff", {})
+        [view] = get_hub().views.values()
+        view.pushes.write_items("room", [item], None)
+        assert own.written(ann) == [[1]]
+
+
+async def test_an_error_comes_after_the_publication_that_was_sent_all_the_same(own):
+    async with subscribed("room") as ann:
+        await own.publish(ann)
+        own.receipts[0].set_exception(PublishError("the layer did not confirm it"))
+        own.come(ann, 1)
+        assert (await ann.push())["pub"]["data"] == 1
+        assert (await ann.hear())["error"]["code"] == 100
+
+
 async def test_a_reply_that_waits_for_its_publication_takes_no_turn_of_its_own(own, monkeypatch):
     looked, look = [], Unanswered._look
     monkeypatch.setattr(Unanswered, "_look", lambda one: looked.append(one) or look(one))
@@ -531,7 +572,7 @@ async def test_a_reply_that_waits_for_its_publication_takes_no_turn_of_its_own(o
 
 
 async def test_another_group_does_not_make_a_late_reply_wait_for_ever(own, monkeypatch):
-    monkeypatch.setattr(connection, "MOST_LATE", 0)
+    monkeypatch.setattr(timers, "MOST_LATE", 0)
     async with subscribed("room", "other") as ann:
         await own.publish(ann)
         await own.publish(ann, 2, "other")
@@ -545,7 +586,7 @@ async def test_another_group_does_not_make_a_late_reply_wait_for_ever(own, monke
 
 
 async def test_a_reply_waits_for_so_long_where_its_publication_never_comes(own, monkeypatch):
-    monkeypatch.setattr(connection, "MOST_LATE", 0)
+    monkeypatch.setattr(timers, "MOST_LATE", 0)
     async with subscribed("room") as ann:
         for _ in range(2):
             own.receipts.clear()
