@@ -32,7 +32,7 @@ from .connection import ClientConnection, Receipt, Unanswered
 from .pushes import Pushes
 from .requests import NULL, OpenGroup, Requests
 from .timers import VERSION, Expiry, Pings
-from .tokens import InvalidToken, read_token
+from .tokens import InvalidToken, connection_claims
 
 #: A reply waits until the server holds at most this many unsent bytes.
 HIGH_WATER = 65_536
@@ -270,7 +270,7 @@ class Session:
     async def _connect(self, number: int, request: dict[str, Any]) -> None:
         refusal: tuple[int, str] | None
         try:
-            claims = read_token(request["token"]) if request.get("token") else None
+            claims = connection_claims(request["token"]) if request.get("token") else None
             refusal = await self.requests.connect(self._consumer, request, claims)
             result = {"client": self.id, "version": VERSION, **self.pings.fields}
             result |= self.expiry.set(claims)

@@ -11,7 +11,7 @@ from ..exceptions import Close
 from ..transports import write_one
 from . import codes
 from .codes import BadRequest
-from .tokens import GRACE, Claims, InvalidToken, expiry_fields, read_token
+from .tokens import GRACE, Claims, InvalidToken, connection_claims, expiry_fields
 
 #: Told to the client.
 VERSION = "filtered_websocket"
@@ -109,7 +109,7 @@ class Expiry:
         if self._timer is None or not request.get("token"):
             raise BadRequest
         try:
-            claims = read_token(request["token"])
+            claims = connection_claims(request["token"])
         except InvalidToken:
             raise Close(*codes.INVALID_TOKEN) from None
         if claims.user != (self._session.connection.user_id or ""):

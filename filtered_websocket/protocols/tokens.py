@@ -70,6 +70,14 @@ def read_token(text: str) -> Claims:
     return _claims(claims)
 
 
+def connection_claims(text: str) -> Claims:
+    """:func:`read_token` of a connection. One for a channel says no more than who may join that."""
+    claims = read_token(text)
+    if claims.channel:
+        raise InvalidToken
+    return claims
+
+
 def claims_of(request: dict[str, Any], user: str) -> Claims | None:
     """
     What the token of a subscription says, which is then the permission. Error 103 for one that

@@ -264,6 +264,18 @@ async def test_a_token_that_is_sent_is_checked(sent):
 
 
 @jwt_key
+async def test_nobody_connects_with_a_token_of_a_subscription():
+    permission = token(sub="42", channel="board", exp=2**40)
+    async with speak(connects=False) as ann:
+        await ann.say({"id": 1, "connect": {"token": permission}})
+        assert await ann.closed() == 3500
+    async with speak(connects=False) as ann:
+        await ann.ask(connect={"token": token(sub="42", exp=2**40)})
+        await ann.say({"id": 2, "refresh": {"token": permission}})
+        assert await ann.closed() == 3500
+
+
+@jwt_key
 async def test_an_expired_token_may_be_sent_again():
     past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=5)
     async with speak(connects=False) as ann:
