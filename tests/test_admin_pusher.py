@@ -131,6 +131,31 @@ def test_saving_encrypts_a_secret_again_that_an_old_key_has_encrypted(admin, app
     assert PusherApp.objects.get().secret == secret
 
 
+def test_the_secrets_of_many_apps_are_encrypted_again(app, settings):
+    other, secret = PusherApp.objects.create_app(name="market")
+    old, settings.SECRET_KEY = settings.SECRET_KEY, "another"
+    new, _ = PusherApp.objects.create_app(name="new")
+    settings.SECRET_KEY_FALLBACKS = [old]
+    stored = PusherApp.objects.get(pk=new.pk).encrypted_secret
+    PusherApp.objects.filter(pk=app.pk).update(encrypted_secret="lost")
+    chosen = {
+        "action": "encrypt_selected",
+        "_selected_action": [one.pk for one in (app, other, new)],
+    }
+    response = browser_of(admin_user("second")).post(LIST, chosen)
+    assert notices(response) == [
+        "“shop (77)” needs a new secret: its own cannot be decrypted.",
+        "1 secret was encrypted again.",
+    ]
+    settings.SECRET_KEY_FALLBACKS = []
+    assert PusherApp.objects.get(pk=other.pk).secret == secret
+    assert PusherApp.objects.get(pk=new.pk).encrypted_secret == stored
+    told = [(one.object_id, one.change_message) for one in LogEntry.objects.all()]
+    assert told == [(str(other.pk), "Encrypted its secret again.")]
+    viewer = staff("view_pusherapp")
+    assert "encrypt_selected" not in text_of(viewer.get(LIST))
+
+
 def test_that_does_not_undo_a_new_secret(admin, app, settings, monkeypatch):
     settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
     settings.SECRET_KEY = "another"

@@ -82,9 +82,13 @@ def test_another_secret_key_decrypts_it_only_as_a_fallback(made, settings):
         _ = app.secret
     settings.SECRET_KEY_FALLBACKS = ["not this", old]
     assert app.secret == secret and app.is_of_an_old_key
-    app.encrypt_again()
+    assert app.encrypt_again() and not PusherApp.objects.get().encrypt_again()
     settings.SECRET_KEY_FALLBACKS = []
+    app = PusherApp.objects.get()
     assert app.secret == secret and not app.is_of_an_old_key
+    settings.SECRET_KEY = "a third one"
+    with pytest.raises(ValueError, match="SECRET_KEY"):
+        app.encrypt_again()
 
 
 def test_what_is_stored_of_one_app_is_of_no_use_in_the_row_of_another(made):

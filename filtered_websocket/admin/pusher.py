@@ -1,18 +1,21 @@
 """Apps of the Pusher protocol in Django's admin, for sites with ``PUSHER_APPS_IN_ADMIN``."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 from django.views.decorators.debug import sensitive_variables
 
 from ..auth.keys import Key
 from ..conf import SettingError, conf
 from ..models import PusherApp
-from ..pusher.apps import app_rows, site_apps
+from ..pusher.apps import site_apps
 from .steps import StepsAdmin
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ class PusherAppAdmin(StepsAdmin):
     list_display = ("name", "app_id", "key", "enabled", "client_events", "created")
     list_filter = ("enabled",)
     search_fields = ("name", "app_id", "key")
+    actions = ("encrypt_selected",)
     steps = ("secret",)
 
     def has_module_permission(self, request: HttpRequest) -> bool:
@@ -78,24 +82,29 @@ class PusherAppAdmin(StepsAdmin):
         if change:
             # Not the other fields, which may have changed meanwhile.
             obj.save(update_fields=form.changed_data)
-            self._renew(obj)
+            with suppress(ValueError):  # it is lost
+                obj.encrypt_again()
         else:
             # For response_add. As an attribute of obj, receivers of post_save would see it.
             request.fws_key = obj.set_new_secret()  # type: ignore[attr-defined]
             super().save_model(request, obj, form, change)
 
-    def _renew(self, app: PusherApp) -> None:
-        """Encrypt its secret with ``SECRET_KEY``, where a fallback is needed to read it."""
-        stored = app.encrypted_secret
-        try:
-            if not app.is_of_an_old_key:
-                return
-            app.encrypt_again()
-        except ValueError:
-            return  # it is lost
-        # Unless it has been given a new one since it was read.
-        rows = app_rows().filter(pk=app.pk, encrypted_secret=stored)
-        rows.update(encrypted_secret=app.encrypted_secret)
+    @admin.action(
+        description=_("Encrypt secrets of selected %(verbose_name_plural)s with SECRET_KEY"),
+        permissions=["change"],
+    )
+    def encrypt_selected(self, request: HttpRequest, queryset: QuerySet[PusherApp]) -> None:
+        done = 0
+        for app in queryset:
+            try:
+                if app.encrypt_again():
+                    done += 1
+                    self.log_change(request, app, "Encrypted its secret again.")
+            except ValueError:
+                words = _("“%s” needs a new secret: its own cannot be decrypted.")
+                self.message_user(request, words % app, messages.WARNING)
+        text = ngettext("%d secret was encrypted again.", "%d secrets were encrypted again.", done)
+        self.message_user(request, text % done, messages.SUCCESS)
 
     def response_add(
         self, request: HttpRequest, obj: PusherApp, post_url_continue: str | None = None

@@ -59,7 +59,7 @@ def _check_row(apps: Any, row: Any) -> Iterable[Warning]:
         yield Warning(
             f"The secret of the Pusher app {str(row)!r} is encrypted with one of"
             " SECRET_KEY_FALLBACKS: without that the app is refused.",
-            hint="Save the app in the admin, which encrypts it again.",
+            hint="Run 'manage.py fws_encrypt' before you remove that key: it encrypts all again.",
             id="filtered_websocket.W031",
         )
 

@@ -15,7 +15,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
-from django.db import models
+from django.db import models, router
 from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
@@ -207,9 +207,18 @@ class PusherApp(models.Model):
             return True
         return False
 
-    def encrypt_again(self) -> None:
-        """With ``SECRET_KEY``, without saving. ValueError where it cannot be decrypted."""
-        self.encrypted_secret = MultiFernet(_ciphers()).encrypt(self._bound(self.secret)).decode()
+    def encrypt_again(self) -> bool:
+        """
+        Store it encrypted with ``SECRET_KEY``, where a fallback is needed to read it. Whether
+        it was stored; ValueError where it cannot be decrypted.
+        """
+        if not self.is_of_an_old_key:
+            return False
+        made = MultiFernet(_ciphers()).encrypt(self._bound(self.secret)).decode()
+        rows = type(self)._base_manager.using(router.db_for_write(type(self)))
+        # Unless it has been given a new one since it was read.
+        same = rows.filter(pk=self.pk, encrypted_secret=self.encrypted_secret)
+        return same.update(encrypted_secret=made) > 0
 
     def _bound(self, secret: str) -> bytes:
         return f"{self.key}:{secret}".encode()
