@@ -51,6 +51,7 @@ INSTALLED = {
     "htmx.org@4/": "htmx.org/",
     "htmx.org@2/": "htmx-ext-ws/node_modules/htmx.org/",
     "htmx-ext-ws@2/": "htmx-ext-ws/",
+    "pusher-js@8/": "pusher-js/",
     "/npm/": "",
 }
 
@@ -264,6 +265,18 @@ async def test_libraries_of_pusher(pages, tmp_path, library):
     async with Other(pages.site) as other:
         await other.say_when_there("presence-room-7", {"text": "hi"})
     assert await seen(page, "show") == [{"text": "hi"}]
+
+
+async def test_a_template_for_pusher_js(pages):
+    install()
+    # The page, and not its cookie, says what the token is.
+    token = "document.cookie.match(/csrftoken=(\\w+)/)[1]"
+    html = named("docs/pusher.md")["page"].replace('"{{ csrf_token }}"', token)
+    page = await pages.open(html, at="/log-in/")
+    assert await seen(page, "log") == [1, "here"]
+    async with Other(pages.site) as other:
+        await other.say_when_there("presence-room-7", {"text": "hi"})
+    assert await seen(page, "log", 2) == [{"text": "hi"}]
 
 
 async def test_an_app_asks_for_a_token_and_stays_away_without_one(pages, monkeypatch):
