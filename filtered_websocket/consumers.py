@@ -30,7 +30,7 @@ from .auth.credentials import credentials, without_credentials
 from .close_codes import FILTER_ERROR, FORBIDDEN
 from .conf import conf
 from .connections.connection import Connection
-from .connections.ending import close_cancelled, count_end, finish
+from .connections.ending import close_cancelled, count_end, finish, unlink
 from .connections.handshake import Handshake, check_once, event_before
 from .connections.reading import Reader
 from .connections.refusals import log_refused, refusal_by, refuse
@@ -160,6 +160,7 @@ class FilteredWebSocketConsumer(Serves, AsyncConsumer):
                 await finish(self.connection, chains, self.pipeline.failed)
             finally:
                 await self.hub.detach(self.connection)
+                unlink(self)
 
     def _begin(self, receive: Receive, send: Send) -> None:
         """Make the connection, and what reads its messages."""

@@ -107,6 +107,19 @@ async def run_disconnect_chains(
     await end_tasks(tuple(connection.tasks))
 
 
+def unlink(consumer: Any) -> None:
+    """
+    All is over: have the parts of a connection refer to each other no longer, so that it is freed
+    at once. The garbage collector looks at what has lived long now and then only.
+    """
+    connection, session = consumer.connection, consumer._session
+    for name, part in () if session is None else tuple(vars(session).items()):
+        # One of its own parts, or a method of one.
+        if getattr(getattr(part, "__self__", part), "_session", None) is session:
+            delattr(session, name)
+    connection.reader = consumer._reader = consumer._session = None
+
+
 async def wait_until_done(task: "asyncio.Future[None]", timeout: float) -> bool:
     """
     Wait until ``task`` is done. Returns whether this task was cancelled meanwhile; from

@@ -45,8 +45,7 @@ class Session:
 
     def __init__(self, consumer: Any, view: Any) -> None:
         connection: ClientConnection = consumer.connection
-        self._consumer = consumer
-        self._view = view
+        self._consumer, self._view = consumer, view
         self.connection = connection
         self.id = connection.id
         self.format: Format

@@ -83,6 +83,8 @@ class Stream:
             finally:
                 self._server.release()
                 await end_tasks([watching])
+                # Leave no cycle of references: what waits, and its connection, are freed at once.
+                self.connection, self.scope = None, {}
 
     async def _watch(self, receive: Receive) -> None:
         """Notice that the client has gone."""

@@ -247,8 +247,8 @@ class AsgiTransport:
         if self._timer is not None:
             self._timer.cancel()
         if not self._has_ended and self.closed is not None:
-            self._has_ended = True
-            self._on_end(*self.closed)
+            on_end, self._on_end, self._has_ended = self._on_end, nothing, True
+            on_end(*self.closed)
 
     def _drop_unsent(self) -> None:
         for _, done in self._waiting:

@@ -225,5 +225,5 @@ def untranslated(code: int, reason: str) -> tuple[int, str]:
     return code, reason
 
 
-def nothing() -> None:
+def nothing(*args: object) -> None:
     """What is called where nobody wants to know."""
