@@ -107,10 +107,19 @@ class Load:
         self.clients = [Client(n, servers[n % len(servers)]) for n in range(CLIENTS)]
         self.talkers = self.clients[:TALKERS]
         self.kept = Kept(servers)
-        self._mark = dict.fromkeys(servers, 0)
+        #: How many lines each process had said when the load began.
+        self._mark = {}
         self._talks = []
 
     async def __aenter__(self):
+        try:
+            await self._begin()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def _begin(self):
         self._before = {server: await state(server) for server in self.servers}
         for start in range(0, CLIENTS, 50):
             await asyncio.gather(*(client.open() for client in self.clients[start : start + 50]))
@@ -120,7 +129,6 @@ class Load:
         await until(self._is_layer_there, 0.02, MOST)
         self._mark = {server: server.lines_so_far for server in self.servers}
         self.go_on()
-        return self
 
     async def __aexit__(self, *_):
         await self.hush()
@@ -162,7 +170,9 @@ class Load:
     # What the processes say
 
     def said(self, server):
-        """Lines of a process since the load began."""
+        """Lines of a process since the load began; before that, all that are kept."""
+        if server not in self._mark:
+            return server.output.splitlines()
         return server.lines_since(self._mark[server])
 
     def times(self, kind, server):
@@ -181,7 +191,7 @@ class Load:
                 MOST,
             )
         except TimeoutError:
-            said = {server: server.lines_since(0)[-40:] for server in self.servers}
+            said = {server: server.output.splitlines()[-40:] for server in self.servers}
             raise AssertionError(f"{self.name}: not told of {kind}: {said}") from None
 
     async def back(self):
