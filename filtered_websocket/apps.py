@@ -10,8 +10,8 @@ from django.core import checks
 
 from .checks.api import check_api
 from .checks.application import check_application
-from .checks.channels import check_channels
-from .checks.environment import check_environment
+from .checks.channels import check_channels, check_written_layer
+from .checks.environment import check_environment, check_names
 from .checks.groups import check_groups
 from .checks.metrics import check_metrics
 from .checks.protocols import check_protocols
@@ -36,11 +36,13 @@ CHECKS = (
     check_pusher,
     check_application,
     check_storage,
+    check_written_layer,
     check_layer,
     check_publishing,
     check_api,
     check_metrics,
     check_environment,
+    check_names,
 )
 
 

@@ -1,7 +1,11 @@
-"""System checks of a site's environment: Redis, installed packages, open files."""
+"""
+System checks of a site's environment: Redis, installed packages, open files, and names of
+settings that nothing reads.
+"""
 
 import re
 from collections.abc import Iterable
+from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
 from typing import Any
@@ -23,6 +27,39 @@ SAFE = {
     "redis": ["4.5.4"],
     "twisted": ["26.4.0"],
 }
+#: The two settings that are not in the dict.
+OUTSIDE = ["INSTALLED_FILTERS", "FILTERED_WEBSOCKET"]
+#: How alike a misspelt name of one is. That of INSTALLED_APPS is 0.71.
+ALIKE = 0.9
+#: Keys of FILTERED_WEBSOCKET that a site may take for settings, and has no other use for.
+INSIDE = (
+    *("ALLOWED_ORIGINS", "ALLOW_NO_ORIGIN", "AUTHENTICATORS", "CHANNELS_GROUPS", "DRAIN_DEADLINE"),
+    *("DRAIN_WINDOW", "LAYER_TIMEOUT", "MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_ADDRESS"),
+    *("MAX_CONNECTIONS_PER_USER", "MAX_INBOX", "MAX_MESSAGE_SIZE", "MAX_OUTBOX", "PUSHER_APPS"),
+    *("REFUSE_WITH", "SLOW_READER"),
+)
+
+
+def check_names(**kwargs: Any) -> list[CheckMessage]:
+    """Settings with a name that is nearly one of this package, or in the wrong place."""
+    written = getattr(settings, "FILTERED_WEBSOCKET", {})
+    keys = written if isinstance(written, dict) else {}
+    found = []
+    for name in filter(str.isupper, dir(settings)):
+        close = get_close_matches(name, OUTSIDE, 1, ALIKE)
+        if close and name not in OUTSIDE:
+            found.append((name, f"Did you mean {close[0]}?"))
+        elif name in INSIDE and name not in keys:
+            hint = f"Write it into the dict: FILTERED_WEBSOCKET = {{{name!r}: ...}}."
+            found.append((name, f"{hint} Or silence this, where it is your own."))
+    return [
+        Warning(
+            f"settings have {name}, which this package does not read.",
+            hint=hint,
+            id="filtered_websocket.W036",
+        )
+        for name, hint in found
+    ]
 
 
 def check_environment(**kwargs: Any) -> list[CheckMessage]:

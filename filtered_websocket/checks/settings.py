@@ -60,7 +60,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
 
 def _check_setting(key: Any, value: Any) -> Iterable[CheckMessage]:
     if key not in SETTINGS:
-        close = get_close_matches(str(key), SETTINGS, 1)
+        close = get_close_matches(str(key).upper(), SETTINGS, 1)
         yield Error(
             f"FILTERED_WEBSOCKET has no setting {key!r}.",
             hint=f"Did you mean {close[0]!r}?"

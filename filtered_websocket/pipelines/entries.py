@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import pkgutil
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from ..chains.stage import dotted_path
@@ -78,12 +80,29 @@ def _find(path: str) -> list[Named]:
     except PipelineError:
         raise  # of a route that the module makes
     except SettingError as error:
-        number = 4 if isinstance(error, NotFound) else 9
+        is_missing = isinstance(error, NotFound)
+        hint = _spelling(path) or error.hint if is_missing else error.hint
         message = f"INSTALLED_FILTERS entry {path!r}: {error.message}"
-        raise PipelineError(message, error.hint, number) from error.__cause__
+        raise PipelineError(message, hint, 4 if is_missing else 9) from error.__cause__
     if not attribute:
         return _of_module(path, module)
     return [(_verb(attribute), _usable(path, value))]
+
+
+def _spelling(path: str) -> str:
+    """What a path that does not exist may be meant for, or nothing."""
+    before, package, after = path.rpartition("filtered_websocket.")
+    if before.rstrip(".") == before != "":
+        return f"Is a comma missing before {package + after!r}?"
+    module, rest = import_longest(path)
+    if module is None:
+        return ""
+    name, *names = rest.split(".")
+    inside = [one.name for one in pkgutil.iter_modules(getattr(module, "__path__", ()))]
+    close = get_close_matches(name, [*vars(module), *inside], 1)
+    meant = ".".join([module.__name__, *close, *names])
+    # It is its own, where what it names is inside of a class.
+    return f"Did you mean {meant!r}?" if close and meant != path else ""
 
 
 def _of_module(path: str, module: Any) -> list[Named]:
@@ -116,7 +135,8 @@ def _usable(path: Any, value: Any) -> type[FilterBase]:
     if not isinstance(value, FilterMeta) or value._chain_base is value:
         raise PipelineError(
             f"INSTALLED_FILTERS entry {path!r} is not a filter: {value!r}.",
-            "A filter is a subclass of a chain base of filtered_websocket.filters.base.",
+            "A filter is a subclass of a chain base of filtered_websocket.filters.base, with a"
+            " classmethod filter(cls, web_socket_instance, data).",
             10,
         )
     cls: Any = value

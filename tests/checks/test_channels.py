@@ -1,8 +1,9 @@
-"""Checks of the groups that are those of Channels, too."""
+"""Checks of how the channel layer is written, and of groups that are those of Channels, too."""
 
 import pytest
 
-from filtered_websocket.checks.channels import check_channels
+from filtered_websocket.apps import CHECKS
+from filtered_websocket.checks.channels import check_channels, check_written_layer
 from filtered_websocket.checks.settings import check_settings
 from filtered_websocket.groups import History, forward, group, personal
 
@@ -58,3 +59,61 @@ def test_w035_what_channels_sends_is_in_no_history(settings, entry, rule):
 def test_w035_is_not_raised_for_groups_without_one_nor_for_what_is_forwarded(settings):
     entries = ["news", "live2", "live-*", "chat-1", "orders-*", forward("chat_*"), forward("live")]
     assert found(settings, *entries, GROUPS=__name__) == []
+
+
+PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
+ADDRESS = "redis://:secret@127.0.0.1:6379/0"
+
+
+def written(settings, layers):
+    settings.CHANNEL_LAYERS = layers
+    assert {one.id for one in check_written_layer()} <= {"filtered_websocket.E037"}
+    return [(one.msg, one.hint) for one in check_written_layer()]
+
+
+@pytest.mark.parametrize(
+    ("layer", "words", "cure"),
+    [
+        ({"BACKEND": PUBSUB + "s"}, "no attribute 'RedisPubSubChannelLayers'", "spelling"),
+        (
+            {"BACKEND": "channels_redis.pubsub"},
+            "'channels_redis.pubsub', which is no class",
+            PUBSUB,
+        ),
+        ({"BACKEND": "nowhere.Layer"}, "there is no module 'nowhere'", "spelling"),
+        ({}, "its BACKEND is '', which is no class", PUBSUB),
+        ({"BACKEND": PUBSUB, "hosts": [ADDRESS]}, "has 'hosts', which nothing", '"CONFIG": {...}'),
+        ({"BACKEND": PUBSUB, "LOCATION": ADDRESS}, "has 'LOCATION', which", '"CONFIG": {...}'),
+        ({"BACKEND": PUBSUB, "CONFIG": {"hosts": ADDRESS}}, "are a str, not a list", '[{"address"'),
+        ({"BACKEND": PUBSUB, "CONFIG": {"hosts": {"address": ADDRESS}}}, "a dict", '[{"address"'),
+        ({"BACKEND": PUBSUB, "CONFIG": {"hosts": ["secret:1"]}}, "begins with none", "redis://"),
+        (
+            {"BACKEND": PUBSUB, "CONFIG": {"hosts": [{"address": "secret:1"}]}},
+            "an address begins with none of redis://, rediss://, unix://",
+            "redis://",
+        ),
+    ],
+)
+def test_e037_a_layer_that_cannot_be_made_or_reached(settings, layer, words, cure):
+    [(message, hint)] = written(settings, {"default": layer})
+    assert message.startswith("CHANNEL_LAYERS['default']") and words in message and cure in hint
+    assert "secret" not in message + hint and check_written_layer in CHECKS
+
+
+def test_e037_a_layer_without_a_name(settings):
+    [(message, hint)] = written(settings, {"BACKEND": PUBSUB, "CONFIG": {"hosts": [ADDRESS]}})
+    assert message.endswith("no name for that layer.") and hint.startswith('Write {"default": {')
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {},
+        {"default": {"BACKEND": PUBSUB}},
+        {"default": {"BACKEND": PUBSUB, "CONFIG": {"hosts": [ADDRESS, ("localhost", 6379)]}}},
+        {"default": {"BACKEND": PUBSUB, "CONFIG": {"hosts": [{"sentinels": [], "host": "x"}]}}},
+        {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer", "TEST_CONFIG": {}}},
+    ],
+)
+def test_what_channels_takes_is_no_mistake(settings, layers):
+    assert written(settings, layers) == []

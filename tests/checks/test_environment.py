@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from filtered_websocket.apps import CHECKS
 from filtered_websocket.checks import environment
 from filtered_websocket.checks.environment import (
     SAFE,
     check_environment,
+    check_names,
     is_open,
     is_unsafe,
     numbers,
 )
 from filtered_websocket.checks.settings import PUBSUB, check_layer
+from filtered_websocket.conf import SETTINGS
 from filtered_websocket.hub import limits
 
 from ..snippets import named
@@ -135,3 +138,31 @@ def test_w010_a_process_that_may_not_open_enough_files(settings, monkeypatch, ca
     assert message.id == "filtered_websocket.W010" and "40 are" in message.msg
     settings.FILTERED_WEBSOCKET = {"MAX_CONNECTIONS": "many"}
     assert ids() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("INSTALLED_FILTER", "Did you mean INSTALLED_FILTERS?"),
+        ("FILTERED_WEBSOCKETS", "Did you mean FILTERED_WEBSOCKET?"),
+        ("MAX_OUTBOX", "FILTERED_WEBSOCKET = {'MAX_OUTBOX': ...}"),
+    ],
+)
+def test_w036_a_setting_that_nothing_reads(settings, name, hint):
+    assert check_names() == [] and check_names in CHECKS
+    setattr(settings, name, ["tests.lone_filter"])
+    [warning] = check_names()
+    assert warning.id == "filtered_websocket.W036"
+    assert name in warning.msg and hint in warning.hint
+
+
+def test_a_key_that_is_in_its_place_too_is_a_sites_own(settings):
+    settings.MAX_OUTBOX = 5
+    settings.FILTERED_WEBSOCKET = {"MAX_OUTBOX": settings.MAX_OUTBOX}
+    assert check_names() == []
+    settings.FILTERED_WEBSOCKET = None  # check_settings reports it
+    assert len(check_names()) == 1
+
+
+def test_keys_that_are_looked_for_are_keys():
+    assert set(environment.INSIDE) <= set(SETTINGS)

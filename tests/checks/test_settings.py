@@ -47,6 +47,7 @@ def test_the_apps_checks_are_registered(settings):
     ("chosen", "words"),
     [
         ({"MAX_OUTBOXES": 1}, "has no setting 'MAX_OUTBOXES'. Did you mean 'MAX_OUTBOX'?"),
+        ({"allowed_origins": 1}, "Did you mean 'ALLOWED_ORIGINS'?"),
         ({"zzz": 1}, "has no setting 'zzz'. Known settings: ALLOWED_ORIGINS,"),
         ({3: 1}, "has no setting 3."),
     ],

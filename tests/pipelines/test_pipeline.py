@@ -124,6 +124,25 @@ def write_module(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
+@pytest.mark.parametrize(
+    ("entry", "hint"),
+    [
+        ("tests.lone_filter.Pup", "Did you mean 'tests.lone_filter.Pop'?"),
+        ("tests.lone_filtre.Pop", "Did you mean 'tests.lone_filter.Pop'?"),
+        (f"{BROADCAST}s", f"Did you mean '{BROADCAST}'?"),
+        ("tests.lone_filter.Nothing", "Check its spelling."),
+        ("tests.lone_filter.Pop.Inner", "Check its spelling."),
+        ("nowhere.Filter", "Check its spelling, and that it is on the Python path."),
+        (f"tests.lone_filter{BROADCAST}", f"Is a comma missing before '{BROADCAST}'?"),
+        ("tests.filtered_websocket.Pop", "Check its spelling."),
+    ],
+)
+def test_a_misspelt_path_is_told_what_may_be_meant(entry, hint):
+    with pytest.raises(PipelineError) as caught:
+        load_entry(entry)
+    assert (caught.value.id, caught.value.hint) == ("filtered_websocket.E004", hint)
+
+
 @pytest.mark.parametrize("error", ERRORS_OF_A_MODULE)
 def test_whatever_a_module_raises_is_reported_with_its_own_text(write_module, error):
     module = write_module(
