@@ -77,6 +77,15 @@ def through_protocol(words: str, scenario: str) -> list[Claim]:
     ]
 
 
+def through_pusher(words: str, scenario: str) -> tuple[Claim, Claim]:
+    """The same through the Pusher protocol, on each server."""
+    return on_both(
+        f"{words}: ours on {{}} through Redis, Pusher protocol / plain route",
+        *(scenario, "pusher_ratio", REDIS),
+        bound=1.15,
+    )
+
+
 REDIS, BEFORE = "ours-{}-redis", "before-{}-redis"
 
 CLAIMS: tuple[Claim, ...] = (
@@ -263,6 +272,8 @@ CLAIMS: tuple[Claim, ...] = (
     *through_protocol("500 groups of 3, CPU per delivery", "spoken-groups"),
     *through_protocol("50 rooms of 4 with a history, CPU per delivery", "spoken-history"),
     *through_protocol("1 000 clients catch up at once, CPU per client", "spoken-recovery"),
+    *through_pusher("200 clients, CPU per delivery of a client event", "pusher-200"),
+    *through_pusher("500 groups of 3, CPU per delivery of a client event", "pusher-groups"),
     *on_both(
         "50 clients beside 10 000 idle ones, {}, Redis: 99th percentile of latency / alone",
         *("crowd-10000", "idle_ratio", REDIS),

@@ -124,8 +124,9 @@ def _signed(request: HttpRequest, where: str, query: dict[str, str]) -> str:
 
 def _check_time(text: str) -> None:
     at = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
-    if abs(time.time() - at) > MAX_AGE:
-        raise Refused(f"auth_timestamp is {text:.20}, and our clock {time.time():.0f}", 401)
+    now = int(time.time())  # whole seconds, as backends say them
+    if abs(now - at) > MAX_AGE:
+        raise Refused(f"auth_timestamp is {text:.20}, and our clock {now}", 401)
 
 
 def _check_body(request: HttpRequest, query: dict[str, str]) -> None:

@@ -1,6 +1,7 @@
 """Who may call the HTTP API of Pusher Channels: signed requests."""
 
 import time
+from types import SimpleNamespace
 from urllib.parse import urlencode
 
 import pytest
@@ -67,6 +68,21 @@ WRONG = [
 @pytest.mark.parametrize(("query", "status"), WRONG)
 def test_a_request_that_is_not_signed_well(query, status):
     assert call("POST", "/apps/1/events", BODY, **query).status_code == status
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.9])
+@pytest.mark.parametrize(
+    ("ahead", "status"),
+    [(-601, 401), (-600, 200), (-599, 200), (0, 200), (599, 200), (600, 200), (601, 401)],
+)
+def test_a_signature_is_good_for_600_seconds_before_and_after(ahead, status, fraction, monkeypatch):
+    now = 1_800_000_000
+    monkeypatch.setattr(pusher, "time", SimpleNamespace(time=lambda: now + fraction))
+    response = get("/apps/1/channels", auth_timestamp=str(now + ahead))
+    assert response.status_code == status
+    if status == 401:
+        said = f"auth_timestamp is {now + ahead}, and our clock {now}\n"
+        assert response.content.decode() == said
 
 
 def test_a_signature_of_another_request_or_app():
