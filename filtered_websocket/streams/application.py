@@ -22,6 +22,7 @@ from ..connections.origins import headers
 from ..connections.refusals import cure_of, log_refusal
 from ..logs import LogThrottle
 from ..protocols.serving import PROTOCOLS
+from ..transports import hide_query
 from ..types import ASGIApplication, Receive, Scope, Send
 from . import commands, listening
 from .formats import EVENTS, LENGTHS, LINES, Format
@@ -88,6 +89,7 @@ class Streams:
         if endpoint is None:
             await self._http(scope, receive, send)
             return
+        scope = self._without_query(scope, send)
         more: Headers = [(b"vary", b"origin")]
         try:
             self._check_origin(scope)
@@ -102,6 +104,17 @@ class Streams:
             await answer(send, refused.status, [*more, *refused.headers], str(refused))
         except Gone:
             pass  # nobody waits for an answer
+
+    def _without_query(self, scope: Scope, send: Send) -> Scope:
+        """
+        A copy of ``scope``, of which the server's log has no credentials, whatever becomes of
+        the request, nor what a client begins with.
+        """
+        inside = {**scope}
+        _, rest = take_first(scope.get("query_string", b""))
+        scope["query_string"] = clean_query({"query_string": rest})
+        hide_query(send)
+        return inside
 
     def _check_origin(self, scope: Scope) -> None:
         problem = origin_problem(scope)
@@ -139,8 +152,6 @@ class Streams:
         if len(command) > conf.MAX_MESSAGE_SIZE:
             raise Refused(413, f"at most {conf.MAX_MESSAGE_SIZE} bytes")
         inside = {**scope, "query_string": rest}
-        # The server's own scope is in its log.
-        scope["query_string"] = clean_query(inside)
         await self._serve(inside, receive, send, EVENTS, text_of(command), more)
 
     async def _serve_listener(
@@ -151,7 +162,6 @@ class Streams:
             await answer(send, 204, more)
             return
         inside = as_websocket(scope, EVENTS, self._events)
-        scope["query_string"] = clean_query(inside)
         stream = listening.Listening(inside, send, groups, last, more)
         await stream.serve(self._websocket, receive)
 

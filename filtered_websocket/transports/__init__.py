@@ -27,13 +27,14 @@ from .daphne import find_daphne
 from .lane import Lane, watch_writes, write_all, write_one, write_with
 from .scheduling import settle
 from .uvicorn import find_uvicorn
-from .wrappers import Response, describe, find_response, unwrap
+from .wrappers import Response, describe, find_response, hide_query, unwrap
 
 __all__ = [
     "AsgiTransport",
     "Lane",
     "Response",
     "find_response",
+    "hide_query",
     "open_transport",
     "settle",
     "watch_writes",

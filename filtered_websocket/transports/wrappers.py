@@ -97,8 +97,6 @@ class DaphneResponse(Response):
     def __init__(self, request: Any) -> None:
         self._request = request
         self._room: asyncio.Future[None] | None = None
-        # daphne logs the address with its query, in which clients send what they begin with.
-        request.uri = request.path
         request.registerProducer(self, True)
         self._is_registered = True
 
@@ -171,9 +169,23 @@ def find_response(send: Any) -> Response:
             with contextlib.suppress(AttributeError):  # of another release
                 _ = owner.flow.write_paused
                 return UvicornResponse(owner.transport, owner.flow)
+    if (request := _request_of_daphne(bare)) is not None:
+        with contextlib.suppress(AttributeError):
+            return DaphneResponse(request)
+    return Response()
+
+
+def _request_of_daphne(bare: Any) -> Any:
+    """The request that a ``send`` of daphne answers; None for any other."""
     if type(bare) is functools.partial and len(bare.args) == 1:
         known = getattr(sys.modules.get("daphne.http_protocol"), "WebRequest", None)
         if known is not None and isinstance(bare.args[0], known):
-            with contextlib.suppress(AttributeError):
-                return DaphneResponse(bare.args[0])
-    return Response()
+            return bare.args[0]
+    return None
+
+
+def hide_query(send: Any) -> None:
+    """Have daphne log the address without its query, which may have credentials."""
+    if (request := _request_of_daphne(unwrap(send))) is not None:
+        with contextlib.suppress(AttributeError):  # of another release
+            request.uri = request.path

@@ -250,3 +250,20 @@ async def test_what_a_client_begins_with_is_not_in_the_log_of_a_server(site):
     """uvicorn's access log has the query of its own scope."""
     async with Streamed(site, sse=True) as ann:
         assert ann.request.scope["query_string"] == b""
+
+
+@pytest.mark.parametrize(
+    ("method", "where", "headers", "status"),
+    [
+        ("GET", "/connection/sse", [EVIL], 403),
+        ("DELETE", "/connection/sse", [PAGE], 405),
+        ("GET", "/connection/sse", [PAGE], 400),
+        ("GET", "/events/", [PAGE, (b"accept", b"text/event-stream")], 400),
+        ("POST", "/emulation", [PAGE], 400),
+    ],
+)
+async def test_nor_is_it_where_the_request_is_refused(site, method, where, headers, status):
+    query = b"group=&a=b&token=secret&cf_connect=" + quote("{}\n{}").encode()
+    request = Request(site, method, where, query=query, headers=headers)
+    assert await request.answer() == status
+    assert request.scope["query_string"] == b"group=&a=b"

@@ -13,7 +13,13 @@ from twisted.internet import tcp
 from filtered_websocket.transports import AsgiTransport, wrappers
 from filtered_websocket.transports.daphne import DaphneLane
 from filtered_websocket.transports.uvicorn import UvicornLane
-from filtered_websocket.transports.wrappers import Response, describe, find_response, unwrap
+from filtered_websocket.transports.wrappers import (
+    Response,
+    describe,
+    find_response,
+    hide_query,
+    unwrap,
+)
 
 from . import test_daphne, test_uvicorn
 
@@ -208,7 +214,7 @@ def found(request):
 async def test_of_daphne_a_response_waits_while_twisted_says_so():
     channel = Channel()
     response = found(request_of_daphne(channel))
-    assert channel.of is response and response._request.uri == b"/a" and response.takes_now
+    assert channel.of is response and response.takes_now
     response.resumeProducing()
     assert not (await waits(response))[0]
     channel.of.pauseProducing()
@@ -226,6 +232,15 @@ async def test_of_daphne_a_response_waits_while_twisted_says_so():
     response.pauseProducing()
     assert not (await waits(response))[0]
     response.release()
+
+
+async def test_daphne_logs_no_query_of_what_it_is_told_of():
+    request = request_of_daphne(Channel())
+    hide_query(functools.partial(print, request))
+    assert request.uri == b"/a"
+    hide_query(print)
+    del request.path
+    hide_query(functools.partial(print, request))
 
 
 @pytest.mark.parametrize("kind", [Channel, StreamOfHttp2])
