@@ -14,9 +14,11 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping
+from functools import reduce
 from importlib import import_module
-from types import SimpleNamespace
-from typing import Annotated, Any, Literal, Protocol
+from operator import or_
+from types import SimpleNamespace, UnionType
+from typing import Annotated, Any, Literal, Protocol, Union
 
 from ..codecs.copies import is_model
 from ..codecs.data import PARSER
@@ -34,6 +36,8 @@ MOST_TOLD = 3
 MOST_FOUND = 100
 #: How much of the name of a field and of what is wrong with it, in characters.
 LONGEST_FIELD, LONGEST_WORDS = 60, 160
+#: What :func:`stops_early` is about.
+LISTS = (list, tuple, set, frozenset)
 #: What may be as it came from JSON.
 OF_JSON = (dict, list, str)
 #: A name in the text of an annotation, with its module and what it is defined in.
@@ -53,7 +57,7 @@ class Typed:
     def __init__(self, cls: "type[FilterClass]", hint: Any) -> None:
         where = f"{cls.__module__}.{cls.__qualname__}.filter"
         self.hint = hint
-        self._adapter = adapter_of(hint, where)
+        self._adapter = adapter_of(hint, where, stops_early)
         self._as_json = reads_json_otherwise(self._adapter.core_schema)
         #: Called with the connection and what is wrong, if the filter has it.
         self._invalid: Callable[[Any, InvalidData], object] | None = getattr(cls, "invalid", None)
@@ -235,8 +239,34 @@ def name_of(hint: Any) -> str:
     return _DOTTED.sub(lambda found: found[0].rpartition(".")[2] or found[0], str(hint))
 
 
-def adapter_of(hint: Any, where: str) -> Any:
-    """pydantic's TypeAdapter. SettingError without pydantic 2, and for what it cannot check."""
+class StopsEarly:
+    """As pydantic's FailFast, which older versions of Python do not take inside of a union."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        return {**handler(source), "fail_fast": True}
+
+
+def stops_early(hint: Any) -> Any:
+    """
+    ``hint``, with lists whose first element that is wrong ends the check. The JSON parser limits
+    keys, not elements: a client could send very many, each of which would be described. Lists
+    inside of models are what those say.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return Annotated[(stops_early(arguments[0]), *arguments[1:])]
+    if origin is Union or origin is UnionType:
+        return reduce(or_, map(stops_early, arguments))
+    if origin not in LISTS:
+        return hint
+    return Annotated[origin[tuple(map(stops_early, arguments))], StopsEarly()]
+
+
+def adapter_of(hint: Any, where: str, change: Callable[[Any], Any] = lambda hint: hint) -> Any:
+    """
+    pydantic's TypeAdapter, for what ``change`` makes of ``hint``. SettingError without pydantic 2,
+    and for what it cannot check.
+    """
     name = name_of(hint)
     try:
         pydantic: Any = import_module("pydantic")
@@ -247,7 +277,7 @@ def adapter_of(hint: Any, where: str) -> Any:
             f"{INSTALL}.",
         ) from error
     try:
-        return make(hint)
+        return make(change(hint))
     except Exception as error:  # pydantic's, or of what the site has in its types
         said = describe(error).partition("\n")[0].rstrip(".")
         raise SettingError(

@@ -330,16 +330,42 @@ async def test_what_a_validator_of_the_site_says_is_told():
 
 
 async def test_it_is_told_of_a_few_problems_in_a_bounded_text():
-    error = await told(list[Moved], [{"x": None}] * (MOST_FOUND - 1))
+    many = {str(number): {"x": None} for number in range(MOST_FOUND + 1)}
+    error = await told(dict[str, Moved], dict(list(many.items())[:-2]))
     assert [problem.field for problem in error.problems] == ["0.x", "1.x", "2.x"]
     # To describe so many takes longer than to read the message.
-    error = await told(list[Moved], [{"x": None}] * (MOST_FOUND + 1))
+    error = await told(dict[str, Moved], many)
     assert str(error) == f"{MOST_FOUND + 1} values are not as declared"
     name = "\u00e9\n" * 10_000
     error = await told(dict[str, Moved], {name: {"x": None}})
     assert len(error.problems[0].field) == 60 and "\n" not in str(error)
     assert len(str(await told(dict[str, Moved], {f"{n}{name}": {} for n in range(3)}))) == 200
     assert len(error.reason.encode()) <= 123
+
+
+@pytest.mark.parametrize(
+    ("around", "field"),
+    [
+        (lambda one: list[one], "0"),
+        (lambda one: tuple[one, ...], "0"),
+        (lambda one: list[list[one]] | None, "0.0"),
+        (lambda one: Annotated[list[one], pydantic.Field(max_length=200_000)], "0"),
+    ],
+    ids=["list", "tuple", "union", "annotated"],
+)
+async def test_of_a_list_the_first_element_that_is_wrong_ends_the_check(around, field):
+    checked = []
+
+    class Never(pydantic.BaseModel):
+        @pydantic.model_validator(mode="before")
+        @classmethod
+        def note(cls, data):
+            checked.append(data)
+            raise ValueError("never")
+
+    data = [1] * 100_000
+    error = await told(around(Never), [data] if "." in field else data)
+    assert str(error).endswith(f"{field}: never") and len(error.problems) == 1 == len(checked)
 
 
 async def test_objects_of_a_codec_that_json_does_not_have():
