@@ -199,15 +199,20 @@ class Protobuf:
     def publication(self, head: bytes, told: Publication) -> Frame:
         """As of :class:`Format`."""
         data, offset, info, tags, _ = told
-        pub = field(4, data.payload) if data.payload else b""
-        if offset:
-            pub += b"\x30" + varint_once(offset)
-        if tags:
-            pub += _tags_bytes(tags)
-        if info:
-            pub += _info_bytes(info)
-        body = field(4, head + field(4, pub))
-        return Frame(varint(len(body)) + body, False)
+        payload = data.payload
+        pub = b"".join(
+            (
+                b"\x22" + varint(len(payload)) if payload else b"",
+                payload,
+                b"\x30" + varint_once(offset) if offset else b"",
+                _tags_bytes(tags) if tags else b"",
+                _info_bytes(info) if info else b"",
+            )
+        )
+        push = head + b"\x22" + varint(len(pub))
+        size = varint(len(push) + len(pub))
+        whole = varint(1 + len(size) + len(push) + len(pub))
+        return Frame(b"".join((whole, b"\x22", size, push, pub)), False)
 
     def fields(self, told: Publication) -> Any:
         """As of :class:`Format`."""

@@ -16,7 +16,7 @@ class Data(Encoded):
     __slots__ = ()
 
     def __new__(cls, payload: bytes, kind: Kind = "j") -> Self:
-        return super().__new__(cls, kind, payload)
+        return tuple.__new__(cls, (kind, payload))
 
     @property
     def value(self) -> Any:

@@ -142,8 +142,13 @@ class Joined(Bundle):
 
     def __init__(self, frames: Sequence[Frame | Bundle]) -> None:
         self._frames = frames
-        self.is_kept = any([frame.is_kept for frame in frames])
-        self.longest = max([frame.longest for frame in frames])
+        self.is_kept, self.longest = False, 0
+        # One loop: most are two frames, for which calls would take longer.
+        for frame in frames:
+            if frame.is_kept:
+                self.is_kept = True
+            if frame.longest > self.longest:
+                self.longest = frame.longest
         self.wire = self._parts = None
 
     @property

@@ -17,8 +17,12 @@ LONGEST_LENGTH = 5
 
 def length(payload: bytes, at: int) -> tuple[int, int]:
     """The number that a varint says, and where it ends."""
-    if at < len(payload) and (number := payload[at]) < 0x80:
-        return number, at + 1  # most lengths are one byte
+    if at + 1 < len(payload):
+        # Most are of one byte or two.
+        if (number := payload[at]) < 0x80:
+            return number, at + 1
+        if (more := payload[at + 1]) < 0x80:
+            return number & 0x7F | more << 7, at + 2
     number = 0
     for count, byte in enumerate(payload[at : at + LONGEST_LENGTH]):
         number |= (byte & 0x7F) << (7 * count)

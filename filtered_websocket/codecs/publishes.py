@@ -5,6 +5,7 @@ there are spaces to be left out.
 """
 
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .data import PARSER, Data
@@ -18,6 +19,8 @@ _HEAD = re.compile(
 )
 #: From the end of its data on, where the number comes last.
 _TAIL = re.compile(rf"\}}, ?{_NUMBER}\}}")
+#: What ``raw_decode`` calls. StopIteration where there is nothing.
+_scan: Callable[[str, int], tuple[Any, int]] = DECODER.scan_once  # type: ignore[attr-defined]
 
 
 class Publish(NamedTuple):
@@ -47,8 +50,8 @@ def read_publish(line: str) -> Publish | None:
     number, channel = head.groups()
     start = head.end()
     try:
-        value, end = DECODER.raw_decode(line, start)
-    except ValueError:
+        value, end = _scan(line, start)
+    except (ValueError, StopIteration):
         return None
     if number is None:
         tail = _TAIL.fullmatch(line, end)

@@ -150,13 +150,8 @@ def seal(batch: Batch) -> dict[str, Any]:
             "e": batch.epoch,
             "s": batch.first,
         }
-    return {
-        "v": VERSION,
-        "o": batch.origin,
-        "g": batch.key,
-        "s": batch.first,
-        "m": [list(item) for item in batch.items],
-    }
+    items = [list(item) for item in batch.items]
+    return {"v": VERSION, "o": batch.origin, "g": batch.key, "s": batch.first, "m": items}
 
 
 def open_item(raw: Any) -> Item:
@@ -177,6 +172,8 @@ def open_item(raw: Any) -> Item:
 
 
 def _is_meta(meta: dict[str, Any]) -> bool:
+    if len(meta) == 1 and INFO in meta:
+        return isinstance(meta[INFO], str)  # most that have any
     left_out, tags = meta.get(EXCLUDE, []), meta.get(TAGS, {})
     return (
         isinstance(left_out, list)

@@ -13,7 +13,7 @@ from asgiref.sync import markcoroutinefunction
 
 from ..codecs.centrifuge import JSON, Format
 from ..codecs.data import Data, as_json, data_of
-from ..codecs.frames import Bundle, Frame, Joined, dump_json
+from ..codecs.frames import Frame, dump_json
 from ..connections.connection import Connection, Exclude
 from ..exceptions import PublishError
 from ..history.base import Position
@@ -218,25 +218,26 @@ class Unanswered:
             receipt.group = ""
         self.look_soon()
 
-    def take(self, group: str, last: int) -> Frame | Bundle | None:
+    def take(self, group: str, last: int) -> Frame | None:
         """
-        The replies to all that was published, where nothing but publications up to this id was
-        waited for: for the same write. Else None, and :meth:`came` is to be called.
+        The reply to the only publish that waits, where it is done but for its publication, which
+        comes up to this id: for the same write. Else None, and :meth:`came` is to be called.
         """
-        waiting = self._waiting
-        for one in waiting:
-            comes = not one.group or (one.group == group and one.item <= last)
-            if not (comes and one.is_done) or one.error is not None:
-                return None
+        if len(self._waiting) != 1:
+            return None
+        one = self._waiting[0]
+        if not one.is_done or one.error is not None:
+            return None
+        if one.group and (one.group != group or one.item > last):
+            return None
         try:
-            frames = [self._session.format.published(receipt.number) for receipt in waiting]
+            frame: Frame = self._session.format.published(one.number)
         except Exception:
             return None  # :meth:`sent` tells of it
-        if frames:
-            self._late.remove(self)
-        while waiting:
-            settle(waiting.popleft().answered)
-        return None if not frames else frames[0] if len(frames) == 1 else Joined(frames)
+        self._waiting.popleft()
+        self._late.remove(self)
+        settle(one.answered)
+        return frame
 
     def came(self, group: str, last: int | None = None) -> bool:
         """

@@ -206,10 +206,10 @@ class Pushes:
         """One message to all subscribers, as most come: of one, lists cost more than the rest."""
         told = told_of(Data(item.payload, item.kind), item.meta, place)
         made = [(of, frame_of(group, channel, told, way)) for way, of in channel.members.items()]
-        publisher, replies, comes_back = self.sessions.get(item.sender), None, False
+        publisher, reply, comes_back = self.sessions.get(item.sender), None, False
         if publisher is not None:
-            replies = publisher.take(group, item.id)
-            comes_back = replies is None and publisher.came(group, item.id)
+            reply = publisher.take(group, item.id)
+            comes_back = reply is None and publisher.came(group, item.id)
         try:
             for members, frame in made:
                 if frame is None:
@@ -217,14 +217,14 @@ class Pushes:
                     continue
                 if frame.is_kept:
                     lose_slow(channel, group, members, len(frame))
-                own = None if replies is None else members.get(item.sender)
+                own = None if reply is None else members.get(item.sender)
                 write_all(members.values(), frame, NOBODY if own is None else {own})
-                if own is not None and replies is not None:
-                    write_with(own, frame, replies)
-                    replies = None
+                if own is not None and reply is not None:
+                    write_with(own, frame, reply)
+                    reply = None
         finally:
-            if publisher is not None and replies is not None:
-                write_one(publisher.transport, replies)
+            if publisher is not None and reply is not None:
+                write_one(publisher.transport, reply)
             if publisher is not None and comes_back:
                 publisher.sent()
 

@@ -47,6 +47,7 @@ class Session:
         connection: ClientConnection = consumer.connection
         self._consumer, self._view = consumer, view
         self.connection = connection
+        self.transport: AsgiTransport = connection.transport
         self.id = connection.id
         self.format: Format
         self.format, self.subprotocol = choose(consumer.scope.get("subprotocols", ()))
@@ -69,10 +70,6 @@ class Session:
         #: Whether what clients publish reaches the subscribers as it is.
         self._is_direct = not (view.pipeline.group or view.pipeline.send)
         self.pings, self.expiry = Pings(self, view.loop), Expiry(self, view.loop)
-
-    @property
-    def transport(self) -> AsgiTransport:
-        return self.connection.transport
 
     def begin(self) -> None:
         """The handshake was accepted."""

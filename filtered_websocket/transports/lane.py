@@ -142,11 +142,11 @@ def watch_writes(
     transport._idle = is_free and on_write is None
 
 
-def write_with(transport: AsgiTransport, frame: Frame, own: Frame | Bundle) -> None:
+def write_with(transport: AsgiTransport, frame: Frame, own: Frame) -> None:
     """Write what the members of a group get, and ``own`` for this one alone, in one write."""
     traffic.delivered += 1
-    traffic.pushed += own.count
-    traffic.bytes_out += frame.size + own.size
+    traffic.pushed += 1
+    traffic.bytes_out += frame.longest + own.longest
     lane = type(transport) if isinstance(transport, Lane) else Lane
     lane.write_directly((transport,), Joined((frame, own)))
 

@@ -10,6 +10,7 @@ from filtered_websocket.layer.envelope import (
     CONTROL,
     EVENT,
     ID_SIZE,
+    INFO,
     MAX_HOLES,
     BadEnvelope,
     Batch,
@@ -18,6 +19,7 @@ from filtered_websocket.layer.envelope import (
     Stamper,
     check_group,
     group_key,
+    open_item,
     seal,
     unseal,
 )
@@ -209,3 +211,11 @@ def test_a_message_takes_memory_for_whom_it_leaves_out_too():
     assert new_item("x", exclude=["a", "b"]).size == OVERHEAD + 1 + 2 * ID_SIZE
     # What other processes may send in later versions.
     assert new_item("x")._replace(meta={"other": 1}).size == OVERHEAD + 1
+
+
+@pytest.mark.parametrize("more", [{}, {"x": ["a"]}])
+def test_who_published_is_told_as_text(more):
+    raw = [1, "j", "", b"1", {INFO: "{}", **more}]
+    assert open_item(raw) == tuple(raw)
+    with pytest.raises(BadEnvelope):
+        open_item([*raw[:4], {INFO: 7, **more}])

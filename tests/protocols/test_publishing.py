@@ -525,16 +525,26 @@ async def test_a_publication_of_a_group_that_somebody_joins_takes_its_reply_alon
 async def test_what_a_publication_answers_leaves_with_it_and_is_not_held_back(own, monkeypatch):
     held = []
     async with subscribed("room") as ann, subscribed("room") as bob:
-        await own.publish(ann, 2)
+        await own.publish(ann)
         own.take()
         monkeypatch.setattr(Wire, "hold", lambda one, *args: held.append(one))
         before = traffic.delivered, traffic.pushed, traffic.bytes_out
-        own.come(ann, 2)  # and the first one, as they are of one group
-        assert own.written(ann) == [["pub 2", 1, 2]] and own.written(bob) == [["pub 2"]]
+        own.come(ann, 1)
+        assert own.written(ann) == [["pub 1", 1]] and own.written(bob) == [["pub 1"]]
         assert held == [] and not session_of(ann)._unanswered
         size = sum(len(one) for _, sent in Wire.writes for one in sent)
         after = traffic.delivered, traffic.pushed, traffic.bytes_out
-        assert [now - then for now, then in zip(after, before, strict=True)] == [2, 2, size]
+        assert [now - then for now, then in zip(after, before, strict=True)] == [2, 1, size]
+
+
+async def test_a_reply_does_not_leave_with_a_publication_of_another_group(own):
+    async with subscribed("room", "other") as ann:
+        await own.publish(ann)
+        own.take()
+        own.come(ann, 1, group="other")
+        assert own.written(ann) == [["pub 1"]]
+        own.come(ann, 1)
+        assert own.written(ann) == [["pub 1"], ["pub 1", 1]]
 
 
 @pytest.mark.parametrize("leaves", [True, False])
