@@ -1,8 +1,10 @@
 """Presence of pusher-js across processes: by user, after a killed process and an empty Redis."""
 
+import asyncio
 import itertools
 import json
 
+import pusher
 import pytest
 import pytest_asyncio
 
@@ -32,6 +34,16 @@ async def js(site):
             await js.carry_out("end")
 
 
+def of_server(server):
+    return {"host": "127.0.0.1", "port": server.port, "ssl": False}
+
+
+async def ask(method, *arguments):
+    """What a method of the package for Python answers, in a thread."""
+    async with limited():
+        return await asyncio.to_thread(method, *arguments)
+
+
 async def test_of_a_killed_process_users_leave_once_and_only_those_who_are_gone(js, site):
     room = f"presence-{next(NAMES)}"
     anns, bobs, cys = (User(site.second, name) for name in ("ann", "bob", "cy"))
@@ -52,6 +64,14 @@ async def test_of_a_killed_process_users_leave_once_and_only_those_who_are_gone(
         assert removed["data"]["id"] == bobs.id
         members = await ann.do("members", room)
         assert set(members["members"]) == {anns.id, cys.id}
+        # Backends are told the same.
+        backend = pusher.Pusher("1", "app-key", "app-secret", timeout=60, **of_server(site.second))
+        found = await ask(backend.users_info, room)
+        assert sorted(one["id"] for one in found["users"]) == sorted([anns.id, cys.id])
+        found = await ask(backend.channels_info, room, ["user_count"])
+        assert found == {"channels": {room: {"user_count": 2}}}
+        found = await ask(backend.channel_info, room, ["user_count", "subscription_count"])
+        assert found == {"occupied": True, "user_count": 2, "subscription_count": 2}
         dee = await PusherClient.connect(js, site.second, User(site.second, "dee"))
         assert (await dee.subscribe(room))["data"]["count"] == 3
     finally:
