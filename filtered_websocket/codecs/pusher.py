@@ -5,6 +5,8 @@ The data of what the server says is a text, which mostly is JSON itself; that of
 event is any JSON value.
 """
 
+import json
+from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Any, NamedTuple
 
@@ -131,6 +133,13 @@ def event_frame(event: str, head: bytes, data: Data, user: str | None = None) ->
     value = data.payload if is_value else quoted(data.payload.decode())
     tail = b"" if user is None else b',"user_id":' + quoted(user)
     return Frame(b'{"event":' + quoted(event) + head + value + tail + b"}", True)
+
+
+@lru_cache(256)
+def user_in(info: str) -> str | None:
+    """The user in what others are told of who publishes: mostly the same few for many events."""
+    user: str | None = json.loads(info).get("user")
+    return user
 
 
 def parse_text(text: Any) -> Any:

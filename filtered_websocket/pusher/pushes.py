@@ -5,7 +5,6 @@ A connection that has joined a group is sent nothing before it is told that it i
 what comes meanwhile waits, within ``MAX_OUTBOX``.
 """
 
-import json
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
@@ -14,7 +13,14 @@ from typing import Any, Protocol
 from ..chains.current import About
 from ..codecs.data import Data, data_to_send
 from ..codecs.frames import Frame, Kind
-from ..codecs.pusher import CLIENT_PREFIX, DEFAULT_EVENT, event_frame, head_of, system_frame
+from ..codecs.pusher import (
+    CLIENT_PREFIX,
+    DEFAULT_EVENT,
+    event_frame,
+    head_of,
+    system_frame,
+    user_in,
+)
 from ..conf import conf
 from ..history.base import Position
 from ..layer.envelope import EVENT, EXCLUDE, INFO, Item
@@ -98,7 +104,7 @@ class Channel:
         event = meta.get(EVENT, DEFAULT_EVENT)
         user = None
         if self.has_presence and sender and event.startswith(CLIENT_PREFIX) and INFO in meta:
-            user = json.loads(meta[INFO]).get("user")
+            user = user_in(meta[INFO])
         return event_frame(event, self.head, data, user)
 
 

@@ -308,9 +308,9 @@ async def test_while_redis_is_away_a_member_sees_at_least_itself(monkeypatch):
 
 async def test_a_user_signs_in_and_is_reached_by_the_site():
     async with speak() as ann:
-        await ann.sign_in(id="5", user_info={"name": "Ann"}, more=[1])
+        await ann.sign_in(id="5", user_info={"name": "Ann"}, watchlist=["6"])
         told = await ann.hears("pusher:signin_success")
-        assert json.loads(told["user_data"])["more"] == [1]
+        assert json.loads(told["user_data"])["watchlist"] == ["6"]
         channel = "#server-to-user-5"
         await ann.say("pusher:subscribe", {"channel": channel, "auth": ""})
         await ann.hears("pusher_internal:subscription_succeeded", channel=channel)
