@@ -28,7 +28,7 @@ from .close_codes import FILTER_ERROR
 from .conf import conf
 from .connections.handshake import CHECKED, LATEST_EVENT, cookies_of, refusal_reason, script_name
 from .connections.origins import OriginRule, is_same_origin, one_of_origins, site_rule
-from .connections.refusals import count_refusal, cure_of, log_refusal, refuse
+from .connections.refusals import count_refusal, cure_of, cure_of_path, log_refusal, refuse
 from .console.filters import console_urlpatterns
 from .consumers import FilteredWebSocketConsumer
 from .hub.drain import DRAINING, ending
@@ -102,7 +102,7 @@ class Router:
         await receive()
         reason = f"no WebSocket route for {scope['path']}"
         prefix = script_name(scope)
-        cure = f"Routes: {', '.join(prefix + path for path in self._paths) or 'none'}."
+        cure = cure_of_path(scope, self.find, [prefix + path for path in self._paths])
         log_refusal(scope, reason, cure, self._throttle, "no_route")
         await send({"type": "websocket.close"})
 
@@ -189,17 +189,17 @@ def _hide_query(scope: Scope) -> None:
 
 def _note_paths(routes: Sequence[Any], prefix: str) -> list[str]:
     """
-    Note each route's paths, and return all; raises ImproperlyConfigured for a pipeline that
-    cannot be built.
+    Note each route's paths, and return those of the site; raises ImproperlyConfigured for a
+    pipeline that cannot be built.
     """
     paths = []
     for entry in routes:
         where = prefix + str(entry.pattern)
+        route = getattr(entry.callback, "route", None)
         if isinstance(entry.callback, URLRouter):
             paths += _note_paths(entry.callback.routes, where)
-        else:
+        elif not getattr(route, "is_own", False):
             paths.append(where)
-        route = getattr(entry.callback, "route", None)
         if isinstance(route, Route):
             route.paths = [*dict.fromkeys([*route.paths, where])]
             if apps.ready:

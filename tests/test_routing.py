@@ -172,6 +172,27 @@ async def test_where_a_page_is_found_below_a_prefix_its_socket_is_found(
     await client.close()
 
 
+async def test_a_path_with_or_without_its_slash_is_told_the_other(settings, caplog):
+    settings.DEBUG = True
+    view = FilteredWebSocketConsumer.as_asgi(filters=[])
+    nested = URLRouter([path("deep/", view)])
+    application = websocket_application([path("chat", view), path("nested/", nested)])
+    for asked in ("/chat/", "/nested"):
+        client = await connect(application, asked)
+        await client.close()
+    slash, router = [one.getMessage() for one in caplog.records]
+    assert "/chat/. Did you mean '/chat'? Routes: /chat, /nested/deep/." in slash
+    assert "/nested. Routes: /chat, /nested/deep/." in router
+
+
+async def test_the_consoles_route_is_not_among_those_that_the_log_names(settings, caplog):
+    settings.DEBUG = True
+    settings.FILTERED_WEBSOCKET = {"CONSOLE": "console/"}
+    client = await connect(with_websockets(None), "/nosuch/")
+    await client.close()
+    assert "/nosuch/. Routes: /." in caplog.text
+
+
 async def test_the_routes_that_the_log_names_have_the_prefix(settings, caplog):
     settings.DEBUG, settings.FORCE_SCRIPT_NAME = True, "/app"
     client = await connect(websocket_application(), "/nosuch/")
@@ -400,12 +421,19 @@ def drop(web_socket_instance, handshake):
         raise Drop
     if handshake.path == "/rooms/close/":
         raise Close(4321, "on demand")
+    if handshake.path == "/rooms/login/":
+        raise Close(4401, "log in first")
     if handshake.path == "/rooms/fail/":
         raise KeyError("on demand")
 
 
 REFUSALS = [
-    ("/nosuch/", {}, "no WebSocket route for /nosuch/", "Routes: /, /rooms/<room>/."),
+    ("/nosuch/", {}, "no WebSocket route for /nosuch/", "/nosuch/. Routes: /, /rooms/<room>/."),
+    ("/rooms/a", {}, "route for /rooms/a", "/rooms/a. Did you mean '/rooms/a/'? Routes: /,"),
+    ("/socket.io/", {}, "route for /socket.io/", "speak a protocol that is not served"),
+    ("/app/key", {}, "route for /app/key", "/app/key. Clients of Pusher need with_websockets("),
+    ("/connection/websocket", {}, "no WebSocket route", "Clients of Centrifuge need"),
+    ("/rooms/login/", {}, "raised Close(4401, 'log in first')", "the session of a user who is"),
     (
         "/",
         {"headers": {"origin": "http://evil.example"}},

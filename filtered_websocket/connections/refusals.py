@@ -1,7 +1,8 @@
 """Refuse a handshake (HTTP 403, or accept and a close frame), and log why."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 from django.conf import settings
 
@@ -21,7 +22,7 @@ from ..conf import conf
 from ..exceptions import Close, Drop, NotAllowed
 from ..logs import LogThrottle, fields_of, get_logger
 from ..observe import handshakes
-from ..types import Scope, Send
+from ..types import ASGIApplication, Scope, Send
 from .client import Client
 from .handshake import (
     BAD_HOST,
@@ -51,6 +52,19 @@ CURES_OF_CODES = {
     UNAUTHORIZED: "The key, ticket or session that it sent is unknown, expired or revoked, or its"
     " user is not active.",
     FILTER_ERROR: "The error before this line is the cause.",
+}
+#: The same where a filter refuses by UNAUTHORIZED: who sent nothing is told nothing of a key.
+FILTER_UNAUTHORIZED = (
+    "It came without what that filter asks for: the session of a user who is logged in, or a"
+    " token or ticket."
+)
+#: How the paths begin where clients of other packages connect, without being told.
+CLIENTS = {
+    "/connection/websocket": "Clients of Centrifuge need with_websockets(..., protocols=True).",
+    "/app/": "Clients of Pusher need with_websockets(..., protocols=True), and an app in"
+    " FILTERED_WEBSOCKET['PUSHER_APPS'].",
+    "/socket.io/": "Clients of socket.io speak a protocol that is not served: use those of"
+    " Pusher, Centrifuge, or WebSocket itself.",
 }
 
 
@@ -96,6 +110,21 @@ def cure_of(scope: Scope, reason: str) -> str:
     return CURES[reason]
 
 
+#: Finds the application that serves a scope, as the router does.
+Find = Callable[[Scope, Any, int], tuple[ASGIApplication, int]]
+
+
+def cure_of_path(scope: Scope, find: Find, routes: Iterable[str]) -> str:
+    """What a developer can do about a path without a route."""
+    path: str = scope["path"]
+    near = path.removesuffix("/") if path.endswith("/") else f"{path}/"
+    # A route of this package: a router in it may match the beginning only.
+    is_near = hasattr(find({**scope, "path": near}, {}, 0)[0], "route")
+    cures = [f"Did you mean {near!r:.80}?"] if is_near else []
+    cures += [cure for begin, cure in CLIENTS.items() if path.startswith(begin)]
+    return " ".join([*cures, f"Routes: {', '.join(routes) or 'none'}."])
+
+
 def log_refusal(
     scope: Scope, reason: str, cure: str, throttle: LogThrottle, outcome: str = ""
 ) -> None:
@@ -127,7 +156,9 @@ def log_refused(connection: Client, code: int, reason: str) -> None:
     count_refusal(code, reason)
     if settings.DEBUG:
         is_known = reason in (*CURES, NOT_ALLOWED, BAD_HOST)
-        cure = cure_of(connection.scope, reason) if is_known else CURES_OF_CODES.get(code, "")
+        by_filter = code == UNAUTHORIZED and f" raised Close({code}" in reason
+        cure = FILTER_UNAUTHORIZED if by_filter else CURES_OF_CODES.get(code, "")
+        cure = cure_of(connection.scope, reason) if is_known else cure
         path, told = connection.scope["path"], fields_of(connection)
         logger.warning("refused the WebSocket %s: %s. %s", path, reason, cure, extra=told)
     elif logger.isEnabledFor(logging.INFO):

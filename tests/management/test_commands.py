@@ -70,6 +70,9 @@ def test_groups_prints_the_rules_as_one_would_type_them(settings, monkeypatch):
   personal(history=History(size=20, ttl=3600), latest=True)
 """
     assert output("groups") == lines.replace("NAME", is_member.__qualname__)
+    other.route.is_own = True
+    assert "/other/" not in output("groups")
+    other.route.is_own = False
     other.route.paths.clear()
     one.route.paths.clear()
     assert output("groups").startswith("group_rules\n")

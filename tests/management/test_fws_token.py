@@ -311,6 +311,15 @@ def test_from_a_shell_a_mistake_is_one_line_and_a_status(capsys):
     )
 
 
+@pytest.mark.parametrize("command", [["list"], ["create", "--name", "lamp"], ["revoke", "1"]])
+def test_from_a_shell_missing_tables_are_one_line_too(capsys, monkeypatch, command):
+    monkeypatch.setattr(Token._meta, "db_table", "not_migrated")
+    status, out, err = typed(capsys, *command)
+    assert (status, out) == (1, "")
+    assert err.startswith("CommandError: the database says: ") and "not_migrated" in err
+    assert err.endswith(". If it has no tables yet, run 'manage.py migrate'\n")
+
+
 def test_from_a_shell_standard_output_has_the_key_alone(capsys):
     status, out, err = typed(capsys, "create", "--name", "lamp")
     assert (status, Token.objects.find(out.strip())) == (0, Token.objects.get())

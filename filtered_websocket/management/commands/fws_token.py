@@ -12,7 +12,7 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import router, transaction
+from django.db import OperationalError, ProgrammingError, router, transaction
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
@@ -69,7 +69,14 @@ class Command(BaseCommand):
             "rotate": self._rotate,
             "revoke": self._revoke,
         }
-        actions[action](**options)
+        try:
+            actions[action](**options)
+        except (OperationalError, ProgrammingError) as error:
+            # From what it came: their frames hide the key.
+            raise CommandError(
+                f"the database says: {printable(error)}. If it has no tables yet, run"
+                " 'manage.py migrate'"
+            ) from error
 
     @sensitive_variables("key")
     def _create(

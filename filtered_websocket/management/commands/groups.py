@@ -21,7 +21,8 @@ class Command(BaseCommand):
             load_application()
             for route in known_routes():
                 rules = route.pipeline.rules
-                if rules is not None and (route.paths or not route.is_offered):
+                served = (route.paths or not route.is_offered) and not route.is_own
+                if rules is not None and served:
                     by_rules.setdefault(rules, []).extend(route.paths)
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
