@@ -12,6 +12,8 @@ import jwt
 import pytest
 import pytest_asyncio
 
+from filtered_websocket.streams.elsewhere import MOST_OF_ONE
+
 from ..javascript.clients import Client, InNode, InPage, JsError, install
 from ..waiting import LIMIT, limited
 from .processes import Daphne, Process, Uvicorn, Valkey, free_port
@@ -134,7 +136,10 @@ LISTENS = """
 (query) => {
   window.heard = [];
   window.events = new EventSource(`/events/?${query}`);
-  const note = (event) => heard.push(event.data === undefined ? event.type : event.data);
+  const note = (event) => {
+    heard.push(event.data === undefined ? event.type : event.data);
+    window.last = event.lastEventId;
+  };
   for (const name of ["open", "message", "error", "gap"]) events.addEventListener(name, note);
 }
 """
@@ -166,6 +171,24 @@ async def test_a_page_that_listens_misses_nothing_when_its_server_is_killed(js, 
         await page.evaluate(LISTENS, query)
         await page.wait_for_function("heard.includes('error')")
         assert await page.evaluate("events.readyState") == 2
+
+
+async def test_a_page_listens_by_uvicorn(new_context, site):
+    group = f"kept:{next(NAMES)}"
+    page = await (await new_context()).new_page()
+    await page.goto(site.uvicorn.http())
+    await page.evaluate(LISTENS, f"group={group}")
+    await page.wait_for_function("heard.includes('open')")
+    async with Raw(site.daphne.port) as bob:
+        await bob.ask(publish={"channel": group, "data": 1})
+        await page.wait_for_function("heard.includes('1')")
+        # What was missed meanwhile is there.
+        await page.evaluate("events.close()")
+        await bob.ask(publish={"channel": group, "data": 2})
+        last = await page.evaluate("last")
+        await page.evaluate(LISTENS, f"group={group}&last_event_id={last}")
+        await page.wait_for_function("heard.includes('2')")
+        assert await page.evaluate("heard") == ["open", "2"]
 
 
 # Behind proxies
@@ -219,17 +242,27 @@ class Proxy:
         return f"http://127.0.0.1:{self.port}{path}"
 
 
+async def goes_on_by(way, js, proxy):
+    ann = await Client.connect(js, proxy, ["websocket", way])
+    assert ann.transport == way
+    room = f"room:{next(NAMES)}"
+    await ann.subscribe(room)
+    await ann.do("publish", room, {"n": 1})
+    assert (await ann.hears("publication"))["data"] == {"n": 1}
+
+
 @pytest.mark.parametrize("way", WAYS)
 async def test_in_a_browser_behind_a_proxy_without_upgrades_a_stream_gets_through(
     browser, site, way
 ):
-    async with Proxy(site.uvicorn) as proxy, InPage("json", browser, proxy.http()) as js:
-        ann = await Client.connect(js, proxy, ["websocket", way])
-        assert ann.transport == way
-        room = f"room:{next(NAMES)}"
-        await ann.subscribe(room)
-        await ann.do("publish", room, {"n": 1})
-        assert (await ann.hears("publication"))["data"] == {"n": 1}
+    async with Proxy(site.uvicorn) as proxy, InPage("json", browser, proxy.http()) as page:
+        await goes_on_by(way, page, proxy)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_so_it_does_in_node(js, site, way):
+    async with Proxy(site.uvicorn) as proxy:
+        await goes_on_by(way, js, proxy)
 
 
 #: A page with client.js; what it hears, and by what it has asked.
@@ -279,6 +312,16 @@ async def test_proxies_pass_on_at_once(kind, folder, site):
         async with Raw(proxy.port, https=tls, host=f"{HOST}:{proxy.port}") as ann:
             reply = await ann.ask(rpc={"method": "add", "data": [1, 2]})
             assert reply["rpc"]["data"] == 3
+            group = f"kept:{next(NAMES)}"
+            events = {"accept": "text/event-stream", "host": f"{HOST}:{proxy.port}"}
+            with contextlib.closing(HTTPSConnection("127.0.0.1", proxy.port, **tls)) as link:
+                link.timeout = LIMIT
+                link.request("GET", f"/events/?group={group}", headers=events)
+                answer = await asyncio.to_thread(link.getresponse)
+                assert answer.status == 200
+                await ann.ask(publish={"channel": group, "data": "to a page"})
+                while await asyncio.to_thread(answer.readline) != b'data: "to a page"\n':
+                    pass
 
 
 # Each server
@@ -375,6 +418,44 @@ async def test_a_server_serves_refuses_and_drains(site, name):
         assert "Traceback" not in server.output and "ASGI callable" not in server.output
     finally:
         await asyncio.to_thread(server.stop)
+
+
+async def emulate(port, client, command):
+    """The status of the answer to a command, by a connection of its own."""
+    own = {key: client.connected[key] for key in ("session", "node")}
+    body = json.dumps({**own, "data": json.dumps(command)})
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"POST /emulation HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write((head + body).encode())
+    status = int((await reader.readline()).split()[1])
+    writer.transport.abort()
+    return status
+
+
+async def test_a_flood_by_another_process_than_the_streams_holds_up_nobody(site):
+    """No more than 32 wait for a process that does not answer, and others are served."""
+    add = {"rpc": {"method": "add", "data": [1, 2]}}
+    async with Raw(site.daphne.port) as ann, Raw(site.uvicorn.port) as bob, limited():
+        site.daphne.signal(signal.SIGSTOP)
+        try:
+            commands = [emulate(site.uvicorn.port, ann, {"id": 9, "ping": {}}) for _ in range(60)]
+            flood = [asyncio.create_task(one) for one in commands]
+            for count, one in enumerate(asyncio.as_completed(flood), 1):
+                assert await one == 503
+                if count == 60 - MOST_OF_ONE:
+                    break
+            assert (await bob.ask(**add))["rpc"]["data"] == 3
+        finally:
+            site.daphne.signal(signal.SIGCONT)
+        answers = await asyncio.gather(*flood)
+        taken = answers.count(204)
+        assert taken + answers.count(503) == 60 and taken <= MOST_OF_ONE
+        # All are answered in the stream, which goes on; and no process is taken for silent.
+        for _ in range(taken):
+            assert await ann.hear() == {"id": 9, "ping": {}}
+        while await emulate(site.uvicorn.port, ann, {"id": 10, **add}) != 204:
+            pass
+        assert (await ann.hear())["rpc"]["data"] == 3
 
 
 @pytest.mark.parametrize("name", ["daphne", "uvicorn"])

@@ -1,8 +1,12 @@
-"""Thousands of idle HTTP streams: each takes as much as an idle WebSocket, and hears the others."""
+"""
+Thousands of idle HTTP streams, and as many of server-sent events: each takes as much as an idle
+WebSocket, and hears the others.
+"""
 
 import asyncio
 import contextlib
 import json
+from urllib.parse import quote
 
 import jwt
 import pytest
@@ -20,8 +24,8 @@ KEY = "a secret of 32 characters or more"
 AT_ONCE = 50
 
 
-def request(path, body):
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+def request(path, body="", method="POST"):
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
     return (head + body).encode()
 
 
@@ -29,13 +33,18 @@ class Stream:
     """One client."""
 
     @classmethod
-    async def open(cls, port, user):
+    async def open(cls, port, user, way):
         self = cls()
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", port)
         token = jwt.encode({"sub": user, "channels": ["room:all"]}, KEY, "HS256")
         body = json.dumps({"id": 1, "connect": {"token": token}})
-        self._writer.write(request("/connection/http_stream", body))
-        self.connected = json.loads(await self.line('"session"'))["connect"]
+        if way == "sse":
+            path = f"/connection/sse?cf_connect={quote(body)}"
+            self._writer.write(request(path, method="GET"))
+        else:
+            self._writer.write(request("/connection/http_stream", body))
+        line = await self.line('"session"')
+        self.connected = json.loads(line.removeprefix("data: "))["connect"]
         return self
 
     async def line(self, part):
@@ -64,18 +73,21 @@ async def test_idle_streams_take_as_much_as_sockets_and_hear(kind, sizes, databa
     server = await asyncio.to_thread(KINDS[kind], APPLICATION, env=env)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, server.stop)
-        clients = [await Stream.open(server.port, "first")]
+        clients = [await Stream.open(server.port, "first", "http_stream")]
         stack.callback(clients[0].leave)
-        before = resident(server)
-        while len(clients) < sizes.idle:
-            users = range(len(clients), len(clients) + AT_ONCE)
-            more = await asyncio.gather(*[Stream.open(server.port, str(user)) for user in users])
-            for client in more:
-                stack.callback(client.leave)
-            clients += more
-        taken = resident(server) - before
-        show(f"{kind}: {len(clients)} idle streams, {taken / len(clients) / 1024:.1f} KiB each")
-        assert taken < len(clients) * 49_152 + 8 * MIB
+        half = sizes.idle // 2
+        for way in ("http_stream", "sse"):
+            before, first = resident(server), len(clients)
+            for begin in range(first, first + half, AT_ONCE):
+                users = map(str, range(begin, begin + AT_ONCE))
+                opening = [Stream.open(server.port, user, way) for user in users]
+                more = await asyncio.gather(*opening)
+                for client in more:
+                    stack.callback(client.leave)
+                clients += more
+            taken = resident(server) - before
+            show(f"{kind}: {half} idle streams by {way}, {taken / half / 1024:.1f} KiB each")
+            assert taken < half * 49_152 + 8 * MIB
         await publish(server.port, clients[0], "heard by all")
         for client in clients:
             await client.line("heard by all")
