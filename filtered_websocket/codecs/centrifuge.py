@@ -256,8 +256,6 @@ def _written(value: Any) -> str:
     that are not JSON.
     """
     if isinstance(value, Data):
-        if value.kind == "b":
-            raise ValueError("a client that speaks JSON cannot be sent bytes that are not JSON")
         return as_json(value).decode()
     if isinstance(value, dict):
         fields = [f"{_name(key)}:{_written(one)}" for key, one in value.items()]

@@ -54,8 +54,13 @@ def from_bytes(payload: bytes) -> Data:
 
 
 def as_json(data: Data) -> bytes:
-    """``data`` as JSON without line ends, which separate messages."""
-    if data.kind == "t":
+    """
+    ``data`` as JSON without line ends, which separate messages. ValueError for bytes that are
+    not JSON.
+    """
+    if data.kind != "j":
+        if data.kind == "b":
+            raise ValueError("a client that speaks JSON cannot be sent bytes that are not JSON")
         return dump_json(data.payload.decode()).encode()
     if b"\n" in data.payload or b"\r" in data.payload:
         return dump_json(json.loads(data.payload)).encode()

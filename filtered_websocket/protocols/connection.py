@@ -94,8 +94,9 @@ class ClientConnection(Connection):
 
     @property
     def shown_info(self) -> str:
-        """What is shown of it in presence, as JSON."""
-        return "" if self.token_info is None else as_json(self.token_info).decode()
+        """What is shown of it to others, as JSON; nothing of bytes that are not JSON."""
+        info = self.token_info
+        return "" if info is None or info.kind == "b" else as_json(info).decode()
 
     def publisher(self, group: str) -> str:
         """What others are told of who published to ``group``, as JSON."""

@@ -256,6 +256,8 @@ def test_a_reply_in_json_has_data_as_it_is(monkeypatch):
 def test_data_is_json_text_or_bytes():
     assert as_json(Data(b'say "hi"', "t")) == b'"say \\"hi\\""'
     assert as_json(Data(b'{"a":\n1}')) == b'{"a":1}'
+    with pytest.raises(ValueError, match="bytes that are not JSON"):
+        as_json(Data(b'1,"a":2', "b"))
     assert from_bytes(b"\xff") == Data(b"\xff", "b")
     assert from_bytes(b"nonsense") == Data(b"nonsense", "b")
     assert Data(b"\xff", "b").value == bytearray(b"\xff")

@@ -1,6 +1,7 @@
 """A connection that speaks the Centrifuge protocol, from its handshake to its end."""
 
 import asyncio
+import base64
 import datetime
 import json
 import time
@@ -252,6 +253,25 @@ async def test_a_token_says_who_connects_and_what_is_subscribed():
             "data": 5,
             "info": {"client": connection.id, "user": "42", "conn_info": {"name": "Ann"}},
         }
+
+
+@jwt_key
+@pytest.mark.parametrize("info", [b"Ann", b"\xff", b'1,"user":"7"'])
+async def test_bytes_of_a_token_that_are_not_json_are_shown_to_nobody(info):
+    application = app()
+    async with speak(application=application) as bob, speak(connects=False) as ann:
+        sent = token(sub="42", b64info=base64.b64encode(info).decode())
+        await ann.ask(connect={"token": sent})
+        connection = ann.client.connection
+        assert connection.user.info == info
+        for one, channel in ((bob, "news"), (ann, "room:1")):
+            await one.ask(subscribe={"channel": channel})
+        await ann.push()  # its own join
+        assert (await ann.ask(publish={"channel": "news", "data": 5}))["publish"] == {}
+        told = {"client": connection.id, "user": "42"}
+        assert (await bob.push())["pub"] == {"data": 5, "info": told}
+        found = await ann.ask(presence={"channel": "room:1"})
+        assert found["presence"]["presence"] == {connection.id: told}
 
 
 @jwt_key
