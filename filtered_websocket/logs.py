@@ -164,6 +164,7 @@ class LogThrottle:
             return False
         if len(self._logged) >= MAX_SUBJECTS:
             self._logged.clear()
+            self.counts = Counter({subject: self.counts[subject]})
         self._logged[subject] = now
         return True
 
