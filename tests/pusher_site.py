@@ -115,7 +115,7 @@ from django.urls import include, path, register_converter  # noqa: E402
 from filtered_websocket.consumers import FilteredWebSocketConsumer  # noqa: E402
 from filtered_websocket.disconnect import disconnect_connection  # noqa: E402
 from filtered_websocket.groups import History, group, personal  # noqa: E402
-from filtered_websocket.models import PusherApp  # noqa: E402
+from filtered_websocket.models import PusherApp, Token  # noqa: E402
 from filtered_websocket.publish import publish, publish_to_user  # noqa: E402
 from filtered_websocket.pusher.connection import connection_of  # noqa: E402
 from filtered_websocket.routing import with_websockets  # noqa: E402
@@ -167,6 +167,12 @@ def log_in(request, name):
     return JsonResponse({"id": str(user.pk), "csrf": get_token(request)})
 
 
+def make_token(request):
+    """A key for who is logged in."""
+    _, key = Token.objects.create_key(name="of a test", user=request.user)
+    return HttpResponse(key)
+
+
 def log_out(request):
     logout(request)
     return JsonResponse({})
@@ -203,6 +209,7 @@ urlpatterns = [
     path("close/<socket_id>/<int:code>", close),
     path("login/<name>", log_in),
     path("logout", log_out),
+    path("token", make_token),
     path("say/<where>", say),
     path("pusher/", include("filtered_websocket.pusher.views")),
     path("", include("filtered_websocket.api.pusher")),

@@ -113,6 +113,12 @@ class PusherClient(Client):
         await self.do("subscribe", channel, list(names))
         return await self.hears("pusher:subscription_succeeded", channel=channel)
 
+    async def subscribes_again(self, *channels):
+        """It does so by itself, in any order."""
+        left = set(channels)
+        while left:
+            left.discard((await self.hears("pusher:subscription_succeeded"))["channel"])
+
     async def refused(self, channel):
         """The error that a subscription ends with."""
         await self.do("subscribe", channel)

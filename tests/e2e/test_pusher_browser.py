@@ -173,7 +173,7 @@ async def test_an_app_is_made_in_the_admin_and_disabled_while_clients_are_there(
 
 
 ECHO = """
-([port, csrf]) => {
+([port, how]) => {
   window.seen = [];
   window.wake = () => {};
   window.note = (name) => (what) => { seen.push([name, what]); wake(); };
@@ -186,8 +186,16 @@ ECHO = """
   };
   window.echo = new (Echo.default ?? Echo)({
     broadcaster: "reverb", key: "app-key", wsHost: "127.0.0.1", wsPort: port, wssPort: port,
-    forceTLS: false, enabledTransports: ["ws"], csrfToken: csrf, disableStats: true,
+    forceTLS: false, enabledTransports: ["ws"], disableStats: true, ...how,
   });
+  window.signIn = () => {
+    const { connection } = echo.connector.pusher;
+    connection.bind("message", ({ channel, event }) => {
+      if (channel?.startsWith("#") && event === "pusher_internal:subscription_succeeded")
+        note("signed in")(channel);
+    });
+    echo.connector.signin();
+  };
 }
 """
 JOIN = """
@@ -210,11 +218,13 @@ SUBSCRIBE = """
       .subscribed(note("subscribed"));
   // Echo leaves what a user is sent to pusher-js.
   connector.pusher.user.bind("message", note("user"));
-  connector.pusher.connection.bind("message", ({ channel, event }) => {
-    if (channel?.startsWith("#") && event === "pusher_internal:subscription_succeeded")
-      note("signed in")(channel);
-  });
-  connector.signin();
+  window.signIn();
+}
+"""
+SIGN_IN = """
+(number) => {
+  echo.join(`room-${number}`).here(note("here")).error((error) => note("error")(error.status));
+  window.signIn();
 }
 """
 COME_BACK = """
@@ -234,9 +244,9 @@ async def seen(page):
     return await page.page.evaluate("seen.map(([name]) => name)")
 
 
-async def echo(page, server, script, number):
+async def echo(page, server, script, number, **how):
     """Laravel Echo in a page, and what it does there."""
-    await page.page.evaluate(ECHO, [server.port, page.csrf])
+    await page.page.evaluate(ECHO, [server.port, how or {"csrfToken": page.csrf}])
     await page.page.evaluate(script, str(number))
 
 
@@ -301,6 +311,17 @@ async def test_laravel_echo_has_all_kinds_of_channels(pages, site, backend):
     say(site.first, f"user:{bob.id}", "you")
     assert await heard(bob, "user") == [{"said": "you"}]
     assert "user" not in await seen(ann) and "typing" not in await seen(bob)
+
+
+async def test_laravel_echo_has_a_token_instead_of_a_session(browser, site):
+    async with PusherPage(browser, site.first, "eve") as eve:
+        key = await eve.page.evaluate("fetch('/token').then((answer) => answer.text())")
+        await eve.page.context.clear_cookies()
+        await echo(eve, site.second, SIGN_IN, next(NAMES), bearerToken=key)
+        assert await heard(eve, "here") == [[{"name": "eve"}]]
+        assert await heard(eve, "signed in") == [f"#server-to-user-{eve.id}"]
+        await echo(eve, site.second, SIGN_IN, next(NAMES), bearerToken=f"{key}x")
+        assert await heard(eve, "error") == [401]
 
 
 async def test_they_come_back_after_a_kill_and_a_drain(pages, site):

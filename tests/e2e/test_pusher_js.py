@@ -104,9 +104,18 @@ async def test_a_user_signs_in(js, site):
 
 
 async def test_they_come_back_after_a_kill_and_a_drain(js, site):
-    room = f"private-{next(NAMES)}"
-    ann = await PusherClient.connect(js, site.first, User(site.second, "ann"))
-    await ann.subscribe(room)
+    """With all channels, in presence, and as the user they have signed in as."""
+    number, user = next(NAMES), User(site.second, "ann")
+    rooms = [f"{kind}{number}" for kind in ("private-", "presence-", "cache-")]
+    own = f"#server-to-user-{user.id}"
+    bob = await PusherClient.connect(js, site.second, User(site.second, "bob"))
+    await bob.subscribe(rooms[1])
+    ann = await PusherClient.connect(js, site.first, user)
+    for room in rooms:
+        await ann.subscribe(room)
+    assert (await ann.do("sign_in"))["id"] == user.id
+    await ann.do("hear_user", "message")
+    await ann.hears("frame", of="pusher_internal:subscription_succeeded", channel=own)
     before = await ann.do("socket_id")
     for end, code in ((site.kill, 1006), (site.drain, 4200)):
         end()
@@ -115,12 +124,17 @@ async def test_they_come_back_after_a_kill_and_a_drain(js, site):
         assert (await ann.hears("error"))["code"] == code
         await ann.hears("connecting")
         await ann.hears("connected")
-        await ann.hears("pusher:subscription_succeeded", channel=room)
+        await ann.subscribes_again(*rooms)
+        await ann.hears("frame", of="pusher_internal:subscription_succeeded", channel=own)
         after = await ann.do("socket_id")
         assert after != before
         before = after
-        say(site.second, room, "again")
-        assert (await ann.hears("message", channel=room))["data"] == {"said": "again"}
+        for room in rooms:
+            say(site.second, room, "again")
+            assert (await ann.hears("message", channel=room))["data"] == {"said": "again"}
+        say(site.second, f"user:{user.id}", "you")
+        assert (await ann.hears("message", of="user"))["data"] == {"said": "you"}
+        assert (await ann.do("members", rooms[1]))["count"] == 2
 
 
 # Codes: which the server sends when, and what the package does then

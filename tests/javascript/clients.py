@@ -170,12 +170,14 @@ class Client:
     async def hears(self, event, **fields):
         """The next event of this name with these fields. Others of this name are passed over."""
         wanted = {"event": event, **fields}
-        while True:
-            for place in range(self._read.get(event, 0), len(self._events)):
-                if wanted.items() <= self._events[place].items():
-                    self._read[event] = place + 1
-                    return self._events[place]
-            self._events += await self.do("events", len(self._events))
+        # Pings come for ever.
+        async with limited():
+            while True:
+                for place in range(self._read.get(event, 0), len(self._events)):
+                    if wanted.items() <= self._events[place].items():
+                        self._read[event] = place + 1
+                        return self._events[place]
+                self._events += await self.do("events", len(self._events))
 
     @property
     def heard(self):
