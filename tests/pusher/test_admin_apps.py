@@ -3,11 +3,13 @@
 import asyncio
 import hashlib
 import hmac
+import io
 import json
 import time
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -138,6 +140,23 @@ async def test_a_change_reaches_open_connections(shop):
         await until(lambda: not session.app.client_events)
         await ann.speaker.say("client-a", 1, channel="private-a")
         assert await ann.speaker.error() == 4301
+
+
+async def test_a_secret_that_is_encrypted_again_disconnects_nobody(shop, settings):
+    _, secret = shop
+    async with Shopper(secret) as ann:
+        known = known_apps(get_hub())
+        settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
+        settings.SECRET_KEY = "another"
+        await sync_to_async(call_command)("fws_encrypt", stdout=io.StringIO())
+        settings.SECRET_KEY_FALLBACKS = []
+        before = known.rows["shop-key"]
+        known.changed()
+        await until(lambda: known.rows["shop-key"] is not before)
+        [pushes] = known.observers
+        [session] = pushes.sessions.values()
+        assert session.app is known.rows["shop-key"]
+        assert (await ann.subscribe("private-a"))["channel"] == "private-a"
 
 
 async def _disable(row):
