@@ -86,6 +86,16 @@ def through_pusher(words: str, scenario: str) -> tuple[Claim, Claim]:
     )
 
 
+def by_http(metric: str, words: str, **bounds: float) -> list[Claim]:
+    """By an HTTP stream, or server-sent events, beside a WebSocket of the same server."""
+    return [
+        Claim(
+            f"{words} on {server} / WebSocket", "streams-200", metric, f"ours-{server}", bound=one
+        )
+        for server, one in bounds.items()
+    ]
+
+
 REDIS, BEFORE = "ours-{}-redis", "before-{}-redis"
 
 CLAIMS: tuple[Claim, ...] = (
@@ -274,6 +284,10 @@ CLAIMS: tuple[Claim, ...] = (
     *through_protocol("1 000 clients catch up at once, CPU per client", "spoken-recovery"),
     *through_pusher("200 clients, CPU per delivery of a client event", "pusher-200"),
     *through_pusher("500 groups of 3, CPU per delivery of a client event", "pusher-groups"),
+    *by_http("stream_ratio", "CPU per delivery: HTTP stream", daphne=4, uvicorn=2.5),
+    *by_http("sse_ratio", "CPU per delivery: server-sent events", daphne=4.5, uvicorn=2.75),
+    *by_http("stream_kb_ratio", "an idle connection: HTTP stream", daphne=1.6, uvicorn=1.1),
+    *by_http("sse_kb_ratio", "an idle connection: server-sent events", daphne=1.3, uvicorn=1.1),
     *on_both(
         "50 clients beside 10 000 idle ones, {}, Redis: 99th percentile of latency / alone",
         *("crowd-10000", "idle_ratio", REDIS),

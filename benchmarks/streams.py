@@ -126,32 +126,42 @@ def deliver(session: Session, sender: Client, receivers: Receivers, seconds: flo
     return (session.cpu_seconds() - cpu) / (receivers.count - before)
 
 
+def join(session: Session, way: str, count: int, receivers: Receivers) -> Client:
+    """So many subscribed by one way, and one more, by a WebSocket, which may send."""
+    name = f"{way}:room"
+    sender = by_socket(session, name)
+    receivers.add(sender.socket)
+    for _ in range(count):
+        is_socket = way == SOCKET
+        receivers.add(by_socket(session, name).socket if is_socket else by_http(session, name, way))
+    return sender
+
+
+def memory_of(bench: Bench, contender: Contender, way: str, count: int) -> float:
+    """KiB of each client, in a process that has had no others: what those leave is used again."""
+    with bench.loaded(contender, anonymous=True) as session, Receivers() as receivers:
+        # What the first clients import and make stays.
+        join(session, way, count // 4, receivers)
+        before = session.resident_bytes()
+        join(session, way, count - 1, receivers)
+        return (session.resident_bytes() - before) / count / 1024
+
+
 def streams(bench: Bench, contender: Contender) -> Figures:
-    """Memory of each client, and CPU per delivery; the ways take turns."""
+    """Memory of each client; and CPU per delivery, for which the ways take turns."""
     count = bench.count(CLIENTS, CLIENTS)
     figures: dict[str, list[float]] = {}
     with bench.loaded(contender, anonymous=True) as session:
         for _ in range(bench.count(3, 2)):
             for way in WAYS:
-                name = f"{way}:room"
                 with Receivers() as receivers:
-                    sender = by_socket(session, name)
-                    receivers.add(sender.socket)
-                    before = session.resident_bytes()
-                    for _ in range(count):
-                        made = (
-                            by_socket(session, name).socket
-                            if way == SOCKET
-                            else by_http(session, name, way)
-                        )
-                        receivers.add(made)
-                    taken = session.resident_bytes() - before
+                    sender = join(session, way, count, receivers)
                     deliver(session, sender, receivers, bench.seconds / 4)
                     cost = deliver(session, sender, receivers, bench.seconds)
                 figures.setdefault(f"{way}_us", []).append(cost * 1e6)
-                figures.setdefault(f"{way}_kb", []).append(taken / count / 1024)
-    # Later turns use again what the first ones have left.
-    found = {
-        key: max(all_) if key.endswith("kb") else median(all_) for key, all_ in figures.items()
-    }
-    return found | {f"{way}_ratio": found[f"{way}_us"] / found["socket_us"] for way in WAYS[1:]}
+    found = {key: median(all_) for key, all_ in figures.items()}
+    found |= {f"{way}_kb": memory_of(bench, contender, way, count) for way in WAYS}
+    for way in WAYS[1:]:
+        found[f"{way}_ratio"] = found[f"{way}_us"] / found["socket_us"]
+        found[f"{way}_kb_ratio"] = found[f"{way}_kb"] / found["socket_kb"]
+    return found

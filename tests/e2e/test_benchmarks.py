@@ -25,7 +25,7 @@ FIGURES = {
     "spoken-recovery": {"plain_us", "json_ratio", "protobuf_ratio"},
     "pusher-200": {"plain_us", "pusher_us", "pusher_ratio"},
     "pusher-groups": {"plain_us", "pusher_us", "pusher_ratio"},
-    "streams-200": {"socket_us", "stream_us", "sse_us", "stream_kb", "sse_ratio"},
+    "streams-200": {"socket_us", "stream_us", "sse_us", "stream_kb", "sse_ratio", "sse_kb_ratio"},
     "users-5000": {"first_us", "next_us", "all_us"},
     "users-5000-gc": {"first_us", "next_us", "all_us"},
     "connect": {"connect_rate", "connect_cpu_us"},
