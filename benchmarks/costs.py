@@ -14,6 +14,33 @@ ENVELOPE, FRAMED = 125, 208
 RELAYED = 256
 #: Of a message in the scenario ``groups-1000``.
 DELIVERIES = 2
+#: In so many processes is a group whose renewal is measured.
+SHARED = 40
+
+
+@dataclass(frozen=True)
+class Members:
+    """Of Redis, as ``members.py`` measures it: microseconds of CPU, bytes of memory."""
+
+    subscribe_us: float
+    unsubscribe_us: float
+    #: Of a group with its first process, and of each further one.
+    channel_bytes: float
+    subscription_bytes: float
+    present_join_us: float
+    present_leave_us: float
+    #: Of a process that has a group alone, and of each of ``SHARED`` that share one.
+    present_renew_us: float
+    present_renew_shared_us: float
+    #: A member alone in its group, and each of many in one call.
+    present_alone_bytes: float
+    present_crowd_us: float
+    present_crowd_bytes: float
+
+    def renew_us(self, spread: float) -> float:
+        """Where so many processes have members of a group."""
+        more = (self.present_renew_shared_us - self.present_renew_us) / (SHARED - 1)
+        return self.present_renew_us + more * (spread - 1)
 
 
 @dataclass(frozen=True)
@@ -27,6 +54,8 @@ class Costs:
     #: A frame to a socket.
     deliver_us: float
     connect_us: float
+    #: That a connection leaves a group with presence, and another one enters it.
+    present_us: float
     process_kib: float
     connection_kib: float
     group_kib: float
@@ -41,6 +70,8 @@ class Costs:
     #: How many times as much with a history.
     history_cpu: float
     history_redis_cpu: float
+    #: Of Redis: what it has of groups and their members.
+    members: Members
 
     def push_us(self, size: float, messages: int = 1) -> float:
         """Of Redis, for a batch that one process hears."""
@@ -48,9 +79,9 @@ class Costs:
         return self.redis_deliver_us + self.redis_kib_us * more / 1024
 
 
-def relayed() -> dict[str, Any]:
-    """What ``relay.py`` measured, and on what."""
-    found: dict[str, Any] = json.loads((RESULTS / "relay.json").read_text())
+def measured_by(name: str) -> dict[str, Any]:
+    """What ``relay``, ``members`` or ``comeback`` of this package measured, and on what."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return found
 
 
@@ -64,7 +95,8 @@ def median(results: Results, scenario: str, contender: str, metric: str) -> floa
 def costs(server: str, results: Results | None = None) -> Costs:
     """Of ``daphne`` or ``uvicorn`` through Redis; LookupError for what was not measured."""
     results = results or Results.load(RESULTS / "latest.json")
-    redis = relayed()["figures"]
+    redis = measured_by("relay")["figures"]
+    back = measured_by("comeback")["figures"][server]
 
     def of(scenario: str, metric: str) -> float:
         return median(results, scenario, f"ours-{server}-redis", metric)
@@ -81,6 +113,7 @@ def costs(server: str, results: Results | None = None) -> Costs:
         receive_us=receive,
         deliver_us=deliver,
         connect_us=of("connect", "connect_cpu_us"),
+        present_us=back["presence"]["process_us"] - back["no presence"]["process_us"],
         process_kib=of("curve-processes", "memory_kb@1"),
         connection_kib=connection,
         group_kib=of("curve-groups", "memory_kb@10000") - connection,
@@ -92,4 +125,5 @@ def costs(server: str, results: Results | None = None) -> Costs:
         redis_alone_us=redis["deliver_alone_us"],
         history_cpu=of("history-50", "kept_ratio"),
         history_redis_cpu=of("history-50", "redis_ratio"),
+        members=Members(**measured_by("members")["figures"]),
     )

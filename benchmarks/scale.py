@@ -1,9 +1,10 @@
 """The tables of docs/scale.md: costs, sites of a million connections, where one Redis ends."""
 
 from dataclasses import replace
+from typing import Any
 
 from . import fleet, sizing
-from .costs import Costs, costs, relayed
+from .costs import Costs, costs, measured_by
 from .results import Results
 from .sizing import PROFILES, Site
 from .tables import markdown, number
@@ -31,15 +32,38 @@ def unit_costs(results: Results) -> str:
 
 
 def relay(results: Results) -> str:
-    found = relayed()
-    one, about = found["figures"], found["about"]
+    found = measured_by("relay")
+    rows = [[words, number(found["figures"][name])] for name, words in RELAY]
+    return f"{markdown(['', 'us of CPU of Redis'], rows)}\n\n{_measured_on(found['about'])}"
+
+
+def members(results: Results) -> str:
+    found = measured_by("members")
+    tables = [
+        markdown(["", heading], [[words, number(found["figures"][name])] for name, words in rows])
+        for heading, rows in (("us of CPU of Redis", MEMBERS), ("bytes in Redis", MEMORY))
+    ]
+    return "\n\n".join([*tables, _measured_on(found["about"])])
+
+
+def _measured_on(about: dict[str, Any]) -> str:
     host = about["machine"]
-    rows = [[words, number(one[name])] for name, words in REDIS]
-    table = markdown(["", "us of CPU of Redis"], rows)
     return (
-        f"{table}\n\n{about['date']}; {host['cpu']}, {host['cores']} cores, {host['kernel']};"
+        f"{about['date']}; {host['cpu']}, {host['cores']} cores, {host['kernel']};"
         f" load average {host['load_average']:.2f} before it began; Valkey {about['valkey']}."
     )
+
+
+def comeback(results: Results) -> str:
+    found = measured_by("comeback")
+    columns = [
+        (f"{server}, {name}", figures)
+        for server, kinds in found["figures"].items()
+        for name, figures in kinds.items()
+    ]
+    rows = [[words, *(number(figures[name]) for _, figures in columns)] for name, words in COMEBACK]
+    table = markdown(["", *(heading for heading, _ in columns)], rows)
+    return f"{table}\n\n{found['about']['clients']} clients. {_measured_on(found['about'])}"
 
 
 def profiles(results: Results) -> str:
@@ -57,7 +81,12 @@ def profiles(results: Results) -> str:
 
 def _simulated(site: Site, one: Costs) -> list[tuple[str, str]]:
     plan = sizing.plan(site, one, PROCESSES)
-    return [*sizing.lines(plan), *fleet.lines(fleet.simulate(plan, 1))]
+    present = replace(plan, site=replace(site, presence=True))
+    return [
+        *sizing.lines(plan),
+        *sizing.presence_lines(present),
+        *fleet.lines(fleet.simulate(plan, 1)),
+    ]
 
 
 def ends(results: Results) -> str:
@@ -103,7 +132,7 @@ UNITS = [
     ("history_cpu", "a message with history", "times as much", "`history-50`"),
     ("history_redis_cpu", "the same, in Redis", "times as much", "`history-50`"),
 ]
-REDIS = [
+RELAY = [
     ("publish_us", "a PUBLISH"),
     ("deliver_us", "each process that hears it, while a hundred publish"),
     ("deliver_alone_us", "the same, where one publishes at a time"),
@@ -111,5 +140,39 @@ REDIS = [
     ("cluster_publish_us", "a PUBLISH in a cluster, at the node that got it"),
     ("cluster_hear_us", "the same, at each other node"),
 ]
+#: Of ``members.json``.
+MEMBERS = [
+    ("subscribe_us", "a SUBSCRIBE: a group's first member in a process"),
+    ("unsubscribe_us", "an UNSUBSCRIBE: its last one has left"),
+    ("present_join_us", "presence: to enter a group"),
+    ("present_leave_us", "presence: to leave it"),
+    ("present_renew_us", "presence: to renew a group, each 20 s, in one process"),
+    ("present_renew_shared_us", "the same, in each of 40 processes that share it"),
+    ("present_crowd_us", "presence: each of 500 who enter one group together"),
+]
+MEMORY = [
+    ("channel_bytes", "a group, with its first process"),
+    ("subscription_bytes", "each further process of it"),
+    ("present_alone_bytes", "presence: a group with one connection"),
+    ("present_crowd_bytes", "presence: each further connection"),
+]
+#: Of ``comeback.json``.
+COMEBACK = [
+    ("back_s", "until all are back, s"),
+    ("handshake_p99_s", "a handshake, 99 % within, s"),
+    ("tries", "tries, of each client"),
+    ("process_us", "the process: us of CPU for each client"),
+    ("redis_us", "Redis: us of CPU for each client"),
+    ("subscribe", "SUBSCRIBE, for each client"),
+    ("unsubscribe", "UNSUBSCRIBE"),
+    ("evalsha", "EVALSHA (presence)"),
+]
 #: Name of a block in the documentation -> what writes it.
-BLOCKS = {"unit_costs": unit_costs, "relay": relay, "profiles": profiles, "ends": ends}
+BLOCKS = {
+    "unit_costs": unit_costs,
+    "relay": relay,
+    "members": members,
+    "profiles": profiles,
+    "comeback": comeback,
+    "ends": ends,
+}

@@ -10,13 +10,17 @@ instead (``fleet.py``).
 import argparse
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from filtered_websocket.conf import DEFAULTS
 
 from . import fleet
 from .costs import FRAMED, Costs, costs
 from .tables import number
 
 MIB = 1024.0
+#: Seconds between two renewals of a process in a group with presence: a third of the lease.
+RENEWAL = DEFAULTS["PRESENCE_LEASE"] / 3
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,16 @@ class Site:
     busy: float
     most: float
     history: bool = False
+    presence: bool = False
+
+    @property
+    def entries(self) -> float:
+        """Each connection in each of its groups."""
+        return self.connections * self.groups
 
     @property
     def all_groups(self) -> float:
-        return self.connections * self.groups / self.members
+        return self.entries / self.members
 
     def spread(self, processes: float) -> float:
         """In how many processes a group has members, on average: any may be in any."""
@@ -89,7 +99,25 @@ class Plan:
         """Share of a core, where one Redis has all of it."""
         kept = self.costs.history_redis_cpu if self.site.history else 1.0
         message = self.costs.redis_publish_us * kept + self._pushes_us
-        return self.site.rate * message / 1e6
+        return self.site.rate * message / 1e6 + self.presence_busy
+
+    @property
+    def presence_busy(self) -> float:
+        """Share of a core of Redis: every process renews each of its groups."""
+        if not self.site.presence:
+            return 0.0
+        return self.subscriptions * self.costs.members.renew_us(self.spread) / RENEWAL / 1e6
+
+    @property
+    def redis_mib(self) -> float:
+        """What Redis has of subscriptions, and of who is there."""
+        one, site = self.costs.members, self.site
+        more = self.subscriptions - site.all_groups
+        used = site.all_groups * one.channel_bytes + more * one.subscription_bytes
+        if site.presence:
+            keys = one.present_alone_bytes - one.present_crowd_bytes
+            used += site.all_groups * keys + site.entries * one.present_crowd_bytes
+        return used / MIB**2
 
     @property
     def hosts(self) -> int:
@@ -99,7 +127,8 @@ class Plan:
         """Share of a core, of each node of a cluster, which hears every message."""
         one = self.costs
         own = one.cluster_publish_us + (nodes - 1) * one.cluster_hear_us
-        return self.site.rate * (own + self._pushes_us) / nodes / 1e6
+        busy = self.site.rate * (own + self._pushes_us) / 1e6
+        return (busy + self.presence_busy) / nodes
 
     @property
     def nodes(self) -> int | None:
@@ -111,12 +140,27 @@ class Plan:
     def back_s(self) -> float:
         """Until the others have taken the clients of a process that ended, all cores busy."""
         here = self.site.connections / self.processes
-        return here * self.costs.connect_us / max(1.0, self.processes - 1) / 1e6
+        return here * self._back_us / max(1.0, self.processes - 1) / 1e6
 
     @property
     def all_back_s(self) -> float:
         """The same after all connections were lost at once, as by the proxy."""
-        return self.site.connections * self.costs.connect_us / self.processes / 1e6
+        return self.site.connections * self._back_us / self.processes / 1e6
+
+    @property
+    def _back_us(self) -> float:
+        """Of a process, for a client that comes back."""
+        present = self.site.groups * self.costs.present_us if self.site.presence else 0.0
+        return self.costs.connect_us + present
+
+    @property
+    def redis_back_s(self) -> float:
+        """How long one Redis is busy then, with groups that are left and joined."""
+        one = self.costs.members
+        work = self.subscriptions * (one.subscribe_us + one.unsubscribe_us)
+        if self.site.presence:
+            work += self.site.entries * (one.present_join_us + one.present_leave_us)
+        return work / 1e6
 
 
 def plan(site: Site, one: Costs, processes: int = 0) -> Plan:
@@ -141,11 +185,23 @@ def lines(found: Plan) -> Iterator[tuple[str, str]]:
     yield "Redis: messages to processes / s", number(site.rate * found.spread)
     yield "Redis: MiB / s in, out", f"{number(_mib_in(site))}, {number(found.out_mib)}"
     yield "Redis: subscriptions", number(found.subscriptions)
+    yield "Redis: memory of them, MiB", number(found.redis_mib)
     yield "one Redis: busy, % of a core", number(found.redis_busy * 100)
     yield "Redis hosts", str(found.hosts)
     yield "or nodes of a cluster", str(found.nodes or "no number is enough")
     yield "one process ends: the others are busy for, s", number(found.back_s)
     yield "all reconnect at once: all are busy for, s", number(found.all_back_s)
+    yield "all reconnect at once: one Redis is busy for, s", number(found.redis_back_s)
+
+
+def presence_lines(found: Plan) -> Iterator[tuple[str, str]]:
+    """What presence in all groups adds, where the plan has it."""
+    yield "with presence, Redis: memory, MiB", number(found.redis_mib)
+    yield "with presence: renewals / s", number(found.subscriptions / RENEWAL)
+    yield "with presence, one Redis: renewals, % of a core", number(found.presence_busy * 100)
+    yield "with presence: Redis hosts", str(found.hosts)
+    yield "with presence, all reconnect: all are busy for, s", number(found.all_back_s)
+    yield "with presence, all reconnect: Redis is busy for, s, at most", number(found.redis_back_s)
 
 
 def _mib_in(site: Site) -> float:
@@ -179,6 +235,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--groups", type=amount, default=1.0, help="of a connection (1)")
     parser.add_argument("--size", type=amount, help="bytes of a message")
     parser.add_argument("--history", action="store_true", help="each group keeps one")
+    parser.add_argument("--presence", action="store_true", help="each group tells who is there")
     parser.add_argument("--processes", type=int, default=0, help="(as few as are enough)")
     parser.add_argument("--server", choices=["daphne", "uvicorn"], default="uvicorn")
     parser.add_argument("--busy", type=amount, default=0.6, help="share of a core in use (0.6)")
@@ -196,14 +253,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def site_of(options: argparse.Namespace) -> Site:
-    names = ("connections", "rate", "members", "groups", "size", "busy", "most", "history")
-    return Site(**{name: getattr(options, name) for name in names})
+    return Site(**{field.name: getattr(options, field.name) for field in fields(Site)})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     found = plan(site_of(options), costs(options.server), options.processes)
-    told = list(lines(found))
+    told = [*lines(found), *(presence_lines(found) if options.presence else ())]
     if options.simulate:
         hosts = options.hosts or found.hosts
         told += fleet.lines(fleet.simulate(found, hosts))

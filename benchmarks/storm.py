@@ -81,6 +81,11 @@ class Storm:
             self._connect(client)
         self.step_until(lambda: self.open == len(self.clients), 300)
 
+    def cut(self) -> None:
+        """All connections are lost at once, without a word, as by a proxy that ends."""
+        for client in [one for one in self._by_fd.values() if one.state == "is_open"]:
+            self._lose(client, "cut")
+
     def step_until(self, condition: Callable[[], bool], limit: float) -> None:
         """Go on until it is true; LoadError where it is not after ``limit`` seconds."""
         end = time.monotonic() + limit

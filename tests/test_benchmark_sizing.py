@@ -2,12 +2,16 @@
 
 import json
 import uuid
+from dataclasses import fields
 
 import pytest
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
+from benchmarks import comeback, fleet, machine, members, relay, scale, sizing
 from benchmarks import costs as unit
-from benchmarks import fleet, relay, scale, sizing
+from benchmarks.bench import Bench
+from benchmarks.contenders import BY_NAME
+from benchmarks.processes import Valkey
 from benchmarks.results import Results
 from filtered_websocket.layer.envelope import Batch, Item, group_key, new_origin, seal
 
@@ -18,6 +22,7 @@ COSTS = unit.Costs(
     receive_us=40,
     deliver_us=10,
     connect_us=500,
+    present_us=200,
     process_kib=80 * 1024,
     connection_kib=24,
     group_kib=2,
@@ -29,6 +34,19 @@ COSTS = unit.Costs(
     redis_alone_us=6,
     history_cpu=1.5,
     history_redis_cpu=4,
+    members=unit.Members(
+        subscribe_us=2,
+        unsubscribe_us=1,
+        channel_bytes=200,
+        subscription_bytes=20,
+        present_join_us=30,
+        present_leave_us=20,
+        present_renew_us=10,
+        present_renew_shared_us=49,
+        present_alone_bytes=500,
+        present_crowd_us=5,
+        present_crowd_bytes=100,
+    ),
 )
 
 
@@ -76,6 +94,34 @@ def test_a_history_costs_more_in_processes_and_in_redis():
     assert kept.process_busy == pytest.approx(10 * ((20 + 40) * 1.5 + 10) / 1e6)
     assert kept.redis_busy == pytest.approx(1000 * (8 * 4 + 0.5) / 1e6)
     assert kept.process_mib == plain.process_mib
+
+
+def test_groups_need_memory_of_redis_and_more_for_each_process_and_member():
+    # A million groups, each in one process.
+    assert plan(members=1).redis_mib == pytest.approx(200e6 / 2**20)
+    # 20 000 groups of 50, in all of the processes that they can be in.
+    one = plan(processes=2)
+    assert one.redis_mib == pytest.approx(20_000 * (200 + 20) / 2**20)
+    present = plan(processes=2, presence=True)
+    keys = 20_000 * (500 - 100) + 1e6 * 100
+    assert present.redis_mib == pytest.approx(one.redis_mib + keys / 2**20)
+
+
+def test_presence_is_renewed_by_each_process_of_a_group():
+    assert COSTS.members.renew_us(1) == 10 and COSTS.members.renew_us(unit.SHARED) == 49
+    one, plain = plan(members=1, presence=True), plan(members=1)
+    # A million calls every 20 seconds.
+    assert one.presence_busy == pytest.approx(1e6 * 10 / 20 / 1e6)
+    assert plain.presence_busy == 0
+    assert one.redis_busy == pytest.approx(plain.redis_busy + 0.5)
+    assert one.node_busy(5) == pytest.approx(plain.node_busy(5) + 0.1)
+
+
+def test_who_comes_back_has_groups_left_and_joined_in_redis():
+    assert plan(members=1).redis_back_s == pytest.approx(3)
+    present = plan(members=1, presence=True)
+    assert present.redis_back_s == pytest.approx(53)
+    assert present.all_back_s == pytest.approx(10_000 * (500 + 200) / 1e6)
 
 
 def test_there_are_as_many_processes_as_connections_and_messages_need():
@@ -160,6 +206,28 @@ def test_what_redis_needs_is_measured_with_real_ones():
     assert figures["publish_us"] > 0
 
 
+def test_what_members_cost_redis_is_measured_with_a_real_one():
+    with Valkey(machine.LOAD_CORE) as valkey:
+        figures = members.measure(valkey, 80)
+    assert figures.keys() == {field.name for field in fields(unit.Members)}
+    assert figures["present_alone_bytes"] > figures["present_crowd_bytes"] > 0
+    assert figures["channel_bytes"] > figures["subscription_bytes"] > 0
+    assert figures["subscribe_us"] < figures["present_join_us"]
+
+
+def test_all_clients_of_a_process_are_cut_off_and_come_back(tmp_path):
+    with Valkey(machine.LOAD_CORE) as valkey:
+        bench = Bench(valkey, [""], str(tmp_path / "none.sqlite3"))
+        found = comeback.measure(bench, BY_NAME["ours-daphne-redis"], "there", 5)
+    # Each left its group, and has joined it again; presence is told of both.
+    assert all(found[name] >= 1 for name in ("subscribe", "unsubscribe", "evalsha", "tries"))
+    known = json.loads(comeback.RESULTS.read_text())["figures"]
+    assert known.keys() == set(comeback.SERVERS)
+    for routes in known.values():
+        assert routes.keys() == set(comeback.ROUTES.values())
+        assert all(figures.keys() == found.keys() for figures in routes.values())
+
+
 def test_what_was_not_measured_is_said():
     with pytest.raises(LookupError, match="cpu_us@10000 of ours-daphne-redis in curve-members"):
         unit.costs("daphne", Results())
@@ -180,6 +248,13 @@ def test_the_command_of_the_page_says_what_a_site_needs(capsys):
 def test_a_simulation_is_told_below_the_plan(capsys):
     sizing.main(["--connections", "1000", "--rate", "100", "--processes", "3", "--simulate"])
     assert "simulated with 1 Redis: messages" in capsys.readouterr().out
+
+
+def test_with_presence_the_command_says_what_that_adds(capsys):
+    sizing.main(["--connections", "1000"])
+    assert "presence" not in capsys.readouterr().out
+    sizing.main(["--connections", "1000", "--presence"])
+    assert "with presence: renewals / s" in capsys.readouterr().out
 
 
 def test_a_profile_is_of_a_million_and_shrinks_with_the_site():

@@ -36,6 +36,12 @@ class KeptConsumer(SelfConsumer):
     group_rules = (group("<str:name>", publish=True, history=History(size=100, ttl=300)),)
 
 
+class ThereConsumer(SelfConsumer):
+    """With presence, of which nobody is told."""
+
+    group_rules = (group("<str:name>", publish=True, presence=True),)
+
+
 class RuledConsumer(SelfConsumer):
     """With the rules that the route of the protocol has."""
 
@@ -57,6 +63,7 @@ application = with_websockets(
         *ROUTES,
         path("kept/<str:group>/", KeptConsumer.as_asgi()),
         path("back/<str:group>/", BackConsumer.as_asgi()),
+        path("there/<str:group>/", ThereConsumer.as_asgi()),
         path("ruled/<str:group>/", RuledConsumer.as_asgi()),
         path(
             "connection/websocket",
