@@ -1,6 +1,7 @@
 """Commands to the streams of other processes."""
 
 import asyncio
+import json
 import sys
 import threading
 from collections import Counter
@@ -8,6 +9,7 @@ from collections import Counter
 import pytest
 from django.urls import path
 
+from filtered_websocket.conf import conf
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.hub.registry import process_uid, told
 from filtered_websocket.layer.envelope import CONTROL
@@ -256,3 +258,16 @@ def test_all_event_loops_of_a_process_share_them():
     finally:
         sys.setswitchinterval(interval)
     assert not failed and waiting._size == waiting._counts.total() == 150
+
+
+@pytest.mark.parametrize("letter", ["x", '"'])
+async def test_the_longest_command_reaches_its_stream_too(site, letter):
+    most = conf.MAX_MESSAGE_SIZE
+    command = {"id": 2, "send": {"data": ""}}
+    async with Streamed(site) as ann:
+        room = (most - len(lines(command))) // len(json.dumps(letter)[1:-1])
+        command["send"]["data"] = room * letter
+        assert most - 2 < len(lines(command)) <= most
+        assert await ann.say(command) == 204
+        assert await ann.say(PING) == 204
+        assert await ann.hear() == PING

@@ -753,6 +753,7 @@ function redraw(body, answer, make) {
   const text = JSON.stringify(answer, (field, value) => (field === "age" ? 0 : value));
   if (body.drawn === text || body.querySelector(".fws-sure")) return;
   body.drawn = text;
+  body.isOver = false;
   const focused = body.contains(document.activeElement) ? document.activeElement.dataset.place ?? "" : null;
   body.replaceChildren(...make(answer).filter(Boolean));
   if (focused === null) return;
@@ -776,9 +777,14 @@ function openConnection({ id, process }) {
   });
 }
 
-/** What there was to see of a connection stays, but nothing can be done with it. */
+/**
+ * What there was to see of a connection stays, but nothing can be done with it: unless its process
+ * was only too busy to answer.
+ */
 function endOf(body) {
-  detail.look = undefined;
+  if (body.isOver) return;
+  body.isOver = true;
+  body.drawn = undefined;
   for (const button of body.querySelectorAll(".fws-action")) button.remove();
   body.prepend(el("p", { class: "fws-ended" }, "It has ended."));
   if (!body.contains(document.activeElement)) byId("close").focus();
