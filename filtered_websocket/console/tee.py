@@ -92,10 +92,10 @@ class Spec(NamedTuple):
             raise ValueError(f"a tee on {event['on']!r:.80}")
         return cls(
             Subject(kind, name, part),
-            float(_within(event["left"], MOST_SECONDS)),
-            int(_within(event["messages"], MOST_MESSAGES)),
-            int(_within(event["size"], MOST_SIZE)),
-            int(_within(event["total"], MOST_TOTAL)),
+            float(_within("seconds", event["left"], MOST_SECONDS)),
+            int(_within("messages", event["messages"], MOST_MESSAGES)),
+            int(_within("size", event["size"], MOST_SIZE)),
+            int(_within("total", event["total"], MOST_TOTAL)),
             event["payloads"] is True,
             tuple(map(str, event["skip"])),
         )
@@ -106,9 +106,9 @@ class Spec(NamedTuple):
         return fields
 
 
-def _within(value: Any, most: float) -> float:
+def _within(name: str, value: Any, most: float) -> float:
     if not 0 <= value <= most:
-        raise ValueError(f"{value!r:.80} is not between 0 and {most:g}")
+        raise ValueError(f"{name}: {value!r:.80} is not between 0 and {most:g}")
     number: float = value
     return number
 

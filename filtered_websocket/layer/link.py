@@ -211,8 +211,9 @@ class LayerLink:
                 failures += 1
                 await asyncio.sleep(pause(failures))
             except Exception as error:
-                # Bytes that the layer cannot deserialise: skip this one message.
-                self._on_bad_envelope(error)
+                # Bytes that cannot be deserialised are skipped. No channel: a wrong address.
+                is_open = self._subscriptions.channel is not None
+                (self._on_bad_envelope if is_open else self._health.note_lost)(error)
                 failures += 1
                 await asyncio.sleep(0 if failures == 1 else pause(failures))
             else:

@@ -91,6 +91,8 @@ def _find(path: str) -> list[Named]:
 
 def _spelling(path: str) -> str:
     """What a path that does not exist may be meant for, or nothing."""
+    if path.endswith(".py"):
+        return f"Write it as a module: {path.removesuffix('.py').strip('./').replace('/', '.')!r}."
     before, package, after = path.rpartition("filtered_websocket.")
     if before.rstrip(".") == before != "":
         return f"Is a comma missing before {package + after!r}?"

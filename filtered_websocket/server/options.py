@@ -16,6 +16,8 @@ from .standalone import Parser, error_line, set_up
 
 #: The storage object of the flag ``redis``.
 REDIS = "filtered_websocket.storage_objects.redis"
+#: Of the URL of a Redis.
+SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 def default_parser(add_help: bool = True) -> argparse.ArgumentParser:
@@ -43,7 +45,7 @@ def default_parser(add_help: bool = True) -> argparse.ArgumentParser:
         help='origins of pages that may connect, or "*" (the origin that is connected to)',
     )
     add("--server", choices=("daphne", "uvicorn"), default="daphne")
-    add("--redis_url", help="the Redis that carries group messages to other processes")
+    add("--redis_url", type=_redis, help="the Redis that carries group messages to other processes")
     add("--verbosity", type=int, choices=(0, 1, 2), default=1, help="of the log, on stderr (1)")
     add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
@@ -65,6 +67,13 @@ def _path(text: str) -> str:
 def _origin(text: str) -> str:
     if text != "*":
         normal_origin(text)
+    return text
+
+
+def _redis(text: str) -> str:
+    if not text.startswith(SCHEMES):
+        # Without the text, which may have a password.
+        raise argparse.ArgumentTypeError(f"it begins with none of {', '.join(SCHEMES)}")
     return text
 
 

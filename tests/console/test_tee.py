@@ -638,7 +638,7 @@ async def test_a_process_has_so_many_tees_at_most(monkeypatch):
     ],
 )
 async def test_a_bound_above_its_limit_is_refused(options, name):
-    with pytest.raises(ValueError, match=f"^{name} is not between 0 and"):
+    with pytest.raises(ValueError, match=f"^{next(iter(options))}: {name} is not between 0 and"):
         Tee(on_group("g"), **options)
 
 

@@ -328,6 +328,16 @@ async def test_no_error_of_the_layer_ends_the_listener():
         await hub.until(lambda: hub.back)
 
 
+async def test_a_layer_that_cannot_connect_as_it_is_configured_is_lost():
+    layer = Layer()
+    layer.away, layer.error = True, ValueError("Redis URL must specify a scheme")
+    async with FakeHub(layer) as hub:
+        await hub.until(lambda: hub.lost)
+        assert hub.lost == [layer.error] and hub.bad == [] and not hub.link.is_available
+        layer.away = False
+        await hub.until(lambda: hub.back)
+
+
 async def test_no_error_of_the_hub_ends_the_listener(caplog):
     async with FakeHub(Layer()) as hub:
         assert await is_listening(hub)

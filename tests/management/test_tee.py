@@ -176,7 +176,7 @@ class LineTold:
     [
         (["nope/x"], r"^there is no route 'nope/x': the routes are "),
         (["--group", ""], "^a group name has 1 to 1024 characters"),
-        (["--group", "g", "--size", "99999"], "^99999 is not between 0 and 16384"),
+        (["--group", "g", "--size", "99999"], "^size: 99999 is not between 0 and 16384"),
         (["/", "--group", "g"], "not allowed with argument"),
         ([], "one of the arguments PLACE --connection --group is required"),
     ],

@@ -134,6 +134,7 @@ def write_module(tmp_path, monkeypatch):
         ("tests.lone_filter.Pop.Inner", "Check its spelling."),
         ("nowhere.Filter", "Check its spelling, and that it is on the Python path."),
         (f"tests.lone_filter{BROADCAST}", f"Is a comma missing before '{BROADCAST}'?"),
+        ("./tests/lone_filter.py", "Write it as a module: 'tests.lone_filter'."),
         ("tests.filtered_websocket.Pop", "Check its spelling."),
     ],
 )

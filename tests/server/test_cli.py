@@ -116,6 +116,7 @@ def test_a_flag_may_be_any_option_without_a_value(config, capsys):
         (["--origins", "a.example"], "argument --origins: invalid origin value: 'a.example'"),
         (["--origins", "https://a.example/path"], "invalid origin value"),
         (["--origins", "http://[::1"], "invalid origin value"),
+        (["--redis_url", ":pw@h:1"], "argument --redis_url: it begins with none of redis://, red"),
         (["--path", "/?x=1"], "argument --path: invalid path value: '/?x=1'"),
         (["--path", "/a\n"], "invalid path value"),
         (["-f", "tests.exiting_module"], "importing 'tests.exiting_module' fails: SystemExit"),
