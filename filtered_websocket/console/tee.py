@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Self
 from ..conf import conf
 from ..control.listener import Listener
 from ..layer.envelope import CONTROL, Batch, group_key
-from ..publishing.items import new_item
+from ..publishing.items import control_item
 from ..threads.tasks import end_tasks
 
 #: How often a viewer renews its tee, seconds: a process ends one after ``taps.LEASE``.
@@ -196,7 +196,7 @@ class Tee:
     async def _send(self, wanted: dict[str, Any] | None) -> None:
         # Earlier versions take it for an answer that nobody waits for.
         event = {"is": "count", "nonce": self._key, "tokens": {}, "tee": wanted}
-        sent = self._listener.send(group_key(CONTROL), new_item(event))
+        sent = self._listener.send(group_key(CONTROL), control_item(event))
         await asyncio.wait([sent])
         sent.exception()  # the next one comes soon
 

@@ -24,7 +24,7 @@ from ..hub.registry import Answer
 from ..layer.health import LOST
 from ..publish import any_hub, queueing_hub, reaches_connections
 from ..publishing.direct import DirectSender, sender_for
-from ..publishing.items import new_item
+from ..publishing.items import control_item
 
 #: How long the caller waits for the processes' answers, seconds; and at most for those of processes
 #: that are known to be there.
@@ -170,7 +170,7 @@ def _ask_directly(sender: DirectSender, question: dict[str, Any], seconds: float
     """The answers; one of nothing for this process, where its question came back."""
     answers: list[Answer] = []
     try:
-        items = sender.ask(new_item(question), seconds)
+        items = sender.ask(control_item(question), seconds)
     except (PublishError, *LOST):
         return answers
     for item in items:

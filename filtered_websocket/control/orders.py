@@ -11,7 +11,7 @@ from ..groups import RESERVED
 from ..layer.envelope import CONTROL, check_group
 from ..logs import get_logger
 from ..publish import queueing_hub, send_now
-from ..publishing.items import new_item
+from ..publishing.items import control_item
 
 logger = get_logger(__name__)
 
@@ -90,7 +90,7 @@ def send(event: dict[str, Any]) -> bool:
     try:
         hub = queueing_hub()
         # Encoded here, where an error is caught. The queue's bound is for messages only.
-        item = new_item(event)
+        item = control_item(event)
         if hub is not None:
             hub.call(hub.send_control, event, item)
         else:

@@ -27,7 +27,7 @@ from ..layer.links import Link, open_link
 from ..observe import HubCounts
 from ..pipelines.pipeline import Pipeline
 from ..presence.of_hub import HubPresence
-from ..publishing.items import new_item
+from ..publishing.items import control_item
 from ..publishing.queue import PublishQueue
 from ..storage_objects import get_storage_object
 from ..threads.budget import Budget
@@ -246,7 +246,7 @@ class Hub:
     def send_control(self, event: dict[str, Any], item: Item | None = None) -> None:
         """Send ``event`` to the hubs of all processes; this one handles it at once."""
         self.grants.handle(event)
-        self.publish_queue.put(CONTROL, item or new_item(event))
+        self.publish_queue.put(CONTROL, item or control_item(event))
 
     # Received
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from ..codecs.frames import Encoded, pack, unpack
+from ..codecs.frames import Encoded, dump_json, pack, unpack
 from ..conf import conf
 from ..exceptions import PublishError
 from ..layer.envelope import EVENT, EXCLUDE, INFO, Item
@@ -76,6 +76,14 @@ def encoded_item(message: Encoded, sender: str, info: str) -> Item:
     for carry in carriers:
         carry(meta)
     return Item(next(_ids), kind, sender, payload, meta)
+
+
+def control_item(event: Mapping[str, Any]) -> Item:
+    """
+    A control event encoded for the layer, of any length: ``MAX_MESSAGE_SIZE`` is that of what
+    clients are sent. TypeError or ValueError if it cannot be encoded.
+    """
+    return Item(next(_ids), "j", "", dump_json(event).encode(), {})
 
 
 def _check_size(payload: bytes) -> None:
