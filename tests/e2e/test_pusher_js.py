@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import signal
 import urllib.request
 
 import jwt
@@ -135,6 +136,23 @@ async def test_they_come_back_after_a_kill_and_a_drain(js, site):
         say(site.second, f"user:{user.id}", "you")
         assert (await ann.hears("message", of="user"))["data"] == {"said": "you"}
         assert (await ann.do("members", rooms[1]))["count"] == 2
+
+
+async def test_one_that_is_idle_asks_and_leaves_a_process_that_stands_still(js, site):
+    room = f"private-{next(NAMES)}"
+    # Milliseconds; without them half a minute for each.
+    asks = {"activityTimeout": 50, "pongTimeout": 1_000}
+    ann = await PusherClient.connect(js, site.first, User(site.second, "ann"), **asks)
+    await ann.subscribe(room)
+    for _ in range(3):
+        await ann.hears("frame", of="pusher:pong")
+    site.first.signal(signal.SIGSTOP)
+    try:
+        await ann.hears("connecting")
+    finally:
+        site.first.signal(signal.SIGCONT)
+    await ann.hears("connected")
+    await ann.subscribes_again(room)
 
 
 # Codes: which the server sends when, and what the package does then
