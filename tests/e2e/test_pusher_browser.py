@@ -11,6 +11,7 @@ from pusher.errors import PusherForbidden
 
 from ..javascript.clients import install
 from ..waiting import limited
+from .processes import Uvicorn
 from .pusher_processes import PusherPage, PusherSite, say
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -26,6 +27,8 @@ def site(tmp_path_factory):
     site = PusherSite(
         tmp_path_factory.mktemp("pusher"),
         2,
+        # The tests in Node have daphne.
+        Uvicorn,
         PUSHER_ADMIN="1",
         TEST_SETTINGS=json.dumps({"PUSHER_APPS_IN_ADMIN": True}),
     )
