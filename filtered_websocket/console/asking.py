@@ -65,9 +65,13 @@ class Overview:
         """The names of those that have answered the last question."""
         return self.names(self._asked)
 
+    def expected(self, hub: Hub) -> set[str]:
+        """Who is waited for: they, and this process, which will answer however busy it is."""
+        return {hub.grants.inventory.identity()["name"], *self.awake}
+
     async def _ask(self, hub: Hub) -> None:
         question = {"node": True, "snapshot": {"of": "process"}}
-        answers = await ask_all(hub, question, self.awake)
+        answers = await ask_all(hub, question, self.expected(hub))
         now = self._asked = time.monotonic()
         said = merge_hubs(one.node for one in answers if one.node)
         last = {uid: one for uid, one in self._nodes.items() if now - one[0] < GONE}
@@ -100,8 +104,8 @@ def overview_of(hub: Hub) -> Overview:
 
 async def ask(hub: Hub, of: str, **about: Any) -> list[dict[str, Any]]:
     """What each process answers that knows the question, with its name as ``process``."""
-    awake = overview_of(hub).awake
-    answers = await ask_all(hub, {"snapshot": {"of": of, **about}}, awake, not awake)
+    known, question = overview_of(hub), {"snapshot": {"of": of, **about}}
+    answers = await ask_all(hub, question, known.expected(hub), not known.awake)
     return [
         {"process": answer.process, **answer.event["snapshot"]}
         for answer in answers
@@ -112,10 +116,6 @@ async def ask(hub: Hub, of: str, **about: Any) -> list[dict[str, Any]]:
 def _rows(answers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those of all answers, which say of which process they are."""
     return [{**row, "process": answer["process"]} for answer in answers for row in answer["rows"]]
-
-
-def _sum(answers: Iterable[dict[str, Any]], name: str) -> int:
-    return sum(answer[name] for answer in answers)
 
 
 #: What comes first, of rows.
@@ -132,7 +132,8 @@ async def find_connections(hub: Hub, limit: int = ROWS, **about: Any) -> dict[st
     answers = await ask(hub, "connections", limit=limit, **about)
     order = ORDERS.get(str(about.get("order")), ORDERS["newest"])
     rows = sorted(_rows(answers), key=order, reverse=True)[: min(limit, MAX_ROWS)]
-    return {"rows": rows, "matched": _sum(answers, "matched"), "total": _sum(answers, "total")}
+    counts = {name: sum(one[name] for one in answers) for name in ("matched", "total")}
+    return {"rows": rows, **counts}
 
 
 async def find_groups(hub: Hub, limit: int = ROWS, **about: Any) -> dict[str, Any]:

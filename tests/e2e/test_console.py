@@ -271,6 +271,44 @@ async def test_a_connection_is_closed_after_a_question_and_the_admin_remembers(w
     await expect(window.page.locator("#recent-actions-module")).to_contain_text("connection ")
 
 
+async def test_a_connection_whose_process_was_too_busy_to_answer_can_be_closed_once_it_does(
+    window, server
+):
+    hidden = set()
+
+    def hide(socket):
+        upstream = socket.connect_to_server()
+
+        def ask(text):
+            for line in text.splitlines():
+                command = json.loads(line)
+                if not hidden and command.get("rpc", {}).get("method") == "connection":
+                    hidden.add(command["id"])
+            upstream.send(text)
+
+        def answer(text):
+            lines = [json.loads(line) for line in text.splitlines()]
+            for one in lines:
+                if one.get("id") in hidden:
+                    one["rpc"]["data"] = {"row": None, "sure": True}
+            socket.send("\n".join(map(json.dumps, lines)))
+
+        socket.on_message(ask)
+        upstream.on_message(answer)
+
+    await window.page.route_web_socket(re.compile("fws-console"), hide)
+    async with connect(server.ws("/rooms/busy/")) as client:
+        await window.look("connections")
+        await window.page.fill("#fws-connections [name=search]", "/rooms/busy/")
+        await window.row("/rooms/busy/").click()
+        await window.detail.get_by_role("button", name="Close connection").click()
+        await window.detail.get_by_role("button", name="Yes").click()
+        assert await closed(client) == 4401
+        await expect(window.detail).to_contain_text("It has ended.")
+        await expect(window.detail.get_by_role("button", name="Close connection")).to_have_count(0)
+    assert hidden
+
+
 async def test_a_token_is_revoked_and_all_connections_of_a_user_are_closed(
     window, server, database
 ):

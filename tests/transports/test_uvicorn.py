@@ -16,6 +16,7 @@ from filtered_websocket.codecs.frames import Bundle, Frame
 from filtered_websocket.transports import AsgiTransport, asgi, open_transport
 from filtered_websocket.transports import uvicorn as lanes
 from filtered_websocket.transports.asgi import HIGH_WATER
+from filtered_websocket.transports.lane import send_at_once
 from filtered_websocket.transports.uvicorn import UvicornLane
 
 from ..e2e.certificates import write_pair
@@ -470,6 +471,12 @@ async def test_a_socket_that_uvicorn_was_given_sends_at_once():
             assert endpoint.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             transport.write(text())
             await reader.readuntil(wire("a"))
+
+
+def test_a_transport_of_uvloop_which_sends_at_once_by_itself_is_not_asked_for_its_socket():
+    asked = []
+    send_at_once(SimpleNamespace(get_extra_info=asked.append))
+    assert not asked
 
 
 async def test_a_socket_that_is_none_of_tcp_is_served_as_it_is(tmp_path):
