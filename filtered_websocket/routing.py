@@ -101,8 +101,7 @@ class Router:
         """HTTP 403, and a throttled line in the log: scanners try many paths."""
         await receive()
         reason = f"no WebSocket route for {scope['path']}"
-        prefix = script_name(scope)
-        cure = cure_of_path(scope, self.find, [prefix + path for path in self._paths])
+        cure = cure_of_path(scope, self.find, [script_name(scope) + path for path in self._paths])
         log_refusal(scope, reason, cure, self._throttle, "no_route")
         await send({"type": "websocket.close"})
 
@@ -228,12 +227,11 @@ def websocket_application(routes: Sequence[Any] | None = None) -> ASGIApplicatio
     ImproperlyConfigured for a pipeline or an authenticator that cannot be built.
     """
     load_authenticators()
-    sessions = apps.is_installed("django.contrib.sessions")
-    return Handshakes(
-        Router(websocket_urlpatterns if routes is None else routes),
-        sessions=sessions,
-        users=sessions and apps.is_installed("django.contrib.auth"),
-    )
+    if not apps.is_installed("filtered_websocket"):
+        logger.warning("'filtered_websocket' is not in INSTALLED_APPS: no checks, tokens and pages")
+    sessions, auth = map(apps.is_installed, ("django.contrib.sessions", "django.contrib.auth"))
+    router = Router(websocket_urlpatterns if routes is None else routes)
+    return Handshakes(router, sessions=sessions, users=sessions and auth)
 
 
 def with_websockets(

@@ -7,6 +7,7 @@ import threading
 import pytest
 from asgiref.sync import async_to_sync
 from channels.routing import URLRouter
+from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIRequest
 from django.urls import path, re_path
@@ -183,6 +184,14 @@ async def test_a_path_with_or_without_its_slash_is_told_the_other(settings, capl
     slash, router = [one.getMessage() for one in caplog.records]
     assert "/chat/. Did you mean '/chat'? Routes: /chat, /nested/deep/." in slash
     assert "/nested. Routes: /chat, /nested/deep/." in router
+
+
+def test_a_site_that_has_not_installed_the_app_is_told(monkeypatch, caplog):
+    websocket_application()
+    assert caplog.text == ""
+    monkeypatch.setattr(apps, "is_installed", lambda name: name != "filtered_websocket")
+    websocket_application()
+    assert "'filtered_websocket' is not in INSTALLED_APPS: no checks, tokens" in caplog.text
 
 
 async def test_the_consoles_route_is_not_among_those_that_the_log_names(settings, caplog):

@@ -117,6 +117,15 @@ async def test_what_the_empty_page_proposes_works(window, server):
     assert window.wrong == second.wrong == []
 
 
+async def test_where_static_files_are_not_served_the_page_says_so(window, server):
+    told = window.page.get_by_text("The static files of this page are not served")
+    await window.open(server.http(), "ann")
+    await expect(told).to_be_hidden()
+    await window.page.route("**/static/**", lambda route: route.fulfill(status=404))
+    await window.page.goto(server.http())
+    await expect(told).to_be_visible()
+
+
 async def test_own_text_is_marked_as_typed_where_the_server_does_not_send_it_back(window, server):
     await window.open(server.http(), "ann")
     await window.say("quiet")
