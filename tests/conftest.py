@@ -23,6 +23,7 @@ from filtered_websocket.hub.drain import SIGNALS, Drain
 from filtered_websocket.pipelines import route
 
 from .e2e.processes import Valkey
+from .flushing import keep_what_migrations_made
 from .waiting import LIMIT
 
 # Tests start hundreds of processes, each of which would compile the package again.
@@ -103,6 +104,15 @@ def no_route_is_left_behind(routes_of_the_site):
     for made in route.known_routes():
         if made.number > first:
             route._routes.discard(made)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup, django_db_blocker):
+    """The database of pytest-django, which Django does not fill again after each flush."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        with django_db_blocker.unblock():
+            keep_what_migrations_made(monkeypatch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -406,7 +406,7 @@ async def test_a_tee_ends_with_its_permission(site, trusted, monkeypatch, taken)
     async with chat() as ann, look(site, trusted) as watcher:
         await watch(watcher, number=4, connection=ann.connection.id)
         await told(watcher, 4, "begin")
-        await trusted.user_permissions.filter(codename=taken).adelete()
+        await trusted.user_permissions.aremove(await Permission.objects.aget(codename=taken))
         await ann.send("too late")
         if taken == "tee_console":
             assert (await told(watcher, 4, "ended"))["ended"] is True
