@@ -86,7 +86,8 @@ def test_no_pattern_of_the_package_backtracks(module, pattern, hostile_inputs):
     found = getattr(importlib.import_module(module), pattern)
     for name, data, text in hostile_inputs:
         with ends(name):
-            for method in (found.match, found.search, found.fullmatch, found.split):
+            # To split is to search, and to search begins with a match at the start.
+            for method in (found.fullmatch, found.split):
                 method(data if isinstance(found.pattern, bytes) else text)
 
 
