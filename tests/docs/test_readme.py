@@ -31,8 +31,23 @@ def test_a_figure_is_the_measured_one(column, pattern, row):
     assert int(re.search(pattern, shown)[1]) == pytest.approx(measured, rel=0.25)
 
 
+def table(text):
+    """The cells of its first table, without the headings."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+COMPARED = table(README.partition("## Beside others")[2].partition("**Take something else**")[0])
+
+
 def test_all_that_is_compared_is_said_of_everyone():
-    table = README.partition("## Beside others")[2].partition("\n\n")[2].partition("\n\n")[0]
-    rows = [line.strip("|").split("|") for line in table.splitlines()]
-    assert len(rows) > 12 and {len(row) for row in rows} == {6}
-    assert all(cell.strip() for row in rows[2:] for cell in row)
+    assert len(COMPARED) > 12 and {len(row) for row in COMPARED} == {6}
+    assert all(cell for row in COMPARED for cell in row)
+
+
+def test_each_claim_about_others_has_a_source():
+    sources = table((ROOT / "docs" / "comparison.md").read_text())
+    # What each of them is needs none.
+    assert [row[0] for row in sources] == [row[0] for row in COMPARED[1:]]
+    assert {len(row) for row in sources} == {5}
+    assert all(cell for row in sources for cell in row)
