@@ -26,6 +26,7 @@ grouppatterns = [
         history=History(size=1000, ttl=3600),
     ),
     group("closed:<name>", join=is_named, publish=True),
+    group("open", publish=True),
     group("news", history=History(size=10, ttl=3600)),
     personal(presence=True),
 ]

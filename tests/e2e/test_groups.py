@@ -280,7 +280,7 @@ def test_the_rules_are_printed_and_have_no_mistakes(site):
     # The demo site's route, which these settings import and do not serve, has no path.
     # Nor has that of its rooms, which has rules of its own, nor that of its tee.
     site_rules = "GROUPS 'tests.e2e.groups_rules'"
-    expected = ["/", "/fws-console/", site_rules, "GROUPS 'fws_project.groups'", site_rules]
+    expected = ["/", site_rules, "GROUPS 'fws_project.groups'", site_rules]
     assert heads == expected
     assert printed.count("  personal()") == 3
     manage(site[0].env, "check", "--fail-level", "ERROR")

@@ -36,7 +36,7 @@ class Stream:
     async def open(cls, port, user, way):
         self = cls()
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", port)
-        token = jwt.encode({"sub": user, "channels": ["room:all"]}, KEY, "HS256")
+        token = jwt.encode({"sub": user, "channels": ["open"]}, KEY, "HS256")
         body = json.dumps({"id": 1, "connect": {"token": token}})
         if way == "sse":
             path = f"/connection/sse?cf_connect={quote(body)}"
@@ -60,7 +60,7 @@ class Stream:
 
 async def publish(port, client, data):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    command = {"id": 2, "publish": {"channel": "room:all", "data": data}}
+    command = {"id": 2, "publish": {"channel": "open", "data": data}}
     own = {key: client.connected[key] for key in ("session", "node")}
     writer.write(request("/emulation", json.dumps({**own, "data": json.dumps(command)})))
     assert b" 204 " in await reader.readline()
