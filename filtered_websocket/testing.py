@@ -26,6 +26,7 @@ from .connections.connection import Connection
 from .connections.handshake import LATEST_EVENT
 from .consumers import FilteredWebSocketConsumer
 from .exceptions import FilterError
+from .filters.base import FilterMeta
 from .groups import MAX_NAME, Action, GroupRule
 from .history.stores import empty_histories as empty_histories
 from .history.stores import history_of_tests
@@ -224,14 +225,15 @@ class connect:
         group_rules: Sequence[GroupRule] | str | None = None,
         personal: bool = False,
     ) -> None:
+        if isinstance(app_or_filters, str | FilterMeta):
+            raise TypeError(f"connect() takes a list of filters, [...], not {app_or_filters!r:.80}")
         if callable(app_or_filters):
             if group_rules is not None or personal:
                 raise TypeError("group_rules and personal are those of the application")
             app = app_or_filters
         else:
-            filters = None if app_or_filters is None else list(app_or_filters)
             app = FilteredWebSocketConsumer.as_asgi(
-                filters=filters, group_rules=group_rules, personal=personal
+                filters=app_or_filters, group_rules=group_rules, personal=personal
             )
         parts = urlsplit(path)
         scope = {

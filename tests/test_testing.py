@@ -360,6 +360,12 @@ async def join(web_socket_instance, data):
     web_socket_instance.push("joined")
 
 
+@pytest.mark.parametrize("filters", ["tests.lone_filter", Pop])
+def test_one_filter_is_given_in_a_list(filters):
+    with pytest.raises(TypeError, match=r"takes a list of filters, \[\.\.\.\], not .*lone_filter"):
+        connect(filters)
+
+
 def test_rules_are_not_given_beside_an_application():
     app = FilteredWebSocketConsumer.as_asgi(filters=[])
     for options in ({"group_rules": RULES}, {"personal": True}):
