@@ -262,9 +262,11 @@ async def test_a_chat_moves_from_a_consumer_to_a_route_and_each_step_runs(site, 
     # With the setting the new code alone works as well, and without it.
     after = site.run(CHAT, "asgi.py, after")
     assert callable(after.application)
-    await Conversation(after.routes, "/chat/1/", "/chat/1/").hold(group_send, publish)
+    await Conversation(after.routes, "/live/1/", "/live/1/").hold(group_send, publish)
     settings.FILTERED_WEBSOCKET = {}
-    await Conversation(after.routes, "/chat/1/", "/chat/1/").hold(publish)
+    await Conversation(after.routes, "/live/1/", "/live/1/").hold(publish)
+    both_paths = site.run(CHAT, "both paths", Chat=sys.modules["mysite.routes"].Chat, path=path)
+    await Conversation(both_paths.routes, "/chat/1/", "/live/1/").hold(publish)
 
 
 # Coming from Centrifugo
