@@ -120,7 +120,8 @@ def test_its_links_lead_to_the_files_of_this_version(setup):
     assert len(links(text)) == len(links(README)) > 30
     for target in links(text):
         if target.startswith(URL):
-            path = target.removeprefix(f"{URL}/blob/HEAD/").partition("#")[0]
+            kind = "raw" if target.endswith(".png") else "blob"
+            path = target.removeprefix(f"{URL}/{kind}/HEAD/").partition("#")[0]
             assert (ROOT / path).exists(), target
         else:
             assert target.startswith("https://")

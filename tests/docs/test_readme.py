@@ -51,3 +51,9 @@ def test_each_claim_about_others_has_a_source():
     assert [row[0] for row in sources] == [row[0] for row in COMPARED[1:]]
     assert {len(row) for row in sources} == {5}
     assert all(cell for row in sources for cell in row)
+
+
+def test_the_picture_is_small_enough_for_a_first_page():
+    [name] = re.findall(r"^!\[.+\]\((.+\.png)\)$", README, re.M)
+    picture = (ROOT / name).read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) <= 150 * 1024
