@@ -5,12 +5,11 @@ there are spaces to be left out.
 """
 
 import re
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .data import PARSER, Data
 from .frames import dump_json
-from .json import DECODER
+from .json import scan
 
 _NUMBER = r'"id": ?([1-9][0-9]{0,8})'
 #: Up to its data. Some libraries write the number first, others last; some write spaces.
@@ -19,8 +18,6 @@ _HEAD = re.compile(
 )
 #: From the end of its data on, where the number comes last.
 _TAIL = re.compile(rf"\}}, ?{_NUMBER}\}}")
-#: What ``raw_decode`` calls. StopIteration where there is nothing.
-_scan: Callable[[str, int], tuple[Any, int]] = DECODER.scan_once  # type: ignore[attr-defined]
 
 
 class Publish(NamedTuple):
@@ -50,7 +47,7 @@ def read_publish(line: str) -> Publish | None:
     number, channel = head.groups()
     start = head.end()
     try:
-        value, end = _scan(line, start)
+        value, end = scan(line, start)
     except (ValueError, StopIteration):
         return None
     if number is None:

@@ -156,9 +156,9 @@ class Sender:
                 return
             self._fail_sending(sending)
         else:
-            for number, (_, _, done) in enumerate(entries, 1 - len(entries)):
+            for n, (_, _, done) in enumerate(entries, 1 - len(entries)):
                 if done is not None and not done.done():
-                    place = answer and answer._replace(offset=answer.offset + number)
+                    place = answer._replace(offset=answer.offset + n) if answer and n else answer
                     done.set_result(place)
             if conf.CHANNELS_GROUPS and not (answer and answer.repeated):
                 self._forward(group, [item for item, _, _ in entries])

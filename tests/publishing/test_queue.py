@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from filtered_websocket import PublishError
+from filtered_websocket.history.base import Position
 from filtered_websocket.layer.envelope import group_key
 from filtered_websocket.publishing import queue
 from filtered_websocket.publishing.batches import MAX_BATCH
@@ -71,6 +72,16 @@ async def until(condition):
 
 def payloads(batch):
     return [item.payload for item in batch.items]
+
+
+async def test_each_message_of_a_batch_is_told_its_own_place():
+    layer = Layer()
+    layer.error = Position("e", 7)
+    places = [asyncio.get_running_loop().create_future() for _ in range(3)]
+    for place in places:
+        layer.publish_queue.put("g", new_item("x"), place)
+    assert [await place for place in places] == [Position("e", offset) for offset in (5, 6, 7)]
+    assert places[2].result() is layer.error
 
 
 async def test_what_is_published_while_a_send_is_in_flight_leaves_together():
