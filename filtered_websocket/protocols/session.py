@@ -104,6 +104,9 @@ class Session:
             return self._publish(number, group, data)
         try:
             commands, rest = first_of(self.format, payload, text)
+            if len(commands) == 1:
+                steps = self._handle(commands[0])
+                return None if steps is None else self._until_bad(steps)
             if len(commands) == AT_ONCE:
                 # Nothing else refers to them: they may take much memory.
                 decoding = all_of(self.format, payload, text, commands, rest, Turns(self.id))

@@ -6,10 +6,13 @@ import json
 import tracemalloc
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from filtered_websocket.codecs import centrifuge, protobuf
 from filtered_websocket.codecs.centrifuge import JSON, PROTOBUF, BadFrame, Publication
 from filtered_websocket.codecs.data import PARSER, Data, as_json, data_of, from_bytes
+from filtered_websocket.codecs.frames import dump_json
 from filtered_websocket.codecs.schema import protobuf_class
 
 from ..costs import ends, is_linear
@@ -273,3 +276,20 @@ def test_the_format_is_what_the_client_asks_for(monkeypatch):
     assert centrifuge.choose(["centrifuge-protobuf"]) == (PROTOBUF, "centrifuge-protobuf")
     monkeypatch.setattr(centrifuge, "has_protobuf", lambda: False)
     assert centrifuge.choose(["centrifuge-protobuf"]) == (JSON, None)
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.text()
+        | st.floats(allow_nan=False, allow_infinity=False),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=8,
+    )
+)
+def test_a_reply_is_the_json_that_the_encoder_makes(value):
+    assert JSON.reply({"id": 1, "rpc": value}).payload.decode() == dump_json(
+        {"id": 1, "rpc": value}
+    )

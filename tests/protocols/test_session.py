@@ -18,6 +18,7 @@ from filtered_websocket.disconnect import disconnect_user, subscribe
 from filtered_websocket.filters.base import WebSocketJoinFilter, WebSocketMessageFilter
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.protocols import timers, tokens
+from filtered_websocket.protocols.session import Session
 from filtered_websocket.testing import Closed
 from filtered_websocket.types import Identity
 
@@ -46,6 +47,19 @@ async def test_several_commands_may_come_in_one_frame():
     async with speak() as ann:
         await ann.say({"id": 8, "ping": {}}, {"id": 9, "ping": {}})
         assert [(await ann.hear())["id"], (await ann.hear())["id"]] == [8, 9]
+
+
+async def test_one_command_in_a_frame_is_handled_by_itself(monkeypatch):
+    many, handle = [], Session._handle_all
+    monkeypatch.setattr(
+        Session, "_handle_all", lambda own, *args: many.append(args) or handle(own, *args)
+    )
+    async with speak() as ann:
+        assert await ann.ask(ping={}) == {"ping": {}}
+        assert many == []
+        await ann.say({"id": 5, "ping": {}}, {"id": 6, "ping": {}})
+        assert [(await ann.hear())["id"] for _ in range(2)] == [5, 6]
+        assert len(many) == 1
 
 
 async def test_the_subprotocol_is_answered():
