@@ -421,6 +421,12 @@ test("it subscribes when it is open, and asks for joins only where they are want
   assert.throws(() => client.subscribe("joins"), /already subscribed to "joins"/);
 });
 
+test("a group may have the name of anything", async () => {
+  const client = connect("/ws");
+  client.subscribe("constructor");
+  assert.equal((await accepted()).last("subscribe").channel, "constructor");
+});
+
 test("one that subscribes as soon as it is open asks once", async () => {
   const client = connect("/ws", { onopen: () => client.subscribe("room") });
   assert.equal((await accepted()).all("subscribe").length, 1);

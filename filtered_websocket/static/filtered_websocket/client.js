@@ -354,7 +354,7 @@ export class Client {
 
   /** What the server has subscribed it to, what the page wants, and what has waited for that. */
   #subscribe(served) {
-    const others = [...this.subscriptions.values()].filter(({ group }) => !served[group]);
+    const others = [...this.subscriptions.values()].filter(({ group }) => !Object.hasOwn(served, group));
     for (const subscription of others) {
       if (subscription.own) subscription.start();
       else subscription.ended({ code: UNSUBSCRIBED, reason: "the server has not joined it" });
