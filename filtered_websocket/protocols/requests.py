@@ -25,6 +25,8 @@ from .tokens import Claims, identify
 
 #: Most publications of one history request.
 MAX_PAGE = 300
+#: So many bytes of a reply each member of a group takes, at least: two ids of 36 characters.
+MEMBER = 80
 #: What a client publishes that gives no data.
 NULL = Data(b"null")
 
@@ -188,7 +190,11 @@ class Requests(Subscribing):
 
     async def presence(self, request: dict[str, Any]) -> dict[str, Any]:
         group = await self._seen(request, "presence")
-        entries = (await self._view.host.presence.store.members(group)).entries
+        store = self._view.host.presence.store
+        # More than fit are not read, which takes long.
+        if (await store.stats(group)).connections * MEMBER > conf.MAX_OUTBOX:
+            raise ReplyError(106)
+        entries = (await store.members(group)).entries
         return {"presence": {key: client_info(key, one.packed) for key, one in entries.items()}}
 
     async def presence_stats(self, request: dict[str, Any]) -> dict[str, Any]:

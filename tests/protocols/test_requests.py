@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import json
 import time
 
 import pytest
@@ -24,6 +25,7 @@ from filtered_websocket.groups import History, group
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.presence import apresence
 from filtered_websocket.protocols import subscribing, tokens
+from filtered_websocket.protocols.requests import MEMBER
 from filtered_websocket.publish import apublish
 
 from ..waiting import until
@@ -548,6 +550,23 @@ async def test_presence_and_its_joins_and_leaves():
             stats = (await ann.ask(presence_stats={"channel": "room:1"}))["presence_stats"]
             assert stats == {"num_clients": 2, "num_users": 2}
         assert (await ann.push())["leave"]["info"] == {"client": bob.id}
+
+
+async def test_presence_that_does_not_fit_is_not_read(monkeypatch):
+    async with speak() as ann:
+        await subscribed(ann, "room:1")
+        await ann.push()
+        size = len(json.dumps(await ann.ask(presence={"channel": "room:1"}), separators=(",", ":")))
+        store = get_hub().presence.store
+        read = store.members
+        asked = []
+        monkeypatch.setattr(store, "members", lambda group: asked.append(group) or read(group))
+        for most, times in ((size + 30, 1), (MEMBER, 2), (MEMBER - 1, 2)):
+            with override_settings(FILTERED_WEBSOCKET={"MAX_OUTBOX": most}):
+                await ann.say({"id": 9, "presence": {"channel": "room:1"}})
+                told = await ann.hear()
+            assert ("presence" in told) is (most > size) and len(asked) == times
+            assert told.get("error", {}).get("code") == (None if most > size else 106)
 
 
 @jwt_key
