@@ -123,6 +123,30 @@ def test_checks_and_lines_of_the_log_are_words_of_the_search(site):
     assert "boost" not in found["settings/"]
 
 
+#: What one sees, as one would search for it.
+CASES = [
+    "1006",
+    "403",
+    "4400",
+    "4401",
+    "reconnects for ever",
+    "nothing arrives",
+    "one process only",
+]
+
+
+@pytest.mark.parametrize("words", CASES)
+def test_a_case_of_troubleshooting_is_the_title_of_its_section(site, words):
+    """Titles count most in the search: who types these words finds that section."""
+    index = json.loads((site / "search" / "search_index.json").read_text())
+    titles = [
+        entry["title"].lower()
+        for entry in index["docs"]
+        if entry["location"].startswith("troubleshooting/#")
+    ]
+    assert any(words in title for title in titles), titles
+
+
 def test_a_block_of_a_file_says_its_name(site):
     page = (site / "tutorial" / "index.html").read_text()
     for name in ("end of settings.py", "mysite/groups.py", "mysite/templates/room.html"):
