@@ -6,6 +6,7 @@ import tomllib
 
 import pytest
 import yaml
+from setuptools import find_packages
 from trove_classifiers import classifiers
 
 from .e2e.processes import run_python
@@ -110,6 +111,20 @@ def test_without_daphne_the_package_serves_on_other_servers():
     apps = ["django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions"]
     code = WITHOUT_DAPHNE.replace("*APPS", ", ".join(map(repr, apps)))
     assert run_python({"DJANGO_SETTINGS_MODULE": ""}, "-c", code) == "heard\n"
+
+
+def test_every_file_of_the_package_is_in_the_wheel():
+    """Modules by their packages, what else there is by a pattern of package-data."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = find_packages(ROOT, include=config["packages"]["find"]["include"])
+    packed = {path for name in packages for path in (ROOT / name.replace(".", "/")).glob("*.py")}
+    [(name, patterns)] = config["package-data"].items()
+    for pattern in patterns:
+        found = [path for path in (ROOT / name).glob(pattern) if path.is_file()]
+        assert found, pattern
+        packed.update(found)
+    files = [path for path in (ROOT / name).rglob("*") if path.is_file()]
+    assert {path for path in files if "__pycache__" not in path.parts} == packed
 
 
 # The README on a package page
