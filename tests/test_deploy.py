@@ -16,6 +16,7 @@ from filtered_websocket.conf import DEFAULTS
 
 from .snippets import ROOT, named
 
+pytestmark = pytest.mark.repeats
 DEPLOY = ROOT / "deploy"
 NAMES = [
     "deploy/Caddyfile",

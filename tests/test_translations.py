@@ -8,6 +8,7 @@ from django.utils import translation
 
 from .translations import LOCALES, catalogs, missing, of_python, of_template, strings, update
 
+pytestmark = pytest.mark.repeats
 CATALOGS = catalogs()
 #: ``%s``, ``%(name)s``, ``%d``.
 PLACES = re.compile(r"%(?:\(\w+\))?[sd]")
