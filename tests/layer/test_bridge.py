@@ -389,18 +389,23 @@ def send_by(client, name, to, event):
     client.zadd(key, {b"\0" * 12 + msgpack.packb({**event, "__asgi_channel__": [channel]}): 1e9})
 
 
+def hold_back(boxes, name):
+    """Have this method of ``boxes`` wait for the event that is returned."""
+    method, gate = getattr(boxes, name), asyncio.Event()
+
+    async def later(*args):
+        await gate.wait()
+        await method(*args)
+
+    setattr(boxes, name, later)
+    return gate
+
+
 async def test_who_joins_while_redis_is_silent_is_told_of_a_gap(valkey, settings):
     """The members' own group is there, the one of Channels is not yet."""
     use(settings, "pubsub", valkey.url, LAYER_TIMEOUT=0.05)
     async with connect(route(groups=["other"])) as ann:
-        boxes = get_hub().link.bridge._boxes
-        add, gate = boxes.group_add, asyncio.Event()
-
-        async def later(*args):
-            await gate.wait()
-            await add(*args)
-
-        boxes.group_add = later
+        gate = hold_back(get_hub().link.bridge._boxes, "group_add")
         connection = ann.connection
         assert not await connection.join("chat")
         gate.set()
@@ -544,13 +549,7 @@ async def test_a_group_that_was_joined_late_is_left_with_its_last_member(valkey,
     use(settings, "pubsub", valkey.url, LAYER_TIMEOUT=0.05)
     async with connect(route(groups=["other"])) as ann:
         boxes = get_hub().link.bridge._boxes
-        join, gate = boxes._join, asyncio.Event()
-
-        async def join_late(*args):
-            await gate.wait()
-            await join(*args)
-
-        boxes._join = join_late
+        gate = hold_back(boxes, "_join")
         assert not await ann.connection.join("chat")
         ann.connection.leave("chat")
         gate.set()
