@@ -28,6 +28,7 @@ PAUSE = Rule(
     lambda value: (_is_int(value) or isinstance(value, float)) and value >= 0,
     "a number of seconds, 0 or more",
 )
+OPTIONAL_PAUSE = Rule(lambda value: value is None or PAUSE.allows(value), f"None or {PAUSE.words}")
 NAME = Rule(
     lambda value: (
         isinstance(value, str)

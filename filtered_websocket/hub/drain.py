@@ -39,6 +39,10 @@ POLL = 0.01
 #: the event loop, until half of the deadline has passed: the others are served meanwhile.
 BATCH = 32
 
+#: With no ``DRAIN_WINDOW``, so many connections are closed a second, as by Phoenix, whose drainer
+#: ends 10 000 every two seconds (``Phoenix.Socket``); more than that in the same two seconds.
+PER_SECOND, LONGEST = 5000, 2.0
+
 #: Close code and reason while the process drains.
 DRAINING = (RESTART, "the server ends")
 #: Set when this process has begun to end.
@@ -135,7 +139,10 @@ class Drain:
     async def run(self) -> None:
         """Refuse new connections and close all; return when they have ended."""
         ending.set()
-        await self.close_all(*DRAINING, conf.DRAIN_DEADLINE, conf.DRAIN_WINDOW)
+        window = conf.DRAIN_WINDOW
+        if window is None:
+            window = min(len(self._host.connections) / PER_SECOND, LONGEST)
+        await self.close_all(*DRAINING, conf.DRAIN_DEADLINE, window)
 
     async def close_all(self, code: int, reason: str, timeout: float, window: float = 0.0) -> None:
         """

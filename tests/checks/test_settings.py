@@ -71,7 +71,7 @@ WRONG = {
     "CONSOLE_TENANT": [3, ["a"], True],
     "CONSOLE": ["", "/", "/console/", "a//b", "a b", "ü", "x?y", "x\n", 3, ["a"]],
     "DRAIN_DEADLINE": [0, None, "8"],
-    "DRAIN_WINDOW": [-1, None, "2", True],
+    "DRAIN_WINDOW": [-1, "2", True, float("nan")],
     "FILTER_GRACE": [0, -1, None, "10", True],
     "FILTER_TIMEOUT": [0, -1, "5", True, float("nan")],
     "GROUPS": [3, ["a"]],

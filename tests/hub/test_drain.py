@@ -313,6 +313,22 @@ def test_clients_are_closed_one_after_the_other():
     assert closed == [(0, 4200), (2, 4200), (4, 4200), (6, 4200)]
 
 
+@pytest.mark.parametrize(
+    ("window", "clients", "seconds"),
+    [(None, 3, 0), (None, 5_000, 1), (None, 40_000, 2), (0, 5_000, 0), (6, 3, 4)],
+)
+def test_without_a_window_few_clients_are_closed_sooner(settings, window, clients, seconds):
+    settings.FILTERED_WEBSOCKET = {} if window is None else {"DRAIN_WINDOW": window}
+    host = Closes(clients, 0)
+
+    async def drain():
+        host.loop = asyncio.get_running_loop()
+        await Drain(host).run()
+
+    run_in_fake_time(drain())
+    assert host.closed[-1] - host.closed[0] == pytest.approx(seconds, abs=0.01)
+
+
 async def test_what_takes_too_long_is_left_to_the_server(caplog):
     gate = asyncio.Event()
 
