@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from asgiref.sync import markcoroutinefunction
 
+from ..conf import conf
 from ..exceptions import Close, NotAllowed
 from ..groups import MAX_NAME, Action
 from ..history.base import Position, check_position
@@ -75,6 +76,15 @@ class Member(Client):
         if self._turns is None:
             self._turns = Turns()
         return self._turns
+
+    @property
+    def has_room(self) -> bool:
+        """
+        Whether it may join one more group of ``MAX_GROUPS``, to which joins that wait count.
+        Private to this package.
+        """
+        most: int = conf.MAX_GROUPS
+        return len(self.joined) + self.joining < most
 
     @property
     def groups(self) -> frozenset[str]:

@@ -133,7 +133,7 @@ def _subscription(
     if not trusted:
         if len(name) > MAX_NAME:
             raise NotAllowed(f"names have at most {MAX_NAME} characters", name)
-        if len(connection.joined) + connection.joining >= conf.MAX_GROUPS:
+        if not connection.has_room:
             raise NotAllowed(f"at most {conf.MAX_GROUPS} groups (MAX_GROUPS)", name)
     match = rules.find(name)
     if match is not None:

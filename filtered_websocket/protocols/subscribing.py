@@ -7,7 +7,6 @@ from typing import Any
 
 from ..close_codes import RESYNC
 from ..codecs.data import data_of
-from ..conf import conf
 from ..connections.subscription import Subscription, recovered
 from ..exceptions import NotAllowed
 from ..groups import MAX_NAME, RESERVED, TOKEN_PREFIX, channel_name
@@ -79,7 +78,7 @@ class Subscribing:
             raise ReplyError(107)
         keeps = self._match(group).rule.history is not None
         claims = claims_of(request, self._connection.user_id or "")
-        if len(self._connection.joined) >= conf.MAX_GROUPS:
+        if not self._connection.has_room:
             raise ReplyError(106)
         takes_numbers = self._session.format.takes_numbers
         is_compact = takes_numbers and bool(request.get("flag", 0) & COMPACT)

@@ -92,7 +92,7 @@ class Subscribing:
         if self.stands(group):
             self._succeed(group, channel, kind, None)
             return
-        if len(self._connection.joined) >= conf.MAX_GROUPS:  # also with a signature
+        if not self._connection.has_room:  # also with a signature
             raise NotAllowed(f"at most {conf.MAX_GROUPS} groups (MAX_GROUPS)", group)
         if member is not None:
             await self._check_members(group, member)

@@ -299,6 +299,26 @@ async def test_a_token_needs_room(settings):
         assert await ann.error(subscribe=wanted) == 106
 
 
+async def test_joins_that_wait_take_room_of_a_token(settings):
+    from .test_tokens import KEY
+
+    async def waits(connection):
+        return await gate.wait()
+
+    settings.FILTERED_WEBSOCKET = {"JWT_KEY": KEY, "MAX_GROUPS": 2}
+    gate = asyncio.Event()
+    async with speak(rules=[group("slow", join=waits), group("<slug:name>")]) as ann:
+        await subscribed(ann, "news")
+        joined = ann.client.connection.join("slow")
+        wanted = {"channel": "board", "token": token(channel="board")}
+        assert await ann.error(subscribe=wanted) == 106
+        gate.set()
+        assert await joined
+        assert (await ann.push())["channel"] == "slow"
+        await ann.ask(unsubscribe={"channel": "news"})
+        await subscribed(ann, "board", token=token(channel="board"))
+
+
 async def test_a_group_needs_room():
     rules = [group("<slug:name>")]
     with override_settings(FILTERED_WEBSOCKET={"MAX_GROUPS": 1}):

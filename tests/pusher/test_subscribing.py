@@ -9,6 +9,7 @@ from django.contrib.auth.models import User
 from filtered_websocket import Drop, WebSocketJoinFilter, WebSocketLeaveFilter
 from filtered_websocket.disconnect import disconnect_user, subscribe, unsubscribe
 from filtered_websocket.exceptions import Close, PublishError
+from filtered_websocket.groups import group
 from filtered_websocket.history.base import Retention
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.layer.envelope import EVENT
@@ -106,6 +107,20 @@ async def test_more_groups_than_allowed(settings):
         await ann.subscribe("a")
         await ann.subscribe("b")
         assert await ann.refused(channel="c") == (401, "not allowed")
+
+
+async def test_joins_that_wait_take_room_of_a_signature(settings):
+    async def waits(connection):
+        return await gate.wait()
+
+    settings.FILTERED_WEBSOCKET = with_app(site={"MAX_GROUPS": 1})
+    gate = asyncio.Event()
+    async with speak(rules=[group("slow", join=waits), group("<slug:name>")]) as ann:
+        joined = ann.client.connection.join("slow")
+        assert await ann.refused(**ann.signed("private-c")) == (401, "not allowed")
+        gate.set()
+        assert await joined
+        assert ann.client.connection.groups == {"slow"}
 
 
 async def test_a_signature_needs_room_as_well(settings):
