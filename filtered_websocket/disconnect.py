@@ -8,10 +8,10 @@ functions are for everything else.
 
 from typing import Any
 
+from .api.control import change, close
 from .auth.keys import digest_of
 from .close_codes import UNAUTHORIZED
 from .connections.connection import Connection
-from .control.orders import change, close
 
 
 def disconnect_user(

@@ -14,9 +14,9 @@ from django.contrib.sessions.backends.base import SessionBase
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 
+from .api.control import recheck, tell
 from .auth.validity import token_model
 from .conf import conf
-from .control.orders import recheck, tell
 from .disconnect import disconnect_session
 
 #: A save of only these fields ends no access. Any other field of a site's own user model

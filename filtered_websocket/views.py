@@ -13,8 +13,8 @@ from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_POST, require_safe
 
+from .api.listener import is_reachable
 from .auth.tickets import LIFETIME, issue
-from .control.reachability import is_reachable
 from .hub.drain import ending
 from .hub.registry import active_hub
 from .metrics.access import load_prometheus, may_see

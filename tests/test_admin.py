@@ -13,8 +13,8 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from filtered_websocket.api import control
 from filtered_websocket.auth.keys import digest_of
-from filtered_websocket.control import counts as connection_counts
 from filtered_websocket.models import Token
 from filtered_websocket.models import tokens as our_models
 
@@ -52,7 +52,7 @@ def browser_of(user):
 @pytest.fixture(autouse=True)
 def nobody_is_waited_for(monkeypatch):
     """There is no other process that could say how many connections it has."""
-    monkeypatch.setattr(connection_counts, "WAIT", 0)
+    monkeypatch.setattr(control, "WAIT", 0)
 
 
 @pytest.fixture
@@ -357,7 +357,7 @@ def test_live_connections_are_asked_for_once_a_page(admin, monkeypatch, counts, 
         asked.append(list(ids))
         return counts if by_id is None else by_id
 
-    monkeypatch.setattr(connection_counts, "count_connections", count)
+    monkeypatch.setattr(control, "count_connections", count)
     listed = text_of(admin.get(LIST))
     assert re.findall(r'"field-connections">([^<]*)<', listed) == shown
     assert asked == [[tokens["b"].pk, tokens["a"].pk]]
@@ -366,7 +366,7 @@ def test_live_connections_are_asked_for_once_a_page(admin, monkeypatch, counts, 
 
 
 def test_actions_ask_for_no_connections(admin, token, monkeypatch):
-    monkeypatch.setattr(connection_counts, "count_connections", None)
+    monkeypatch.setattr(control, "count_connections", None)
     chosen = {"action": "revoke_selected", "_selected_action": [token.pk]}
     assert admin.post(LIST, chosen).status_code == 302
     assert admin.post(LIST, {**chosen, "action": "delete_selected"}).status_code == 200

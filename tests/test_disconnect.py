@@ -11,11 +11,11 @@ from django.contrib.auth.models import AnonymousUser
 
 from filtered_websocket import Close, WebSocketConnectFilter
 from filtered_websocket import publish as publish_module
+from filtered_websocket.api import control
+from filtered_websocket.api.control import recheck, send
 from filtered_websocket.auth.keys import digest_of
 from filtered_websocket.close_codes import UNAUTHORIZED
 from filtered_websocket.consumers import FilteredWebSocketConsumer
-from filtered_websocket.control import orders
-from filtered_websocket.control.orders import recheck, send
 from filtered_websocket.disconnect import (
     disconnect_connection,
     disconnect_session,
@@ -52,7 +52,7 @@ def told(monkeypatch):
     """The control events that would have been sent."""
     events = []
 
-    monkeypatch.setattr(orders, "queueing_hub", lambda: Listener(events))
+    monkeypatch.setattr(control, "queueing_hub", lambda: Listener(events))
     return events
 
 

@@ -13,9 +13,9 @@ from django.test.utils import isolate_apps
 from django.utils import timezone
 
 from filtered_websocket import publish, signals
+from filtered_websocket.api import control
 from filtered_websocket.auth.keys import digest_of
 from filtered_websocket.close_codes import UNAUTHORIZED
-from filtered_websocket.control import orders
 from filtered_websocket.models import Token
 from filtered_websocket.signals import connect_signals
 from filtered_websocket.testing import connect
@@ -48,7 +48,7 @@ def told(monkeypatch, ann, token):
         def call(self, function, *args):
             function(*args)
 
-    monkeypatch.setattr(orders, "queueing_hub", Listener)
+    monkeypatch.setattr(control, "queueing_hub", Listener)
     return events
 
 
@@ -261,7 +261,7 @@ def test_a_layer_that_fails_fails_neither_a_save_nor_a_logout(
     def fail(*args):
         raise wrong
 
-    monkeypatch.setattr(orders, "queueing_hub", fail)
+    monkeypatch.setattr(control, "queueing_hub", fail)
     request = request_of(ann)
     ann.is_active = False
     ann.save()

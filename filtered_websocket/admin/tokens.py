@@ -19,8 +19,8 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 from django.views.decorators.debug import sensitive_variables
 
+from ..api import control
 from ..auth.keys import Key, shorten
-from ..control import counts
 from ..models import State, Token
 from .steps import StepsAdmin
 
@@ -189,6 +189,6 @@ def _moment(value: datetime.datetime | None) -> Any:
 
 def _count(tokens: Iterable[Token]) -> None:
     """Set on each token the number of its connections, as shown in the list."""
-    found = counts.count_connections([token.pk for token in tokens])
+    found = control.count_connections([token.pk for token in tokens])
     for token in tokens:
         vars(token)["connections"] = UNKNOWN if found is None else found.get(token.pk, 0)

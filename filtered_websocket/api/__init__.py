@@ -1,1 +1,1 @@
-"""The HTTP API of the Centrifuge protocol: for backends in any language, as ``cent`` calls it."""
+"""Commands from outside to the connections of all processes: control events, and the HTTP APIs."""

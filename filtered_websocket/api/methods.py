@@ -6,8 +6,6 @@ from contextvars import copy_context
 from typing import Any
 
 from ..auth.tenants import personal_group
-from ..control.counts import count_members, describe_processes
-from ..control.orders import change, close, set_expiry
 from ..exceptions import check_close
 from ..groups import PERSONAL_PREFIX, channel_name
 from ..history import Page, Publication, forget_history
@@ -18,8 +16,8 @@ from ..presence import Info
 from ..presence import presence as read_presence
 from ..presence import presence_stats as read_stats
 from ..publish import is_shared
-from .groups import group_of, keeping_group
-from .requests import ApiError, Request
+from .control import change, close, count_members, describe_processes, set_expiry
+from .requests import ApiError, Request, group_of, keeping_group
 
 #: How a connection is closed where a request does not say: the client stays away.
 FORCED = (3503, "force disconnect")

@@ -12,8 +12,7 @@ from ..pipelines.keeping import history_of, site_keep, site_rules
 from ..publish import hand_over
 from ..publishing.batches import Keep
 from ..publishing.items import new_item
-from .groups import group_of
-from .requests import ApiError, Request
+from .requests import ApiError, Request, group_of
 
 #: Returns the result when the channel layer has the message.
 Finish = Callable[[], dict[str, Any]]

@@ -7,8 +7,6 @@ from typing import Any
 
 from ..auth.tenants import personal_group
 from ..codecs.pusher import SYSTEM_PREFIXES, data_told
-from ..control.counts import count_in_all, count_members
-from ..control.orders import close
 from ..history import history
 from ..history.base import Retention
 from ..layer.envelope import EVENT
@@ -30,6 +28,7 @@ from ..pusher.channels import (
 from ..pusher.codes import UNAUTHORIZED
 from ..pusher.connection import CONNECTIONS, connection_of
 from ..pusher.subscribing import order_name
+from .control import close, count_in_all, count_members
 from .methods import UNANSWERED, is_alone
 from .publishing import Finish, send
 from .requests import ApiError, Request, as_object

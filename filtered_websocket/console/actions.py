@@ -10,10 +10,10 @@ from django.apps import apps
 from django.db import router, transaction
 from django.utils.crypto import salted_hmac
 
+from ..api.control import change, close
 from ..auth.validity import is_token, token_model
 from ..close_codes import UNAUTHORIZED
 from ..codecs.frames import dump_json
-from ..control.orders import change, close
 from ..exceptions import PublishError
 from ..layer.envelope import MAX_GROUP_NAME
 from ..logs import printable

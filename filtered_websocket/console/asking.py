@@ -17,8 +17,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any, TypeAlias
 
+from ..api.control import ask_all
 from ..auth.keys import hide_secrets
-from ..control.counts import ask_all
 from ..history import Publication, ahistory
 from ..hub.hub import Hub, get_hub
 from ..observe import BOUNDS

@@ -24,8 +24,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from ..api.listener import Listener
 from ..conf import conf
-from ..control.listener import Listener
 from ..layer.envelope import CONTROL, Batch, group_key
 from ..publishing.items import control_item
 from ..threads.tasks import end_tasks

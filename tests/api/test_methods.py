@@ -7,8 +7,7 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 
 from filtered_websocket import publish as publishing
-from filtered_websocket.api import methods
-from filtered_websocket.control import counts, orders
+from filtered_websocket.api import control, methods
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.testing import connect
 
@@ -23,7 +22,7 @@ aerror = sync_to_async(error)
 
 @pytest.fixture(autouse=True)
 def short_wait(monkeypatch):
-    monkeypatch.setattr(counts, "WAIT", 0.15)
+    monkeypatch.setattr(control, "WAIT", 0.15)
 
 
 @pytest.fixture
@@ -125,7 +124,7 @@ def test_an_order_that_the_layer_does_not_take_is_error_100(monkeypatch):
     def fail(group, item):
         raise ConnectionError("no Redis")
 
-    monkeypatch.setattr(orders, "send_now", fail)
+    monkeypatch.setattr(control, "send_now", fail)
     for method, fields in {
         "subscribe": {"channel": "news"},
         "unsubscribe": {"channel": "news"},

@@ -10,10 +10,10 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client as Browser
 
 from filtered_websocket import logs
+from filtered_websocket.api import control
 from filtered_websocket.console import rows, snapshot
 from filtered_websocket.console.actions import page_key
 from filtered_websocket.console.filters import PREFIX
-from filtered_websocket.control import counts
 from filtered_websocket.pipelines import pipeline
 from filtered_websocket.routing import with_websockets
 
@@ -24,7 +24,7 @@ from ..waiting import until
 @pytest.fixture(autouse=True)
 def one_answer_is_waited_for(monkeypatch):
     """There is no other process."""
-    monkeypatch.setattr(counts, "wait_for", lambda answers: until(lambda: answers))
+    monkeypatch.setattr(control, "wait_for", lambda answers: until(lambda: answers))
 
 
 @pytest.fixture

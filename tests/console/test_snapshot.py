@@ -13,11 +13,11 @@ from filtered_websocket import (
     WebSocketMessageFilter,
     __version__,
 )
+from filtered_websocket.api import control
 from filtered_websocket.console import snapshot
 from filtered_websocket.console.filters import console_urlpatterns
 from filtered_websocket.console.snapshot import MAX_BYTES, merge_hubs, merge_pipelines
 from filtered_websocket.consumers import FilteredWebSocketConsumer
-from filtered_websocket.control import counts
 from filtered_websocket.filters.broadcast_messages import BroadcastMessagesFilter
 from filtered_websocket.filters.rate_limit import RateLimitFilter
 from filtered_websocket.hub.hub import get_hub
@@ -103,7 +103,7 @@ async def test_a_process_says_who_it_is_and_how_it_does():
     app = FilteredWebSocketConsumer.as_asgi(filters=[], groups=["a", "b"])
     async with connect(app) as client:
         node = await look_inside()
-        with_nobody_new = await asyncio.to_thread(counts.describe_processes)
+        with_nobody_new = await asyncio.to_thread(control.describe_processes)
         await client.settle()
     assert (node["version"], node["num_clients"], node["num_users"]) == (__version__, 1, 0)
     assert (node["num_subs"], node["num_channels"]) == (2, 2)
@@ -118,8 +118,8 @@ async def test_a_process_says_who_it_is_and_how_it_does():
 
 async def test_describe_processes_shows_the_inside_where_it_is_asked_for():
     async with connect([Greets]):
-        [node] = await asyncio.to_thread(counts.describe_processes, inside=True)
-        [without] = await asyncio.to_thread(counts.describe_processes)
+        [node] = await asyncio.to_thread(control.describe_processes, inside=True)
+        [without] = await asyncio.to_thread(control.describe_processes)
     assert node["inside"]["pipelines"] and "inside" not in without
     assert node["uid"] == without["uid"]
 

@@ -17,6 +17,7 @@ from filtered_websocket import (
     WebSocketSendFilter,
     observe,
 )
+from filtered_websocket.api.control import recheck
 from filtered_websocket.chains.chain import Chain
 from filtered_websocket.console import taps, tee
 from filtered_websocket.console.taps import receive
@@ -29,7 +30,6 @@ from filtered_websocket.console.tee import (
 )
 from filtered_websocket.console.watching import MAX_ID, current_id, watching
 from filtered_websocket.consumers import FilteredWebSocketConsumer
-from filtered_websocket.control.orders import recheck
 from filtered_websocket.groups import History, group
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.hub.registry import process_name
@@ -801,7 +801,7 @@ async def test_where_the_layer_does_not_answer_there_is_no_tee(monkeypatch):
     async def no(self, key):
         return False
 
-    monkeypatch.setattr("filtered_websocket.control.listener.Listener.join", no)
+    monkeypatch.setattr("filtered_websocket.api.listener.Listener.join", no)
     with pytest.raises(TimeoutError, match=r"the channel layer \(Redis\) does not answer"):
         await Tee(on_group("g")).__aenter__()
 

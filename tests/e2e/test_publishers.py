@@ -161,7 +161,7 @@ EVENTLET = (
 GREENLETS = (
     "together(*[(in_order, name) for name in 'abcd'])\n"
     # As the token list of the admin does.
-    "from filtered_websocket.control.counts import count_connections\n"
+    "from filtered_websocket.api.control import count_connections\n"
     "assert count_connections([1]) == {1: 0}\n"
     "together(*[(publishing.ask_the_database,)] * 4, *[(in_order, name) for name in 'efgh'])\n"
     "together(*[(publishing.read_history,)] * 4)\n"

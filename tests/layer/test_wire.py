@@ -13,12 +13,12 @@ import msgpack
 import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
+from filtered_websocket.api import control
+from filtered_websocket.api.listener import Listener
 from filtered_websocket.codecs.frames import Encoded
 from filtered_websocket.console import asking, tee
 from filtered_websocket.console.tee import Spec, Subject, Tee
 from filtered_websocket.console.watching import Trail, trail_event, watching
-from filtered_websocket.control import counts, orders
-from filtered_websocket.control.listener import Listener
 from filtered_websocket.disconnect import (
     disconnect_connection,
     disconnect_session,
@@ -213,20 +213,20 @@ async def test_a_probe_has_the_form_that_it_always_had():
             '"reason":"disconnected by the site"}',
         ),
         (
-            lambda: orders.change("unsubscribe", "5", "room", "6ba7"),
+            lambda: control.change("unsubscribe", "5", "room", "6ba7"),
             '{"is":"changed","kind":"unsubscribe","id":"5","client":"6ba7",'
             '"group":"room","n":"0011223344556677"}',
         ),
         (
-            lambda: orders.close("user", "", 4000, "", "6ba7", ["6ba8"]),
+            lambda: control.close("user", "", 4000, "", "6ba7", ["6ba8"]),
             '{"is":"close","kind":"user","id":"","client":"6ba7",'
             '"code":4000,"reason":"","keep":["6ba8"]}',
         ),
         (
-            lambda: orders.set_expiry("5", "", 7),
+            lambda: control.set_expiry("5", "", 7),
             '{"is":"changed","kind":"expiry","id":"5","at":7}',
         ),
-        (lambda: orders.recheck("token", 7), '{"is":"changed","kind":"token","id":"7"}'),
+        (lambda: control.recheck("token", 7), '{"is":"changed","kind":"token","id":"7"}'),
         (lambda: get_hub().send_control({"is": "sweep"}), '{"is":"sweep"}'),
         (
             lambda: get_hub().send_control({"is": "ask", "nonce": "n"}),
@@ -235,7 +235,7 @@ async def test_a_probe_has_the_form_that_it_always_had():
     ],
 )
 async def test_a_control_event_has_the_bytes_that_it_always_had(monkeypatch, send, payload):
-    monkeypatch.setattr(orders.secrets, "token_hex", lambda size: "0011223344556677"[: 2 * size])
+    monkeypatch.setattr(control.secrets, "token_hex", lambda size: "0011223344556677"[: 2 * size])
     async with connect([]):
         hub = get_hub()
         batches = []
@@ -316,7 +316,7 @@ async def test_an_answer_to_a_count_has_the_bytes_that_it_always_had(monkeypatch
 #: What the console asks all processes, and the nonce of each.
 QUESTIONS = [
     (
-        lambda hub: counts.ask_all(hub, {"node": True, "snapshot": {"of": "process"}}),
+        lambda hub: control.ask_all(hub, {"node": True, "snapshot": {"of": "process"}}),
         '{"is":"ask","nonce":"00","node":true,"snapshot":{"of":"process"}}',
     ),
     (
@@ -330,8 +330,8 @@ QUESTIONS = [
 async def test_a_question_of_the_console_has_the_bytes_that_it_always_had(
     monkeypatch, ask, payload
 ):
-    monkeypatch.setattr(counts.secrets, "token_hex", lambda size: "00")
-    monkeypatch.setattr(counts, "wait_for", lambda answers: until(lambda: answers))
+    monkeypatch.setattr(control.secrets, "token_hex", lambda size: "00")
+    monkeypatch.setattr(control, "wait_for", lambda answers: until(lambda: answers))
     async with connect([]):
         hub = get_hub()
         batches = []

@@ -221,7 +221,7 @@ def test_it_is_told_where_connections_of_other_processes_live_on(
     settings, monkeypatch, backend, shared
 ):
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend, "CONFIG": {}}}
-    monkeypatch.setattr("filtered_websocket.control.orders.send", lambda event: None)
+    monkeypatch.setattr("filtered_websocket.api.control.send", lambda event: None)
     token, _ = Token.objects.create_key(name="lamp")
     _, err = run("revoke", str(token.pk))
     assert (UNHEARD in err) is not shared

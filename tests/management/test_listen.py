@@ -7,8 +7,8 @@ import threading
 import pytest
 from django.core.management import CommandError, call_command
 
+from filtered_websocket.api.listener import Listener
 from filtered_websocket.checks.settings import PUBSUB
-from filtered_websocket.control.listener import Listener
 from filtered_websocket.layer.envelope import Batch, Item, group_key, seal
 from filtered_websocket.management.commands import listen
 from filtered_websocket.management.commands.listen import Received, as_line, as_object

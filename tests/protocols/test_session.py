@@ -13,7 +13,7 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.test import override_settings
 
 from filtered_websocket import Close, Drop, WebSocketConnectFilter, WebSocketDisconnectFilter
-from filtered_websocket.control.orders import set_expiry
+from filtered_websocket.api.control import set_expiry
 from filtered_websocket.disconnect import disconnect_user, subscribe
 from filtered_websocket.filters.base import WebSocketJoinFilter, WebSocketMessageFilter
 from filtered_websocket.hub.hub import get_hub

@@ -15,7 +15,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from filtered_websocket import publish
-from filtered_websocket.control import orders
+from filtered_websocket.api import control
 from filtered_websocket.groups import group
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.models import PusherApp
@@ -305,7 +305,7 @@ def test_a_page_signs_for_it(shop, django_user_model):
 
 def test_processes_are_told_only_where_the_site_has_such_apps(shop, settings, monkeypatch):
     sent = []
-    monkeypatch.setattr(orders, "send", sent.append)
+    monkeypatch.setattr(control, "send", sent.append)
     shop[0].save()
     shop[0].delete()
     assert [{**one, "nonce": ""} for one in sent] == [

@@ -8,8 +8,8 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from ...api.control import describe_processes
 from ...console.snapshot import merge_hubs, merge_pipelines
-from ...control.counts import describe_processes
 from ...hub.registry import process_name
 from ...logs import printable
 from ..shell import ShellCommand, check_layer, took

@@ -8,9 +8,9 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from ...api.listener import Listener
 from ...codecs.frames import dump_json
 from ...conf import describe
-from ...control.listener import Listener
 from ...layer.envelope import Batch, Item, Sequence, check_group, group_key
 from ...logs import printable
 from ..shell import LineWriter, ShellCommand, check_layer, told_when_closed

@@ -5,7 +5,7 @@ from django.db import transaction
 from django.test import Client, override_settings
 from django.urls import resolve
 
-from filtered_websocket.api.views import api
+from filtered_websocket.api.urls import api
 
 from .calling import KEY, ask, post
 

@@ -1,4 +1,4 @@
-"""How many connections use a token, in all processes."""
+"""What all processes answer to a question. Orders: ``tests/test_disconnect.py``."""
 
 import asyncio
 import json
@@ -9,9 +9,9 @@ import pytest
 from asgiref.sync import sync_to_async
 
 from filtered_websocket import publish
+from filtered_websocket.api import control
 from filtered_websocket.checks.settings import PUBSUB
 from filtered_websocket.consumers import FilteredWebSocketConsumer
-from filtered_websocket.control import counts
 from filtered_websocket.hub import registry
 from filtered_websocket.hub.hub import get_hub
 from filtered_websocket.hub.registry import Answer
@@ -26,8 +26,13 @@ from ..waiting import until
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+@pytest.fixture(autouse=True)
+def site():
+    """That of the API's tests is none here."""
+
+
 async def test_connections_are_counted_by_the_token_they_use(monkeypatch):
-    monkeypatch.setattr(counts, "WAIT", 0.05)
+    monkeypatch.setattr(control, "WAIT", 0.05)
     app = FilteredWebSocketConsumer.as_asgi(filters=[])
     clients, records = [], []
     for number in (2, 1):
@@ -37,7 +42,7 @@ async def test_connections_are_counted_by_the_token_they_use(monkeypatch):
             headers = [("authorization", f"Token {key}".encode())]
             clients.append(await shake_hands(app, headers=headers))
     ids = [record.pk for record in records]
-    counted = await asyncio.to_thread(counts.count_connections, [*ids, 0])
+    counted = await asyncio.to_thread(control.count_connections, [*ids, 0])
     assert counted == {ids[0]: 2, ids[1]: 1, 0: 0}
     assert get_hub().grants.counts_asked == {}
     for client in clients:
@@ -45,28 +50,28 @@ async def test_connections_are_counted_by_the_token_they_use(monkeypatch):
 
 
 async def test_while_the_layer_is_away_nothing_is_known(monkeypatch):
-    monkeypatch.setattr(counts, "WAIT", 0.05)
+    monkeypatch.setattr(control, "WAIT", 0.05)
     app = FilteredWebSocketConsumer.as_asgi(filters=[])
     client = await shake_hands(app)
     get_hub().publish_queue.put = lambda *args: None  # nothing leaves
-    assert await asyncio.to_thread(counts.count_connections, [1]) is None
-    assert await asyncio.to_thread(counts.count_members, "*") is None
-    assert await asyncio.to_thread(counts.describe_processes) is None
+    assert await asyncio.to_thread(control.count_connections, [1]) is None
+    assert await asyncio.to_thread(control.count_members, "*") is None
+    assert await asyncio.to_thread(control.describe_processes) is None
     await client.close()
 
 
 async def test_the_members_of_many_groups_come_in_several_answers(monkeypatch, settings):
     """None of which is longer than a message may be."""
-    monkeypatch.setattr(counts, "WAIT", 0.2)
+    monkeypatch.setattr(control, "WAIT", 0.2)
     settings.FILTERED_WEBSOCKET = {"MAX_MESSAGE_SIZE": 400}
     names = [f"group {number:03}" for number in range(100)]
     client = await shake_hands(FilteredWebSocketConsumer.as_asgi(filters=[], groups=names))
     sent = []
     send_control = get_hub().send_control
     get_hub().send_control = lambda event: (sent.append(event), send_control(event))
-    found = await asyncio.to_thread(counts.count_members, "group 0*")
+    found = await asyncio.to_thread(control.count_members, "group 0*")
     assert found == dict.fromkeys(names, 1)
-    assert await asyncio.to_thread(counts.count_members, "group ?[13579]9") == {
+    assert await asyncio.to_thread(control.count_members, "group ?[13579]9") == {
         f"group 0{number}9": 1 for number in range(1, 10, 2)
     }
     assert len(sent) > 6
@@ -83,10 +88,10 @@ async def test_processes_that_are_known_are_waited_for_and_no_longer(monkeypatch
     async def wait_for(answers):
         waits.append(len(answers))
 
-    monkeypatch.setattr(counts, "wait_for", wait_for)
-    monkeypatch.setattr(counts, "LATE", 60.0)
+    monkeypatch.setattr(control, "wait_for", wait_for)
+    monkeypatch.setattr(control, "LATE", 60.0)
     for also_others in (True, False):
-        answers, waits[:] = counts.Answers(["a", "b"]), []
+        answers, waits[:] = control.Answers(["a", "b"]), []
         waiting = asyncio.ensure_future(answers.wait(also_others))
         for process in ("a", "c", "a"):
             answers.append(said(process))
@@ -100,8 +105,8 @@ async def test_processes_that_are_known_are_waited_for_and_no_longer(monkeypatch
 
 
 async def test_a_process_that_has_ended_is_not_waited_for_without_end(monkeypatch):
-    monkeypatch.setattr(counts, "LATE", 0.01)
-    answers = counts.Answers(["gone"])
+    monkeypatch.setattr(control, "LATE", 0.01)
+    answers = control.Answers(["gone"])
     await answers.wait(False)
     assert answers == []
 
@@ -113,20 +118,20 @@ def test_an_answer_says_of_which_process_it_is():
 
 
 async def test_on_an_event_loop_nobody_may_wait_for_the_answers():
-    assert counts.count_connections([1]) is None
+    assert control.count_connections([1]) is None
 
 
 def test_without_connections_and_without_a_layer_nothing_is_known(settings):
     settings.CHANNEL_LAYERS = {}
-    assert counts.count_connections([1]) is None
+    assert control.count_connections([1]) is None
 
 
 def test_a_process_without_connections_asks_the_layer(monkeypatch):
     """With the in-memory layer, on which only this process answers."""
-    monkeypatch.setattr(counts, "WAIT", 0.05)
+    monkeypatch.setattr(control, "WAIT", 0.05)
     try:
-        assert counts.count_connections([1]) == {1: 0}
-        assert counts.count_connections([2]) == {2: 0}
+        assert control.count_connections([1]) == {1: 0}
+        assert control.count_connections([2]) == {2: 0}
     finally:
         # Ends the thread and all that it listens with.
         publish._close()
@@ -134,7 +139,7 @@ def test_a_process_without_connections_asks_the_layer(monkeypatch):
 
 @pytest.fixture
 def redis_server(settings, monkeypatch):
-    monkeypatch.setattr(counts, "WAIT", 0.3)
+    monkeypatch.setattr(control, "WAIT", 0.3)
     server = FakeRedis()
     settings.CHANNEL_LAYERS = {
         "default": {"BACKEND": PUBSUB, "CONFIG": {"hosts": [{"address": server.url}]}}
@@ -165,7 +170,7 @@ def test_a_process_without_connections_asks_redis_without_an_event_loop(redis_se
 
     redis_server.answer = answer
     before = threading.active_count()
-    assert counts.count_connections([1, 2]) == {1: 3, 2: 0}
+    assert control.count_connections([1, 2]) == {1: 3, 2: 0}
     assert publish._publisher is None and threading.active_count() - before <= 2
 
 
@@ -175,15 +180,15 @@ def tell(server, channel, event):
 
 
 def test_where_nobody_serves_all_counts_are_0(redis_server):
-    assert counts.count_connections([1]) == {1: 0}
+    assert control.count_connections([1]) == {1: 0}
 
 
 def test_a_redis_that_is_away_is_not_known(redis_server, settings):
     settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.1}
     redis_server.answer = lambda command: None
-    assert counts.count_connections([1]) is None
+    assert control.count_connections([1]) is None
     redis_server.close()
-    assert counts.count_connections([1]) is None
+    assert control.count_connections([1]) is None
 
 
 async def test_parts_above_the_hub_answer_questions_of_their_own(monkeypatch):
@@ -202,7 +207,7 @@ async def test_parts_above_the_hub_answer_questions_of_their_own(monkeypatch):
     hub = get_hub()
     hub.grants.count = lambda: pytest.fail("nobody asked for tokens")
     asking = asyncio.ensure_future(
-        counts._ask_hub(hub, {"is": "ask", "nonce": "n", "own": {"of": "x"}})
+        control._ask_hub(hub, {"is": "ask", "nonce": "n", "own": {"of": "x"}})
     )
     await until(lambda: later)
     later[0]({"own": 2})

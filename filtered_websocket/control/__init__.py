@@ -1,1 +1,0 @@
-"""Commands to the connections of all processes, from anywhere in Django."""
