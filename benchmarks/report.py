@@ -39,23 +39,28 @@ def verdict(claim: Claim, results: Results) -> tuple[str, str, str]:
 
 
 def missed(results: Results) -> str:
-    """Each bound that the last run missed, and why; and which it did not measure."""
-    lines, unknown = [], []
+    """Each bound that the last run missed, by the reason; and which it did not measure."""
+    #: Reason -> what was missed for it.
+    found: dict[str, list[str]] = {}
+    unknown = []
+
+    def note(words: str, figures: str) -> None:
+        reason = REASONS.get(words, "The reason is not known yet")
+        found.setdefault(reason, []).append(f"    - {words}: {figures}.")
+
     for claim in CLAIMS:
         bound, figure, outcome = verdict(claim, results)
         if outcome == "not measured":
             unknown.append(claim.words)
         elif outcome != "met":
-            lines.append((claim.words, f"{figure}, the bound is {bound}"))
+            note(claim.words, f"{figure}, the bound is {bound}")
     for one in growth.of_ours(results):
         if one.exponent is None:
             unknown.append(one.words)
         elif not one.is_met:
-            lines.append((one.words, f"exponent {one.exponent:.2f}, the bound is <= {one.bound:g}"))
-    text = [
-        f"- {words}: {figures}. {REASONS.get(words, 'The reason is not known yet')}."
-        for words, figures in lines
-    ] or ["Nothing that was measured."]
+            note(one.words, f"exponent {one.exponent:.2f}, the bound is <= {one.bound:g}")
+    text = [line for reason, which in found.items() for line in (f"- {reason}:", *which)]
+    text = text or ["Nothing that was measured."]
     if unknown:
         text.append(f"- Not measured in this run: {'; '.join(unknown)}.")
     return "\n".join(text)

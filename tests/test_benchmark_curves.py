@@ -114,5 +114,5 @@ def test_every_curve_is_a_scenario_with_ours():
 def test_a_curve_that_rises_is_missed(monkeypatch):
     monkeypatch.setattr(report, "CLAIMS", [])
     results = grown("curve-groups", "ours-daphne", {1: 1.0, 10: 10.0, 100: 100.0})
-    [line] = report.missed(results).splitlines()
-    assert line.startswith("- groups of one: CPU per delivery, ours, daphne: exponent 1.00,")
+    _, line = report.missed(results).splitlines()
+    assert line.startswith("    - groups of one: CPU per delivery, ours, daphne: exponent 1.00,")

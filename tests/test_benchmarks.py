@@ -185,9 +185,17 @@ def test_what_is_missed_is_listed_with_its_reason_and_what_was_not_measured(monk
     for reason, said in [({}, "The reason is not known yet"), ({"a": "Because"}, "Because")]:
         monkeypatch.setattr(report, "REASONS", reason)
         assert report.missed(results).splitlines() == [
-            f"- a: 1.5 (1.5-1.5), the bound is <= 1.4. {said}.",
+            f"- {said}:",
+            "    - a: 1.5 (1.5-1.5), the bound is <= 1.4.",
             "- Not measured in this run: b.",
         ]
+    monkeypatch.setattr(report, "CLAIMS", [claim(words="a"), claim(words="c")])
+    monkeypatch.setattr(report, "REASONS", {"a": "Because", "c": "Because"})
+    assert report.missed(results).splitlines() == [
+        "- Because:",
+        "    - a: 1.5 (1.5-1.5), the bound is <= 1.4.",
+        "    - c: 1.5 (1.5-1.5), the bound is <= 1.4.",
+    ]
     met = measured(ours_daphne=2.0, ours_uvicorn=2.0, limit=2.0)
     assert report.missed(met) == "Nothing that was measured."
 
