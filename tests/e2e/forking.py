@@ -40,22 +40,25 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 #: Where one is not installed, as in the oldest versions of a library, its programs do without.
 PRELOADED = (
-    *("autobahn.wamp.protocol", "autobahn.websocket.protocol", "channels.routing"),
-    *("channels.sessions", "channels_redis.core", "channels_redis.pubsub", "coverage.sqldata"),
-    *("cryptography.fernet", "cryptography.hazmat.primitives.asymmetric.rsa"),
-    *("cryptography.hazmat.primitives.kdf.pbkdf2", "daphne.access", "django.contrib.admin"),
-    *("django.contrib.admin.sites", "django.contrib.auth.hashers", "django.core.asgi"),
-    *("django.contrib.auth.password_validation", "django.contrib.staticfiles.handlers"),
-    *("django.contrib.staticfiles.storage", "django.core.management.commands.migrate"),
+    *("autobahn.twisted.websocket", "autobahn.wamp.protocol", "autobahn.websocket.protocol"),
+    *("channels.routing", "channels.sessions", "channels_redis.core", "channels_redis.pubsub"),
+    *("coverage.sqldata", "cryptography.fernet"),
+    *("cryptography.hazmat.primitives.asymmetric.rsa", "daphne.access", "django.contrib.admin"),
+    *("cryptography.hazmat.primitives.kdf.pbkdf2", "django.contrib.admin.sites"),
+    *("django.contrib.auth.hashers", "django.contrib.auth.password_validation"),
+    *("django.contrib.staticfiles.handlers", "django.contrib.staticfiles.storage"),
+    *("django.core.asgi", "django.core.management.commands.migrate"),
     *("django.db.backends.sqlite3.base", "django.forms", "django.middleware.clickjacking"),
     *("django.middleware.common", "django.middleware.security", "django.test"),
-    *("django.template.backends.django", "redis.asyncio", "redis.sentinel", "txaio.tx"),
-    *("twisted.internet.asyncioreactor", "twisted.internet.endpoints"),
-    *("twisted.protocols.tls", "twisted.web.http", "uvicorn.main", "uvloop"),
-    "websockets.server",
+    *("django.template.backends.django", "opentelemetry.baggage.propagation"),
+    *("opentelemetry.trace.propagation.tracecontext", "redis.asyncio", "redis.sentinel"),
+    *("twisted.internet.asyncioreactor", "twisted.internet.endpoints", "txaio.tx"),
+    *("twisted.protocols.tls", "twisted.web.http", "uvicorn.lifespan.on", "uvicorn.loops.auto"),
+    *("uvicorn.main", "uvicorn.protocols.http.h11_impl", "uvloop", "websockets.server"),
+    "uvicorn.protocols.websockets.websockets_sansio_impl",
 )
 #: What of this package needs no settings to be imported; it imports most of the rest.
-OURS = ("filtered_websocket.routing", "filtered_websocket.publish")
+OURS = ("filtered_websocket.apps", "filtered_websocket.routing", "filtered_websocket.publish")
 #: A test may hand so many descriptors to a program.
 MOST_DESCRIPTORS = 8
 
@@ -237,5 +240,26 @@ def run(arguments, env, cwd, files):
         runpy.run_path(arguments[0], run_name="__main__")
 
 
+def run_and_end(program):
+    """
+    As the interpreter ends: threads, atexit, garbage, output. Only the modules are not taken
+    apart, which would write to all memory that a fork shares, and so copy it: that costs as much
+    as to start. What ends by an exception is ended by the interpreter, which prints it.
+    """
+    status = None
+    try:
+        run(**program)
+    except SystemExit as end:
+        status = end.code
+        if not isinstance(status, int | None):
+            raise
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    gc.collect()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit((status or 0) & 0xFF)
+
+
 if __name__ == "__main__":
-    run(**serve(*sys.argv[1:]))
+    run_and_end(serve(*sys.argv[1:]))

@@ -320,10 +320,7 @@ class Uvicorn(Process):
             env=env,
             pass_fds=shared,
         )
-        if listening is None:
-            self.listens_on(self.port)
-        else:
-            self.starts("Uvicorn running on")
+        self.starts("Uvicorn running on")
 
     def ws(self, path="/"):
         return f"ws://127.0.0.1:{self.port}{path}"
