@@ -133,6 +133,45 @@ class Subscription:
         return f"<Subscription {self.group!r:.80}>"
 
 
+class OwnJoin:
+    """
+    A client's own join of a group, which uses it as the view of the hub: so what this join does
+    is told from what other joins of the same group do meanwhile.
+    """
+
+    def __init__(self, view: Any, group: str) -> None:
+        self.pipeline = view.pipeline
+        self.group = group
+        #: Whether this join makes the connection a member now.
+        self.acts = False
+        #: Whether it has, of a group in which the connection was not.
+        self.has_joined = False
+        #: What the last other join has returned; None: there was none, or it was undone.
+        self.other: bool | Awaitable[bool] | None = None
+        self._view = view
+
+    def become_member(
+        self, connection: Any, group: str, subscription: Subscription | None = None
+    ) -> Any:
+        """As of the view."""
+        is_new = group not in connection.joined
+        self.acts = True
+        try:
+            joined = self._view.become_member(connection, group, subscription)
+        finally:
+            self.acts = False
+        self.has_joined = self.has_joined or (is_new and group in connection.joined)
+        return joined
+
+    def undo(self, connection: Any) -> None:
+        """Leave what it has joined; other joins that wait for an answer go on."""
+        if self.has_joined:
+            waiting = connection.asked.get(self.group)
+            connection.leave(self.group)
+            if waiting:
+                connection.asked[self.group] = waiting
+
+
 class Turn:
     """``async with`` it to run a chain, once the one before has ended."""
 

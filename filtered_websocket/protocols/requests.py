@@ -9,16 +9,19 @@ from .. import tracing
 from ..chains.sending import Sending
 from ..codecs.data import Data, data_of, from_bytes
 from ..conf import conf
+from ..connections.subscription import recovered
 from ..exceptions import Drop, NoSuchMethod, NotAllowed
 from ..filters.rate_limit import RateLimitFilter
 from ..groups import MAX_NAME
 from ..history.base import HistoryStore, Page, Position
 from ..history.lines import Passed
+from ..hub.joining import enter
 from ..layer.envelope import group_key
 from ..publishing.batches import Keep
 from ..types import Call
-from .channels import Push, client_info, position_of, that_fit
-from .codes import ReplyError
+from . import codes
+from .channels import Push, client_info, position_of, since_of, that_fit
+from .codes import BadRequest, ReplyError
 from .connection import ClientEvent, client_event
 from .subscribing import PREFIXES, Subscribing
 from .tokens import Claims, identify
@@ -101,6 +104,34 @@ class Requests(Subscribing):
             await self.recover_server_side(request.get("subs", {}))
             await self.all_joined()
         return refusal
+
+    async def join_claimed(self, channels: tuple[str, ...]) -> tuple[int, str] | None:
+        """Join what a connection token names; a refusal, or None."""
+        for channel in channels:
+            try:
+                group = self._group_of({"channel": channel})
+                self._match(group)
+                await self._connection.join(group, trusted=True)
+            except NotAllowed as refusal:
+                self._connection.not_allowed(refusal)
+            except (ReplyError, BadRequest):
+                return codes.INVALID_TOKEN
+        return None
+
+    async def recover_server_side(self, requests: dict[str, Any]) -> None:
+        """What the client comes back with, of subscriptions by the server."""
+        for channel, request in requests.items():
+            since = since_of(request)
+            try:
+                group = self._group_of({"channel": channel})
+            except ReplyError:
+                continue  # as one that it is not subscribed to any more
+            subscription = self._connection.subscriptions.get(group)
+            if since is None or subscription is None or not subscription.has_history:
+                continue
+            self._subscribed[group].since = since
+            joined = enter(self._view, self._connection, group, trusted=True, since=since)
+            await recovered(self._connection, group, joined)
 
     # Messages
 

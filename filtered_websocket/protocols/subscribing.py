@@ -7,11 +7,10 @@ from typing import Any
 
 from ..close_codes import RESYNC
 from ..codecs.data import data_of
-from ..connections.subscription import Subscription, recovered
-from ..exceptions import NotAllowed
+from ..connections.subscription import OwnJoin, Subscription, recovered
 from ..groups import MAX_NAME, RESERVED, TOKEN_PREFIX, channel_name
 from ..history.base import Position
-from ..hub.joining import enter, join
+from ..hub.joining import join
 from ..pipelines.rules import Match
 from . import codes
 from .channels import COMPACT, REJECT, Subscribed, since_of
@@ -35,8 +34,8 @@ class Subscribing:
         self._loop: asyncio.AbstractEventLoop = view.loop
         #: Group -> its subscription.
         self._subscribed: dict[str, Subscribed] = {}
-        #: The group that a command joins or leaves now.
-        self._own: str | None = None
+        #: The join of a command, while it goes on.
+        self._own: OwnJoin | None = None
 
     def end(self) -> None:
         """The connection has ended."""
@@ -84,22 +83,34 @@ class Subscribing:
         is_compact = takes_numbers and bool(request.get("flag", 0) & COMPACT)
         subscribed = self._subscribed[group] = Subscribed(is_compact, is_own=True)
         subscribed.since = since_of(request) if keeps else None
-        self._own = group
+        own = self._own = OwnJoin(self._view, group)
         try:
-            result = await self._join(group, request, claims is not None)
+            result = await self._join(own, request, claims is not None)
         except BaseException:
-            self._forget(group)
-            self._connection.leave(group)
-            raise
-        finally:
             self._own = None
+            self._undo(own, subscribed)
+            raise
+        self._own = None
         return result | self._expires(group, subscribed, claims)
 
-    async def _join(self, group: str, request: dict[str, Any], trusted: bool) -> dict[str, Any]:
+    def _undo(self, own: OwnJoin, subscribed: Subscribed) -> None:
+        """A join of the client has failed: a subscription by the server that it found stays."""
+        group = own.group
+        is_current = self._subscribed.get(group) is subscribed
+        if own.other is not None and is_current and group in self._connection.joined:
+            subscribed.is_own = subscribed.is_compact = False
+            subscribed.since = None
+            self._tell_when(group, subscribed, own.other)
+        else:
+            self._forget(group)
+            own.undo(self._connection)
+
+    async def _join(self, own: OwnJoin, request: dict[str, Any], trusted: bool) -> dict[str, Any]:
         """Join a group; the fields of the result."""
+        group = own.group
         subscribed = self._subscribed[group]
         data = request["data"].value if "data" in request else None
-        if not await self._enter(group, trusted, data, subscribed.since):
+        if not await self._enter(own, trusted, data, subscribed.since):
             raise ReplyError(100)
         is_recovering = request.get("recover", False)
         rejects = bool(request.get("flag", 0) & REJECT)
@@ -112,9 +123,10 @@ class Subscribing:
             result["id"] = self._pushes.number_of(group)
         return result
 
-    async def _enter(self, group: str, trusted: bool, data: Any, since: Position | None) -> bool:
+    async def _enter(self, own: OwnJoin, trusted: bool, data: Any, since: Position | None) -> bool:
         """Join, with a position if there is one; whether the subscription stands."""
-        joined = join(self._view, self._connection, group, trusted, data, since)
+        group = own.group
+        joined = join(own, self._connection, group, trusted, data, since)
         if since is not None:
             joined = (await recovered(self._connection, group, joined)).position is not None
         elif isinstance(joined, asyncio.Future):
@@ -199,34 +211,6 @@ class Subscribing:
 
     # Subscriptions by the server
 
-    async def join_claimed(self, channels: tuple[str, ...]) -> tuple[int, str] | None:
-        """Join what a connection token names; a refusal, or None."""
-        for channel in channels:
-            try:
-                group = self._group_of({"channel": channel})
-                self._match(group)
-                await self._connection.join(group, trusted=True)
-            except NotAllowed as refusal:
-                self._connection.not_allowed(refusal)
-            except (ReplyError, BadRequest):
-                return codes.INVALID_TOKEN
-        return None
-
-    async def recover_server_side(self, requests: dict[str, Any]) -> None:
-        """What the client comes back with, of subscriptions by the server."""
-        for channel, request in requests.items():
-            since = since_of(request)
-            try:
-                group = self._group_of({"channel": channel})
-            except ReplyError:
-                continue  # as one that it is not subscribed to any more
-            subscription = self._connection.subscriptions.get(group)
-            if since is None or subscription is None or not subscription.has_history:
-                continue
-            self._subscribed[group].since = since
-            joined = enter(self._view, self._connection, group, trusted=True, since=since)
-            await recovered(self._connection, group, joined)
-
     def server_side(self) -> dict[str, Any]:
         """The results of all subscriptions so far, for the reply to connect."""
         results = {}
@@ -245,12 +229,19 @@ class Subscribing:
         It is a member of a group: of itself, or because the server has joined it. ``joined``
         says when the layer has subscribed to it: what is published before would be missed.
         """
-        if group == self._own:
+        if self._own is not None and group == self._own.group:
             self._pushes.begin(self._session, group)
+            if not self._own.acts:
+                self._own.other = joined
         if group in self._subscribed or group.startswith(TOKEN_PREFIX):
             return
         subscribed = self._subscribed[group] = Subscribed()
         self._pushes.begin(self._session, group)
+        self._tell_when(group, subscribed, joined)
+
+    def _tell_when(
+        self, group: str, subscribed: Subscribed, joined: bool | Awaitable[bool]
+    ) -> None:
         if isinstance(joined, asyncio.Future):
             subscribed.joining = joined
             joined.add_done_callback(partial(self._tell, group, subscribed))
@@ -288,7 +279,10 @@ class Subscribing:
     def left(self, group: str) -> None:
         """It is no member of a group any more."""
         subscribed = self._subscribed.get(group)
-        if subscribed is None or group == self._own:
+        if self._own is not None and group == self._own.group:
+            self._own.other = None
+            return
+        if subscribed is None:
             return
         self._forget(group)
         if subscribed.stands:

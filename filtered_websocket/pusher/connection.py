@@ -8,13 +8,15 @@ from asgiref.sync import markcoroutinefunction
 
 from ..codecs.data import data_to_send
 from ..codecs.frames import Frame, dump_json, text_event
-from ..codecs.pusher import DEFAULT_EVENT, event_frame
+from ..codecs.pusher import DEFAULT_EVENT, BadFrame, event_frame, parse_text
 from ..connections.connection import Connection, Exclude
 from ..connections.subscription import Subscription
 from ..layer.envelope import EVENT, INFO
 from ..presence.base import Info
 from ..protocols.connection import ClientEvent, client_event
 from ..threads.result import Result
+from .channels import MAX_USER_ID
+from .codes import unauthorized
 
 #: What frames without a channel have between the name of the event and the data.
 NO_CHANNEL = b',"data":'
@@ -116,6 +118,25 @@ class PusherConnection(Connection):
             told = {key: value for key, value in fields.items() if value is not None}
             self._publisher = user, dump_json(told)
         return self._publisher[1]
+
+
+def member_of(data: Any, user: SignedIn | None) -> Info:
+    """
+    Who a client is in a channel with presence: by what its site has signed, or who has signed
+    in. :exc:`.Refused`.
+    """
+    if data is None and user is not None:
+        return Info(user.id, user.info)
+    try:
+        found = parse_text(data)
+    except BadFrame as error:
+        raise unauthorized(f"channel_data: {error}") from None
+    key = found.get("user_id") if isinstance(found, dict) else None
+    if isinstance(key, int | float) and not isinstance(key, bool):
+        key = str(key)
+    if not isinstance(key, str) or not 0 < len(key) <= MAX_USER_ID:
+        raise unauthorized(f"channel_data has no user_id of 1 to {MAX_USER_ID} characters")
+    return Info(key, found.get("user_info"))
 
 
 def _message(message: Any) -> Frame:

@@ -9,6 +9,7 @@ from ..codecs.data import Data
 from ..codecs.frames import Frame
 from ..codecs.pusher import DEFAULT_EVENT, BadFrame, event_frame, head_of, parse_text
 from ..conf import conf
+from ..connections.subscription import OwnJoin
 from ..exceptions import NotAllowed, ends_the_task
 from ..groups import PERSONAL_PREFIX, TOKEN_PREFIX
 from ..hub.joining import enter, join
@@ -29,7 +30,7 @@ from .channels import (
     user_group,
 )
 from .codes import Refused, refusal_of, unauthorized
-from .connection import PusherConnection, SignedIn
+from .connection import PusherConnection, SignedIn, member_of
 from .pushes import Pushes
 
 
@@ -43,8 +44,10 @@ class Subscribing:
         self._view = view
         #: Its groups, and whether the client was told of each.
         self._groups: dict[str, bool] = {}
-        #: The group that the client joins or leaves now.
-        self._own: str | None = None
+        #: The join of the client, while it goes on.
+        self._own: OwnJoin | None = None
+        #: The group that the client leaves now.
+        self._leaves: str | None = None
 
     def begin(self) -> None:
         """The client was told that it is connected: it is in these groups by its route."""
@@ -97,19 +100,28 @@ class Subscribing:
         if member is not None:
             await self._check_members(group, member)
             self._connection.members = {**self._connection.members, group: member}
-        self._own = group
+        own = self._own = OwnJoin(self._view, group)
         try:
-            await self._join(group, kind, member)
+            await self._join(own, kind, member)
             cached = await self._cached(group, channel) if kind.has_cache else None
             if group not in self._connection.joined:
                 raise unauthorized("not allowed")  # a filter has left it again
             self._succeed(group, channel, kind, cached)
         except BaseException:
-            self._forget(group)
-            self._connection.leave(group)
+            self._undo(own)
             raise
         finally:
             self._own = None
+
+    def _undo(self, own: OwnJoin) -> None:
+        """A join of the client has failed: a subscription by the server that it found stays."""
+        group = own.group
+        if own.other is not None and group in self._groups:
+            if not self.stands(group):
+                self._stand(group)
+        else:
+            self._forget(group)
+            own.undo(self._connection)
 
     def _check(self, channel: str, fields: dict[str, Any]) -> tuple[Kind, Info | None]:
         """The kind of a channel, and who the client is there. :exc:`.Refused`."""
@@ -128,23 +140,9 @@ class Subscribing:
             signed += f":{data}"
         if not self._session.app.has_authorized(fields.get("auth"), signed):
             raise unauthorized("the signature is not that of this app, channel and socket")
-        return kind, self._member(data) if kind.has_presence else None
-
-    def _member(self, data: Any) -> Info:
-        """Who the client is in a channel with presence, by what its site has signed."""
-        user = self._connection.signed_in
-        if data is None and user is not None:
-            return Info(user.id, user.info)
-        try:
-            found = parse_text(data)
-        except BadFrame as error:
-            raise unauthorized(f"channel_data: {error}") from None
-        key = found.get("user_id") if isinstance(found, dict) else None
-        if isinstance(key, int | float) and not isinstance(key, bool):
-            key = str(key)
-        if not isinstance(key, str) or not 0 < len(key) <= MAX_USER_ID:
-            raise unauthorized(f"channel_data has no user_id of 1 to {MAX_USER_ID} characters")
-        return Info(key, found.get("user_info"))
+        if not kind.has_presence:
+            return kind, None
+        return kind, member_of(data, self._connection.signed_in)
 
     async def _check_members(self, group: str, member: Info) -> None:
         """:exc:`.Refused` where a channel has as many users as it may."""
@@ -157,13 +155,13 @@ class Subscribing:
         if len(users) >= most and member.user not in users:
             raise Refused("LimitReached", 4004, f"a channel has at most {most} members")
 
-    async def _join(self, group: str, kind: Kind, member: Info | None) -> None:
-        view, connection = self._view, self._connection
+    async def _join(self, own: OwnJoin, kind: Kind, member: Info | None) -> None:
+        connection = self._connection
         if kind.prefix == USER_PREFIX:
-            joined = enter(view, connection, group, trusted=True)
+            joined = enter(own, connection, own.group, trusted=True)
         else:
             info = None if member is None else {"user_id": member.user, "user_info": member.info}
-            joined = join(view, connection, group, kind.is_private, info, None)
+            joined = join(own, connection, own.group, kind.is_private, info, None)
         if isinstance(joined, asyncio.Future):
             await joined  # where the layer is away, it is a member all the same
 
@@ -212,9 +210,12 @@ class Subscribing:
 
     def joined(self, group: str) -> None:
         """It is a member of a group: by itself, or because the server has joined it."""
+        own = self._own if self._own is not None and self._own.group == group else None
+        is_own = own is not None and own.acts
+        if own is not None and not is_own:
+            own.other = True
         if group in self._groups:
             return
-        is_own = group == self._own
         if is_own or not group.startswith((PERSONAL_PREFIX, TOKEN_PREFIX)):
             self._groups[group] = False
             self._pushes.begin(self._session, group)
@@ -225,7 +226,9 @@ class Subscribing:
         """It is no member of a group any more."""
         stood = self.stands(group)
         self._forget(group)
-        if stood and group != self._own:
+        if self._own is not None and group == self._own.group:
+            self._own.other = None
+        elif stood and group != self._leaves:
             refusal = unauthorized("unsubscribed by the server")
             channel = self.channel_of(group)
             self._session.tell("pusher:subscription_error", refusal.fields, channel)
@@ -241,11 +244,11 @@ class Subscribing:
         """Leave a channel; there is no answer."""
         group = self.group_of(channel)
         if group in self._groups:
-            self._own = group
+            self._leaves = group
             try:
                 self._connection.leave(group)
             finally:
-                self._own = None
+                self._leaves = None
 
     # Sign in
 

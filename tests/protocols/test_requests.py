@@ -254,6 +254,94 @@ async def test_nothing_is_lost_that_comes_while_the_server_has_subscribed_it_bef
         assert told.get("offset", 0) == 0
 
 
+@pytest.mark.parametrize("history", [None, History(10, 60)])
+async def test_a_subscription_by_the_server_outlives_a_refusal_of_the_client(history):
+    asked, answers = asyncio.Event(), asyncio.Event()
+
+    async def rule(connection):
+        asked.set()
+        return await answers.wait() and False
+
+    async with speak(rules=[group("slow", join=rule, history=history)]) as ann:
+        await ann.say({"id": 9, "subscribe": {"channel": "slow", "flag": 1}})
+        await asked.wait()
+        own = ann.client.connection
+        await own.join("slow", trusted=True)
+        await own.apublish([1], "slow", to_self=True)
+        answers.set()
+        heard = [await ann.hear() for _ in range(3)]
+        assert [one["error"]["code"] for one in heard if "error" in one] == [103]
+        pushes = [one["push"] for one in heard if "push" in one]
+        assert list(pushes[0]) == ["channel", "subscribe"]
+        assert pushes[1]["pub"]["data"] == [1]
+        assert own.groups == {"slow"}
+        await own.apublish([2], "slow", to_self=True)
+        assert (await ann.push())["pub"]["data"] == [2]
+        await own.leave("slow")
+        assert "unsubscribe" in await ann.push()
+
+
+async def test_a_subscription_by_the_server_that_has_ended_is_not_told_after_a_refusal():
+    asked, answers = asyncio.Event(), asyncio.Event()
+
+    async def rule(connection):
+        asked.set()
+        return await answers.wait() and False
+
+    async with speak(rules=[group("slow", join=rule)]) as ann:
+        await ann.say({"id": 9, "subscribe": {"channel": "slow"}})
+        await asked.wait()
+        await ann.client.connection.join("slow", trusted=True)
+        await ann.client.connection.leave("slow")
+        answers.set()
+        assert (await ann.hear())["error"]["code"] == 103
+        assert await ann.client.received_nothing()
+        assert ann.client.connection.groups == frozenset()
+
+
+async def test_the_server_may_subscribe_to_what_a_client_has_joined_and_is_refused(monkeypatch):
+    joined, answers = asyncio.Event(), asyncio.Event()
+
+    async def fails(*args):
+        join(*args)
+        joined.set()
+        return await answers.wait() and False
+
+    def join_and_fail(*args):
+        return asyncio.ensure_future(fails(*args))
+
+    join = subscribing.join
+    async with speak() as ann:
+        monkeypatch.setattr(subscribing, "join", join_and_fail)
+        await ann.say({"id": 9, "subscribe": {"channel": "news"}})
+        await joined.wait()
+        await ann.client.connection.join("news", trusted=True)
+        answers.set()
+        heard = [await ann.hear(), await ann.hear()]
+        assert {"push": {"channel": "news", "subscribe": {}}} in heard
+        assert ann.client.connection.groups == {"news"}
+
+
+async def test_a_join_that_waits_goes_on_where_that_of_the_client_has_failed(monkeypatch):
+    async def rule(connection):
+        first = not asked
+        asked.append(connection)
+        return await answers.wait() if first else True
+
+    async def fails(*args):
+        return await join(*args) and False
+
+    join, asked, answers = subscribing.join, [], asyncio.Event()
+    async with speak(rules=[group("slow", join=rule)]) as ann:
+        other = ann.client.connection.join("slow")
+        monkeypatch.setattr(subscribing, "join", lambda *args: asyncio.ensure_future(fails(*args)))
+        assert await ann.error(subscribe={"channel": "slow"}) == 100
+        assert ann.client.connection.groups == frozenset()
+        answers.set()
+        assert await other
+        assert await ann.push() == {"channel": "slow", "subscribe": {}}
+
+
 # Tokens of subscriptions
 
 

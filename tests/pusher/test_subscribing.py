@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 
 from filtered_websocket import Drop, WebSocketJoinFilter, WebSocketLeaveFilter
 from filtered_websocket.disconnect import disconnect_user, subscribe, unsubscribe
-from filtered_websocket.exceptions import Close, PublishError
+from filtered_websocket.exceptions import Close, NotAllowed, PublishError
 from filtered_websocket.groups import group
 from filtered_websocket.history.base import Retention
 from filtered_websocket.hub.hub import get_hub
@@ -16,6 +16,7 @@ from filtered_websocket.layer.envelope import EVENT
 from filtered_websocket.publish import hand_over, publish, publish_to_user
 from filtered_websocket.publishing.batches import Keep
 from filtered_websocket.publishing.items import new_item
+from filtered_websocket.pusher import subscribing
 from filtered_websocket.pusher.channels import CACHE_SUFFIX
 
 from .clients import app, speak, with_app
@@ -212,6 +213,82 @@ async def test_the_server_subscribes_and_unsubscribes():
         assert told == {"type": "AuthError", "error": "unsubscribed by the server", "status": 401}
         publish("two", "news")
         assert await ann.quiet()
+
+
+async def test_a_subscription_by_the_server_outlives_a_refusal_of_the_client():
+    asked, answers = asyncio.Event(), asyncio.Event()
+
+    async def rule(connection):
+        asked.set()
+        return await answers.wait() and False
+
+    async with speak(rules=[group("slow", join=rule)]) as ann:
+        await ann.say("pusher:subscribe", {"channel": "slow"})
+        await asked.wait()
+        own = ann.client.connection
+        await own.join("slow", trusted=True)
+        answers.set()
+        await ann.hears("pusher:subscription_error", channel="slow")
+        assert own.groups == {"slow"}
+        publish("one", "slow")
+        assert await ann.hears("message", channel="slow") == "one"
+        unsubscribe(own.id, "slow")
+        told = await ann.hears("pusher:subscription_error", channel="slow")
+        assert told["error"] == "unsubscribed by the server"
+
+
+async def test_a_subscription_by_the_server_that_has_ended_is_not_told_after_a_refusal():
+    asked, answers = asyncio.Event(), asyncio.Event()
+
+    async def rule(connection):
+        asked.set()
+        return await answers.wait() and False
+
+    async with speak(rules=[group("slow", join=rule)]) as ann:
+        await ann.say("pusher:subscribe", {"channel": "slow"})
+        await asked.wait()
+        await ann.client.connection.join("slow", trusted=True)
+        await ann.client.connection.leave("slow")
+        answers.set()
+        told = await ann.hears("pusher:subscription_error", channel="slow")
+        assert told["error"] == "not allowed"
+        assert await ann.quiet()
+        assert ann.client.connection.groups == frozenset()
+
+
+async def test_the_server_may_subscribe_to_what_a_client_has_joined_and_is_refused(monkeypatch):
+    joined, answers = asyncio.Event(), asyncio.Event()
+
+    async def fails(*args):
+        join(*args)
+        joined.set()
+        await answers.wait()
+        raise NotAllowed("too late", "news")
+
+    join = subscribing.join
+    async with speak() as ann:
+        monkeypatch.setattr(subscribing, "join", lambda *args: asyncio.ensure_future(fails(*args)))
+        await ann.say("pusher:subscribe", {"channel": "news"})
+        await joined.wait()
+        await ann.client.connection.join("news", trusted=True)
+        publish("one", "news")
+        answers.set()
+        heard = [await ann.hear(), await ann.hear()]
+        assert {one["event"] for one in heard} == {"message", "pusher:subscription_error"}
+        assert ann.client.connection.groups == {"news"}
+
+
+async def test_a_refusal_takes_no_group_of_the_route_away(monkeypatch):
+    def refuse(*args, **options):
+        raise NotAllowed("this token may not subscribe", "user:7")
+
+    application = app(personal=True)
+    async with speak(application=application, user=User(pk=7, username="site")) as ann:
+        await ann.sign_in(id="7")
+        await ann.hears("pusher:signin_success")
+        monkeypatch.setattr(subscribing, "enter", refuse)
+        assert (await ann.refused(channel="#server-to-user-7"))[0] == 401
+        assert ann.client.connection.groups == {"user:7"}
 
 
 async def test_a_group_that_is_no_channel_has_its_own_name():
