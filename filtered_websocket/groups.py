@@ -136,8 +136,8 @@ def group(
     True, False, a permission of the user, or a function of the connection and what the
     pattern has captured. ``recheck`` asks ``join`` again every ``RECHECK`` seconds.
     ``presence`` keeps who is subscribed, and ``join_leave`` tells the others. ``history``
-    keeps publications, and with ``latest`` a joiner gets the last one. ``binary`` has no effect
-    yet.
+    keeps publications, and with ``latest`` a joiner gets the last one. ``binary`` lets
+    clients of Centrifuge publish bytes that are not JSON.
 
     TypeError or ValueError for an argument that means nothing.
     """

@@ -58,6 +58,23 @@ async def test_a_private_channel_needs_a_signature(channel):
         assert await ann.subscribe(channel) == {}
 
 
+async def test_a_signed_subscription_is_not_asked_again():
+    def rule(connection):
+        asked.append(connection.id)
+        return True
+
+    asked = []
+    rules = [group("private-a", join=rule, recheck=True), group("open", join=rule)]
+    async with speak(rules=rules) as ann:
+        await ann.subscribe("private-a")
+        await ann.subscribe("open")
+        assert len(asked) == 1
+        [signed, _] = ann.client.connection.subscriptions.values()
+        assert signed.rule.recheck and not signed.is_rechecked
+        unsubscribe(ann.client.connection.id, "private-a")
+        await ann.hears("pusher:subscription_error", channel="private-a")
+
+
 async def test_a_second_subscription_changes_nothing():
     async with speak() as ann:
         await ann.subscribe("private-a")
