@@ -27,6 +27,8 @@ from .base import (
 MAX_BYTES = 268_435_456
 #: Most groups of which anything is known.
 MAX_GROUPS = 100_000
+#: Most idempotency keys of all groups together; the oldest are forgotten first.
+MAX_KEYS = 100_000
 
 
 class _Group:
@@ -38,7 +40,6 @@ class _Group:
         "ends",
         "epoch",
         "forgotten_at",
-        "keys",
         "publications",
         "top",
     )
@@ -52,9 +53,8 @@ class _Group:
         #: When the store looks at it next.
         self.due = float("inf")
         #: Origin -> its last batch, the answer, and until when it is remembered; the oldest
-        #: first. The same by idempotency key.
+        #: first.
         self.batches: OrderedDict[str, tuple[int, Position, float]] = OrderedDict()
-        self.keys: OrderedDict[str, tuple[Position, float]] = OrderedDict()
 
     @property
     def position(self) -> Position:
@@ -65,16 +65,12 @@ class _Group:
         due = self.ends if self.publications else self.forgotten_at
         for _, _, until in itertools.islice(self.batches.values(), 1):
             due = min(due, until)
-        for _, until in itertools.islice(self.keys.values(), 1):
-            due = min(due, until)
         return due
 
     def drop_known(self, now: float) -> None:
-        """Forget batches and idempotency keys that are remembered no longer."""
+        """Forget batches that are remembered no longer."""
         while self.batches and next(iter(self.batches.values()))[2] <= now:
             self.batches.popitem(last=False)
-        while self.keys and next(iter(self.keys.values()))[1] <= now:
-            self.keys.popitem(last=False)
 
 
 class MemoryHistory:
@@ -90,10 +86,12 @@ class MemoryHistory:
         clock: Callable[[], float] = time.monotonic,
         max_bytes: int = MAX_BYTES,
         max_groups: int = MAX_GROUPS,
+        max_keys: int = MAX_KEYS,
     ) -> None:
         self._clock = clock
         self._max_bytes = max_bytes
         self._max_groups = max_groups
+        self._max_keys = max_keys
         self._lock = threading.Lock()
         #: The group that was used last is the last one.
         self._groups: OrderedDict[str, _Group] = OrderedDict()
@@ -101,6 +99,9 @@ class MemoryHistory:
         self._empty: OrderedDict[str, _Group] = OrderedDict()
         #: Those of them with publications; the one that was published to last is the last.
         self._filled: OrderedDict[str, _Group] = OrderedDict()
+        #: Group and idempotency key -> the answer, and until when it is remembered; the oldest
+        #: first.
+        self._keys: OrderedDict[tuple[str, str], tuple[Position, float]] = OrderedDict()
         #: When to look at which group; the entry that is not as its ``due`` is an old one.
         self._due: list[tuple[float, int, str, _Group]] = []
         self._numbers = itertools.count()
@@ -127,12 +128,13 @@ class MemoryHistory:
             number, answer, _ = group.batches[batch.origin]
             if batch.first <= number:
                 return answer if batch.first == number else StaleBatch(batch.origin)
-        if key in group.keys:
-            position = group.keys[key][0]._replace(repeated=True)
+        known = self._keys.get((batch.key, key)) if key else None
+        if known is not None:
+            position = known[0]._replace(repeated=True)
         else:
             position = self._keep(batch, group, retention, now)
-        if key and not position.repeated:
-            group.keys[key] = position, now + REMEMBERED
+            if key:
+                self._remember(batch.key, key, position, now)
         if batch.origin:
             group.batches[batch.origin] = batch.first, position, now + REMEMBERED
             group.batches.move_to_end(batch.origin)
@@ -157,6 +159,11 @@ class MemoryHistory:
             if not oldest.publications:
                 del self._filled[key]
         return group.position
+
+    def _remember(self, group: str, key: str, position: Position, now: float) -> None:
+        self._keys[group, key] = position, now + REMEMBERED
+        if len(self._keys) > self._max_keys:
+            self._keys.popitem(last=False)
 
     async def read(
         self,
@@ -232,6 +239,8 @@ class MemoryHistory:
             heapq.heappush(self._due, (due, next(self._numbers), key, group))
 
     def _expire(self, now: float) -> None:
+        while self._keys and next(iter(self._keys.values()))[1] <= now:
+            self._keys.popitem(last=False)
         while self._due and self._due[0][0] <= now:
             due, _, key, group = heapq.heappop(self._due)
             if self._groups.get(key) is not group or due != group.due:
@@ -254,6 +263,7 @@ class MemoryHistory:
         self._groups.clear()
         self._empty.clear()
         self._filled.clear()
+        self._keys.clear()
         self._due.clear()
         self.bytes = 0
 

@@ -51,6 +51,21 @@ async def test_a_key_and_a_batch_are_known_for_some_time(store, clock):
     assert (await append(store, batch_of("b"), key="order 1")).offset == 2
 
 
+async def test_keys_of_all_groups_together_are_bounded_and_the_oldest_is_forgotten_first(clock):
+    store = MemoryHistory(clock, max_keys=3)
+    for number, group in enumerate(("a", "b", "a", "b")):
+        await append(store, batch_of("x", key=group, origin=f"{number}"), key=f"key {number}")
+    assert (await append(store, batch_of("x", key="b", origin="p"), key="key 1")).repeated
+    assert (await append(store, batch_of("x", key="a", origin="p"), key="key 2")).repeated
+    assert not (await append(store, batch_of("x", key="a", origin="q"), key="key 0")).repeated
+    assert not (await append(store, batch_of("x", key="b", origin="q"), key="key 1")).repeated
+    assert not (await append(store, batch_of("x", key="b", origin="r"), key="key 0")).repeated
+    assert len(store._keys) == 3
+    clock.now += REMEMBERED
+    await store.read("b")
+    assert not store._keys
+
+
 async def test_each_group_ends_in_its_own_time_and_nothing_of_it_stays(store, clock):
     for number in range(1000):
         await append(store, batch_of("x", number=number), Retention(9, 60))
