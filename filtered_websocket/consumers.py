@@ -174,7 +174,7 @@ class FilteredWebSocketConsumer(Serves, AsyncConsumer):
         make = Connection if protocol is None else protocol.connection
         self.connection = make(self.scope, self._view, transport, self.pipeline.home)
         awaits = self.pipeline.data.awaits or self.pipeline.message.awaits
-        handle: Callable[[bytes, bool], Awaitable[object] | None] = self._receive
+        handle: Callable[[bytes, bool], Awaitable[object] | None] = self._receive_first
         if protocol is not None:
             self._session = protocol.session(self, self._view)
             awaits, handle = True, self._session.receive

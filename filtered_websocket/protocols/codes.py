@@ -1,5 +1,9 @@
-"""Codes of the Centrifuge client protocol: errors, disconnects, unsubscribes."""
+"""
+Codes of the Centrifuge client protocol: errors, disconnects, unsubscribes. And what the log says
+of mistakes of a site that its clients meet without being told.
+"""
 
+import re
 from typing import Any
 
 from .. import close_codes
@@ -7,6 +11,10 @@ from ..conf import conf
 from ..exceptions import Close, Drop, FilterError, InvalidData, NotAllowed, PublishError
 from ..filters.rate_limit import TooMany
 from ..layer.health import LOST
+from ..logs import LogThrottle, fields_of, get_logger
+
+logger = get_logger(__name__)
+_throttle = LogThrottle()
 
 #: Our close codes -> code and reason of this protocol. Any other goes as it is.
 CLOSE_CODES = {
@@ -101,3 +109,43 @@ def translate(code: int, reason: str) -> tuple[int, str]:
     """A close code of ours as this protocol says it; our reason, where there is one."""
     theirs, word = CLOSE_CODES.get(code, (code, reason))
     return theirs, reason or word
+
+
+#: How the first frame of a client begins that speaks JSON.
+_CONNECT = re.compile(rb'\s*\{\s*("id"\s*:\s*\d+\s*,\s*)?"connect"\s*:\s*\{')
+#: What clients offer that speak Protobuf.
+PROTOBUF = "centrifuge-protobuf"
+
+
+def is_connect(payload: bytes, offered: Any) -> bool:
+    """Whether the first frame of a plain connection is that of a Centrifuge client."""
+    is_json = _CONNECT.match(payload) is not None and b'"id"' in payload
+    return is_json or PROTOBUF in offered
+
+
+def log_plain_route(connection: Any) -> None:
+    """A Centrifuge client has come to a plain route, and waits for an answer."""
+    if _throttle.note("plain"):
+        logger.warning(
+            "connection %s speaks the Centrifuge protocol to %s, which is a plain route: have its"
+            " client connect to /connection/websocket of with_websockets(..., protocols=True), or"
+            " give the route protocol='centrifuge' (%d so far)",
+            connection.id,
+            connection.scope["path"],
+            _throttle.counts["plain"],
+            extra=fields_of(connection),
+        )
+
+
+def log_undeclared(connection: Any, group: str, rules: Any) -> None:
+    """A client has asked for a channel that no group rule declares."""
+    if _throttle.note("undeclared"):
+        logger.warning(
+            "connection %s asked for the channel %r, which no group rule declares: add one to %s"
+            " (%d so far)",
+            connection.id,
+            group,
+            "FILTERED_WEBSOCKET['GROUPS']" if rules is None else rules.source,
+            _throttle.counts["undeclared"],
+            extra=fields_of(connection),
+        )

@@ -21,7 +21,7 @@ from ..pipelines.pipeline import Pipeline
 from ..pipelines.rules import Rules
 from ..transports import AsgiTransport
 from ..types import Scope
-from .codes import translate
+from .codes import is_connect, log_plain_route, translate
 from .connection import ClientConnection
 from .pushes import Pushes
 from .session import Session
@@ -151,6 +151,14 @@ class Serves:
         async def _refusal(self, handshake: Handshake) -> tuple[int, str] | None: ...
 
     # Plain
+
+    def _receive_first(self, payload: bytes, text: bool) -> Awaitable[None]:
+        """The first frame: of a client that speaks a protocol, the log says what it needs."""
+        if self._reader.handle == self._receive_first:
+            self._reader.handle = self._receive
+            if is_connect(payload, self.scope.get("subprotocols", ())):
+                log_plain_route(self.connection)
+        return self._receive(payload, text)
 
     async def _receive(self, payload: bytes, text: bool) -> None:
         """One frame through the data chain, the codec and the message chain."""

@@ -58,6 +58,8 @@ class Subscribing:
         rules = self._view.pipeline.rules
         match = None if rules is None or len(group) > MAX_NAME else rules.find(group)
         if match is None:
+            if len(group) <= MAX_NAME:
+                codes.log_undeclared(self._connection, group, rules)
             raise ReplyError(102)
         found: Match = match
         return found
