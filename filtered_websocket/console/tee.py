@@ -157,6 +157,8 @@ class Tee:
         self.dropped = 0
         #: The names of the processes that take part.
         self.processes: set[str] = set()
+        #: How many places, connections or groups they have found.
+        self.found = 0
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -231,6 +233,7 @@ class Tee:
         """Whether to show it."""
         if record["is"] == "begin":
             self.processes.add(record["process"])
+            self.found += record["found"]
         if record["is"] == "lost":
             self.dropped += record["dropped"]
         if record["is"] not in SEEN:

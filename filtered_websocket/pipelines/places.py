@@ -73,7 +73,8 @@ def find_place(text: str) -> Place:
             labels = [label for chain in CHAINS for label in route.pipeline.labels[chain]]
             has = ", ".join(dict.fromkeys(labels)) or "none"
             raise ValueError(f"the route {name} has no filter {part!r}: its filters are {has}")
-    names = ", ".join(name for route in routes for name in names_of(route)) or "none"
+    own = [route for route in routes if not route.is_own]
+    names = ", ".join(name for route in own for name in names_of(route)) or "none"
     raise ValueError(f"there is no route {text!r}: the routes are {names}")
 
 

@@ -1,12 +1,12 @@
 """``manage.py tee``."""
 
 import asyncio
-import io
 import json
 
 import pytest
 from django.core.management import CommandError, call_command
 
+from filtered_websocket.console import tee as tee_module
 from filtered_websocket.console.tee import Tee
 from filtered_websocket.management.commands import tee as module
 from filtered_websocket.management.commands.tee import lines_of, outcome, text_of
@@ -137,9 +137,6 @@ async def test_what_becomes_of_the_tee_is_told(layer, monkeypatch):
             {"is": "end", "at": 0, "process": "web_1", "why": "bytes"},
         ):
             loop.call_soon_threadsafe(tees[0]._put, record)
-        errors = io.StringIO()
-        module.Command(stderr=errors)._tell_if_nobody(tees[0])
-        assert errors.getvalue() == ""
         loop.call_soon_threadsafe(tees[0].close)
         assert await running.lines(1) == [""]
         told = (await asyncio.to_thread(running.end)).splitlines()
@@ -149,6 +146,23 @@ async def test_what_becomes_of_the_tee_is_told(layer, monkeypatch):
         "tee: ended in web_1: bytes",
         "tee: 3 records were dropped: they came too fast",
     ]
+
+
+async def test_a_connection_that_no_process_has_is_told_and_ends_it(layer, monkeypatch):
+    monkeypatch.setattr(module, "ANSWER", 0.02)
+    monkeypatch.setattr(tee_module, "RENEW", 0.05)
+    running = Running("tee", "--connection", "nosuch")
+    await asyncio.to_thread(running.said, "tee: no process has answered")
+    async with connect(application(BROADCAST)) as ann:
+        told = "CommandError: no process has a connection 'nosuch' (1 answered): write a whole id"
+        await asyncio.to_thread(running.said, told)
+        await asyncio.to_thread(running.end)
+        assert running.status == 1
+        found = await started("--connection", ann.connection.id, "--messages", "1")
+        await ann.send("hi")
+        assert [line != "" for line in await found.lines(2)] == [True, False]
+        await asyncio.to_thread(found.end)
+        assert found.status == 0
 
 
 async def test_a_reader_that_is_gone_while_nothing_passes_ends_it(layer, monkeypatch):

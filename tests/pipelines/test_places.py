@@ -84,6 +84,8 @@ def test_a_place_is_found_by_what_one_types(served, typed, place):
 
 def test_a_mistake_says_what_there_is(served):
     kept = [served([SHOUT, TIDY], "/"), served([], "/empty/"), served([], groups=["own"])]
+    kept.append(served([SHOUT], "/console/", groups=["console"]))
+    kept[-1].is_own = True
     for typed, words in {
         "/shuot": "the route / has no filter 'shuot': its filters are shout, tidy",
         "empty/shout": "the route /empty/ has no filter 'shout': its filters are none",

@@ -22,6 +22,7 @@ from ...console.tee import (
 from ...layer.envelope import check_group
 from ...logs import printable
 from ...pipelines.places import find_place
+from ...threads.tasks import end_tasks
 from ..shell import LineWriter, ShellCommand, check_layer, told_when_closed, took
 
 #: How long processes have to answer before it is told that none has, seconds.
@@ -96,13 +97,10 @@ class Command(ShellCommand):
             async with tee:
                 with told_when_closed(self.stdout, close):
                     self.note(f"on {words}")
-                    asking = loop.call_later(ANSWER, self._tell_if_nobody, tee)
+                    looking = loop.create_task(self._look_for_answers(tee, subject))
                     async for record in tee:
-                        if not self._noted(record):
-                            lines = [json.dumps(record)] if options["json"] else lines_of(record)
-                            for line in lines:
-                                writer.put(line)
-                    asking.cancel()
+                        self._show_record(record, writer, options["json"])
+                    await end_tasks([looking])
         except TimeoutError as error:
             raise CommandError(str(error)) from None
         finally:
@@ -111,12 +109,24 @@ class Command(ShellCommand):
                 self.note(f"{dropped} records were dropped: they came too fast")
         if closed:
             raise writer.stop_reason()
+        _check_found(tee, subject)
 
-    def _tell_if_nobody(self, tee: Tee) -> None:
+    def _show_record(self, record: dict[str, Any], writer: LineWriter, as_json: bool) -> None:
+        if not self._noted(record):
+            for line in [json.dumps(record)] if as_json else lines_of(record):
+                writer.put(line)
+
+    async def _look_for_answers(self, tee: Tee, subject: Subject) -> None:
+        """Tell where nobody answers, and end a tee on a connection that no process has."""
+        await asyncio.sleep(ANSWER)
         if not tee.processes:
             self.note(
                 "no process has answered: nobody is connected, or they run an earlier version"
             )
+        while subject.kind == "connection" and not tee.found:
+            if tee.processes:
+                tee.close()
+            await asyncio.sleep(ANSWER)
 
     def _noted(self, record: dict[str, Any]) -> bool:
         """Whether it is about the tee itself: that is told on standard error."""
@@ -129,6 +139,14 @@ class Command(ShellCommand):
         elif kind == "outage":
             self.note("lost Redis" if record["lost"] else "Redis is back")
         return kind not in ("chain", "publish", "frame")
+
+
+def _check_found(tee: Tee, subject: Subject) -> None:
+    if subject.kind == "connection" and tee.processes and not tee.found:
+        raise CommandError(
+            f"no process has a connection {subject.name!r:.80} ({len(tee.processes)} answered):"
+            " write a whole id, as --json and the log have it, of one that is open"
+        )
 
 
 def lines_of(record: dict[str, Any]) -> Iterator[str]:
