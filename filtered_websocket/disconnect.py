@@ -7,9 +7,11 @@ functions are for everything else.
 """
 
 from typing import Any
+from uuid import UUID
 
 from .api.control import change, close
 from .auth.keys import digest_of
+from .auth.tenants import check_user
 from .close_codes import UNAUTHORIZED
 from .connections.connection import Connection
 
@@ -24,7 +26,9 @@ def disconnect_user(
     Returns when the command is queued, or where no WebSockets are served, when Redis has it.
     A process that the layer does not reach is not told, and clients may connect again if they
     are still allowed to. ``code`` and ``reason`` as in :exc:`~filtered_websocket.Close`.
+    ValueError for a text that cannot be a primary key.
     """
+    check_user(user)
     close("user", _key(user), code, reason)
 
 
@@ -59,7 +63,8 @@ def subscribe(who: Any, group: str) -> None:
 
     Group rules are not asked, ``may_join`` of each route is. Returns as
     :func:`disconnect_user`; whoever connects later is not subscribed. ValueError for names
-    that begin with ``token:`` or ``user:``.
+    that begin with ``token:`` or ``user:``, and for a text that is neither a primary key nor
+    the id of a connection.
     """
     change("subscribe", _name(who), group)
 
@@ -80,4 +85,15 @@ def _name(who: Any) -> str:
     name = who.id if isinstance(who, Connection) else getattr(who, "pk", who)
     if name is None:
         raise ValueError(f"{who!r:.80} has no primary key: nobody is logged in as that user")
+    if isinstance(who, str) and not _is_connection(who):
+        check_user(who)
     return str(name)
+
+
+def _is_connection(name: str) -> bool:
+    """Whether it may be the id of a connection."""
+    try:
+        UUID(name)
+    except ValueError:
+        return False
+    return True

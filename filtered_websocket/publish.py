@@ -18,7 +18,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -27,7 +26,7 @@ from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.db import transaction
 
 from . import tracing
-from .auth.tenants import personal_group
+from .auth.tenants import group_of_user
 from .codecs.frames import text_event
 from .conf import conf
 from .connections.connection import Exclude, excluded_ids
@@ -151,9 +150,10 @@ def publish_to_user(
     routes with ``personal=True``, in all processes.
 
     Nothing happens where the user is not connected. ValueError for a user who has no primary
-    key. Where a site has several tenants, that of this context is meant.
+    key, and for a text that cannot be one, as a name. Where a site has several tenants, that of
+    this context is meant.
     """
-    group = personal_group(user, copy_context())
+    group = group_of_user(user)
     more: dict[str, Any] = {"idempotency_key": idempotency_key, "event": event}
     publish(message, group, exclude=exclude, on_commit=on_commit, **more)
 
@@ -168,7 +168,7 @@ async def apublish_to_user(
     event: str = "",
 ) -> Position | None:
     """:func:`publish_to_user`, returning as :func:`apublish` does."""
-    group = personal_group(user, copy_context())
+    group = group_of_user(user)
     more: dict[str, Any] = {"idempotency_key": idempotency_key, "event": event}
     return await apublish(message, group, exclude=exclude, on_commit=on_commit, **more)
 

@@ -446,3 +446,17 @@ def test_a_tenant_without_a_name_cannot_be_meant(settings, told):
     settings.FILTERED_WEBSOCKET = {"TENANT": lambda: 5}
     subscribe(7, "room")
     assert [event.get("tenant") for event in told] == [None, "5"]
+
+
+@pytest.mark.parametrize(
+    "call", [disconnect_user, lambda who: subscribe(who, "g"), lambda who: unsubscribe(who, "g")]
+)
+def test_a_name_is_no_user(call):
+    with pytest.raises(ValueError, match="'bob' is no primary key of"):
+        call("bob")
+    call("5")
+
+
+def test_the_id_of_a_connection_is_no_key_of_a_user():
+    subscribe(str(uuid.uuid4()), "g")
+    unsubscribe(str(uuid.uuid4()), "g")

@@ -595,6 +595,13 @@ def test_who_is_nobody_gets_nothing_but_the_caller_an_error(nobody):
         publish_to_user(nobody, "hi")
 
 
+async def test_a_name_is_no_user():
+    with pytest.raises(ValueError, match="'bob' is no primary key of"):
+        publish_to_user("bob", "hi")
+    with pytest.raises(ValueError, match="'bob' is no primary key of"):
+        await apublish_to_user("bob", "hi")
+
+
 async def test_users_who_are_online_cost_one_subscription_each_and_no_work_for_others():
     """Counted: how long it takes says little on a busy machine."""
     costs = []

@@ -7,13 +7,14 @@ connection run in the context of its handshake. Connections of one tenant share 
 
 import functools
 from collections.abc import Callable, Hashable, Iterator
-from contextvars import Context
+from contextvars import Context, copy_context
 from importlib import import_module
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.db import DEFAULT_DB_ALIAS, router
 
 from ..conf import SettingError, conf, import_object
@@ -66,6 +67,51 @@ def personal_group(user: Any, context: Context) -> str:
     tenant = tenant_name(tenant_of(context))
     # No primary key that a database stores has the character in between.
     return f"{PERSONAL_PREFIX}{key}\0{tenant}" if tenant else f"{PERSONAL_PREFIX}{key}"
+
+
+def group_of_user(user: Any) -> str:
+    """:func:`personal_group` in this context, as of :func:`check_user`."""
+    check_user(user)
+    return personal_group(user, copy_context())
+
+
+def check_user(user: Any) -> None:
+    """
+    ValueError for a text that cannot be the primary key of a user of the database, as a name
+    cannot where keys are numbers. Not where users may come from elsewhere. No query.
+    """
+    if not (isinstance(user, str) and user):
+        return
+    try:
+        model = get_user_model()
+    except ImproperlyConfigured:
+        return  # the site has no users
+    if not (_is_key(model, user) or _has_other_users()):
+        kind = type(model._meta.pk).__name__
+        raise ValueError(
+            f"{user!r:.80} is no primary key of {model._meta.label}, whose keys are of the kind"
+            f" {kind}: give the user, or its pk"
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_key(model: Any, text: str) -> bool:
+    try:
+        model._meta.pk.to_python(text)
+    except (ValidationError, ValueError, TypeError):
+        return False
+    return True
+
+
+def _has_other_users() -> bool:
+    """Whether clients may be users that the database does not have: a page has signed for them."""
+    own = __name__.partition(".")[0] + "."
+    return bool(
+        conf.JWT_KEY is not None
+        or conf.PUSHER_APPS
+        or conf.PUSHER_APPS_IN_ADMIN
+        or not all(str(one).startswith(own) for one in conf.AUTHENTICATORS)
+    )
 
 
 def tenant_name(tenant: Hashable) -> str:
