@@ -34,6 +34,7 @@ from .consumers import FilteredWebSocketConsumer
 from .hub.drain import DRAINING, ending
 from .hub.grants import latest_event
 from .hub.registry import note_serving
+from .layer.health import require_written_layer
 from .logs import LogThrottle, get_logger
 from .pipelines.route import Route
 from .protocols.serving import find_protocol, served_protocols
@@ -224,9 +225,10 @@ def websocket_application(routes: Sequence[Any] | None = None) -> ASGIApplicatio
     ``routes`` (Django paths; by default the site's pipeline at ``/``) behind the handshake
     check, with sessions and users if the site has installed those apps.
 
-    ImproperlyConfigured for a pipeline or an authenticator that cannot be built.
+    ImproperlyConfigured for a pipeline, an authenticator or a channel layer that cannot be made.
     """
     load_authenticators()
+    require_written_layer()
     if not apps.is_installed("filtered_websocket"):
         logger.warning("'filtered_websocket' is not in INSTALLED_APPS: no checks, tokens and pages")
     sessions, auth = map(apps.is_installed, ("django.contrib.sessions", "django.contrib.auth"))

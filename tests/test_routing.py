@@ -386,6 +386,15 @@ def test_a_pipeline_that_cannot_be_built_stops_the_site_from_starting(settings):
         with_websockets(None, [path("", app)])
 
 
+def test_a_layer_that_is_written_wrongly_stops_the_site_from_starting(settings):
+    backend = "channels_redis.pubsub.RedisPubSubLayer"
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend}}
+    with pytest.raises(ImproperlyConfigured, match=rf"^CHANNEL_LAYERS\['default'\].*'{backend}'"):
+        with_websockets(None, [])
+    settings.SILENCED_SYSTEM_CHECKS = ["filtered_websocket.E037"]
+    with_websockets(None, [])
+
+
 def test_before_django_is_ready_nothing_is_built(settings, monkeypatch):
     from django.apps import apps
 

@@ -10,57 +10,21 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 
-from ..conf import SETTINGS, SettingError, conf, import_object
+from ..conf import SETTINGS, conf
 from ..groups import GroupRule
+from ..layer.health import layer_mistakes
 from ..layer.names import Names, is_entry
 from .groups import all_rules
 
 #: Where a pattern of a group rule or of the setting stands for more than itself.
 _PART = re.compile(r"[<*]")
-#: What an entry of CHANNEL_LAYERS may have.
-_KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
-#: What redis-py takes for an address.
-_SCHEMES = ("redis://", "rediss://", "unix://")
-_HOSTS = 'Write hosts as [{"address": "redis://127.0.0.1:6379/0", "socket_timeout": 2}].'
-_LAYER = 'Write {"default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", ...}}.'
 
 
 def check_written_layer(**kwargs: Any) -> list[CheckMessage]:
-    """How the channel layer is written. No connection is opened; no text may have a password."""
-    layers, alias = getattr(settings, "CHANNEL_LAYERS", {}), conf.CHANNEL_LAYER
-    if "BACKEND" in layers:
-        found = [("CHANNEL_LAYERS has a BACKEND, and no name for that layer.", _LAYER)]
-    elif alias in layers:
-        name = f"CHANNEL_LAYERS[{alias!r}]"
-        found = [(f"{name}{words}", hint) for words, hint in _mistakes_of(layers[alias])]
-    else:
-        found = []  # check_layer reports it
-    return [Error(words, hint=hint, id="filtered_websocket.E037") for words, hint in found]
-
-
-def _mistakes_of(entry: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    for key in sorted(set(entry) - set(_KEYS)):
-        yield f" has {key!r}, which nothing reads.", 'Write it into its "CONFIG": {...}.'
-    backend = entry.get("BACKEND", "")
-    try:
-        made = import_object(backend) if backend else None
-    except SettingError as error:
-        yield f": its BACKEND {backend!r}: {error.message}", error.hint
-    else:
-        if not callable(made):
-            yield f": its BACKEND is {backend!r}, which is no class.", _LAYER
-    if backend.startswith("channels_redis."):
-        yield from _mistakes_of_hosts(entry.get("CONFIG", {}).get("hosts") or [])
-
-
-def _mistakes_of_hosts(hosts: Any) -> Iterable[tuple[str, str]]:
-    if isinstance(hosts, str | bytes | dict):
-        yield f": its hosts are a {type(hosts).__name__}, not a list.", _HOSTS
-        return
-    for host in hosts:
-        address = host.get("address") if isinstance(host, dict) else host
-        if isinstance(address, str) and not address.startswith(_SCHEMES):
-            yield f": an address begins with none of {', '.join(_SCHEMES)}.", _HOSTS
+    """How the channel layer is written."""
+    return [
+        Error(words, hint=hint, id="filtered_websocket.E037") for words, hint in layer_mistakes()
+    ]
 
 
 def check_channels(**kwargs: Any) -> Iterable[CheckMessage]:

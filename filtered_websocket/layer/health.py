@@ -7,18 +7,21 @@ Detects outages of the channel layer, and when they are over, by messages to thi
     the subscriber had to reconnect     -> lost: messages to publish are queued
     a probe returned                    -> wait LAYER_SETTLE: others have to subscribe, too
     another probe returned              -> back: queued messages are sent
+
+And finds, before it serves, a layer that is written so that it cannot be made or reached.
 """
 
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
+from django.conf import settings
 from redis.exceptions import ClusterDownError, ReadOnlyError, RedisError, ResponseError
 
-from ..conf import conf
+from ..conf import SettingError, conf, import_object
 from ..observe import clock, round_trips
 from ..threads.tasks import Start, pause
 from ..types import GroupLayer
@@ -33,6 +36,56 @@ PASSING = "BUSY "
 HEARTBEAT = 5.0
 #: The key of a probe in its envelope.
 PROBE = "probe"
+#: The check of how the layer is written.
+WRITTEN = "filtered_websocket.E037"
+#: What an entry of CHANNEL_LAYERS may have.
+_KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
+#: What redis-py takes for an address.
+_SCHEMES = ("redis://", "rediss://", "unix://")
+_HOSTS = 'Write hosts as [{"address": "redis://127.0.0.1:6379/0", "socket_timeout": 2}].'
+_LAYER = 'Write {"default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", ...}}.'
+
+
+def require_written_layer() -> None:
+    """:exc:`.SettingError` with the first of the mistakes, unless their check is silenced."""
+    for words, hint in layer_mistakes():
+        if WRITTEN not in settings.SILENCED_SYSTEM_CHECKS:
+            raise SettingError(words, hint)
+
+
+def layer_mistakes() -> Iterable[tuple[str, str]]:
+    """Mistakes in how the layer is written, and their cures. No text may have a password."""
+    layers, alias = getattr(settings, "CHANNEL_LAYERS", {}), conf.CHANNEL_LAYER
+    if "BACKEND" in layers:
+        yield "CHANNEL_LAYERS has a BACKEND, and no name for that layer.", _LAYER
+    elif alias in layers:  # one that is not there is told by other checks
+        for words, hint in _mistakes_of(layers[alias]):
+            yield f"CHANNEL_LAYERS[{alias!r}]{words}", hint
+
+
+def _mistakes_of(entry: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    for key in sorted(set(entry) - set(_KEYS)):
+        yield f" has {key!r}, which nothing reads.", 'Write it into its "CONFIG": {...}.'
+    backend = entry.get("BACKEND", "")
+    try:
+        made = import_object(backend) if backend else None
+    except SettingError as error:
+        yield f": its BACKEND {backend!r}: {error.message}", error.hint
+    else:
+        if not callable(made):
+            yield f": its BACKEND is {backend!r}, which is no class.", _LAYER
+    if backend.startswith("channels_redis."):
+        yield from _mistakes_of_hosts(entry.get("CONFIG", {}).get("hosts") or [])
+
+
+def _mistakes_of_hosts(hosts: Any) -> Iterable[tuple[str, str]]:
+    if isinstance(hosts, str | bytes | dict):
+        yield f": its hosts are a {type(hosts).__name__}, not a list.", _HOSTS
+        return
+    for host in hosts:
+        address = host.get("address") if isinstance(host, dict) else host
+        if isinstance(address, str) and not address.startswith(_SCHEMES):
+            yield f": an address begins with none of {', '.join(_SCHEMES)}.", _HOSTS
 
 
 def is_replica(error: object) -> bool:
