@@ -14,6 +14,7 @@ from django.urls import URLResolver, get_resolver
 from django.urls.resolvers import RoutePattern
 
 from ..conf import SettingError, import_object
+from ..layer.health import LayerError
 from ..pipelines.entries import PipelineError
 from ..pipelines.route import known_routes
 
@@ -30,15 +31,16 @@ def load_application() -> Any:
     """
     What ``ASGI_APPLICATION`` names, or None without that setting.
 
-    :exc:`PipelineError` for a mistake in a route, :exc:`SettingError` for any other error of
-    its module. (Channels' own function drops the text of an ImportError.)
+    :exc:`PipelineError` for a mistake in a route, :exc:`LayerError` for one in the channel
+    layer, :exc:`SettingError` for any other error of its module.
+    (Channels' own function drops the text of an ImportError.)
     """
     path = getattr(settings, "ASGI_APPLICATION", None)
     if not path:
         return None
     try:
         return import_object(path)
-    except PipelineError:
+    except (PipelineError, LayerError):
         raise
     except SettingError as error:
         message = f"ASGI_APPLICATION {path!r}: {error.message}"
@@ -49,8 +51,8 @@ def check_application(**kwargs: Any) -> Iterable[CheckMessage]:
     """ASGI_APPLICATION can be imported and serves WebSockets, and so does ``runserver``."""
     try:
         application = load_application()
-    except PipelineError:
-        return []  # check_filters reports it
+    except (PipelineError, LayerError):
+        return []  # check_filters and check_written_layer report it
     except SettingError as error:
         return [Error(error.message, hint=error.hint, id="filtered_websocket.E020")]
     if application is None:

@@ -1,5 +1,6 @@
 """
-Detects outages of the channel layer, and when they are over, by messages to this hub itself.
+Detects outages of the channel layer, and when they are over, by messages to this hub itself;
+and, before it serves, mistakes in how the layer is written.
 
 ::
 
@@ -7,8 +8,6 @@ Detects outages of the channel layer, and when they are over, by messages to thi
     the subscriber had to reconnect     -> lost: messages to publish are queued
     a probe returned                    -> wait LAYER_SETTLE: others have to subscribe, too
     another probe returned              -> back: queued messages are sent
-
-And finds, before it serves, a layer that is written so that it cannot be made or reached.
 """
 
 import asyncio
@@ -36,8 +35,6 @@ PASSING = "BUSY "
 HEARTBEAT = 5.0
 #: The key of a probe in its envelope.
 PROBE = "probe"
-#: The check of how the layer is written.
-WRITTEN = "filtered_websocket.E037"
 #: What an entry of CHANNEL_LAYERS may have.
 _KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
 #: What redis-py takes for an address.
@@ -46,11 +43,15 @@ _HOSTS = 'Write hosts as [{"address": "redis://127.0.0.1:6379/0", "socket_timeou
 _LAYER = 'Write {"default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", ...}}.'
 
 
+class LayerError(SettingError):
+    """The channel layer is written so that it cannot be made or reached."""
+
+
 def require_written_layer() -> None:
-    """:exc:`.SettingError` with the first of the mistakes, unless their check is silenced."""
+    """:exc:`LayerError` with the first of the mistakes, unless their check is silenced."""
     for words, hint in layer_mistakes():
-        if WRITTEN not in settings.SILENCED_SYSTEM_CHECKS:
-            raise SettingError(words, hint)
+        if "filtered_websocket.E037" not in settings.SILENCED_SYSTEM_CHECKS:
+            raise LayerError(words, hint)
 
 
 def layer_mistakes() -> Iterable[tuple[str, str]]:

@@ -15,7 +15,9 @@ from filtered_websocket import views
 from filtered_websocket.apps import CHECKS
 from filtered_websocket.checks import application as checks
 from filtered_websocket.checks.application import can_reach, check_application, load_application
+from filtered_websocket.checks.channels import check_written_layer
 from filtered_websocket.consumers import FilteredWebSocketConsumer
+from filtered_websocket.layer.health import LayerError
 from filtered_websocket.pipelines import route as routes
 from filtered_websocket.routing import with_websockets
 
@@ -103,6 +105,20 @@ def test_a_route_that_a_site_makes_is_served_by_its_own_router(serve):
     serve(http)
     assert ids() == []
     del own
+
+
+def test_a_mistake_in_the_channel_layer_is_told_once(settings, tmp_path, monkeypatch):
+    application = (
+        "from filtered_websocket.routing import *\napplication = with_websockets(None, [])"
+    )
+    (tmp_path / "asgi_with_a_layer.py").write_text(application)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings.ASGI_APPLICATION = "asgi_with_a_layer.application"
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "nowhere.Layer"}}
+    with pytest.raises(LayerError, match=r"^CHANNEL_LAYERS\['default'\]: its BACKEND"):
+        load_application()
+    assert ids() == []
+    assert [one.id for one in check_written_layer()] == ["filtered_websocket.E037"]
 
 
 @pytest.mark.parametrize("app", ["django.core", "django.contrib.staticfiles"])
