@@ -112,7 +112,7 @@ def translate(code: int, reason: str) -> tuple[int, str]:
 
 
 #: How the first frame of a client begins that speaks JSON.
-_CONNECT = re.compile(rb'\s*\{\s*("id"\s*:\s*\d+\s*,\s*)?"connect"\s*:\s*\{')
+_CONNECT = re.compile(rb'\{ ?("id": ?\d{1,10}, ?)?"connect": ?\{')
 #: What clients offer that speak Protobuf.
 PROTOBUF = "centrifuge-protobuf"
 
