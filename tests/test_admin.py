@@ -442,6 +442,7 @@ def pages_about(token):
     return pages + [page(token, s) for s in ("change", "delete", "history", "rotate", "revoke")]
 
 
+@pytest.mark.repeats
 def test_after_its_creation_a_key_is_nowhere(admin, caplog):
     with every_log_line(caplog) as lines:
         keys = [shown_key(admin.post(ADD, form()))]
@@ -463,6 +464,7 @@ def test_after_its_creation_a_key_is_nowhere(admin, caplog):
         assert not any(digest_of(key) in shown for key in keys)
 
 
+@pytest.mark.repeats
 def test_names_are_shown_as_text_never_as_html(admin):
     user = User.objects.create(username=HOSTILE)
     response = admin.post(ADD, form(HOSTILE, group=HOSTILE, user=user.pk))
@@ -484,6 +486,7 @@ def plain_key(monkeypatch):
     return PLAIN_KEY
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("verb", ['INSERT INTO "fil', 'INSERT INTO "django_admin_log'])
 def test_no_report_of_a_creation_that_fails_has_the_key(admin, plain_key, verb):
     with failing_database(verb):
@@ -508,6 +511,7 @@ def test_no_report_of_a_page_that_fails_has_the_key(admin, token, plain_key, mon
     assert plain_key not in report
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("step", ["add", "rotate"])
 def test_no_report_of_a_template_that_fails_has_the_key(admin, token, settings, monkeypatch, step):
     """As where collectstatic has not run: the frames of templates show all they were given."""

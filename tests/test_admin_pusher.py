@@ -53,6 +53,7 @@ def shown_secret(response):
     return secrets[0]
 
 
+@pytest.mark.repeats
 def test_the_answer_to_creating_an_app_shows_its_secret_once(admin, caplog):
     with every_log_line(caplog) as lines:
         response = admin.post(ADD, form())

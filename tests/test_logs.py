@@ -101,6 +101,7 @@ def test_exc_info_without_an_exception_is_left_alone(logged):
     assert lines == ["nothing failed", "NoneType: None"]
 
 
+@pytest.mark.repeats
 def test_every_logger_of_the_package_escapes_what_it_logs():
     """Except loggers of other packages, whose level the command line sets."""
     found = {}
@@ -311,6 +312,7 @@ ABOUT = re.compile(r"connection %s|closed a connection|a connection that has end
                    r"credential|ticket|refused token|refused the WebSocket|thread %s")  # fmt: skip
 
 
+@pytest.mark.repeats
 def test_every_line_about_a_connection_says_of_which():
     found = 0
     for path in PACKAGE.rglob("*.py"):

@@ -107,6 +107,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.repeats
 def test_without_daphne_the_package_serves_on_other_servers():
     apps = ["django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions"]
     code = WITHOUT_DAPHNE.replace("*APPS", ", ".join(map(repr, apps)))

@@ -336,6 +336,7 @@ def pipe(*filters, **kwargs):
     )
 
 
+@pytest.mark.repeats
 def test_the_command_line_streams_and_ends_quietly_on_a_closed_pipe():
     with pipe("tests.examples.Shout") as process:
         process.stdin.write(b"a\n")
@@ -353,6 +354,7 @@ def test_the_command_line_streams_and_ends_quietly_on_a_closed_pipe():
         assert process.stderr.read() == b""
 
 
+@pytest.mark.repeats
 def test_a_printing_filter_ends_quietly_on_a_closed_pipe_too():
     with pipe("filtered_websocket.filters.stdout_messages") as process:
         process.stdin.write(b"a\n")
@@ -406,6 +408,7 @@ def test_settings_that_fail_are_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "pipe: error: RuntimeError: oh no\n"
 
 
+@pytest.mark.repeats
 def test_the_command_line_says_what_is_wrong_in_one_line():
     with pipe("nowhere") as process:
         _, err = process.communicate()

@@ -531,6 +531,7 @@ async def test_sync_code_called_from_a_view_may_publish():
         assert await ann.receive() == "from a sync view"
 
 
+@pytest.mark.repeats
 def test_a_script_that_publishes_and_ends_says_where_nobody_can_hear_it():
     script = (
         "import django; django.setup()\n"

@@ -467,6 +467,7 @@ def unlimited(settings):
     settings.FILTERED_WEBSOCKET = {"GUESS_LIMIT": None}
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("offer", [by_header, by_subprotocol], ids=["header", "subprotocol"])
 @pytest.mark.parametrize("name", BAD_KEYS)
 async def test_a_bad_key_is_refused(app, token, name, offer, unlimited, caplog):
@@ -481,6 +482,7 @@ async def test_a_bad_key_is_refused(app, token, name, offer, unlimited, caplog):
     await refused(app, offered, [token[1], *([key] if len(key) > 8 else [])], caplog)
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("name", BAD_OFFERS)
 async def test_a_bad_offer_is_refused(app, token, name, unlimited, caplog):
     _, other = await sync_to_async(Token.objects.create_key)(name="other")

@@ -59,6 +59,7 @@ def test_what_is_known_to_be_secret_is_hidden_as_well():
     assert hide_secrets("say abcdefgh now", ["abcdefgh"]) == "say *** now"
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize(
     "text",
     [

@@ -101,6 +101,7 @@ async def queries_of(steps):
 # Costs
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("count", [1, 2, 50])
 async def test_handshakes_that_arrive_together_cost_two_queries(visitors, count, monkeypatch):
     hops, start = [], sessions._batches._answer
@@ -118,6 +119,7 @@ async def test_handshakes_that_arrive_together_cost_two_queries(visitors, count,
     assert ['"django_session"' in sql for sql in asked] == [True, False]
 
 
+@pytest.mark.repeats
 async def test_who_has_no_session_costs_no_query(visitors):
     for key in (None, "", "short"):
         (found, _), asked = await queries_of(enter(key))

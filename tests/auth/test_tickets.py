@@ -206,6 +206,7 @@ def file_database(tmp_path, transactional_db):
         connections.settings["default"]["NAME"] = former
 
 
+@pytest.mark.repeats
 def test_of_many_threads_at_the_same_moment_one_gets_in(file_database, monkeypatch):
     count = 4
     ann = User.objects.create_user("ann")

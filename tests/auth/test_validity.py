@@ -107,6 +107,7 @@ def test_the_hash_of_a_password_is_made_once_for_all_connections_of_a_user(ann, 
     assert made == [ann.pk, bob.pk] and gave_way == [0, 0]
 
 
+@pytest.mark.repeats
 def test_more_than_500_take_a_query_for_each_500(ann, django_assert_num_queries):
     users = User.objects.bulk_create(User(username=str(n), password="x") for n in range(1001))
     gone = users[700]

@@ -300,6 +300,7 @@ ANYTHING = st.recursive(
 ALL = [typed_of(taking(hint)[0]) for hint in (Said, Moved, Event, Said | Left, Strict, list[Moved])]
 
 
+@pytest.mark.repeats
 @settings(max_examples=60, deadline=None)
 @given(ANYTHING, st.sampled_from(ALL))
 def test_whatever_comes_is_an_instance_or_told_within_bounds(data, typed):

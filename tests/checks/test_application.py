@@ -140,6 +140,7 @@ def page(*patterns):
     return type("Urls", (), {"urlpatterns": list(patterns)})
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize(
     ("pattern", "path"),
     [

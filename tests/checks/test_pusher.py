@@ -91,6 +91,7 @@ def test_rules_and_routes_that_cannot_be_loaded_are_others_to_report(settings):
     assert found() == []
 
 
+@pytest.mark.repeats
 def test_nobody_pays_for_it_who_has_no_app():
     """What is imported with the package, in a process of its own."""
     code = (

@@ -278,6 +278,7 @@ def test_the_format_is_what_the_client_asks_for(monkeypatch):
     assert centrifuge.choose(["centrifuge-protobuf"]) == (JSON, None)
 
 
+@pytest.mark.repeats
 @given(
     st.recursive(
         st.none()

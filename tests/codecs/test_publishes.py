@@ -70,6 +70,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.repeats
 @given(
     FORMS,
     VALUES,

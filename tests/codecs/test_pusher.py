@@ -33,6 +33,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.repeats
 @given(VALUES, st.text(st.characters(codec="utf-8")))
 def test_what_a_client_says_is_told_to_the_others_as_it_is(value, name):
     said = read(

@@ -74,6 +74,7 @@ async def by_closed_stream():
     return await by_stream(closes=True)
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize(
     "come_and_go", [plain, by_centrifuge, by_pusher, by_stream, by_closed_stream]
 )

@@ -134,6 +134,7 @@ def work(monkeypatch):
 SHORT, LONG = 3, 10
 
 
+@pytest.mark.repeats
 async def test_turns_are_longer_where_nobody_else_sends(begin, work):
     ann = begin("ann", work.do)
     for _ in range(3000):
@@ -145,6 +146,7 @@ async def test_turns_are_longer_where_nobody_else_sends(begin, work):
     assert sorted(turns[:-1]) == turns[:-1]
 
 
+@pytest.mark.repeats
 async def test_they_are_short_from_the_moment_when_somebody_else_does(begin, work):
     ann, bob = begin("ann", work.do), begin("bob", work.do)
     for _ in range(3000):

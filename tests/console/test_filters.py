@@ -232,6 +232,7 @@ async def test_a_method_that_there_is_not(site, staff):
         assert await watcher.ask(rpc={}) == {"error": {"code": 104, "message": "method not found"}}
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize(
     "data", [None, 5, "text", [1], {"limit": "x", "search": 5, "id": [], "name": {}}]
 )

@@ -24,6 +24,7 @@ MANY = 10_000
 # What it costs
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize(
     ("of", "about"),
     [

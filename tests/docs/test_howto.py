@@ -137,6 +137,7 @@ async def test_calls(site):
 # A dashboard
 
 
+@pytest.mark.repeats
 def test_a_task_publishes_and_signals_start_it(site, settings):
     settings.FILTERED_WEBSOCKET = {"GROUPS": "mysite.groups"}
     site("docs/dashboard.md", "groups.py")
@@ -325,6 +326,7 @@ def tokens_of_drf(monkeypatch):
         apps.unset_installed_apps()
 
 
+@pytest.mark.repeats
 def test_a_token_of_rest_framework_opens_a_connection(site, settings, rf, tokens_of_drf):
     settings.INSTALLED_FILTERS = []
     _, views = site("docs/drf.md", "auth.py", "views.py")

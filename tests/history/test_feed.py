@@ -383,6 +383,7 @@ async def test_a_last_word_that_was_lost_is_found(hub, monkeypatch):
     assert (await hub.open().begun()).offset == 1
 
 
+@pytest.mark.repeats
 async def test_a_joiners_answer_brings_all_up_to_date(hub):
     first = await hub.open().begun()
     await hub.publish("a", "b", sends=False)

@@ -232,6 +232,7 @@ async def test_a_handler_of_the_event_loop_gets_the_signal_after_the_drain(heard
             signal.signal(number, heard.handler)
 
 
+@pytest.mark.repeats
 def test_only_a_process_that_has_drained_ends_without_looking_for_garbage():
     before = gc.get_freeze_count()  # what collecting the tests has made
     drain.skip_collections()

@@ -100,6 +100,7 @@ def world(request, settings, time_enough):
     return request.param
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("filters", [[], [Number], [SlowNumber]], ids=["none", "def", "async"])
 async def test_who_comes_back_gets_what_was_missed_in_order_once(world, filters):
     app = route(*filters)

@@ -162,6 +162,7 @@ async def test_a_refused_group_of_the_route_refuses_the_connection_and_the_other
     assert left == ["one"]
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
 async def test_a_join_filter_that_raises_lets_nobody_in(caplog, kind, error):

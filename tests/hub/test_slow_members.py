@@ -37,6 +37,7 @@ class Gate(WebSocketSendFilter):
         return message
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize(
     "filters", [[], [SlowNumber], [Signed], [Gate]], ids=["none", "async", "send", "gate"]
 )

@@ -209,6 +209,7 @@ async def leave(clients):
         await client.close()
 
 
+@pytest.mark.repeats
 async def test_each_tenant_costs_one_recheck_in_its_own_database(site, app, batches):
     clients = await entered(site, app, each=3)
     batches.clear()
@@ -441,6 +442,7 @@ def fail():
     raise LookupError("no such tenant")
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize(
     ("chosen", "count"),
     [(f"{__name__}.by_tenant", 2), (by_tenant, 2), (None, 2), (by_trace, 4)],

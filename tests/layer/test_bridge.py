@@ -229,6 +229,7 @@ async def test_what_is_no_event_is_counted_and_costs_nobody_else(layer, settings
 # To Channels
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize(
     ("message", "event"),
     [
@@ -331,6 +332,7 @@ async def process(settings, **ours):
         await process.wait()
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("layer", ["core", "pubsub"], indirect=True)
 async def test_each_process_gets_an_event_once_and_those_without_the_setting_as_before(
     layer, settings

@@ -134,6 +134,7 @@ async def test_an_error_is_an_answer_of_redis_pys_class(server, owner):
     assert owner.lost == []
 
 
+@pytest.mark.repeats
 async def test_without_an_answer_in_time_all_fail_and_the_connection_ends(server, owner, settings):
     settings.FILTERED_WEBSOCKET = {"LAYER_TIMEOUT": 0.5}
     server.answer = lambda command: b":1\r\n" if command[0] == b"A" else None

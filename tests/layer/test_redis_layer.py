@@ -431,6 +431,7 @@ async def test_a_unix_socket_and_a_database(tmp_path):
         await asyncio.to_thread(valkey.stop)
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_tls(tmp_path, protocol):
     key, certificate = write_pair(tmp_path)

@@ -222,6 +222,7 @@ def test_a_mistake_in_a_route_that_a_module_makes_is_reported_as_itself(write_mo
         assert caught.value.id == "filtered_websocket.E004"
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("settings_module", ["fws_project.settings", ""])
 def test_the_command_of_the_hint_shows_where(monkeypatch, settings_module):
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", settings_module)

@@ -218,6 +218,7 @@ async def test_a_join_is_one_command_however_many_are_there(redis, counted):
     assert counted.take() == ["EVALSHA"]
 
 
+@pytest.mark.repeats
 async def test_renewals_are_one_command_for_each_group(redis, counted):
     ledger = Ledger(RedisStore(counted, LEASE), "a")
     for number in range(1000):
@@ -263,6 +264,7 @@ async def renewal(redis, ledger):
 MOST_COMMANDS, MOST_BYTES = 12, 512
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize(("groups", "members"), [(1, 10_000), (1000, 10)])
 async def test_what_redis_does_for_a_renewal_depends_on_groups_and_not_on_members(
     redis, counted, groups, members

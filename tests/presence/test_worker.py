@@ -423,8 +423,15 @@ class Schedule:
         await asyncio.sleep(2 * LEASE + 25)
 
 
+#: Schedules that together run what the others do.
+MEASURED = {0, 1, 2, 3, 4, 22}
+SEEDS = [
+    pytest.param(seed, marks=() if seed in MEASURED else pytest.mark.repeats) for seed in range(40)
+]
+
+
 @pytest.mark.parametrize("publishes", [True, False])
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", SEEDS)
 @in_fake_time
 async def test_after_quiet_presence_is_who_is_connected_and_what_was_told(seed, publishes):
     schedule = Schedule(seed, publishes)
@@ -435,7 +442,7 @@ async def test_after_quiet_presence_is_who_is_connected_and_what_was_told(seed, 
     await schedule.world.stop()
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", SEEDS[:10])
 @in_fake_time
 async def test_without_outages_each_join_and_leave_is_told_once(seed):
     schedule = Schedule(seed)

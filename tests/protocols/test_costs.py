@@ -123,6 +123,7 @@ KINDS = {
 MOST = {JSON: 1.25, PROTOBUF: 4}
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("form", MOST, ids=["json", "protobuf"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_of_commands_cost_no_more_than_so_many_times_a_plain_route(of_plain, kind, form):

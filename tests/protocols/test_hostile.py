@@ -125,6 +125,7 @@ TURNS = MESSAGES // PART * scheduling.YIELD_ITERATIONS
 SEND = '{"send":{"data":1}}'
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("how", ["one frame", "many frames", "a plain route"])
 @pytest.mark.parametrize("waits", [True, False], ids=["beside others", "alone"])
 async def test_a_flood_gets_no_longer_turns_than_one_of_a_plain_route(clock, how, waits):
@@ -149,6 +150,7 @@ async def test_a_flood_gets_no_longer_turns_than_one_of_a_plain_route(clock, how
     assert turns >= TURNS if waits else TURNS > 2 * turns > TURNS * TURN / LONGEST_TURN
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("count", [MESSAGES, commands.MOST_DECODED + MESSAGES])
 async def test_a_frame_that_takes_long_to_decode_is_decoded_in_turns(clock, count, monkeypatch):
     decode = Json.decode

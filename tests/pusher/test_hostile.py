@@ -44,6 +44,7 @@ async def test_a_signature_is_good_for_one_socket_channel_and_app():
         assert (await ann.refused(channel="private-:user::x", auth=user))[0] == 400
 
 
+@pytest.mark.repeats
 async def test_what_is_refused_leaves_nothing_behind():
     async with speak() as ann:
         connection = ann.client.connection
@@ -58,6 +59,7 @@ async def test_what_is_refused_leaves_nothing_behind():
         assert not (view.pushes._channels or connection.asked or get_hub().groups.names)
 
 
+@pytest.mark.repeats
 async def test_who_comes_and_goes_leaves_nothing_behind():
     async with speak() as ann:
         view = ann.client._find()[0]
@@ -105,6 +107,7 @@ async def turns_of_others(client, frames):
     return turns
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("event", ["pusher:ping", "client-typed", "nonsense", "pusher:subscribe"])
 async def test_a_flood_gives_way_to_others(settings, monkeypatch, event):
     settings.FILTERED_WEBSOCKET = with_app(CLIENT_EVENT_RATE="100000/s")

@@ -364,6 +364,7 @@ async def test_a_result_may_be_driven_by_hand():
     assert stopped.value.value == "done"
 
 
+@pytest.mark.repeats
 async def test_an_error_that_nobody_awaits_is_told_once_and_never_of_a_closed_loop():
     class View:
         is_current = True

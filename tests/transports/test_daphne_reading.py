@@ -186,6 +186,7 @@ def pieces(chance, data):
     return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True) if a < b]
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("seed", range(40))
 async def test_what_comes_of_any_stream_is_what_autobahn_makes_of_it(reading, seed):
     chance = random.Random(seed)

@@ -158,6 +158,7 @@ async def test_from_the_first_other_frame_on_all_is_websockets(reading, left, ot
     assert one.outcome() == alone.outcome()
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("seed", range(40))
 async def test_what_comes_of_any_stream_is_what_websockets_makes_of_it(reading, seed):
     chance = random.Random(seed)

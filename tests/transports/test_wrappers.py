@@ -44,6 +44,7 @@ def wrapped(serving, middleware):
     return Wrapped
 
 
+@pytest.mark.repeats
 async def test_behind_sentry_daphnes_lane_is_used(sentry):
     one = await wrapped(test_daphne.Serving, sentry)(tcp.Server).accept()
     assert type(one.transport) is DaphneLane
