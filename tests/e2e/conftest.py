@@ -8,7 +8,7 @@ import pytest_asyncio
 from playwright.async_api import async_playwright, expect
 
 from ..waiting import LIMIT, limited
-from .processes import Daphne, Valkey, manage
+from .processes import Daphne, Process, Valkey, manage
 
 #: Milliseconds: a page on a busy machine may take long, and a wait ends when it is true.
 expect.set_options(timeout=LIMIT * 1000)
@@ -33,6 +33,22 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
     f"--disable-features={','.join(DISABLED_FEATURES)}",
 ]
+
+
+#: So many of the last lines of each process belong to the report of a failure.
+LAST_LINES = 40
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failure of a test tells what its servers, and those of its module, said last."""
+    report = yield
+    if report.failed:
+        for process in list(Process.started):
+            if said := process.output.splitlines()[-LAST_LINES:]:
+                title = f"{process.pid} said last: {' '.join(map(str, process.command))[:200]}"
+                report.sections.append((title, "\n".join(said)))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections import deque
 from contextlib import suppress
 from functools import cache
@@ -83,7 +84,11 @@ class Process:
     forked, where that makes no difference to it and ``fresh`` is not asked for.
     """
 
+    #: Those that were started, as long as a test has them: what they said belongs to a failure.
+    started = weakref.WeakSet()
+
     def __init__(self, command, *, env=None, cwd=ROOT, fresh=False, **account):
+        self.command = command
         self.lines = deque(maxlen=5000)
         self.lines_so_far = 0
         self._said = threading.Condition()
@@ -106,6 +111,7 @@ class Process:
             )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        self.started.add(self)
 
     def _read(self):
         for line in self._process.stdout:
