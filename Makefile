@@ -14,6 +14,9 @@ WORKERS ?= 6
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+# What is compiled once, modules and the asserts of tests, is kept for the next process.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test check style types layers site layout docs docs-serve test-matrix package messages bench fuzz stress clean
 
 run: $(VENV)/run.stamp
@@ -117,7 +120,7 @@ $(VENV)/test.stamp: $(VENV)/run.stamp tests/requirements.txt
 	@touch $@
 
 $(VENV)/rewritten.stamp: $(VENV)/test.stamp
-	-@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --collect-only -qq > /dev/null
+	-@$(BIN)/python -m pytest --collect-only -qq > /dev/null
 	@touch $@
 
 clean:

@@ -142,7 +142,7 @@ def time_enough(settings):
 #: Folders whose files take longest: with several workers they begin first.
 LONGEST = ("tests/e2e/faults", "tests/stress", "tests/e2e")
 #: After each of these files begin so many of the others.
-BETWEEN = 1
+BETWEEN = 3
 
 
 def place(item):
