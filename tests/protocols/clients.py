@@ -1,5 +1,6 @@
 """Clients of the Centrifuge protocol that say exactly what a test writes."""
 
+import asyncio
 import json
 
 from filtered_websocket.consumers import FilteredWebSocketConsumer
@@ -19,6 +20,18 @@ RULES = [
     group("kept", publish=True, see=False, presence=True),
     personal(publish=True),
 ]
+
+
+class LateRefusal:
+    """``join=rule.ask`` of a group rule: it answers no, once it may."""
+
+    def __init__(self):
+        self.asked, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def ask(self, connection):
+        self.asked.set()
+        await self.may_answer.wait()
+        return False
 
 
 def app(filters=(), rules=RULES, **options):

@@ -29,7 +29,7 @@ from filtered_websocket.protocols.requests import MEMBER
 from filtered_websocket.publish import apublish
 
 from ..waiting import until
-from .clients import RULES, app, speak
+from .clients import RULES, LateRefusal, app, speak
 from .test_session import jwt_key
 from .test_tokens import token
 
@@ -256,19 +256,14 @@ async def test_nothing_is_lost_that_comes_while_the_server_has_subscribed_it_bef
 
 @pytest.mark.parametrize("history", [None, History(10, 60)])
 async def test_a_subscription_by_the_server_outlives_a_refusal_of_the_client(history):
-    asked, answers = asyncio.Event(), asyncio.Event()
-
-    async def rule(connection):
-        asked.set()
-        return await answers.wait() and False
-
-    async with speak(rules=[group("slow", join=rule, history=history)]) as ann:
+    rule = LateRefusal()
+    async with speak(rules=[group("slow", join=rule.ask, history=history)]) as ann:
         await ann.say({"id": 9, "subscribe": {"channel": "slow", "flag": 1}})
-        await asked.wait()
+        await rule.asked.wait()
         own = ann.client.connection
         await own.join("slow", trusted=True)
         await own.apublish([1], "slow", to_self=True)
-        answers.set()
+        rule.may_answer.set()
         heard = [await ann.hear() for _ in range(3)]
         assert [one["error"]["code"] for one in heard if "error" in one] == [103]
         pushes = [one["push"] for one in heard if "push" in one]
@@ -282,18 +277,13 @@ async def test_a_subscription_by_the_server_outlives_a_refusal_of_the_client(his
 
 
 async def test_a_subscription_by_the_server_that_has_ended_is_not_told_after_a_refusal():
-    asked, answers = asyncio.Event(), asyncio.Event()
-
-    async def rule(connection):
-        asked.set()
-        return await answers.wait() and False
-
-    async with speak(rules=[group("slow", join=rule)]) as ann:
+    rule = LateRefusal()
+    async with speak(rules=[group("slow", join=rule.ask)]) as ann:
         await ann.say({"id": 9, "subscribe": {"channel": "slow"}})
-        await asked.wait()
+        await rule.asked.wait()
         await ann.client.connection.join("slow", trusted=True)
         await ann.client.connection.leave("slow")
-        answers.set()
+        rule.may_answer.set()
         assert (await ann.hear())["error"]["code"] == 103
         assert await ann.client.received_nothing()
         assert ann.client.connection.groups == frozenset()

@@ -19,6 +19,7 @@ from filtered_websocket.publishing.items import new_item
 from filtered_websocket.pusher import subscribing
 from filtered_websocket.pusher.channels import CACHE_SUFFIX
 
+from ..protocols.clients import LateRefusal
 from .clients import app, speak, with_app
 
 
@@ -233,18 +234,13 @@ async def test_the_server_subscribes_and_unsubscribes():
 
 
 async def test_a_subscription_by_the_server_outlives_a_refusal_of_the_client():
-    asked, answers = asyncio.Event(), asyncio.Event()
-
-    async def rule(connection):
-        asked.set()
-        return await answers.wait() and False
-
-    async with speak(rules=[group("slow", join=rule)]) as ann:
+    rule = LateRefusal()
+    async with speak(rules=[group("slow", join=rule.ask)]) as ann:
         await ann.say("pusher:subscribe", {"channel": "slow"})
-        await asked.wait()
+        await rule.asked.wait()
         own = ann.client.connection
         await own.join("slow", trusted=True)
-        answers.set()
+        rule.may_answer.set()
         await ann.hears("pusher:subscription_error", channel="slow")
         assert own.groups == {"slow"}
         publish("one", "slow")
@@ -255,18 +251,13 @@ async def test_a_subscription_by_the_server_outlives_a_refusal_of_the_client():
 
 
 async def test_a_subscription_by_the_server_that_has_ended_is_not_told_after_a_refusal():
-    asked, answers = asyncio.Event(), asyncio.Event()
-
-    async def rule(connection):
-        asked.set()
-        return await answers.wait() and False
-
-    async with speak(rules=[group("slow", join=rule)]) as ann:
+    rule = LateRefusal()
+    async with speak(rules=[group("slow", join=rule.ask)]) as ann:
         await ann.say("pusher:subscribe", {"channel": "slow"})
-        await asked.wait()
+        await rule.asked.wait()
         await ann.client.connection.join("slow", trusted=True)
         await ann.client.connection.leave("slow")
-        answers.set()
+        rule.may_answer.set()
         told = await ann.hears("pusher:subscription_error", channel="slow")
         assert told["error"] == "not allowed"
         assert await ann.quiet()
